@@ -1,0 +1,170 @@
+"""Long-tailed class profiles, the training images they select, and the head, mid and tail groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from deitlt_hf.errors import DeiTLTError
+
+PROFILES = ("exp", "step")
+
+
+def check_imbalance_factor(imbalance_factor: float) -> None:
+    """Raise `DeiTLTError` unless the factor (largest / smallest class count) is a finite number of at least 1.
+
+    Example:
+        >>> check_imbalance_factor(100)
+    """
+    if not 1 <= imbalance_factor < math.inf:
+        raise DeiTLTError(
+            f"imbalance_factor is {imbalance_factor}, but it is the largest class count divided by the smallest: "
+            "pass a number of at least 1, such as 100"
+        )
+
+
+def check_class_counts(class_counts: Sequence[int]) -> None:
+    """Raise `DeiTLTError` if a class has no training images, naming the first such class by its id.
+
+    Example:
+        >>> check_class_counts([500, 5])
+    """
+    empty = next((label for label, count in enumerate(class_counts) if count < 1), None)
+    if empty is not None:
+        raise DeiTLTError(
+            f"class without training images: class {empty} of {len(class_counts)} has {class_counts[empty]}; "
+            "add images of it or remove it from the label names"
+        )
+
+
+def class_counts_for_imbalance(
+    num_classes: int, max_per_class: float, imbalance_factor: float, profile: str = "exp"
+) -> list[int]:
+    """Training images per class of a long-tailed profile, largest class first, as the reference counts them.
+
+    `"exp"` falls exponentially from `max_per_class` to `max_per_class / imbalance_factor` (Cao et al. 2019); `"step"`
+    gives the first half of the classes the former and the rest the latter. Fractions are cut off.
+
+    Args:
+        num_classes: number of classes, at least 1; a single class gets `max_per_class`.
+        max_per_class: images of the largest class.
+        imbalance_factor: largest count / smallest count, at least 1 (the paper's 100 and 50, not 0.01).
+        profile: `"exp"` (default) or `"step"`.
+
+    Returns:
+        `num_classes` ints, in label order.
+
+    Raises:
+        DeiTLTError: for an imbalance factor below 1, an unknown profile, or a class that would get no image.
+
+    Example:
+        >>> class_counts_for_imbalance(10, 5000, 100)
+        [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    """
+    check_imbalance_factor(imbalance_factor)
+    if profile not in PROFILES:
+        raise DeiTLTError(f"profile is {profile!r}: pass one of {', '.join(map(repr, PROFILES))}")
+    if num_classes < 1 or max_per_class < 1:
+        raise DeiTLTError(
+            f"a profile needs at least 1 class and 1 image in the largest, not {num_classes} classes of {max_per_class}"
+        )
+    # The reference multiplies by 1 / imbalance_factor instead of dividing, which can cut off one image more.
+    smallest_share = 1 / imbalance_factor
+    last = max(num_classes - 1, 1)
+    exponents = [i / last if profile == "exp" else float(i > 0 and i >= num_classes // 2) for i in range(num_classes)]
+    counts = [int(max_per_class * smallest_share**exponent) for exponent in exponents]
+    if 0 in counts:
+        works = next(factor for factor in range(int(max_per_class), 0, -1) if int(max_per_class * (1 / factor)) > 0)
+        raise DeiTLTError(
+            f"imbalance_factor {imbalance_factor:g} leaves class {counts.index(0)} without training images when the "
+            f"largest class has {max_per_class:g}: pass an imbalance factor of at most {works}"
+        )
+    return counts
+
+
+def long_tailed_indices(
+    labels: Sequence[int] | np.ndarray, imbalance_factor: float, profile: str = "exp", seed: int = 0
+) -> np.ndarray:
+    """Select a long-tailed subset of a training set: the very images that the reference selects, in its order.
+
+    The largest class keeps `len(labels) / num_classes` images, the others what `class_counts_for_imbalance` gives them;
+    a class with fewer images keeps all it has. Classes come in label order, each shuffled.
+
+    Args:
+        labels: `(num_images,)` ints; every class from 0 to the largest label must occur.
+        imbalance_factor: largest count / smallest count, at least 1.
+        profile: `"exp"` (default) or `"step"`.
+        seed: seed of the legacy numpy generator that shuffles each class.
+
+    Returns:
+        int64 array of positions in `labels`.
+
+    Raises:
+        DeiTLTError: for labels that are negative or leave a class out, and for what
+            `class_counts_for_imbalance` refuses.
+
+    Example:
+        >>> long_tailed_indices([0, 1] * 4, imbalance_factor=4).shape
+        (5,)
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    if labels.size == 0 or labels.min() < 0:
+        raise DeiTLTError(f"labels must be ints from 0 up, at least one of them; got {labels.size} labels")
+    available = np.bincount(labels)
+    check_class_counts(available.tolist())
+    counts = class_counts_for_imbalance(len(available), len(labels) / len(available), imbalance_factor, profile)
+    # One stable sort lists each class's positions in ascending order, as the reference's pass per class does.
+    classes = np.split(np.argsort(labels, kind="stable").astype(np.int64), np.cumsum(available)[:-1])
+    generator = np.random.RandomState(seed)
+    for positions in classes:
+        generator.shuffle(positions)
+    return np.concatenate([positions[:count] for positions, count in zip(classes, counts, strict=True)])
+
+
+def class_groups(
+    class_counts: Sequence[int],
+    thresholds: tuple[int, int] = (100, 20),
+    *,
+    boundaries: tuple[int, int] | None = None,
+) -> dict[str, list[int]]:
+    """Split the classes into head, mid and tail by their number of training images.
+
+    Args:
+        class_counts: training images per class, in label order.
+        thresholds: `(high, low)`: head classes have more than `high` images, tail classes fewer than `low`, mid classes
+            the rest. Default `(100, 20)`, usual for ImageNet-LT.
+        boundaries: `(first, second)`: with classes in order of falling frequency (ties by label), the first `first`
+            are head, those up to `second` mid, the rest tail. Overrides `thresholds`; the paper's tables use `(3, 7)`
+            for CIFAR-10, `(36, 71)` for CIFAR-100.
+
+    Returns:
+        `{"head": [...], "mid": [...], "tail": [...]}`: class ids, by falling frequency with `boundaries` and in label
+        order with `thresholds`. A group may be empty.
+
+    Raises:
+        DeiTLTError: for a class without training images, and for thresholds or boundaries out of order or range.
+
+    Example:
+        >>> class_groups([500, 60, 5])
+        {'head': [0], 'mid': [1], 'tail': [2]}
+        >>> class_groups([5, 60, 500], boundaries=(1, 2))
+        {'head': [2], 'mid': [1], 'tail': [0]}
+    """
+    check_class_counts(class_counts)
+    if boundaries is not None:
+        first, second = boundaries
+        if not 0 <= first <= second <= len(class_counts):
+            raise DeiTLTError(
+                f"boundaries are {tuple(boundaries)}: pass two rising numbers from 0 to {len(class_counts)}"
+            )
+        by_frequency = sorted(range(len(class_counts)), key=lambda label: -class_counts[label])
+        return {"head": by_frequency[:first], "mid": by_frequency[first:second], "tail": by_frequency[second:]}
+    high, low = thresholds
+    if high < low:
+        raise DeiTLTError(f"thresholds are {tuple(thresholds)}: pass the head's first, such as (100, 20)")
+    groups: dict[str, list[int]] = {"head": [], "mid": [], "tail": []}
+    for label, count in enumerate(class_counts):
+        groups["head" if count > high else "tail" if count < low else "mid"].append(label)
+    return groups

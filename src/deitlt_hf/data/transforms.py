@@ -1,0 +1,191 @@
+"""Views of an image: strong for the student, weak for the teacher, and the one for evaluation.
+
+Every view takes a PIL image of any mode and returns a float32 tensor `(3, image_size, image_size)` with ImageNet's mean
+and standard deviation. Views are picklable, so loader workers can have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+from deitlt_hf.errors import DeiTLTError
+
+View = Callable[[Image.Image], torch.Tensor]
+
+# Up to this size the reference trains on padded random crops instead of random resized ones.
+LARGEST_PADDED_SIZE = 32
+
+
+def evaluation_resize(image_size: int) -> int | None:
+    """The shortest edge before the centre crop: 256/224 of the image size as in the reference, or None for no margin.
+
+    Raises:
+        DeiTLTError: for an image size below 1.
+
+    Example:
+        >>> evaluation_resize(224)
+        256
+    """
+    _check(image_size)
+    return None if image_size <= LARGEST_PADDED_SIZE else int(256 / 224 * image_size)
+
+
+def strong_view(image_size: int, horizontal_flip: bool = True) -> View:
+    """The student's training view: the reference's crop, flip, RandAugment, and random erasing.
+
+    Above 32 pixels a bicubic random resized crop; up to 32 pixels a random crop of the image (resized first where its
+    size is another) with zero padding of `image_size // 8`, which is the reference's 4 at 32. RandAugment is
+    `rand-m9-mstd0.5-inc1`, erasing has probability 0.25 and fills with noise.
+
+    Args:
+        image_size: side of the square output in pixels.
+        horizontal_flip: mirror half of the images (default); False for digits, text and the like.
+
+    Raises:
+        DeiTLTError: for an image size below 1.
+
+    Example:
+        >>> strong_view(32)(Image.new("RGB", (32, 32))).shape
+        torch.Size([3, 32, 32])
+    """
+    _check(image_size)
+    # color_jitter is the reference's setting too; timm leaves it out as soon as RandAugment is on.
+    crop, *rest = create_transform(
+        input_size=image_size,
+        is_training=True,
+        hflip=0.5 if horizontal_flip else 0.0,
+        color_jitter=0.3,
+        auto_augment="rand-m9-mstd0.5-inc1",
+        interpolation="bicubic",
+        re_prob=0.25,
+        re_mode="pixel",
+        re_count=1,
+    ).transforms
+    crops = _padded_crop(image_size) if image_size <= LARGEST_PADDED_SIZE else [crop]
+    return transforms.Compose([_to_rgb, *crops, *rest])
+
+
+def weak_view(image_size: int, horizontal_flip: bool = True) -> View:
+    """The teacher's training view: crop and flip.
+
+    Crops as `strong_view` does.
+
+    Args:
+        image_size: side of the square output in pixels.
+        horizontal_flip: mirror half of the images (default).
+
+    Raises:
+        DeiTLTError: for an image size below 1.
+
+    Example:
+        >>> weak_view(32, horizontal_flip=False)(Image.new("L", (28, 28))).shape
+        torch.Size([3, 32, 32])
+    """
+    _check(image_size)
+    crops = (
+        _padded_crop(image_size)
+        if image_size <= LARGEST_PADDED_SIZE
+        else [transforms.RandomResizedCrop(image_size, interpolation=InterpolationMode.BICUBIC)]
+    )
+    flip = [transforms.RandomHorizontalFlip()] if horizontal_flip else []
+    return transforms.Compose([_to_rgb, *crops, *flip, *_to_normalized_tensor()])
+
+
+def evaluation_view(image_size: int) -> View:
+    """The view for evaluation and prediction, the reference's.
+
+    Above 32 pixels the shortest edge is resized to 256/224 of the image size (bicubic) and the centre cropped; up to 32
+    pixels the image is resized to the image size where its size is another, with no margin.
+
+    Args:
+        image_size: side of the square output in pixels.
+
+    Raises:
+        DeiTLTError: for an image size below 1.
+
+    Example:
+        >>> evaluation_view(224)(Image.new("RGB", (640, 480))).shape
+        torch.Size([3, 224, 224])
+    """
+    shortest_edge = evaluation_resize(image_size)
+    if shortest_edge is None:
+        resized = [_resize_to_square(image_size)]
+    else:
+        resized = [
+            transforms.Resize(shortest_edge, interpolation=InterpolationMode.BICUBIC),
+            transforms.CenterCrop(image_size),
+        ]
+    return transforms.Compose([_to_rgb, *resized, *_to_normalized_tensor()])
+
+
+class ViewTransform:
+    """Turns rows with `image` and `label` into views of the image, for `datasets.Dataset.with_transform`.
+
+    Args:
+        views: the view for each output column, such as `{"pixel_values": strong_view(32)}`; in-distribution
+            distillation adds `"weak_pixel_values"`.
+
+    Calling it takes `{"image": [PIL images], "label": [ints]}` and returns one list of tensors per view, and `labels`
+    where there is a `label`.
+
+    Example:
+        >>> transform = ViewTransform({"pixel_values": evaluation_view(8)})
+        >>> list(transform({"image": [Image.new("RGB", (8, 8))], "label": [3]}))
+        ['pixel_values', 'labels']
+    """
+
+    def __init__(self, views: dict[str, View]) -> None:
+        self.views = views
+
+    def __call__(self, batch: dict[str, list]) -> dict[str, list]:
+        output: dict[str, list] = {name: [view(image) for image in batch["image"]] for name, view in self.views.items()}
+        if "label" in batch:
+            output["labels"] = batch["label"]
+        return output
+
+
+def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Stack the examples of a `ViewTransform` into a batch.
+
+    Args:
+        examples: dicts of `(3, H, W)` tensors and, for training and evaluation, an int under `labels`.
+
+    Returns:
+        `(N, 3, H, W)` tensors under the same names, and `labels` `(N,)` int64.
+
+    Example:
+        >>> collate([{"pixel_values": torch.zeros(3, 8, 8), "labels": 1}])["labels"]
+        tensor([1])
+    """
+    batch = {name: torch.stack([example[name] for example in examples]) for name in examples[0] if name != "labels"}
+    if "labels" in examples[0]:
+        batch["labels"] = torch.tensor([example["labels"] for example in examples], dtype=torch.int64)
+    return batch
+
+
+def _check(image_size: int) -> None:
+    if image_size < 1:
+        raise DeiTLTError(f"image_size is {image_size}: pass a size in pixels of at least 1")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _resize_to_square(image_size: int) -> transforms.Resize:
+    return transforms.Resize((image_size, image_size), interpolation=InterpolationMode.BICUBIC)
+
+
+def _padded_crop(image_size: int) -> list[Callable]:
+    return [_resize_to_square(image_size), transforms.RandomCrop(image_size, padding=image_size // 8)]
+
+
+def _to_normalized_tensor() -> list[Callable]:
+    return [transforms.ToTensor(), transforms.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)]

@@ -1,0 +1,94 @@
+"""Runs a DeiT-LT student over images and keeps what the average of its heads and each expert predict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from deitlt_hf.errors import DeiTLTError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def predict_experts(
+    model: torch.nn.Module,
+    dataloader: Iterable[Mapping[str, torch.Tensor]],
+    device: torch.device | str | None = None,
+    accelerator: Accelerator | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predict every image three times: by the mean of both heads' logits, by the CLS expert, by the DIST expert.
+
+    The model runs in evaluation mode without gradients and is left in the mode it had. `config.expert` does not matter.
+
+    Args:
+        model: a `DeiTLTForImageClassification`, or any model whose output has `cls_logits` and `distillation_logits`
+            of shape `(batch, classes)`.
+        dataloader: yields dicts with `pixel_values` `(batch, channels, height, width)` and `labels` `(batch,)`.
+        device: where to run, the model is moved there; by default where the model is. Ignored with `accelerator`.
+        accelerator: for more than one process: every process takes its share of the data and gets the whole result,
+            with each image counted once (which needs a dataset with a length).
+
+    Returns:
+        `(predictions, labels)`: int64 arrays of shapes `(N, 3)`, columns in the order of
+        `deitlt_hf.evaluation.accuracy.EXPERTS`, and `(N,)`, in the order of the data.
+
+    Raises:
+        DeiTLTError: the model lacks the two heads, or the dataloader yields no batch.
+
+    Example:
+        >>> predictions, labels = predict_experts(model, dataloader)  # doctest: +SKIP
+        >>> metrics = expert_metrics(predictions, labels, class_counts, groups, class_names)  # doctest: +SKIP
+    """
+    if accelerator is not None:
+        dataloader = accelerator.prepare_data_loader(dataloader)
+        device = accelerator.device
+    if device is None:
+        device = next(model.parameters()).device
+    model.to(device)
+
+    predictions, labels = [], []
+    silent = accelerator is not None and not accelerator.is_local_main_process
+    with _evaluation_mode(model), torch.inference_mode():
+        for batch in tqdm(dataloader, desc="predicting", unit="batch", disable=silent, leave=False):
+            ids = _expert_class_ids(model(pixel_values=batch["pixel_values"].to(device, non_blocking=True)))
+            pair = (ids, batch["labels"].to(device))
+            ids, true_ids = pair if accelerator is None else accelerator.gather_for_metrics(pair)
+            # Ids stay on the device until the end: reading them here would make it wait for the host after each batch.
+            predictions.append(ids)
+            labels.append(true_ids)
+    if not labels:
+        raise DeiTLTError("the dataloader yields no batch: pass one with at least one image")
+    return torch.cat(predictions).cpu().numpy(), torch.cat(labels).long().cpu().numpy()
+
+
+def _expert_class_ids(output: object) -> torch.Tensor:
+    """Class ids `(batch, 3)` in the order of `EXPERTS`."""
+    cls_logits = getattr(output, "cls_logits", None)
+    distillation_logits = getattr(output, "distillation_logits", None)
+    if cls_logits is None or distillation_logits is None:
+        raise DeiTLTError(
+            f"{type(output).__name__} has no cls_logits and distillation_logits: pass a DeiT-LT student, which has two "
+            "heads"
+        )
+    # In float32: the mean of two bfloat16 logits has ties that the logits themselves do not have.
+    cls_logits, distillation_logits = cls_logits.float(), distillation_logits.float()
+    average = (cls_logits + distillation_logits) / 2  # paper: "Prediction", mean of the two heads
+    return torch.stack([logits.argmax(-1) for logits in (average, cls_logits, distillation_logits)], dim=-1)
+
+
+@contextmanager
+def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, and every submodule's own mode after it: frozen parts may be in another than the rest."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

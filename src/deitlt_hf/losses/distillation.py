@@ -1,0 +1,104 @@
+"""The student's loss: ground truth for the class token, the teacher's labels for the distillation token."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from deitlt_hf.errors import DeiTLTError
+
+DISTILLATION_TYPES = ("hard", "soft", "none")
+
+
+class DistillationLossParts(NamedTuple):
+    """Scalars: `loss`, and its two parts, which add up to it."""
+
+    loss: torch.Tensor
+    cls_loss: torch.Tensor
+    distillation_loss: torch.Tensor
+
+
+class DistillationLoss(nn.Module):
+    """`(1 - alpha) * CE(cls, targets) + alpha * L_DRW(distillation, teacher)` (paper, section 3, equations 1 and 4).
+
+    Args:
+        distillation_type: `"hard"`: the distillation token learns the teacher's class; `"soft"`: the teacher's
+            distribution at `temperature`, as a Kullback-Leibler divergence; `"none"`: the ground truth, for students
+            without a teacher.
+        alpha: share of the distillation token's part, in [0, 1].
+        temperature: of soft distillation, above 0.
+
+    Raises:
+        DeiTLTError: an unknown distillation type, or alpha or temperature out of range.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from deitlt_hf import DistillationLoss
+    >>> logits = torch.zeros(4, 10)
+    >>> parts = DistillationLoss()(logits, logits, torch.tensor([0, 1, 2, 3]), teacher_logits=torch.eye(10)[:4])
+    >>> round(parts.loss.item(), 4)  # ln 10
+    2.3026
+    ```
+    """
+
+    def __init__(self, distillation_type: str = "hard", alpha: float = 0.5, temperature: float = 1.0):
+        super().__init__()
+        if distillation_type not in DISTILLATION_TYPES:
+            raise DeiTLTError(
+                f"unknown distillation type {distillation_type!r}; pass one of {', '.join(DISTILLATION_TYPES)}"
+            )
+        if not 0 <= alpha <= 1:
+            raise DeiTLTError(f"distillation alpha is {alpha}; pass a number from 0 to 1")
+        if temperature <= 0:
+            raise DeiTLTError(f"distillation temperature is {temperature}; pass a number above 0")
+        self.distillation_type = distillation_type
+        self.alpha = alpha
+        self.temperature = temperature
+
+    def forward(
+        self,
+        cls_logits: torch.Tensor,
+        distillation_logits: torch.Tensor,
+        targets: torch.Tensor,
+        teacher_logits: torch.Tensor | None = None,
+        class_weights: torch.Tensor | None = None,
+        cls_class_weights: torch.Tensor | None = None,
+    ) -> DistillationLossParts:
+        """Compute the loss of one batch.
+
+        Args:
+            cls_logits, distillation_logits, teacher_logits: float tensors of shape `(N, C)`; `teacher_logits` may be
+                left out with `"none"` only.
+            targets: classes `(N,)`, or probabilities of classes `(N, C)` from mixing and label smoothing.
+            class_weights: `(C,)`, the class-balanced weights of the DRW phase for the distillation token; a weighted
+                mean divides by the sum of the weights in the batch, as the reference does. Soft distillation weighs a
+                sample by the teacher's class.
+            cls_class_weights: `(C,)`, weights for the class token too, which the paper does not use.
+        """
+        cls_loss = F.cross_entropy(cls_logits, targets, weight=cls_class_weights)
+        if self.distillation_type == "none":
+            distillation_loss = F.cross_entropy(distillation_logits, targets, weight=class_weights)
+        elif teacher_logits is None:
+            raise DeiTLTError(f"{self.distillation_type} distillation needs teacher_logits; pass them, or type 'none'")
+        elif self.distillation_type == "hard":
+            distillation_loss = F.cross_entropy(distillation_logits, teacher_logits.argmax(-1), weight=class_weights)
+        else:
+            distillation_loss = self._soft(distillation_logits, teacher_logits, class_weights)
+        cls_loss = (1 - self.alpha) * cls_loss
+        distillation_loss = self.alpha * distillation_loss
+        return DistillationLossParts(cls_loss + distillation_loss, cls_loss, distillation_loss)
+
+    def _soft(self, logits: torch.Tensor, teacher_logits: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+        student = F.log_softmax(logits / self.temperature, dim=-1)
+        teacher = F.log_softmax(teacher_logits / self.temperature, dim=-1)
+        # The reference divides by samples and classes both, hence a mean over classes as well.
+        divergence = F.kl_div(student, teacher, reduction="none", log_target=True).mean(-1) * self.temperature**2
+        if weights is None:
+            return divergence.mean()
+        sample_weights = weights[teacher_logits.argmax(-1)]
+        return (sample_weights * divergence).sum() / sample_weights.sum()

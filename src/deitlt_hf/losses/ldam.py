@@ -1,0 +1,54 @@
+"""Label-distribution-aware margin loss (Cao et al., 2019), for teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from deitlt_hf.errors import DeiTLTError
+
+
+class LDAMLoss(nn.Module):
+    """Cross-entropy with a margin per class that grows as the class gets rarer: proportional to `n ** -1/4`.
+
+    Args:
+        class_counts: training images per class, in label order; each at least 1.
+        max_margin: margin of the rarest class.
+        scale: factor on the logits, which a cosine classifier confines to [-1, 1].
+
+    Raises:
+        DeiTLTError: a class without training images.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from deitlt_hf import LDAMLoss
+    >>> loss = LDAMLoss([16, 1], max_margin=0.5)
+    >>> loss.margins
+    tensor([0.2500, 0.5000])
+    ```
+    """
+
+    margins: torch.Tensor
+
+    def __init__(self, class_counts: Sequence[int], max_margin: float = 0.5, scale: float = 30.0):
+        super().__init__()
+        if min(class_counts) < 1:
+            raise DeiTLTError(
+                f"class {list(class_counts).index(min(class_counts))} has no training images; "
+                "leave it out of the data or add images of it"
+            )
+        margins = torch.as_tensor(class_counts, dtype=torch.float64) ** -0.25
+        self.register_buffer("margins", (margins * (max_margin / margins.max())).float())
+        self.scale = scale
+
+    def forward(
+        self, logits: torch.Tensor, labels: torch.Tensor, class_weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Mean loss of a batch: `logits` `(N, C)`, `labels` `(N,)` int64, `class_weights` `(C,)` in the DRW phase."""
+        margins = F.one_hot(labels, logits.shape[-1]) * self.margins
+        return F.cross_entropy(self.scale * (logits - margins), labels, weight=class_weights)

@@ -1,0 +1,55 @@
+"""CIFAR ResNet configuration."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+DEPTHS = (20, 32, 44, 56, 110)
+CLASSIFIERS = ("linear", "cosine")
+
+
+@strict
+class CifarResNetConfig(PreTrainedConfig):
+    """Configuration of a ResNet for small images (He et al., 2016, section 4.2), the paper's teacher on CIFAR.
+
+    Args:
+        depth (`int`, defaults to 32):
+            Weighted layers: 20, 32, 44, 56 or 110.
+        classifier (`str`, defaults to `"linear"`):
+            `"linear"`, or `"cosine"` for the cosine of features and class vectors (Cao et al., 2019, LDAM).
+        num_channels (`int`, defaults to 3):
+            Channels of the images.
+        image_size (`int`, defaults to 32):
+            Side, in pixels, of the images that the network is trained on; it accepts others.
+
+    Raises:
+        ValueError: a depth or classifier that is none of the above, or fewer than one channel or pixel.
+
+    Example:
+
+    ```python
+    >>> from deitlt_hf import CifarResNetConfig
+    >>> CifarResNetConfig(depth=20, classifier="cosine", num_labels=10).depth
+    20
+    ```
+    """
+
+    model_type = "cifar_resnet"
+
+    depth: int = 32
+    classifier: str = "linear"
+    num_channels: int = 3
+    image_size: int = 32
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        # Not in a `validate_` method: `@strict` would wrap its ValueError into an error of two lines that is none.
+        if self.depth not in DEPTHS:
+            raise ValueError(f"unknown depth {self.depth}; pass one of {', '.join(map(str, DEPTHS))}")
+        if self.classifier not in CLASSIFIERS:
+            raise ValueError(f"unknown classifier {self.classifier!r}; pass one of {', '.join(CLASSIFIERS)}")
+        for name in ("num_channels", "image_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; pass 1 or more")
+
+
+__all__ = ["CLASSIFIERS", "DEPTHS", "CifarResNetConfig"]

@@ -1,0 +1,84 @@
+"""DeiT-LT model configuration."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import DeiTConfig
+
+EXPERTS = ("average", "cls", "distillation")
+
+
+@strict
+class DeiTLTConfig(DeiTConfig):
+    """Configuration of a DeiT-LT student: DeiT's, and what training on long-tailed data adds to it.
+
+    The defaults are the paper's student, ViT-B/16 at 224 pixels. All of `DeiTConfig`'s fields apply.
+
+    Args:
+        layer_norm_eps (`float`, defaults to 1e-6):
+            Epsilon of the layer normalisations, the reference's value (transformers' DeiT has 1e-12).
+        drop_path_rate (`float`, defaults to 0.1):
+            Stochastic depth of the last layer, in [0, 1); it grows linearly from 0 at the first layer.
+        expert (`str`, defaults to `"average"`):
+            What `logits` are: `"average"` of both heads, `"cls"` (expert on head classes) or `"distillation"` (expert on
+            tail classes).
+        class_counts (`list[int]`, *optional*):
+            Training images per class, in label order.
+        class_groups (`dict[str, list[int]]`, *optional*):
+            Class ids of `"head"`, `"mid"` and `"tail"`, so that the groups of an evaluation travel with the weights.
+
+    Raises:
+        ValueError: an image size that the patch size does not divide, heads that do not divide the hidden size, an
+            unknown expert, a drop path rate outside [0, 1), or class counts that do not match the number of labels.
+
+    Example:
+
+    ```python
+    >>> from deitlt_hf import DeiTLTConfig
+    >>> config = DeiTLTConfig(image_size=32, patch_size=4, hidden_size=192, num_attention_heads=3, num_labels=10)
+    >>> config.expert
+    'average'
+    ```
+    """
+
+    model_type = "deit_lt"
+
+    layer_norm_eps: float = 1e-6
+    drop_path_rate: float | int = 0.1
+    expert: str = "average"
+    class_counts: list[int] | None = None
+    class_groups: dict[str, list[int]] | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self._validate()
+
+    def _validate(self) -> None:
+        if self.expert not in EXPERTS:
+            raise ValueError(f"unknown expert {self.expert!r}; pass one of {', '.join(EXPERTS)}")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate is {self.drop_path_rate}; pass a number from 0 up to, not including, 1")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}"
+            )
+        for image_side, patch_side in zip(_sides(self.image_size), _sides(self.patch_size), strict=True):
+            if patch_side < 1 or image_side % patch_side:
+                raise ValueError(
+                    f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}; pass a patch size "
+                    f"that divides it, such as {_nearest_divisor(image_side, patch_side)}"
+                )
+        if self.class_counts is not None and len(self.class_counts) != self.num_labels:
+            raise ValueError(
+                f"class_counts has {len(self.class_counts)} entries for {self.num_labels} labels; pass one per label"
+            )
+
+
+def _sides(size: int | list[int] | tuple[int, int]) -> tuple[int, ...]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _nearest_divisor(image_side: int, patch_side: int) -> int:
+    divisors = (side for side in range(1, image_side + 1) if image_side % side == 0)
+    return min(divisors, key=lambda side: abs(side - patch_side))
+
+
+__all__ = ["EXPERTS", "DeiTLTConfig"]

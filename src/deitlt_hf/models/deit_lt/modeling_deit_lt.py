@@ -1,0 +1,268 @@
+"""PyTorch DeiT-LT: DeiT with stochastic depth, the reference's initialisation, and two heads that become experts."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.models.deit.modeling_deit import (
+    DeiTEmbeddings,
+    DeiTLayer,
+    DeiTModel,
+    DeiTPreTrainedModel,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, logging
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_deit_lt import EXPERTS, DeiTLTConfig
+
+logger = logging.get_logger(__name__)
+
+# transformers renames old DeiT files (`encoder.layer.0.attention.attention.query`) by class name and leaves other
+# classes out, whose layers would then silently keep their random weights.
+register_checkpoint_conversion_mapping("DeiTLTModel", get_checkpoint_conversion_mapping("DeiTModel"), overwrite=True)
+
+
+@dataclass
+class DeiTLTImageClassifierOutput(ModelOutput):
+    """What `DeiTLTForImageClassification` returns.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, when `labels` are given):
+            Mean of the two heads' cross-entropies.
+        logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
+            The logits of the expert asked for; by default the average of both heads (paper, section 3).
+        cls_logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
+            Head on the class token.
+        distillation_logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`):
+            Head on the distillation token.
+        hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*):
+            One per layer, when asked for with `output_hidden_states` and `output_attentions`.
+        token_similarity (`torch.FloatTensor` of shape `(batch_size,)`):
+            Cosine similarity of the final class and distillation tokens: low where the two became different experts.
+            It carries no gradient.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    cls_logits: torch.FloatTensor | None = None
+    distillation_logits: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    token_similarity: torch.FloatTensor | None = None
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al., 2016): drops a residual branch for whole samples, and scales those it keeps."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        if self.rate == 0.0 or not self.training:
+            return branch
+        kept = branch.new_empty((branch.shape[0], 1, 1)).bernoulli_(1 - self.rate)
+        return branch * kept / (1 - self.rate)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3f}"
+
+
+class DeiTLTLayer(DeiTLayer):
+    """DeiT's layer with stochastic depth on both of its residual branches."""
+
+    def __init__(self, config: DeiTLTConfig, drop_path_rate: float = 0.0):
+        super().__init__(config)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        attended, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
+        hidden_states = hidden_states + self.drop_path(self.dropout(attended))
+        transformed = self.mlp(self.layernorm_after(hidden_states))
+        return hidden_states + self.drop_path(self.dropout(transformed))
+
+
+class DeiTLTPreTrainedModel(DeiTPreTrainedModel):
+    config: DeiTLTConfig
+    _no_split_modules = ["DeiTEmbeddings", "DeiTLTLayer"]
+    # Losses here are means over the batch, which the Trainer has to divide when it accumulates gradients.
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise as the reference does; transformers' DeiT would let both tokens start as the same zeros."""
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):  # the patch projection keeps torch's own default
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, DeiTEmbeddings):
+            init.trunc_normal_(module.position_embeddings, std=std)
+            init.trunc_normal_(module.distillation_token, std=std)
+            init.normal_(module.cls_token, std=1e-6)
+        else:
+            super()._init_weights(module)
+
+
+class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
+    """The bare DeiT-LT transformer: `last_hidden_state` of shape `(batch_size, 2 + num_patches, hidden_size)`.
+
+    Token 0 is the class token, token 1 the distillation token.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from deitlt_hf import DeiTLTConfig, DeiTLTModel
+    >>> config = DeiTLTConfig(image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=3)
+    >>> DeiTLTModel(config)(torch.zeros(1, 3, 32, 32)).last_hidden_state.shape
+    torch.Size([1, 18, 48])
+    ```
+    """
+
+    def __init__(self, config: DeiTLTConfig):
+        # DeiTModel's own constructor would build layers without stochastic depth, and a pooler that nothing uses.
+        super(DeiTModel, self).__init__(config)
+        last = max(config.num_hidden_layers - 1, 1)
+        rates = [config.drop_path_rate * index / last for index in range(config.num_hidden_layers)]
+        self.embeddings = DeiTEmbeddings(config)
+        self.layers = nn.ModuleList([DeiTLTLayer(config, rate) for rate in rates])
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.pooler = None
+        self.post_init()
+
+
+class DeiTLTForImageClassification(DeiTLTPreTrainedModel):
+    """DeiT-LT with a head on the class token and a head on the distillation token (paper, section 3).
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification
+    >>> config = DeiTLTConfig(
+    ...     image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, num_labels=10
+    ... )
+    >>> model = DeiTLTForImageClassification(config).eval()
+    >>> outputs = model(torch.zeros(1, 3, 32, 32), expert="distillation")
+    >>> torch.equal(outputs.logits, outputs.distillation_logits)
+    True
+    ```
+    """
+
+    def __init__(self, config: DeiTLTConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.deit = DeiTLTModel(config)
+        self.cls_classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.distillation_classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """Load a DeiT-LT model, or start from a distilled DeiT such as `facebook/deit-base-distilled-patch16-224`.
+
+        Heads whose number of classes differs from the configuration's are drawn anew, with a warning that says so.
+
+        Raises:
+            ValueError: another weight has a different shape, so that it would be lost.
+        """
+        wants_report = kwargs.pop("output_loading_info", False)
+        kwargs.setdefault("ignore_mismatched_sizes", True)
+        model, report = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        _accept_only_new_heads(report, pretrained_model_name_or_path)
+        return (model, report) if wants_report else model
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        expert: str | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> DeiTLTImageClassifierOutput:
+        """Classify images with both heads.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): normalised images.
+            labels (`torch.LongTensor` of shape `(batch_size,)` or `torch.FloatTensor` of shape
+                `(batch_size, num_labels)`, *optional*): classes, or probabilities of classes, for an ordinary supervised
+                loss on both heads. Distillation is `DeiTLTTrainer`'s business.
+            expert (`str`, *optional*): `"average"`, `"cls"` or `"distillation"`; by default the configuration's.
+            interpolate_pos_encoding (`bool`, *optional*): accept another image size than the configuration's.
+
+        Raises:
+            ValueError: an unknown expert, or an image size that the model does not take.
+        """
+        outputs = self.deit(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+        cls_token, distillation_token = outputs.last_hidden_state[:, 0], outputs.last_hidden_state[:, 1]
+        cls_logits = self.cls_classifier(cls_token)
+        distillation_logits = self.distillation_classifier(distillation_token)
+
+        loss = None
+        if labels is not None:
+            loss = (F.cross_entropy(cls_logits, labels) + F.cross_entropy(distillation_logits, labels)) / 2
+
+        return DeiTLTImageClassifierOutput(
+            loss=loss,
+            logits=_select_expert(expert or self.config.expert, cls_logits, distillation_logits),
+            cls_logits=cls_logits,
+            distillation_logits=distillation_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            token_similarity=F.cosine_similarity(cls_token.detach(), distillation_token.detach(), dim=-1),
+        )
+
+
+def _select_expert(expert: str, cls_logits: torch.Tensor, distillation_logits: torch.Tensor) -> torch.Tensor:
+    if expert == "average":
+        return (cls_logits + distillation_logits) / 2
+    if expert == "cls":
+        return cls_logits
+    if expert == "distillation":
+        return distillation_logits
+    raise ValueError(f"unknown expert {expert!r}; pass one of {', '.join(EXPERTS)}")
+
+
+def _accept_only_new_heads(report: dict, source: str) -> None:
+    """Let a loading report pass whose mismatched or missing weights are heads, and say so."""
+    heads = {f"{head}.{part}" for head in ("cls_classifier", "distillation_classifier") for part in ("weight", "bias")}
+    lost = {key: (in_file, in_model) for key, in_file, in_model in report["mismatched_keys"] if key not in heads}
+    if lost:
+        key, (in_file, in_model) = next(iter(lost.items()))
+        raise ValueError(
+            f"{source} has {key} of shape {tuple(in_file)} where this configuration has {tuple(in_model)}; load it with "
+            "its own image_size, patch_size and layer sizes"
+        )
+    missing = sorted(set(report["missing_keys"]) - heads)
+    if missing:
+        raise ValueError(f"{source} lacks {len(missing)} weights of a DeiT-LT model, among them {missing[0]}")
+    new = {key: (in_file[0], in_model[0]) for key, in_file, in_model in report["mismatched_keys"]}
+    new |= {key: ("no", "new") for key in heads & set(report["missing_keys"])}
+    if new:
+        old_classes, classes = next(iter(new.values()))
+        logger.warning(
+            f"The heads of {source} are for {old_classes} classes and were initialised anew"
+            + (f" for {classes}" if classes != "new" else "")
+            + "; train the model before using its predictions."
+        )
+
+
+__all__ = ["DeiTLTForImageClassification", "DeiTLTImageClassifierOutput", "DeiTLTModel", "DeiTLTPreTrainedModel"]

@@ -1,0 +1,198 @@
+"""Training arguments: transformers' own, with the paper's defaults, and what long-tailed training adds to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainingArguments
+
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.losses.distillation import DISTILLATION_TYPES
+
+REFERENCE_BATCH_SIZE = 512  # the batch that the reference's learning rates are given for
+
+VIEWS = ("strong", "weak")
+TEACHER_LOSSES = ("ce", "ldam")
+TEACHER_SCHEDULES = ("steps", "cosine")
+
+
+def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise `DeiTLTError` unless `value` is one of the `known` ones."""
+    if value not in known:
+        raise DeiTLTError(f"unknown {name} {value!r}; pass one of {', '.join(known)}")
+
+
+@dataclass
+class LongTailTrainingArguments(TrainingArguments):
+    """What teachers and students share."""
+
+    drw_start_epoch: int | None = field(
+        default=None,
+        metadata={
+            "help": "First epoch (from 0) of deferred re-weighting (DRW); left out, the loss is never re-weighted."
+        },
+    )
+    class_balanced_beta: float = field(
+        default=0.9999, metadata={"help": "Beta of the effective number of samples behind DRW's weights, in [0, 1)."}
+    )
+    warmup_epochs: float = field(default=5, metadata={"help": "Epochs of linear learning-rate warm-up."})
+    min_learning_rate: float = field(default=1e-5, metadata={"help": "Floor of the cosine schedule."})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "bfloat16 autocast; left out, it is on where a GPU supports it, off on CPUs."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Replace the run that output_dir already holds."})
+    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir."})
+
+    max_grad_norm: float = field(
+        default=0.0, metadata={"help": "Gradient clipping; 0, the reference's value, is none."}
+    )
+    dataloader_drop_last: bool = field(
+        default=True, metadata={"help": "Drop a last batch that is not full, as the reference does."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Left off: a loss that is not finite stops the run instead of being hidden."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Left off: views are made from the `image` column when an image is read."}
+    )
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save checkpoints: no, steps or epoch."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})
+
+    def __post_init__(self):
+        if self.bf16 is None:
+            self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        super().__post_init__()
+        if self.overwrite and self.resume:
+            raise DeiTLTError("both overwrite and resume were asked for; pass one of them")
+        if self.drw_start_epoch is not None and self.drw_start_epoch < 0:
+            raise DeiTLTError(f"drw_start_epoch is {self.drw_start_epoch}; pass 0 or a later epoch, or leave it out")
+        if self.drw_start_epoch is not None and self.max_steps <= 0 and self.drw_start_epoch >= self.num_train_epochs:
+            raise DeiTLTError(
+                f"drw_start_epoch {self.drw_start_epoch} is beyond the last epoch; pass one below num_train_epochs "
+                f"({self.num_train_epochs:g}), or leave it out for no re-weighting"
+            )
+        if not 0 <= self.class_balanced_beta < 1:
+            raise DeiTLTError(f"class_balanced_beta is {self.class_balanced_beta}; pass a number in [0, 1)")
+
+
+@dataclass
+class DeiTLTTrainingArguments(LongTailTrainingArguments):
+    """Arguments of `DeiTLTTrainer`; the defaults are the paper's common settings for students.
+
+    All of transformers' `TrainingArguments` apply too. Every field's help says what it is.
+
+    Raises:
+        DeiTLTError: a value out of its range, or `drw_start_epoch` beyond the last epoch.
+
+    Example:
+
+    ```python
+    >>> from deitlt_hf import DeiTLTTrainingArguments
+    >>> args = DeiTLTTrainingArguments(output_dir="runs/student", num_train_epochs=1200, drw_start_epoch=1100)
+    >>> args.scaled_learning_rate == 5e-4 * args.per_device_train_batch_size / 512  # on one process
+    True
+    ```
+    """
+
+    learning_rate: float = field(
+        default=5e-4, metadata={"help": "Peak learning rate; per 512 images unless scale_learning_rate is off."}
+    )
+    scale_learning_rate: bool = field(
+        default=True, metadata={"help": "Scale the learning rate by per-device batch x processes / 512."}
+    )
+    warmup_learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate at the start of the warm-up."})
+    weight_decay: float = field(default=0.05, metadata={"help": "AdamW's; biases, norms, tokens, positions have none."})
+    num_train_epochs: float = field(default=300, metadata={"help": "Number of epochs."})
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "Images per device and step."})
+
+    distillation_type: str = field(default="hard", metadata={"help": "hard, soft, or none (no teacher)."})
+    distillation_alpha: float = field(default=0.5, metadata={"help": "Share of the distillation token's loss."})
+    distillation_temperature: float = field(default=1.0, metadata={"help": "Temperature of soft distillation."})
+    distillation_view: str = field(
+        default="strong",
+        metadata={
+            "help": "View that the teacher labels: strong (out-of-distribution distillation, the paper's) or weak "
+            "(in-distribution, for ablation)."
+        },
+    )
+    reweight_cls: bool = field(default=False, metadata={"help": "In the DRW phase, re-weight the CLS loss too."})
+
+    mixup: float = field(default=0.8, metadata={"help": "Mixup alpha; 0 is off."})
+    cutmix: float = field(default=1.0, metadata={"help": "CutMix alpha; 0 is off."})
+    mixup_switch_prob: float = field(default=0.5, metadata={"help": "Share of batches with CutMix when both are on."})
+    mixup_in_drw: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep mixing in the DRW phase (the paper: off on CIFAR, on for ImageNet-LT and iNaturalist)."
+        },
+    )
+    label_smoothing_factor: float = field(default=0.1, metadata={"help": "Label smoothing while images are mixed."})
+    repeated_augmentation: int = field(
+        default=3, metadata={"help": "How often an image is repeated in a pass over a third of the images; 1 is off."}
+    )
+
+    ema_decay: float | None = field(
+        default=None, metadata={"help": "Keep an exponential moving average of the weights (reference: 0.99996)."}
+    )
+    evaluate_ema: bool = field(default=False, metadata={"help": "Evaluate the averaged weights too."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        one_of("distillation type", self.distillation_type, DISTILLATION_TYPES)
+        one_of("distillation view", self.distillation_view, VIEWS)
+        if self.evaluate_ema and self.ema_decay is None:
+            raise DeiTLTError("evaluate_ema needs averaged weights; pass ema_decay too, such as 0.99996")
+        if (self.mixup > 0 or self.cutmix > 0) and self.per_device_train_batch_size % 2:
+            raise DeiTLTError(
+                f"per_device_train_batch_size is {self.per_device_train_batch_size}; pass an even one, or turn "
+                "mixing off with mixup 0 and cutmix 0"
+            )
+
+    @property
+    def scaled_learning_rate(self) -> float:
+        """Peak learning rate of the optimiser: the reference's 5e-4 x (per-device batch x processes) / 512."""
+        if not self.scale_learning_rate:
+            return self.learning_rate
+        return self.learning_rate * self.train_batch_size * self.world_size / REFERENCE_BATCH_SIZE
+
+
+@dataclass
+class TeacherTrainingArguments(LongTailTrainingArguments):
+    """Arguments of `TeacherTrainer`; the defaults are the CIFAR teachers' (Cao et al., 2019) without re-weighting.
+
+    Raises:
+        DeiTLTError: a value out of its range, or `drw_start_epoch` beyond the last epoch.
+
+    Example:
+
+    ```python
+    >>> from deitlt_hf import TeacherTrainingArguments
+    >>> args = TeacherTrainingArguments(output_dir="runs/teacher", loss="ldam", drw_start_epoch=160, sam_rho=0.8)
+    >>> args.learning_rate
+    0.1
+    ```
+    """
+
+    learning_rate: float = field(default=0.1, metadata={"help": "Peak learning rate of SGD."})
+    weight_decay: float = field(default=2e-4, metadata={"help": "Weight decay, on all parameters."})
+    momentum: float = field(default=0.9, metadata={"help": "Momentum of SGD."})
+    num_train_epochs: float = field(default=200, metadata={"help": "Number of epochs."})
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "Images per device and step."})
+
+    loss: str = field(default="ce", metadata={"help": "ce (cross-entropy) or ldam."})
+    ldam_max_margin: float = field(default=0.5, metadata={"help": "LDAM's margin of the rarest class."})
+    ldam_scale: float = field(default=30.0, metadata={"help": "LDAM's factor on the logits."})
+    sam_rho: float = field(default=0.0, metadata={"help": "Radius of sharpness-aware minimisation; 0 is plain SGD."})
+    schedule: str = field(default="steps", metadata={"help": "steps (decay at decay_epochs) or cosine."})
+    decay_epochs: list[int] = field(
+        default_factory=lambda: [160, 180], metadata={"help": "Epochs at which the learning rate drops."}
+    )
+    decay_factor: float = field(default=0.01, metadata={"help": "Factor on the learning rate at each of them."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        one_of("loss", self.loss, TEACHER_LOSSES)
+        one_of("schedule", self.schedule, TEACHER_SCHEDULES)
+        if self.sam_rho < 0:
+            raise DeiTLTError(f"sam_rho is {self.sam_rho}; pass 0 for plain SGD or a radius above it")

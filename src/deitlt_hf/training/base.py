@@ -1,0 +1,133 @@
+"""What training a teacher and training a student share: the DRW phase, the log, stopping at a loss that is not finite."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer
+
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.losses.class_balanced import class_balanced_weights
+from deitlt_hf.training.arguments import LongTailTrainingArguments
+
+
+class LongTailTrainer(Trainer):
+    """transformers' `Trainer` with deferred re-weighting and a log of the loss's parts.
+
+    Subclasses compute a loss per batch, report its parts with `record`, and give the learning rate of an epoch.
+    """
+
+    args: LongTailTrainingArguments
+
+    def __init__(
+        self, model: nn.Module, args: LongTailTrainingArguments, class_counts: Sequence[int] | None = None, **kwargs
+    ):
+        super().__init__(model=model, args=args, **kwargs)
+        # Losses here are means over a batch, so that the Trainer divides them by the accumulated batches, and smoothing
+        # is part of the targets.
+        self.model_accepts_loss_kwargs = False
+        self.label_smoother = None
+        self.class_counts = class_counts or getattr(model.config, "class_counts", None)
+        self.class_weights = None
+        if self.class_counts is not None:
+            self.class_weights = class_balanced_weights(self.class_counts, args.class_balanced_beta).to(args.device)
+        elif args.drw_start_epoch is not None:
+            self._needed_class_counts()
+        self._parts: torch.Tensor | None = None
+        self._part_names: tuple[str, ...] = ()
+        self._recorded = 0
+        self._non_finite_step = torch.full((), -1, device=args.device)
+        self._clock = time.perf_counter()
+        self._clock_step = 0
+
+    def _needed_class_counts(self) -> Sequence[int]:
+        if self.class_counts is None:
+            raise DeiTLTError("this loss needs class_counts; pass them, or a model whose configuration has them")
+        return self.class_counts
+
+    @property
+    def drw_active(self) -> bool:
+        """Whether the step at hand belongs to the DRW phase.
+
+        `state.epoch` is the exact whole number at the first step of an epoch, and is part of every checkpoint, so that
+        the phase needs no state of its own.
+        """
+        start = self.args.drw_start_epoch
+        return start is not None and (self.state.epoch or 0.0) >= start
+
+    def learning_rate_at(self, epoch: float, epochs: float) -> float:
+        """Learning rate at `epoch`, a fraction within epochs, of `epochs`."""
+        raise TypeError(f"{type(self).__name__} must say its learning rate")
+
+    def peak_learning_rate(self) -> float:
+        return self.args.learning_rate
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+        """Follow `learning_rate_at`, step by step."""
+        if self.lr_scheduler is None:
+            epochs = self.args.num_train_epochs if self.args.max_steps <= 0 else max(self.state.num_train_epochs, 1)
+            peak = self.peak_learning_rate()
+            self.lr_scheduler = LambdaLR(
+                optimizer or self.optimizer,
+                lambda step: self.learning_rate_at(step / num_training_steps * epochs, epochs) / peak,
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def record(self, **parts: torch.Tensor) -> None:
+        """Add scalars of this batch to the next log entry, where their means appear; nothing leaves the device."""
+        values = torch.stack([part.detach().float() for part in parts.values()])
+        self._parts = values if self._parts is None else self._parts + values
+        self._part_names = tuple(parts)
+        self._recorded += 1
+
+    def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        is_first = ~torch.isfinite(loss) & (self._non_finite_step < 0)
+        self._non_finite_step = torch.where(is_first, self.state.global_step + 1, self._non_finite_step)
+        if loss.device.type == "cpu":  # elsewhere looking would wait for the device, so it waits for the next log
+            self._stop_if_not_finite()
+        return loss
+
+    def _stop_if_not_finite(self) -> None:
+        step = int(self._non_finite_step)
+        if step >= 0:
+            raise DeiTLTError(
+                f"the loss is not finite at step {step} (epoch {self.state.epoch or 0:.2f}); checkpoints from "
+                f"before it are untouched in {self.args.output_dir}: resume from the last one with a lower learning_rate"
+            )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._parts is not None:
+            self._stop_if_not_finite()
+            means = self.accelerator.reduce(self._parts / self._recorded, "mean").tolist()
+            logs |= dict(zip(self._part_names, means, strict=True))
+            steps = self.state.global_step - self._clock_step
+            images = steps * self.args.gradient_accumulation_steps * self.args.train_batch_size * self.args.world_size
+            logs["images_per_second"] = images / max(time.perf_counter() - self._clock, 1e-9)
+            logs["drw"] = float(self._drw_at_last_step())
+            self._parts, self._recorded = None, 0
+            self._clock, self._clock_step = time.perf_counter(), self.state.global_step
+        super().log(logs, start_time)
+
+    def _drw_at_last_step(self) -> bool:
+        start = self.args.drw_start_epoch
+        return start is not None and math.ceil(self.state.epoch or 0.0) > start
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
+        started = time.perf_counter()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        self._clock += time.perf_counter() - max(started, self._clock)  # evaluating and saving are not training
+
+    def _save_checkpoint(self, model, trial) -> None:
+        self._stop_if_not_finite()
+        super()._save_checkpoint(model, trial)
+
+    def train(self, *args, **kwargs):
+        self._clock, self._clock_step = time.perf_counter(), self.state.global_step
+        return super().train(*args, **kwargs)

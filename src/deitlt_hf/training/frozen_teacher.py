@@ -1,0 +1,74 @@
+"""The teacher as the student sees it: frozen, at its own image size, in the student's label order."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForImageClassification, PreTrainedModel
+
+from deitlt_hf.errors import DeiTLTError
+
+
+class FrozenTeacher:
+    """Labels batches of the student's pixels with an image classifier that no longer learns.
+
+    Args:
+        model: any image classifier of transformers, or a directory or hub id to load one from.
+        student: its `id2label` gives the order of the logits; classes are matched by name.
+        device: where the teacher runs.
+
+    Raises:
+        DeiTLTError: the teacher cannot be loaded, or lacks a class of the student's.
+
+    Example:
+
+    ```python
+    >>> teacher = FrozenTeacher("runs/teacher", student, device="cpu")  # doctest: +SKIP
+    >>> teacher(pixel_values).shape  # doctest: +SKIP
+    torch.Size([32, 10])
+    ```
+    """
+
+    def __init__(self, model: PreTrainedModel | str, student: PreTrainedModel, device: torch.device | str):
+        if not isinstance(model, PreTrainedModel):
+            model = _load(str(model))
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.image_size = _image_size(model)
+        order = _label_order(model.config.id2label, student.config.id2label)
+        in_order = order == list(range(len(model.config.id2label)))
+        self._order = None if in_order else torch.tensor(order, device=device)
+
+    @torch.no_grad()
+    def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Logits `(N, C)` in the student's order, for the student's own normalised pixels `(N, 3, H, W)`."""
+        if self.image_size is not None and tuple(pixel_values.shape[-2:]) != self.image_size:
+            # The reference resizes the student's view without antialiasing, and so shall we.
+            pixel_values = F.interpolate(pixel_values, self.image_size, mode="bicubic", align_corners=False)
+        logits = self.model(pixel_values=pixel_values).logits
+        return logits if self._order is None else logits[:, self._order]
+
+
+def _load(source: str) -> PreTrainedModel:
+    try:
+        return AutoModelForImageClassification.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise DeiTLTError(
+            f"cannot load a teacher from {source}: {str(error).splitlines()[0]}; pass the directory of an image "
+            "classifier, such as the output of `deitlt teacher`, or a hub id"
+        ) from error
+
+
+def _image_size(model: PreTrainedModel) -> tuple[int, int] | None:
+    size = getattr(model.config, "image_size", None)
+    return (size, size) if isinstance(size, int) else size and tuple(size)
+
+
+def _label_order(teacher: dict[int, str], student: dict[int, str]) -> list[int]:
+    position = {name: index for index, name in teacher.items()}
+    missing = [name for name in student.values() if name not in position]
+    if missing:
+        raise DeiTLTError(
+            f"teacher and student have different label sets: the teacher lacks {len(missing)} of the student's "
+            f"{len(student)} classes, first {missing[0]!r}; pass a teacher trained on the same classes"
+        )
+    return [position[student[index]] for index in range(len(student))]

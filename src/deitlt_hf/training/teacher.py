@@ -1,0 +1,126 @@
+"""Trains CNN teachers on weak views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import EvalPrediction, PreTrainedModel
+
+from deitlt_hf.data.transforms import collate
+from deitlt_hf.evaluation.accuracy import grouped_accuracy
+from deitlt_hf.losses.ldam import LDAMLoss
+from deitlt_hf.training.arguments import TeacherTrainingArguments
+from deitlt_hf.training.base import LongTailTrainer
+from deitlt_hf.training.sam import sam_over_sgd
+from deitlt_hf.training.schedule import cosine_with_warmup, steps_with_warmup
+
+
+class TeacherTrainer(LongTailTrainer):
+    """transformers' `Trainer` with cross-entropy or LDAM, deferred re-weighting, and SAM over SGD (paper, section 3.3).
+
+    Args:
+        model: any image classifier of transformers.
+        args: a `TeacherTrainingArguments`.
+        class_counts: training images per class in label order; needed for LDAM and for DRW.
+        class_groups: `{"head": [...], "mid": [...], "tail": [...]}` for evaluation.
+        **kwargs: the Trainer's own; examples have `pixel_values` and `labels`.
+
+    Raises:
+        DeiTLTError: class counts are missing where they are needed, or the loss becomes not finite.
+
+    Example:
+
+    ```python
+    >>> trainer = TeacherTrainer(model, args, class_counts=counts, train_dataset=train)  # doctest: +SKIP
+    >>> trainer.train()  # doctest: +SKIP
+    ```
+    """
+
+    args: TeacherTrainingArguments
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: TeacherTrainingArguments,
+        class_counts: Sequence[int] | None = None,
+        class_groups: dict[str, list[int]] | None = None,
+        **kwargs,
+    ):
+        self.class_groups = class_groups
+        if class_groups is not None:
+            kwargs.setdefault("compute_metrics", self._grouped_accuracies)
+        kwargs.setdefault("data_collator", collate)
+        kwargs.setdefault("preprocess_logits_for_metrics", _class_ids)
+        super().__init__(model, args, class_counts=class_counts, **kwargs)
+        self.ldam = None
+        if args.loss == "ldam":
+            self.ldam = LDAMLoss(self._needed_class_counts(), args.ldam_max_margin, args.ldam_scale).to(args.device)
+        self._accumulated: list[dict] = []
+
+    def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
+        labels = inputs["labels"]
+        outputs = model(pixel_values=inputs["pixel_values"])
+        weights = self.class_weights if model.training and self.drw_active else None
+        if self.ldam is not None:
+            loss = self.ldam(outputs.logits, labels, weights)
+        else:
+            loss = F.cross_entropy(outputs.logits, labels, weight=weights)
+        if model.training:
+            self.record(train_accuracy=100 * (outputs.logits.detach().argmax(-1) == labels).float().mean())
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
+        """Accumulate the gradient of one batch; with SAM, replace it by that at the perturbed weights in the end.
+
+        All accumulated batches have to be seen before SAM knows its perturbation, and once more after it.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.args.sam_rho > 0:
+            self._accumulated.append(inputs)
+            if self.accelerator.sync_gradients:
+                sam = getattr(self.optimizer, "optimizer", self.optimizer)
+                sam.first_step(zero_grad=True)
+                for batch in self._accumulated:
+                    super().training_step(model, batch, num_items_in_batch)
+                self._accumulated = []
+        return loss
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            args = self.args
+            parameters = [weight for weight in (model or self.model).parameters() if weight.requires_grad]
+            options = {"lr": args.learning_rate, "momentum": args.momentum, "weight_decay": args.weight_decay}
+            if args.sam_rho > 0:
+                self.optimizer = sam_over_sgd(parameters, rho=args.sam_rho, **options)
+            else:
+                self.optimizer = torch.optim.SGD(parameters, **options)
+        return self.optimizer
+
+    def learning_rate_at(self, epoch: float, epochs: float) -> float:
+        args = self.args
+        if args.schedule == "steps":
+            return steps_with_warmup(
+                epoch,
+                learning_rate=args.learning_rate,
+                decay_epochs=args.decay_epochs,
+                decay_factor=args.decay_factor,
+                warmup_epochs=args.warmup_epochs,
+            )
+        return cosine_with_warmup(
+            epoch,
+            epochs=epochs,
+            learning_rate=args.learning_rate,
+            min_learning_rate=args.min_learning_rate,
+            warmup_epochs=args.warmup_epochs,
+            warmup_learning_rate=0.0,
+        )
+
+    def _grouped_accuracies(self, prediction: EvalPrediction) -> dict[str, float]:
+        return grouped_accuracy(prediction.predictions, prediction.label_ids, self.class_groups)
+
+
+def _class_ids(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return logits.argmax(-1)

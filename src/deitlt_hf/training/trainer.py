@@ -1,0 +1,225 @@
+"""Trains DeiT-LT students."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_model
+from timm.utils import ModelEmaV3
+from torch import nn
+from transformers import EvalPrediction, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from deitlt_hf.data.mixing import BatchMixing
+from deitlt_hf.data.sampling import repeated_augmentation_sampler
+from deitlt_hf.data.transforms import collate
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.accuracy import EXPERTS, grouped_accuracy
+from deitlt_hf.losses.distillation import DistillationLoss
+from deitlt_hf.training.arguments import DeiTLTTrainingArguments
+from deitlt_hf.training.base import LongTailTrainer
+from deitlt_hf.training.callbacks import UpdateEma
+from deitlt_hf.training.frozen_teacher import FrozenTeacher
+from deitlt_hf.training.schedule import cosine_with_warmup
+
+EMA_DIRECTORY = "ema"
+
+
+class DeiTLTTrainer(LongTailTrainer):
+    """transformers' `Trainer` with OOD distillation from a CNN teacher and deferred re-weighting (paper, section 3).
+
+    Args:
+        model: a `DeiTLTForImageClassification`, the student.
+        args: a `DeiTLTTrainingArguments`.
+        teacher: an image classifier, or a directory or hub id of one; needed unless `distillation_type` is `"none"`.
+        class_counts: training images per class in label order; by default those in the student's configuration.
+        class_groups: `{"head": [...], "mid": [...], "tail": [...]}` for evaluation; by default the configuration's.
+        **kwargs: the Trainer's own, such as `train_dataset` and `eval_dataset`, whose examples have `pixel_values` and
+            `labels`, and `weak_pixel_values` for in-distribution distillation.
+
+    Raises:
+        DeiTLTError: a teacher is missing or knows other classes, class counts are missing for DRW, or the loss becomes
+            not finite.
+
+    Example:
+
+    ```python
+    >>> trainer = DeiTLTTrainer(model, args, teacher="runs/teacher", train_dataset=train)  # doctest: +SKIP
+    >>> trainer.train()  # doctest: +SKIP
+    ```
+    """
+
+    args: DeiTLTTrainingArguments
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: DeiTLTTrainingArguments,
+        teacher: PreTrainedModel | str | Path | None = None,
+        class_counts: Sequence[int] | None = None,
+        class_groups: Mapping[str, Sequence[int]] | None = None,
+        **kwargs,
+    ):
+        self.class_groups = class_groups or getattr(model.config, "class_groups", None)
+        if self.class_groups is not None:
+            kwargs.setdefault("compute_metrics", self._grouped_accuracies)
+        kwargs.setdefault("data_collator", collate)
+        kwargs.setdefault("preprocess_logits_for_metrics", _expert_class_ids)
+        super().__init__(model, args, class_counts=class_counts, **kwargs)
+        if teacher is None and args.distillation_type != "none":
+            raise DeiTLTError(
+                f"{args.distillation_type} distillation needs a teacher; pass one, or distillation_type 'none'"
+            )
+        self.teacher = None if args.distillation_type == "none" else FrozenTeacher(teacher, model, args.device)
+        self.distillation_loss = DistillationLoss(
+            args.distillation_type, args.distillation_alpha, args.distillation_temperature
+        )
+        self.mixing = BatchMixing(
+            model.config.num_labels, args.mixup, args.cutmix, args.mixup_switch_prob, args.label_smoothing_factor
+        )
+        # A copy of the initial weights, like the reference's; every update moves it by 1 - decay towards the student.
+        self.ema = None if args.ema_decay is None else ModelEmaV3(model, decay=args.ema_decay, device=args.device)
+        if self.ema is not None:
+            self.add_callback(UpdateEma(self.ema))
+
+    def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
+        """The loss of one batch: hard labels `(N,)`, or soft ones `(N, C)` for pixels that are mixed already."""
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        pixel_values, targets = self._mix(inputs["pixel_values"], inputs["labels"])
+        teacher_logits = self._teacher_logits(pixel_values, inputs)
+        outputs = model(pixel_values=pixel_values)
+        weights = self.class_weights if self.drw_active else None
+        parts = self.distillation_loss(
+            outputs.cls_logits,
+            outputs.distillation_logits,
+            targets,
+            teacher_logits,
+            weights,
+            weights if self.args.reweight_cls else None,
+        )
+        self._record(parts, outputs, teacher_logits, targets, inputs["labels"])
+        return (parts.loss, outputs) if return_outputs else parts.loss
+
+    def _mix(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if labels.is_floating_point():
+            return pixel_values, labels
+        if self.drw_active and not self.args.mixup_in_drw:
+            # With mixing goes smoothing: the reference then learns plain labels.
+            return pixel_values, labels
+        return self.mixing(pixel_values, labels)
+
+    def _teacher_logits(self, pixel_values: torch.Tensor, inputs: dict) -> torch.Tensor | None:
+        if self.teacher is None:
+            return None
+        if self.args.distillation_view == "weak":
+            if "weak_pixel_values" not in inputs:
+                raise DeiTLTError("in-distribution distillation needs a weak view; give examples weak_pixel_values")
+            pixel_values = inputs["weak_pixel_values"]
+        with self.accelerator.autocast():
+            return self.teacher(pixel_values)
+
+    def _record(self, parts, outputs, teacher_logits, targets, labels) -> None:
+        measured = {
+            "cls_loss": parts.cls_loss,
+            "distillation_loss": parts.distillation_loss,
+            "token_similarity": outputs.token_similarity.mean(),
+        }
+        if teacher_logits is not None:
+            # The label of a mixed image is the class that it shows most of; a weak view is never mixed.
+            is_mixed = targets.is_floating_point() and self.args.distillation_view == "strong"
+            true_classes = targets.argmax(-1) if is_mixed or labels.is_floating_point() else labels
+            measured["teacher_accuracy"] = 100 * (teacher_logits.argmax(-1) == true_classes).float().mean()
+        self.record(**measured)
+
+    def peak_learning_rate(self) -> float:
+        return self.args.scaled_learning_rate
+
+    def learning_rate_at(self, epoch: float, epochs: float) -> float:
+        return cosine_with_warmup(
+            epoch,
+            epochs=epochs,
+            learning_rate=self.args.scaled_learning_rate,
+            min_learning_rate=self.args.min_learning_rate,
+            warmup_epochs=self.args.warmup_epochs,
+            warmup_learning_rate=self.args.warmup_learning_rate,
+        )
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: DeiTLTTrainingArguments, model: PreTrainedModel | None = None):
+        optimizer_class, kwargs = LongTailTrainer.get_optimizer_cls_and_kwargs(args, model)
+        return optimizer_class, kwargs | {"lr": args.scaled_learning_rate}
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Weight decay spares biases, norms, both tokens and the position embeddings, as the reference's does."""
+        spared = ("cls_token", "distillation_token", "position_embeddings")
+        return [
+            name
+            for name, weight in model.named_parameters()
+            if weight.ndim > 1 and name.rsplit(".", 1)[-1] not in spared
+        ]
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.repeated_augmentation <= 1 or not hasattr(dataset, "__len__"):
+            return super()._get_train_sampler(train_dataset)
+        return repeated_augmentation_sampler(
+            len(dataset), self.args.world_size, self.args.process_index, self.args.repeated_augmentation
+        )
+
+    def get_train_dataloader(self):
+        dataloader = super().get_train_dataloader()
+        if self.args.world_size > 1 and self.args.repeated_augmentation > 1:
+            # The sampler gave this process its share; accelerate must not share that out once more.
+            dataloader.batch_sampler.num_processes, dataloader.batch_sampler.process_index = 1, 0
+        return dataloader
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Evaluate the student, and with `evaluate_ema` its averaged weights under `eval_ema_` too."""
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if self.args.evaluate_ema:
+            with self.averaged_weights():
+                metrics |= super().evaluate(eval_dataset, ignore_keys, f"{metric_key_prefix}_ema")
+        return metrics
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Inside, the student has the averaged weights; after it, its own again."""
+        own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.model.load_state_dict(self.ema.module.state_dict())
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = {name: inputs[name] for name in ("pixel_values", "labels") if name in inputs}
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+    def _grouped_accuracies(self, prediction: EvalPrediction) -> dict[str, float]:
+        metrics = {}
+        for column, expert in enumerate(EXPERTS):
+            accuracies = grouped_accuracy(prediction.predictions[:, column], prediction.label_ids, self.class_groups)
+            metrics |= {f"{expert}_{group}": value for group, value in accuracies.items()}
+        return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.ema is not None and self.args.should_save:
+            self.ema.module.save_pretrained(Path(output_dir or self.args.output_dir) / EMA_DIRECTORY)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        weights = Path(resume_from_checkpoint) / EMA_DIRECTORY / SAFE_WEIGHTS_NAME
+        if self.ema is not None and weights.exists():
+            load_model(self.ema.module, weights)
+
+
+def _expert_class_ids(logits: tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+    """Reduce the outputs of a batch to class ids `(N, 3)` in the order of `EXPERTS`, so that logits never pile up."""
+    _, cls_logits, distillation_logits, *_ = logits
+    average = (cls_logits + distillation_logits) / 2
+    return torch.stack([average.argmax(-1), cls_logits.argmax(-1), distillation_logits.argmax(-1)], dim=-1)

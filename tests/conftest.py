@@ -1,0 +1,23 @@
+"""Shared fixtures: the golden numbers, and an environment in which no hub can be reached."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of numbers that were computed with the reference."""
+    return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden_json(golden: Path) -> dict:
+    return json.loads((golden / "golden.json").read_text())

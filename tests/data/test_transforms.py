@@ -1,0 +1,169 @@
+"""Views and the image processor, against timm, Pillow and brute force."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+from timm.data import create_transform
+from torch.utils.data import DataLoader
+from torchvision.transforms import RandomCrop
+from transformers import AutoImageProcessor
+
+from deitlt_hf.data.processing import image_processor
+from deitlt_hf.data.transforms import ViewTransform, collate, evaluation_view, strong_view, weak_view
+from deitlt_hf.errors import DeiTLTError
+
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+VIEWS = [strong_view, weak_view, evaluation_view]
+
+
+def _noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    pixels = np.random.RandomState(0).randint(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def _levels(pixel_values: torch.Tensor) -> np.ndarray:
+    """Grey levels 0..255, `(H, W, 3)`, of normalised pixel values."""
+    return ((pixel_values * STD + MEAN) * 255).permute(1, 2, 0).round().to(torch.int16).numpy()
+
+
+def _seeded(view: Callable, image: Image.Image, seed: int) -> torch.Tensor:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    return view(image)
+
+
+def _reference_training_transform(image_size: int) -> Callable:
+    transform = create_transform(
+        image_size,
+        is_training=True,
+        color_jitter=0.3,
+        auto_augment="rand-m9-mstd0.5-inc1",
+        interpolation="bicubic",
+        re_prob=0.25,
+        re_mode="pixel",
+        re_count=1,
+    )
+    if image_size <= 32:
+        transform.transforms[0] = RandomCrop(image_size, padding=4)
+    return transform
+
+
+@pytest.mark.parametrize("image_size", [32, 64])
+def test_strong_view_is_the_references_transform(image_size: int) -> None:
+    image = _noise(image_size, image_size)
+    view, reference = strong_view(image_size), _reference_training_transform(image_size)
+    drawn = [_seeded(view, image, seed) for seed in range(8)]
+    for seed, pixel_values in enumerate(drawn):
+        torch.testing.assert_close(pixel_values, _seeded(reference, image, seed))
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+@pytest.mark.parametrize("horizontal_flip", [True, False])
+@pytest.mark.parametrize(("image_size", "padding"), [(32, 4), (8, 1)])
+def test_weak_view_is_a_padded_crop_and_flip(image_size: int, padding: int, horizontal_flip: bool) -> None:
+    image = _noise(image_size, image_size)
+    padded = np.pad(np.asarray(image), ((padding, padding), (padding, padding), (0, 0)))
+    crops = {}
+    for top in range(2 * padding + 1):
+        for left in range(2 * padding + 1):
+            crop = padded[top : top + image_size, left : left + image_size]
+            crops[crop.tobytes()] = (top, left, False)
+            crops[crop[:, ::-1].tobytes()] = (top, left, True)
+    torch.manual_seed(0)
+    view = weak_view(image_size, horizontal_flip)
+    drawn = [crops[_levels(view(image)).astype(np.uint8).tobytes()] for _ in range(40)]
+    assert {top for top, _, _ in drawn} >= {0, 2 * padding}
+    assert {flipped for *_, flipped in drawn} == {False, horizontal_flip}
+
+
+@pytest.mark.parametrize("image_size", [16, 48])
+def test_no_mirrored_images_in_a_strong_view_without_flip(image_size: int) -> None:
+    names = [type(step).__name__ for step in strong_view(image_size, horizontal_flip=False).transforms]
+    assert "RandomHorizontalFlip" not in names
+    assert "RandomHorizontalFlip" in [type(step).__name__ for step in strong_view(image_size).transforms]
+
+
+def test_large_weak_view_draws_crops_of_other_scales() -> None:
+    # A horizontal ramp of 0..255: the range of levels in a crop tells how wide it was.
+    ramp = Image.fromarray(np.tile(np.linspace(0, 255, 128, dtype=np.uint8), (128, 1)))
+    torch.manual_seed(0)
+    view = weak_view(64)
+    widths = [np.ptp(_levels(view(ramp))) for _ in range(20)]
+    assert min(widths) < 128 < max(widths)
+
+
+def test_evaluation_view_resizes_and_crops_the_centre() -> None:
+    # 256/224 of 112 is 128: a 150 x 100 image becomes 192 x 128, cropped by 40 and 8 on each side.
+    image = _noise(150, 100)
+    expected = np.asarray(image.resize((192, 128), Image.Resampling.BICUBIC).crop((40, 8, 152, 120)))
+    np.testing.assert_array_equal(_levels(evaluation_view(112)(image)), expected)
+
+
+def test_small_evaluation_view_has_no_margin() -> None:
+    view = evaluation_view(32)
+    image = _noise(32, 32)
+    np.testing.assert_array_equal(_levels(view(image)), np.asarray(image))
+    image = _noise(40, 28)
+    expected = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(_levels(view(image)), expected)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
+def test_views_take_images_of_any_mode(view: Callable, mode: str) -> None:
+    for image_size in (8, 40):
+        pixel_values = view(image_size)(_noise(30, 20, mode))
+        assert pixel_values.shape == (3, image_size, image_size)
+        assert pixel_values.dtype == torch.float32
+
+
+@pytest.mark.parametrize("view", [*VIEWS, image_processor])
+def test_an_image_size_below_one_is_refused(view: Callable) -> None:
+    with pytest.raises(DeiTLTError, match="image_size is 0"):
+        view(0)
+
+
+# No image here leaves a margin of 3, 7, 11, ... pixels: there the processor crops one pixel beside torchvision.
+@pytest.mark.parametrize("image_size", [8, 32, 64, 224])
+@pytest.mark.parametrize(
+    "image", [_noise(32, 32), _noise(120, 80), _noise(90, 150, "RGBA"), _noise(28, 28, "L")], ids=lambda i: f"{i.size}"
+)
+def test_the_processor_agrees_with_the_evaluation_view(image_size: int, image: Image.Image, tmp_path) -> None:
+    image_processor(image_size).save_pretrained(tmp_path)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    pixel_values = processor(image, return_tensors="pt")["pixel_values"]
+    assert pixel_values.shape == (1, 3, image_size, image_size)
+    difference = np.abs(_levels(pixel_values[0]) - _levels(evaluation_view(image_size)(image)))
+    # Pillow and torch round the two passes of a bicubic resize differently: up to 2 levels of 255, in few pixels.
+    assert difference.max() <= 2
+    assert (difference > 0).mean() < 0.03
+
+
+def test_a_data_set_with_views_goes_through_loader_workers() -> None:
+    dataset = Dataset.from_dict({"image": [_noise(8, 8)] * 4, "label": [3, 0, 1, 2]})
+    transform = ViewTransform({"pixel_values": strong_view(16), "weak_pixel_values": evaluation_view(8)})
+    assert list(pickle.loads(pickle.dumps(transform)).views) == ["pixel_values", "weak_pixel_values"]
+    loader = DataLoader(dataset.with_transform(transform), batch_size=4, collate_fn=collate, num_workers=1)
+    (batch,) = loader
+    assert batch["pixel_values"].shape == (4, 3, 16, 16)
+    assert batch["labels"].dtype == torch.int64
+    assert batch["labels"].tolist() == [3, 0, 1, 2]
+    for pixel_values in batch["weak_pixel_values"]:
+        np.testing.assert_array_equal(_levels(pixel_values), np.asarray(_noise(8, 8)))
+
+
+def test_images_without_labels_give_a_batch_without_labels() -> None:
+    rows = ViewTransform({"pixel_values": evaluation_view(8)})({"image": [_noise(9, 9)] * 2})
+    assert list(rows) == ["pixel_values"]
+    batch = collate([{"pixel_values": pixel_values} for pixel_values in rows["pixel_values"]])
+    assert {name: tuple(value.shape) for name, value in batch.items()} == {"pixel_values": (2, 3, 8, 8)}

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
+
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.accuracy import EXPERTS, expert_metrics, format_table, grouped_accuracy, per_class_accuracy
+
+GROUPS = {"head": [0, 1], "mid": [2], "tail": [3]}
+
+
+@pytest.fixture(scope="module")
+def golden_logits(golden) -> dict[str, torch.Tensor]:
+    tensors = load_file(golden / "grouped_accuracy.safetensors")
+    tensors["average"] = (tensors["cls_logits"] + tensors["distillation_logits"]) / 2
+    return tensors | {"cls": tensors["cls_logits"], "distillation": tensors["distillation_logits"]}
+
+
+@pytest.fixture(scope="module")
+def golden_groups(golden_json) -> dict[str, list[int]]:
+    return {name: list(range(start, end)) for name, (start, end) in golden_json["groups"].items()}
+
+
+@pytest.fixture(scope="module")
+def unbalanced() -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and labels of a test set in which classes differ in size, so that the two kinds of mean differ."""
+    rng = np.random.default_rng(0)
+    labels = rng.choice(4, size=300, p=[0.5, 0.3, 0.15, 0.05])
+    return np.where(rng.random(300) < 0.6, labels, rng.integers(0, 4, 300)), labels
+
+
+@pytest.mark.parametrize("expert", EXPERTS)
+@pytest.mark.parametrize(
+    "as_given",
+    [
+        pytest.param(lambda logits: logits, id="torch logits"),
+        pytest.param(lambda logits: logits.numpy(), id="numpy logits"),
+        pytest.param(lambda logits: logits.tolist(), id="list of logits"),
+        pytest.param(lambda logits: logits.clone().requires_grad_().argmax(-1), id="torch ids"),
+        pytest.param(lambda logits: logits.argmax(-1).to(torch.int32).numpy(), id="numpy ids"),
+        pytest.param(lambda logits: logits.argmax(-1).tolist(), id="list of ids"),
+    ],
+)
+def test_grouped_accuracy_is_the_references(expert, as_given, golden_logits, golden_groups, golden_json):
+    result = grouped_accuracy(as_given(golden_logits[expert]), golden_logits["labels"], golden_groups)
+    assert result == pytest.approx(golden_json["grouped_accuracy"][expert], rel=1e-9)
+
+
+def test_bfloat16_logits_with_gradient_are_accepted():
+    logits = torch.tensor([[0.0, 2.0], [3.0, 1.0]], dtype=torch.bfloat16, requires_grad=True)
+    result = grouped_accuracy(logits, torch.tensor([1, 1]), {"head": [0], "mid": [1], "tail": []})
+    assert (result["overall"], result["mid"]) == (50.0, 50.0)
+
+
+def test_agrees_with_scikit_learn(unbalanced):
+    predictions, labels = unbalanced
+    result = grouped_accuracy(predictions, labels, GROUPS)
+    assert result["overall"] == pytest.approx(100 * accuracy_score(labels, predictions))
+    for name, members in GROUPS.items():
+        assert result[name] == pytest.approx(100 * recall_score(labels, predictions, labels=members, average="macro"))
+    per_class = per_class_accuracy(predictions, labels, 4)
+    np.testing.assert_allclose(per_class, 100 * recall_score(labels, predictions, average=None))
+    everything = grouped_accuracy(predictions, labels, {"head": range(4), "mid": [], "tail": []})
+    assert everything["head"] == pytest.approx(100 * balanced_accuracy_score(labels, predictions))
+
+
+def test_groups_and_classes_without_test_images_are_nan():
+    # Class 1 has no test image: head is class 0 alone. Class 3 has none: tail is empty. Worked out by hand.
+    result = grouped_accuracy([0, 2, 1, 0], [0, 0, 2, 0], GROUPS)
+    assert result["head"] == pytest.approx(200 / 3)
+    assert (result["overall"], result["mid"]) == (50.0, 0.0)
+    assert math.isnan(result["tail"])
+    np.testing.assert_allclose(per_class_accuracy([0, 2, 1, 0], [0, 0, 2, 0], 4), [200 / 3, np.nan, 0, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("predictions", "labels", "groups", "message"),
+    [
+        ([0, 1], [0], GROUPS, r"\(2,\) do not fit labels of shape \(1,\)"),
+        (np.zeros((2, 4, 1)), [0, 1], GROUPS, r"\(2, 4, 1\) do not fit"),
+        ([], [], GROUPS, "no images"),
+        ([0, 1], [0, -1], GROUPS, "label -1 is negative"),
+        ([0, 1], [0, 4], GROUPS, "label 4 is in none of the groups"),
+        ([0.0, 1.0], [0, 1], GROUPS, "predictions have type float64"),
+        ([0, 1], torch.tensor([0.0, 1.0]), GROUPS, "labels have type float32"),
+        ([0], [0], {"head": [0], "tail": [1]}, "lack 'mid'"),
+        ([0], [0], {"head": [0], "mid": [], "tail": [-1]}, "group tail holds class id -1"),
+    ],
+)
+def test_wrong_input_is_named_in_one_line(predictions, labels, groups, message):
+    with pytest.raises(DeiTLTError, match=message) as error:
+        grouped_accuracy(predictions, labels, groups)
+    assert "\n" not in str(error.value)
+
+
+def test_per_class_accuracy_refuses_labels_beyond_the_classes():
+    with pytest.raises(DeiTLTError, match=r"label 3 is outside 0 \.\. 2"):
+        per_class_accuracy([0, 1], [0, 3], num_classes=3)
+
+
+@pytest.fixture
+def metrics() -> dict:
+    # Two images of class 0, one each of classes 1 and 2, none of class 3.
+    predictions = np.array([[0, 0, 1], [0, 0, 0], [1, 0, 1], [0, 0, 2]])
+    return expert_metrics(predictions, [0, 0, 1, 2], [90, 30, 9, 3], GROUPS, ["cat", "dog", "lynx", "mink"])
+
+
+def test_expert_metrics_keep_the_columns_order_and_fit_json(metrics):
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    assert metrics["num_images"] == 4
+    assert (metrics["class_names"], metrics["class_counts"]) == (["cat", "dog", "lynx", "mink"], [90, 30, 9, 3])
+    assert metrics["groups"] == GROUPS
+    assert metrics["experts"] == {
+        "average": {"overall": 75, "head": 100, "mid": 0, "tail": None, "per_class": [100, 100, 0, None]},
+        "cls": {"overall": 50, "head": 50, "mid": 0, "tail": None, "per_class": [100, 0, 0, None]},
+        "distillation": {"overall": 75, "head": 75, "mid": 100, "tail": None, "per_class": [50, 100, 100, None]},
+    }
+
+
+def test_expert_metrics_make_numpy_and_torch_input_plain():
+    groups = {"head": np.array([0]), "mid": np.array([], dtype=int), "tail": range(1, 2)}
+    predictions, labels = torch.tensor([[0, 0, 0], [1, 0, 1]]), torch.tensor([0, 1])
+    metrics = expert_metrics(predictions, labels, np.array([9, 1]), groups, np.array(["a", "b"]))
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    assert metrics["groups"] == {"head": [0], "mid": [], "tail": [1]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"predictions": np.zeros((4, 2), dtype=int)}, r"shape \(4, 2\).*\(N, 3\)"),
+        ({"predictions": np.zeros(4, dtype=int)}, r"shape \(4,\)"),
+        ({"class_names": ["cat", "dog"]}, "2 class names, 4 class counts and groups over 4 classes"),
+        ({"class_counts": [90, 30]}, "4 class names, 2 class counts"),
+        ({"groups": {"head": [0, 1], "mid": [1, 2], "tail": [3]}}, "groups over 5 classes"),
+        ({"labels": [0, 1]}, "do not fit labels"),
+    ],
+)
+def test_expert_metrics_refuse_what_does_not_fit_together(change, message):
+    arguments = {
+        "predictions": np.zeros((4, 3), dtype=int),
+        "labels": [0, 0, 1, 2],
+        "class_counts": [90, 30, 9, 3],
+        "groups": GROUPS,
+        "class_names": ["cat", "dog", "lynx", "mink"],
+    }
+    with pytest.raises(DeiTLTError, match=message):
+        expert_metrics(**(arguments | change))
+
+
+def test_table_shows_what_was_measured(metrics):
+    assert format_table(metrics).splitlines() == [
+        "             overall    head     mid    tail",
+        "average         75.0   100.0     0.0       -",
+        "CLS expert      50.0    50.0     0.0       -",
+        "DIST expert     75.0    75.0   100.0       -",
+        "head: 2 classes with 90-30 training images, mid: 1 class with 9 training images, "
+        "tail: 1 class with 3 training images",
+    ]
+
+
+def test_table_of_an_empty_group():
+    groups = {"head": [0, 1], "mid": [], "tail": []}
+    table = format_table(expert_metrics(np.zeros((2, 3), dtype=int), [0, 1], [7, 7], groups, ["a", "b"]))
+    assert table.splitlines()[1].split() == ["average", "50.0", "50.0", "-", "-"]
+    assert table.endswith("head: 2 classes with 7 training images, mid: no classes, tail: no classes")

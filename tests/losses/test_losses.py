@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deitlt_hf import DeiTLTError, DistillationLoss, LDAMLoss, class_balanced_weights
+
+
+@pytest.fixture(scope="module")
+def tensors(golden):
+    return load_file(golden / "losses.safetensors")
+
+
+@pytest.mark.parametrize("beta", [0.9999, 0.999])
+def test_class_balanced_weights_agree_with_the_reference(golden_json, beta):
+    weights = class_balanced_weights(golden_json["class_counts"], beta)
+    expected = torch.tensor(golden_json["class_balanced_weights"][f"beta={beta}"])
+    assert weights.dtype == torch.float32
+    torch.testing.assert_close(weights, expected, rtol=1e-6, atol=0)
+
+
+def test_class_balanced_weights_by_hand():
+    # beta = 0.5: effective numbers of 1 and 2 images are 1 and 1.5, so weights are 1 : 2/3, scaled to sum to 2.
+    torch.testing.assert_close(class_balanced_weights([1, 2], 0.5), torch.tensor([1.2, 0.8]))
+    torch.testing.assert_close(class_balanced_weights([900, 3], 0.0), torch.ones(2))
+
+
+@pytest.mark.parametrize(("counts", "beta", "part"), [([3, 0], 0.9, "class 1"), ([1], 1.0, "1.0"), ([1], -0.1, "-0.1")])
+def test_class_balanced_weights_refuse(counts, beta, part):
+    with pytest.raises(DeiTLTError, match=re.escape(part)):
+        class_balanced_weights(counts, beta)
+
+
+KEYS = [
+    "distillation=hard,temperature=1.0,weighted=False,targets=soft,alpha=0.5",
+    "distillation=hard,temperature=1.0,weighted=True,targets=hard,alpha=0.5",
+    "distillation=soft,temperature=1.0,weighted=False,targets=soft,alpha=0.5",
+    "distillation=soft,temperature=3.0,weighted=False,targets=hard,alpha=0.3",
+    "distillation=none,temperature=1.0,weighted=False,targets=soft,alpha=0.5",
+    "distillation=none,temperature=1.0,weighted=True,targets=hard,alpha=0.5",
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_distillation_loss_agrees_with_the_reference(golden_json, tensors, key):
+    case = dict(pair.split("=") for pair in key.split(","))
+    loss = DistillationLoss(case["distillation"], float(case["alpha"]), float(case["temperature"]))
+    weights = class_balanced_weights(golden_json["class_counts"]) if case["weighted"] == "True" else None
+    parts = loss(
+        tensors["cls_logits"],
+        tensors["distillation_logits"],
+        tensors["soft_targets" if case["targets"] == "soft" else "labels"],
+        tensors["teacher_logits"],
+        weights,
+    )
+    torch.testing.assert_close(torch.stack(parts), torch.tensor(golden_json["losses"][key]), rtol=0, atol=1e-5)
+
+
+def test_soft_distillation_weighs_samples_by_the_teachers_class(tensors):
+    loss = DistillationLoss("soft", alpha=1.0)
+    weights = torch.linspace(0.1, 2, 10)
+    arguments = [tensors[name] for name in ("cls_logits", "distillation_logits", "labels", "teacher_logits")]
+    single = torch.stack([loss(*(tensor[i : i + 1] for tensor in arguments)).loss for i in range(16)])
+    sample_weights = weights[tensors["teacher_logits"].argmax(-1)]
+    expected = (single * sample_weights).sum() / sample_weights.sum()
+    torch.testing.assert_close(loss(*arguments, class_weights=weights).loss, expected)
+
+
+def test_weights_for_the_class_token_leave_the_distillation_part_alone(tensors):
+    arguments = [tensors[name] for name in ("cls_logits", "distillation_logits", "labels", "teacher_logits")]
+    weights = torch.linspace(0.1, 2, 10)
+    plain, weighted = DistillationLoss()(*arguments), DistillationLoss()(*arguments, cls_class_weights=weights)
+    torch.testing.assert_close(plain.distillation_loss, weighted.distillation_loss)
+    per_sample = -tensors["cls_logits"].log_softmax(-1)[torch.arange(16), tensors["labels"]]
+    sample_weights = weights[tensors["labels"]]
+    torch.testing.assert_close(weighted.cls_loss, 0.5 * (per_sample * sample_weights).sum() / sample_weights.sum())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [({"distillation_type": "hrad"}, "hrad"), ({"alpha": 1.5}, "1.5"), ({"temperature": 0}, "temperature is 0")],
+)
+def test_distillation_loss_refuses(arguments, part):
+    with pytest.raises(DeiTLTError, match=part):
+        DistillationLoss(**arguments)
+
+
+def test_hard_distillation_without_a_teacher_is_refused(tensors):
+    with pytest.raises(DeiTLTError, match="teacher_logits"):
+        DistillationLoss()(tensors["cls_logits"], tensors["distillation_logits"], tensors["labels"])
+
+
+@pytest.mark.parametrize(
+    ("key", "max_margin", "weighted"),
+    [("ldam(max_margin=0.5,scale=30)", 0.5, False), ("ldam(max_margin=0.3,scale=30,class_balanced_weights)", 0.3, True)],
+)
+def test_ldam_agrees_with_the_reference(golden_json, tensors, key, max_margin, weighted):
+    counts = golden_json["class_counts"]
+    weights = class_balanced_weights(counts) if weighted else None
+    loss = LDAMLoss(counts, max_margin=max_margin)(tensors["cosine_logits"], tensors["labels"], weights)
+    assert loss.item() == pytest.approx(golden_json["losses"][key], abs=1e-4)
+
+
+def test_ldam_refuses_an_empty_class():
+    with pytest.raises(DeiTLTError, match="class 1"):
+        LDAMLoss([5, 0])
