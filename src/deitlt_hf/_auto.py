@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 
@@ -33,19 +33,22 @@ def register_auto_classes() -> None:
 
 
 class _RegisterAfterImport(MetaPathFinder):
-    """Finds transformers as usual, and appends the registration to its execution."""
+    """Finds transformers as the other finders do, and appends the registration to its execution."""
 
     def find_spec(self, name: str, path, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "transformers":
             return None
-        sys.meta_path.remove(self)
-        spec = PathFinder.find_spec(name, path)
+        others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is None or spec.loader is None:
             return None
         execute = spec.loader.exec_module
 
         def execute_and_register(module: ModuleType) -> None:
             execute(module)
+            # Only now: accelerate and datasets look for transformers without importing it.
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
             register_auto_classes()
 
         spec.loader.exec_module = execute_and_register

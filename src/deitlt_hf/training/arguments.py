@@ -62,6 +62,7 @@ class LongTailTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.bf16 is None:
             self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         super().__post_init__()
         if self.overwrite and self.resume:
             raise DeiTLTError("both overwrite and resume were asked for; pass one of them")

@@ -1,4 +1,4 @@
-"""What training a teacher and training a student share: the DRW phase, the log, stopping at a loss that is not finite."""
+"""What training a teacher and a student share: the DRW phase, the log, stopping at a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
+from transformers.trainer_callback import ProgressCallback
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.losses.class_balanced import class_balanced_weights
 from deitlt_hf.training.arguments import LongTailTrainingArguments
+from deitlt_hf.training.callbacks import ProgressBar
 
 
 class LongTailTrainer(Trainer):
@@ -32,6 +34,8 @@ class LongTailTrainer(Trainer):
         # is part of the targets.
         self.model_accepts_loss_kwargs = False
         self.label_smoother = None
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(ProgressBar)
         self.class_counts = class_counts or getattr(model.config, "class_counts", None)
         self.class_weights = None
         if self.class_counts is not None:
@@ -99,7 +103,7 @@ class LongTailTrainer(Trainer):
         if step >= 0:
             raise DeiTLTError(
                 f"the loss is not finite at step {step} (epoch {self.state.epoch or 0:.2f}); checkpoints from "
-                f"before it are untouched in {self.args.output_dir}: resume from the last one with a lower learning_rate"
+                f"before it are untouched in {self.args.output_dir}: resume from the last with a lower learning_rate"
             )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

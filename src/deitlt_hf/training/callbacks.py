@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from timm.utils import ModelEmaV3
 from transformers import TrainerCallback
+from transformers.trainer_callback import ProgressCallback
 
 
 class UpdateEma(TrainerCallback):
@@ -14,3 +15,12 @@ class UpdateEma(TrainerCallback):
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         self.ema.update(model)
+
+
+class ProgressBar(ProgressCallback):
+    """transformers' progress bar with the loss and the phase behind it, in place of a printed line per log entry."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is not None and "loss" in logs:
+            phase = "DRW" if logs.get("drw") else "before DRW"
+            self.training_bar.set_postfix_str(f"loss {logs['loss']:.3f}, {phase}")

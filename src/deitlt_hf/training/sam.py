@@ -8,7 +8,7 @@ import torch
 
 
 def sam_over_sgd(parameters: Iterable[torch.nn.Parameter], rho: float, **options: float) -> torch.optim.Optimizer:
-    """An optimiser whose `first_step` climbs to the sharpest point within `rho` and whose `step` comes back and descends.
+    """An optimiser whose `first_step` climbs to the sharpest point within `rho` and whose `step` returns and descends.
 
     Between the two, compute the gradient again. pytorch_optimizer's SAM wants one closure for both, which a training
     loop that calls `step` itself cannot give.

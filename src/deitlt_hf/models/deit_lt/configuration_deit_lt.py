@@ -1,9 +1,12 @@
 """DeiT-LT model configuration."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import DeiTConfig
 
 EXPERTS = ("average", "cls", "distillation")
+_OF_ONE_DATA_SET = ("class_counts", "class_groups")
 
 
 @strict
@@ -51,14 +54,29 @@ class DeiTLTConfig(DeiTConfig):
         super().__post_init__(**kwargs)
         self._validate()
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Build a configuration from a file's fields and the changes to them, and check both together.
+
+        With another number of labels, the file's class counts and groups are another data set's and stay behind.
+        """
+        labels_in_file = len(config_dict.get("id2label") or (0, 1))  # transformers leaves the default of two out
+        labels = kwargs.get("num_labels") or len(kwargs.get("id2label") or ()) or labels_in_file
+        if labels != labels_in_file:
+            config_dict = {key: value for key, value in config_dict.items() if key not in _OF_ONE_DATA_SET}
+        # `dtype` may be "auto", which the parent resolves.
+        changes = {key: value for key, value in kwargs.items() if key in cls.__dataclass_fields__ and key != "dtype"}
+        return super().from_dict({**config_dict, **changes}, **kwargs)
+
     def _validate(self) -> None:
         if self.expert not in EXPERTS:
             raise ValueError(f"unknown expert {self.expert!r}; pass one of {', '.join(EXPERTS)}")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate is {self.drop_path_rate}; pass a number from 0 up to, not including, 1")
-        if self.hidden_size % self.num_attention_heads:
+        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}"
+                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}; "
+                "pass a number of heads that divides it"
             )
         for image_side, patch_side in zip(_sides(self.image_size), _sides(self.patch_size), strict=True):
             if patch_side < 1 or image_side % patch_side:

@@ -45,6 +45,19 @@ class DeiTLTImageClassifierOutput(ModelOutput):
         token_similarity (`torch.FloatTensor` of shape `(batch_size,)`):
             Cosine similarity of the final class and distillation tokens: low where the two became different experts.
             It carries no gradient.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification
+    >>> config = DeiTLTConfig(
+    ...     image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, num_labels=10
+    ... )
+    >>> outputs = DeiTLTForImageClassification(config).eval()(torch.zeros(1, 3, 32, 32))
+    >>> outputs.cls_logits.shape, outputs.token_similarity.shape
+    (torch.Size([1, 10]), torch.Size([1]))
+    ```
     """
 
     loss: torch.FloatTensor | None = None
@@ -222,7 +235,7 @@ class DeiTLTForImageClassification(DeiTLTPreTrainedModel):
 
         return DeiTLTImageClassifierOutput(
             loss=loss,
-            logits=_select_expert(expert or self.config.expert, cls_logits, distillation_logits),
+            logits=_select_expert(self.config.expert if expert is None else expert, cls_logits, distillation_logits),
             cls_logits=cls_logits,
             distillation_logits=distillation_logits,
             hidden_states=outputs.hidden_states,
@@ -254,14 +267,16 @@ def _accept_only_new_heads(report: dict, source: str) -> None:
     missing = sorted(set(report["missing_keys"]) - heads)
     if missing:
         raise ValueError(f"{source} lacks {len(missing)} weights of a DeiT-LT model, among them {missing[0]}")
-    new = {key: (in_file[0], in_model[0]) for key, in_file, in_model in report["mismatched_keys"]}
-    new |= {key: ("no", "new") for key in heads & set(report["missing_keys"])}
-    if new:
-        old_classes, classes = next(iter(new.values()))
+    resized = [(in_file[0], in_model[0]) for _, in_file, in_model in report["mismatched_keys"]]
+    if resized:
         logger.warning(
-            f"The heads of {source} are for {old_classes} classes and were initialised anew"
-            + (f" for {classes}" if classes != "new" else "")
-            + "; train the model before using its predictions."
+            f"The heads of {source} are for {resized[0][0]} classes and were initialised anew for {resized[0][1]}; train "
+            "the model before using its predictions."
+        )
+    elif report["missing_keys"]:
+        logger.warning(
+            f"{source} lacks {', '.join(sorted(report['missing_keys']))}, which were initialised anew; train the model "
+            "before using its predictions."
         )
 
 

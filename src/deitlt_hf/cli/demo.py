@@ -1,0 +1,83 @@
+"""`deitlt demo`: a teacher and a student on handwritten digits, and who of the student's experts is good at what."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from deitlt_hf.errors import DeiTLTError
+
+
+def run(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="deitlt demo", description=__doc__.split(": ", 1)[1])
+    parser.add_argument(
+        "--output_dir", "--output-dir", type=Path, default=Path("demo-output"), help="default: %(default)s"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier demo left there")
+    options = parser.parse_args(argv)
+    _prepare(options.output_dir, options.overwrite)
+
+    from deitlt_hf.cli.console import quiet_libraries
+    from deitlt_hf.cli.parsing import parse_with_recipe
+    from deitlt_hf.evaluation.accuracy import format_table
+    from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
+    from deitlt_hf.training.runs import (
+        DataArguments,
+        StudentArguments,
+        TeacherArguments,
+        save_result,
+        train_student,
+        train_teacher,
+    )
+
+    quiet_libraries()
+    teacher_dir, student_dir = options.output_dir / "teacher", options.output_dir / "student"
+    print("1/2 teacher: a small CNN on weak views, made flat by SAM")
+    train_teacher(
+        *parse_with_recipe(
+            "demo",
+            "",
+            [DataArguments, TeacherArguments, TeacherTrainingArguments],
+            ["--recipe", "digits-lt-teacher", "--output_dir", str(teacher_dir)],
+        )
+    )
+    print("2/2 student: a small Vision Transformer that learns from the labels (CLS) and from the teacher (DIST)")
+    result = train_student(
+        *parse_with_recipe(
+            "demo",
+            "",
+            [DataArguments, StudentArguments, DeiTLTTrainingArguments],
+            ["--recipe", "digits-lt", "--teacher", str(teacher_dir), "--output_dir", str(student_dir)],
+        )
+    )
+    save_result(result, options.output_dir)
+    print(f"\nAccuracy in percent on {result.metrics['num_images']} test images, as many of each digit:\n")
+    print(format_table(result.metrics))
+    print(f"\n{_best_experts(result.metrics)}\n")
+    print(f"teacher  {teacher_dir}\nstudent  {student_dir}")
+    print(f"numbers  {options.output_dir / 'metrics.json'}\npicture  {options.output_dir / 'report.png'}")
+
+
+def _best_experts(metrics: dict) -> str:
+    from deitlt_hf.evaluation.accuracy import EXPERT_LABELS
+
+    def best(group: str) -> str:
+        scores = {expert: accuracies[group] for expert, accuracies in metrics["experts"].items()}
+        return " and ".join(EXPERT_LABELS[name] for name, score in scores.items() if score == max(scores.values()))
+
+    return (
+        f"Best on head classes: {best('head')}. Best on tail classes: {best('tail')}. Best overall: {best('overall')}."
+    )
+
+
+def _prepare(directory: Path, overwrite: bool) -> None:
+    """Make room for the demo without touching files that are not a demo's."""
+    if not directory.is_dir() or not any(directory.iterdir()):
+        return
+    if not overwrite:
+        raise DeiTLTError(f"{directory} is not empty; pass --overwrite, or another --output_dir")
+    if not (directory / "teacher").is_dir():
+        raise DeiTLTError(f"{directory} holds files that are no demo's; pass another --output_dir")
+    shutil.rmtree(directory)

@@ -1,0 +1,67 @@
+"""The `deitlt` command: finds the subcommand's module, and turns a user's mistake into one line and status 2."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from deitlt_hf.errors import DeiTLTError
+
+COMMANDS = {
+    "demo": "train and evaluate on handwritten digits, in under four minutes on two cores",
+    "teacher": "train a CNN teacher",
+    "train": "train a DeiT-LT student",
+    "evaluate": "accuracy of a student's experts on head, mid and tail classes",
+    "predict": "what both experts say of images",
+    "convert": "turn a checkpoint of the reference into a model of this package",
+    "recipes": "list the settings that come with the package, or print one",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if arguments[0] == "--version":
+        from deitlt_hf import __version__
+
+        print(f"deitlt {__version__}")
+        return 0
+    command = arguments[0]
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"pass one of {', '.join(COMMANDS)}"
+        print(f"deitlt: unknown command {command!r}; {hint}", file=sys.stderr)
+        return 2
+    try:
+        importlib.import_module(f"deitlt_hf.cli.{command}").run(arguments[1:])
+    except DeiTLTError as error:
+        print(f"deitlt {command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"deitlt {command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _help() -> str:
+    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: deitlt COMMAND [options]",
+            "",
+            "Vision Transformers for long-tailed images: DeiT-LT on the Hugging Face stack.",
+            "",
+            *lines,
+            "",
+            "`deitlt COMMAND --help` says more. On several devices: accelerate launch -m deitlt_hf COMMAND ...",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

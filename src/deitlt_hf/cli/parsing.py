@@ -1,0 +1,54 @@
+"""Flags from dataclasses, with a recipe's settings as their defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from transformers import HfArgumentParser
+
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.recipes import load_recipe
+
+
+class OneLineParser(HfArgumentParser):
+    """transformers' parser whose errors are one line, without the usage of some hundred flags before it."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse_with_recipe(
+    command: str, description: str, dataclass_types: Sequence[type], argv: Sequence[str]
+) -> list[Any]:
+    """Instances of the dataclasses: flags over the recipe of `--recipe`, over the fields' defaults.
+
+    Without `--output_dir`, a run goes to `runs/` and its recipe's name.
+
+    Raises:
+        DeiTLTError: an unknown recipe, or a recipe with a setting that the command does not know.
+    """
+    parser = OneLineParser(dataclass_types, prog=f"deitlt {command}", description=description, allow_abbrev=False)
+    parser.add_argument("--recipe", help="name of a recipe (see `deitlt recipes`) or a YAML file")
+    given, _ = parser.parse_known_args(argv)
+    if given.recipe is not None:
+        settings = load_recipe(given.recipe)
+        _check_settings(given.recipe, settings, dataclass_types)
+        settings.setdefault("output_dir", f"runs/{Path(given.recipe).stem}")
+        parser.set_defaults(**settings)
+    *instances, _recipe = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    return instances
+
+
+def _check_settings(recipe: str, settings: dict[str, Any], dataclass_types: Sequence[type]) -> None:
+    known = {part.name for dataclass_type in dataclass_types for part in dataclasses.fields(dataclass_type)}
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "see --help for what it knows"
+            raise DeiTLTError(f"recipe {recipe} has an unknown setting {name!r}; {hint}")

@@ -1,0 +1,20 @@
+"""`deitlt recipes`: the settings that come with the package."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from deitlt_hf.recipes import recipe_description, recipe_names, recipe_text
+
+
+def run(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="deitlt recipes", description="List the recipes, or print one.")
+    parser.add_argument("name", nargs="?", help="print this recipe, to copy and change")
+    options = parser.parse_args(argv)
+    if options.name is not None:
+        print(recipe_text(options.name), end="")
+        return
+    width = max(map(len, recipe_names()))
+    for name in recipe_names():
+        print(f"{name:<{width}}  {recipe_description(name)}")

@@ -1,0 +1,59 @@
+"""Loading a student from a directory or the hub, with errors that a user can act on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from transformers import AutoConfig, AutoImageProcessor
+from transformers.image_processing_utils import BaseImageProcessor
+
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
+from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
+
+
+def load_student(source: str) -> DeiTLTForImageClassification:
+    """The student in a directory or a hub repository, in evaluation mode.
+
+    Raises:
+        DeiTLTError: there is no model, or one of another type.
+
+    Example:
+
+    ```python
+    >>> model = load_student("demo-output/student")  # doctest: +SKIP
+    ```
+    """
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if config.model_type == DeiTLTConfig.model_type:
+            return DeiTLTForImageClassification.from_pretrained(source).eval()
+    except (OSError, ValueError) as error:
+        raise DeiTLTError(
+            f"cannot load a model from {source}: {str(error).splitlines()[0]}; pass a directory with config.json and "
+            "model.safetensors, such as the output of `deitlt train`, or a hub id"
+        ) from error
+    raise DeiTLTError(
+        f"{source} is a {config.model_type} model, not a DeiT-LT student; pass the output of `deitlt train`"
+    )
+
+
+def load_image_processor(source: str) -> BaseImageProcessor:
+    """The image processor beside a model.
+
+    Raises:
+        DeiTLTError: there is none.
+    """
+    try:
+        return AutoImageProcessor.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise DeiTLTError(
+            f"{source} has no image processor (preprocessor_config.json); save one with the model"
+        ) from error
+
+
+def load_run_settings(source: str) -> dict:
+    """The settings of the run that wrote a local directory, empty where there are none."""
+    recipe = Path(source) / "recipe.yaml"
+    return yaml.safe_load(recipe.read_text()) or {} if recipe.is_file() else {}

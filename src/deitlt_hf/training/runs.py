@@ -1,0 +1,303 @@
+"""A whole run, from a data set's name to a directory that holds a trained model and its evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import Accelerator
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset
+from deitlt_hf.data.long_tail import class_groups
+from deitlt_hf.data.processing import image_processor
+from deitlt_hf.data.transforms import ViewTransform, collate, evaluation_view, strong_view, weak_view
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.accuracy import expert_metrics
+from deitlt_hf.evaluation.figures import report_figure, save_figure
+from deitlt_hf.evaluation.predicting import predict_experts
+from deitlt_hf.models.cifar_resnet.configuration_cifar_resnet import CifarResNetConfig
+from deitlt_hf.models.cifar_resnet.modeling_cifar_resnet import CifarResNetForImageClassification
+from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
+from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
+from deitlt_hf.training.arguments import DeiTLTTrainingArguments, LongTailTrainingArguments, TeacherTrainingArguments
+from deitlt_hf.training.base import LongTailTrainer
+from deitlt_hf.training.teacher import TeacherTrainer
+from deitlt_hf.training.trainer import DeiTLTTrainer
+
+RECIPE_FILE = "recipe.yaml"
+METRICS_FILE = "metrics.json"
+REPORT_FILE = "report.png"
+
+# hidden size, layers, heads: DeiT's published sizes
+STUDENT_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
+
+
+@dataclass
+class DataArguments:
+    """Which images, and how they are split and seen."""
+
+    data: str = field(default="digits-lt", metadata={"help": "cifar10-lt, cifar100-lt, digits-lt, or a directory."})
+    data_dir: str | None = field(default=None, metadata={"help": "Local Parquet files in place of the hub's."})
+    imbalance_factor: float | None = field(
+        default=None, metadata={"help": "Largest class count / smallest; left out, the data set's own."}
+    )
+    imbalance_profile: str = field(default="exp", metadata={"help": "exp or step."})
+    split_seed: int = field(default=0, metadata={"help": "Seed of the selection of training images."})
+    image_size: int = field(default=224, metadata={"help": "Pixels of a side."})
+    horizontal_flip: bool = field(default=True, metadata={"help": "Mirror training images; not for digits or text."})
+    group_boundaries: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Where mid and tail begin in the classes sorted by frequency (CIFAR-10: 3 7); left out, head is "
+            "above 100 training images and tail below 20."
+        },
+    )
+
+
+@dataclass
+class StudentArguments:
+    """Which student, and who teaches it."""
+
+    teacher: str | None = field(default=None, metadata={"help": "Directory or hub id of the teacher."})
+    init_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Start from these weights, such as facebook/deit-base-distilled-patch16-224, not from scratch."
+        },
+    )
+    student_size: str = field(default="base", metadata={"help": "tiny, small or base."})
+    hidden_size: int | None = field(default=None, metadata={"help": "In place of the size's."})
+    num_hidden_layers: int | None = field(default=None, metadata={"help": "In place of the size's."})
+    num_attention_heads: int | None = field(default=None, metadata={"help": "In place of the size's."})
+    patch_size: int = field(default=16, metadata={"help": "Pixels of a patch's side."})
+    drop_path_rate: float = field(default=0.1, metadata={"help": "Stochastic depth of the last layer."})
+    expert: str = field(default="average", metadata={"help": "What the model's logits are by default."})
+
+
+@dataclass
+class TeacherArguments:
+    """Which teacher."""
+
+    depth: int = field(default=32, metadata={"help": "Layers of the CIFAR ResNet: 20, 32, 44, 56 or 110."})
+    classifier: str = field(default="linear", metadata={"help": "linear or cosine (for LDAM)."})
+
+
+@dataclass
+class Images:
+    """The data of a run: splits with an `image` and a `label` column, and what is known of the classes."""
+
+    train: Dataset
+    test: Dataset
+    class_names: list[str]
+    class_counts: list[int]
+    class_groups: dict[str, list[int]]
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Keyword arguments of a model's configuration."""
+        id2label = dict(enumerate(self.class_names))
+        return {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
+
+
+@dataclass
+class RunResult:
+    """What a student's run measured: `expert_metrics`' result, and the Trainer's log."""
+
+    metrics: dict[str, Any]
+    log_history: list[dict[str, float]]
+
+
+def load_images(data: DataArguments) -> Images:
+    """Load the data set and count its classes, once."""
+    splits = load_long_tailed_dataset(
+        data.data, data.imbalance_factor, profile=data.imbalance_profile, seed=data.split_seed, data_dir=data.data_dir
+    )
+    counts = class_counts(splits["train"])
+    if data.group_boundaries is None:
+        groups = class_groups(counts)
+    elif len(data.group_boundaries) == 2:
+        groups = class_groups(counts, boundaries=tuple(data.group_boundaries))
+    else:
+        raise DeiTLTError(f"group_boundaries are {data.group_boundaries}; pass two numbers, such as 3 7")
+    return Images(splits["train"], splits["test"], splits["train"].features["label"].names, counts, groups)
+
+
+def train_teacher(data: DataArguments, teacher: TeacherArguments, args: TeacherTrainingArguments) -> dict[str, float]:
+    """Train a CNN teacher on weak views into `args.output_dir`; returns its test accuracies in percent."""
+    images = load_images(data)
+    set_seed(args.seed)
+    config = _checked(
+        CifarResNetConfig,
+        depth=teacher.depth,
+        classifier=teacher.classifier,
+        image_size=data.image_size,
+        **images.labels,
+    )
+    model = CifarResNetForImageClassification(config)
+    checkpoint = prepare_output_directory(args, [data, teacher, args])
+    trainer = TeacherTrainer(
+        model,
+        args,
+        class_counts=images.class_counts,
+        class_groups=images.class_groups,
+        train_dataset=_with_views(images.train, {"pixel_values": weak_view(data.image_size, data.horizontal_flip)}),
+        eval_dataset=_with_views(images.test, {"pixel_values": evaluation_view(data.image_size)}),
+        processing_class=image_processor(data.image_size),
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    measured = trainer.evaluate()
+    accuracies = {group: measured[f"eval_{group}"] for group in ("overall", "head", "mid", "tail")}
+    save_model(trainer)
+    if args.should_save:
+        write_json(Path(args.output_dir) / METRICS_FILE, {"accuracy": accuracies, "class_counts": images.class_counts})
+    return accuracies
+
+
+def train_student(data: DataArguments, student: StudentArguments, args: DeiTLTTrainingArguments) -> RunResult:
+    """Train a DeiT-LT student into `args.output_dir`, evaluate its experts, and draw the report."""
+    images = load_images(data)
+    set_seed(args.seed)
+    model = build_student(data, student, images)
+    views = {"pixel_values": strong_view(data.image_size, data.horizontal_flip)}
+    if args.distillation_view == "weak":
+        views["weak_pixel_values"] = weak_view(data.image_size, data.horizontal_flip)
+    trainer = DeiTLTTrainer(
+        model,
+        args,
+        teacher=student.teacher,
+        train_dataset=_with_views(images.train, views),
+        eval_dataset=_with_views(images.test, {"pixel_values": evaluation_view(data.image_size)}),
+        processing_class=image_processor(data.image_size),
+    )
+    checkpoint = prepare_output_directory(args, [data, student, args])
+    trainer.train(resume_from_checkpoint=checkpoint)
+    result = RunResult(evaluate_student(model, images, data.image_size, trainer.accelerator), trainer.state.log_history)
+    save_model(trainer)
+    if args.should_save:
+        save_result(result, args.output_dir)
+    return result
+
+
+def build_student(data: DataArguments, student: StudentArguments, images: Images) -> DeiTLTForImageClassification:
+    """A student from scratch, or from `init_from`, for the classes at hand."""
+    classes = images.labels | {"class_counts": images.class_counts, "class_groups": images.class_groups}
+    if student.init_from is not None:
+        settings = {"drop_path_rate": student.drop_path_rate, "expert": student.expert}
+        return _checked(DeiTLTForImageClassification.from_pretrained, student.init_from, **settings, **classes)
+    if student.student_size not in STUDENT_SIZES:
+        raise DeiTLTError(f"unknown student size {student.student_size!r}; pass one of {', '.join(STUDENT_SIZES)}")
+    hidden_size, layers, heads = STUDENT_SIZES[student.student_size]
+    hidden_size = student.hidden_size or hidden_size
+    config = _checked(
+        DeiTLTConfig,
+        image_size=data.image_size,
+        patch_size=student.patch_size,
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=student.num_hidden_layers or layers,
+        num_attention_heads=student.num_attention_heads or heads,
+        drop_path_rate=student.drop_path_rate,
+        expert=student.expert,
+        **classes,
+    )
+    return DeiTLTForImageClassification(config)
+
+
+def evaluate_student(
+    model: PreTrainedModel, images: Images, image_size: int, accelerator: Accelerator, batch_size: int = 64
+) -> dict[str, Any]:
+    """Evaluate the average and both experts on the test split; see `expert_metrics`."""
+    dataset = _with_views(images.test, {"pixel_values": evaluation_view(image_size)})
+    dataloader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate)
+    predictions, labels = predict_experts(model, dataloader, accelerator=accelerator)
+    return expert_metrics(predictions, labels, images.class_counts, images.class_groups, images.class_names)
+
+
+def save_result(result: RunResult, directory: str | Path) -> None:
+    """Write `metrics.json` and `report.png`, each whole or not at all."""
+    write_json(Path(directory) / METRICS_FILE, result.metrics)
+    save_figure(report_figure(result.metrics, result.log_history), Path(directory) / REPORT_FILE)
+
+
+def prepare_output_directory(args: LongTailTrainingArguments, settings: Sequence[object]) -> str | None:
+    """Refuse a directory that holds a run, unless it is resumed or replaced; returns the checkpoint to resume from.
+
+    The settings of the run are written there first, so that a run can be told from other directories.
+    """
+    directory = Path(args.output_dir)
+    occupied = directory.is_dir() and any(directory.iterdir())
+    if args.resume or args.resume_from_checkpoint:
+        checkpoint = args.resume_from_checkpoint
+        if not isinstance(checkpoint, str):
+            checkpoint = get_last_checkpoint(directory) if directory.is_dir() else None
+        if checkpoint is None or not Path(checkpoint).is_dir():
+            raise DeiTLTError(f"{checkpoint or directory} holds no checkpoint to resume from; leave resume out")
+        return checkpoint
+    if occupied and not args.overwrite:
+        raise DeiTLTError(f"{directory} is not empty; pass --resume, --overwrite, or another --output_dir")
+    if occupied and not (directory / RECIPE_FILE).is_file():
+        raise DeiTLTError(f"{directory} holds files that are no run of this package; pass another --output_dir")
+    if args.should_save:
+        if occupied:
+            shutil.rmtree(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        changed = {name: value for part in settings for name, value in _changed_settings(part).items()}
+        (directory / RECIPE_FILE).write_text(yaml.safe_dump(changed, sort_keys=False))
+    return None
+
+
+def save_model(trainer: LongTailTrainer) -> None:
+    """Put the trained model into the run's directory; it appears there only once it is written completely."""
+    directory = Path(trainer.args.output_dir)
+    staging = directory / "saving"
+    trainer.save_model(str(staging))
+    if not trainer.args.should_save:
+        return
+    (staging / "training_args.bin").unlink()  # a pickle; recipe.yaml says the same in text
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):  # what loading looks for, last
+        target = directory / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(path, target)
+    staging.rmdir()
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    aside = path.with_name(f"{path.name}.part")
+    aside.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(aside, path)
+
+
+def _with_views(dataset: Dataset, views: dict) -> Dataset:
+    return dataset.with_transform(ViewTransform(views))
+
+
+def _checked(build, *args, **kwargs):
+    """Build a model or configuration; what the models' room reports as a ValueError is the user's to mend."""
+    try:
+        return build(*args, **kwargs)
+    except (ValueError, OSError) as error:
+        raise DeiTLTError(str(error).splitlines()[0]) from error
+
+
+def _changed_settings(settings: object) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults and that YAML can hold."""
+    changed = {}
+    for part in dataclasses.fields(settings):
+        default = part.default if part.default_factory is dataclasses.MISSING else part.default_factory()
+        value = getattr(settings, part.name)
+        plain = getattr(value, "value", value)  # transformers turns some strings into enumerations
+        if part.init and plain != default and isinstance(plain, (str, int, float, bool, list)):
+            changed[part.name] = plain
+    return changed
