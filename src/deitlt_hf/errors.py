@@ -5,4 +5,12 @@ class DeiTLTError(ValueError):
     """A wrong input: the message is one line that says what was wrong, with the value, and what to pass instead.
 
     The command line prints it without a traceback and exits with status 2.
+
+    Example:
+        >>> from deitlt_hf import DeiTLTError, class_counts_for_imbalance
+        >>> try:
+        ...     class_counts_for_imbalance(num_classes=10, max_per_class=500, imbalance_factor=0.01)
+        ... except DeiTLTError as error:
+        ...     print(type(error).__name__)
+        DeiTLTError
     """

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_callback import ProgressCallback
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.losses.class_balanced import class_balanced_weights
 from deitlt_hf.training.arguments import LongTailTrainingArguments
-from deitlt_hf.training.callbacks import ProgressBar
+from deitlt_hf.training.callbacks import ProgressBar, SetSamplerEpoch
 
 
 class LongTailTrainer(Trainer):
@@ -36,18 +37,20 @@ class LongTailTrainer(Trainer):
         self.label_smoother = None
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ProgressBar)
+        self.add_callback(SetSamplerEpoch)
         self.class_counts = class_counts or getattr(model.config, "class_counts", None)
         self.class_weights = None
         if self.class_counts is not None:
             self.class_weights = class_balanced_weights(self.class_counts, args.class_balanced_beta).to(args.device)
         elif args.drw_start_epoch is not None:
             self._needed_class_counts()
+        self.current_gradient_accumulation_steps = 1
         self._parts: torch.Tensor | None = None
         self._part_names: tuple[str, ...] = ()
-        self._recorded = 0
+        self._recorded_steps = 0.0
+        self._recorded_batches = 0
         self._non_finite_step = torch.full((), -1, device=args.device)
         self._clock = time.perf_counter()
-        self._clock_step = 0
 
     def _needed_class_counts(self) -> Sequence[int]:
         if self.class_counts is None:
@@ -78,17 +81,23 @@ class LongTailTrainer(Trainer):
             peak = self.peak_learning_rate()
             self.lr_scheduler = LambdaLR(
                 optimizer or self.optimizer,
-                lambda step: self.learning_rate_at(step / num_training_steps * epochs, epochs) / peak,
+                # Multiplied before divided: whole epochs come out whole, and a decay is not a step late.
+                lambda step: self.learning_rate_at(step * epochs / num_training_steps, epochs) / peak,
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def record(self, **parts: torch.Tensor) -> None:
-        """Add scalars of this batch to the next log entry, where their means appear; nothing leaves the device."""
-        values = torch.stack([part.detach().float() for part in parts.values()])
+        """Add scalars of this batch to the next log entry, where their means appear; nothing leaves the device.
+
+        The means are over steps and within a step over its batches, as the Trainer's own of the loss is.
+        """
+        share = 1 / self.current_gradient_accumulation_steps
+        values = share * torch.stack([part.detach().float() for part in parts.values()])
         self._parts = values if self._parts is None else self._parts + values
         self._part_names = tuple(parts)
-        self._recorded += 1
+        self._recorded_steps += share
+        self._recorded_batches += 1
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -109,14 +118,13 @@ class LongTailTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._parts is not None:
             self._stop_if_not_finite()
-            means = self.accelerator.reduce(self._parts / self._recorded, "mean").tolist()
+            means = self.accelerator.reduce(self._parts / self._recorded_steps, "mean").tolist()
             logs |= dict(zip(self._part_names, means, strict=True))
-            steps = self.state.global_step - self._clock_step
-            images = steps * self.args.gradient_accumulation_steps * self.args.train_batch_size * self.args.world_size
+            images = self._recorded_batches * self.args.train_batch_size * self.args.world_size
             logs["images_per_second"] = images / max(time.perf_counter() - self._clock, 1e-9)
             logs["drw"] = float(self._drw_at_last_step())
-            self._parts, self._recorded = None, 0
-            self._clock, self._clock_step = time.perf_counter(), self.state.global_step
+            self._parts, self._recorded_steps, self._recorded_batches = None, 0.0, 0
+            self._clock = time.perf_counter()
         super().log(logs, start_time)
 
     def _drw_at_last_step(self) -> bool:
@@ -133,5 +141,25 @@ class LongTailTrainer(Trainer):
         super()._save_checkpoint(model, trial)
 
     def train(self, *args, **kwargs):
-        self._clock, self._clock_step = time.perf_counter(), self.state.global_step
-        return super().train(*args, **kwargs)
+        self._clock = time.perf_counter()
+        result = super().train(*args, **kwargs)
+        self._stop_if_not_finite()  # in steps after the last log
+        return result
+
+    def get_train_dataloader(self) -> DataLoader:
+        dataloader = super().get_train_dataloader()
+        if hasattr(dataloader.dataset, "__len__") and len(dataloader) == 0:
+            raise DeiTLTError(
+                f"{len(dataloader.dataset)} training images do not fill one batch of {self.args.train_batch_size} per "
+                "device; pass a smaller per_device_train_batch_size"
+            )
+        return dataloader
+
+    def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
+        # transformers' dataloader_drop_last would drop images from evaluations too.
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last

@@ -17,6 +17,18 @@ class UpdateEma(TrainerCallback):
         self.ema.update(model)
 
 
+class SetSamplerEpoch(TrainerCallback):
+    """Tells the sampler its epoch, also in an epoch that is resumed in the middle.
+
+    With several processes, accelerate's `skip_first_batches` puts one wrapper more around the sampler than accelerate's
+    and transformers' `set_epoch` look through, and the resumed epoch would get the images of epoch 0.
+    """
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        if hasattr(train_dataloader, "set_epoch"):
+            train_dataloader.set_epoch(int(state.epoch or 0))
+
+
 class ProgressBar(ProgressCallback):
     """transformers' progress bar with the loss and the phase behind it, in place of a printed line per log entry."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, set_seed
@@ -248,6 +248,7 @@ def prepare_output_directory(args: LongTailTrainingArguments, settings: Sequence
         raise DeiTLTError(f"{directory} is not empty; pass --resume, --overwrite, or another --output_dir")
     if occupied and not (directory / RECIPE_FILE).is_file():
         raise DeiTLTError(f"{directory} holds files that are no run of this package; pass another --output_dir")
+    PartialState().wait_for_everyone()  # other processes must not find what the main one writes now
     if args.should_save:
         if occupied:
             shutil.rmtree(directory)

@@ -59,6 +59,7 @@ class TeacherTrainer(LongTailTrainer):
         if args.loss == "ldam":
             self.ldam = LDAMLoss(self._needed_class_counts(), args.ldam_max_margin, args.ldam_scale).to(args.device)
         self._accumulated: list[dict] = []
+        self._weights_are_perturbed = False
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         labels = inputs["labels"]
@@ -68,7 +69,7 @@ class TeacherTrainer(LongTailTrainer):
             loss = self.ldam(outputs.logits, labels, weights)
         else:
             loss = F.cross_entropy(outputs.logits, labels, weight=weights)
-        if model.training:
+        if model.training and not self._weights_are_perturbed:
             self.record(train_accuracy=100 * (outputs.logits.detach().argmax(-1) == labels).float().mean())
         return (loss, outputs) if return_outputs else loss
 
@@ -83,8 +84,10 @@ class TeacherTrainer(LongTailTrainer):
             if self.accelerator.sync_gradients:
                 sam = getattr(self.optimizer, "optimizer", self.optimizer)
                 sam.first_step(zero_grad=True)
+                self._weights_are_perturbed = True
                 for batch in self._accumulated:
                     super().training_step(model, batch, num_items_in_batch)
+                self._weights_are_perturbed = False
                 self._accumulated = []
         return loss
 

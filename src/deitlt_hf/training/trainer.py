@@ -214,8 +214,12 @@ class DeiTLTTrainer(LongTailTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         weights = Path(resume_from_checkpoint) / EMA_DIRECTORY / SAFE_WEIGHTS_NAME
-        if self.ema is not None and weights.exists():
+        if self.ema is None:
+            return
+        if weights.exists():
             load_model(self.ema.module, weights)
+        else:  # of a run that kept no average: it starts here, not at weights that nothing trained
+            self.ema.set(self.model)
 
 
 def _expert_class_ids(logits: tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:

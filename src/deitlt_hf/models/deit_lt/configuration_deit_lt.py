@@ -21,8 +21,8 @@ class DeiTLTConfig(DeiTConfig):
         drop_path_rate (`float`, defaults to 0.1):
             Stochastic depth of the last layer, in [0, 1); it grows linearly from 0 at the first layer.
         expert (`str`, defaults to `"average"`):
-            What `logits` are: `"average"` of both heads, `"cls"` (expert on head classes) or `"distillation"` (expert on
-            tail classes).
+            What `logits` are: `"average"` of both heads, `"cls"` (expert on head classes) or `"distillation"` (expert
+            on tail classes).
         class_counts (`list[int]`, *optional*):
             Training images per class, in label order.
         class_groups (`dict[str, list[int]]`, *optional*):
@@ -34,12 +34,10 @@ class DeiTLTConfig(DeiTConfig):
 
     Example:
 
-    ```python
-    >>> from deitlt_hf import DeiTLTConfig
-    >>> config = DeiTLTConfig(image_size=32, patch_size=4, hidden_size=192, num_attention_heads=3, num_labels=10)
-    >>> config.expert
-    'average'
-    ```
+        >>> from deitlt_hf import DeiTLTConfig
+        >>> config = DeiTLTConfig(image_size=32, patch_size=4, hidden_size=192, num_attention_heads=3, num_labels=10)
+        >>> config.expert
+        'average'
     """
 
     model_type = "deit_lt"

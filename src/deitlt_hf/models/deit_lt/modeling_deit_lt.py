@@ -48,16 +48,14 @@ class DeiTLTImageClassifierOutput(ModelOutput):
 
     Example:
 
-    ```python
-    >>> import torch
-    >>> from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification
-    >>> config = DeiTLTConfig(
-    ...     image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, num_labels=10
-    ... )
-    >>> outputs = DeiTLTForImageClassification(config).eval()(torch.zeros(1, 3, 32, 32))
-    >>> outputs.cls_logits.shape, outputs.token_similarity.shape
-    (torch.Size([1, 10]), torch.Size([1]))
-    ```
+        >>> import torch
+        >>> from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification
+        >>> config = DeiTLTConfig(
+        ...     image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, num_labels=10
+        ... )
+        >>> outputs = DeiTLTForImageClassification(config).eval()(torch.zeros(1, 3, 32, 32))
+        >>> outputs.cls_logits.shape, outputs.token_similarity.shape
+        (torch.Size([1, 10]), torch.Size([1]))
     """
 
     loss: torch.FloatTensor | None = None
@@ -138,13 +136,13 @@ class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
 
     Example:
 
-    ```python
-    >>> import torch
-    >>> from deitlt_hf import DeiTLTConfig, DeiTLTModel
-    >>> config = DeiTLTConfig(image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=3)
-    >>> DeiTLTModel(config)(torch.zeros(1, 3, 32, 32)).last_hidden_state.shape
-    torch.Size([1, 18, 48])
-    ```
+        >>> import torch
+        >>> from deitlt_hf import DeiTLTConfig, DeiTLTModel
+        >>> config = DeiTLTConfig(
+        ...     image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=3
+        ... )
+        >>> DeiTLTModel(config)(torch.zeros(1, 3, 32, 32)).last_hidden_state.shape
+        torch.Size([1, 18, 48])
     """
 
     def __init__(self, config: DeiTLTConfig):
@@ -164,17 +162,15 @@ class DeiTLTForImageClassification(DeiTLTPreTrainedModel):
 
     Example:
 
-    ```python
-    >>> import torch
-    >>> from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification
-    >>> config = DeiTLTConfig(
-    ...     image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, num_labels=10
-    ... )
-    >>> model = DeiTLTForImageClassification(config).eval()
-    >>> outputs = model(torch.zeros(1, 3, 32, 32), expert="distillation")
-    >>> torch.equal(outputs.logits, outputs.distillation_logits)
-    True
-    ```
+        >>> import torch
+        >>> from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification
+        >>> config = DeiTLTConfig(
+        ...     image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, num_labels=10
+        ... )
+        >>> model = DeiTLTForImageClassification(config).eval()
+        >>> outputs = model(torch.zeros(1, 3, 32, 32), expert="distillation")
+        >>> torch.equal(outputs.logits, outputs.distillation_logits)
+        True
     """
 
     def __init__(self, config: DeiTLTConfig):
@@ -216,8 +212,8 @@ class DeiTLTForImageClassification(DeiTLTPreTrainedModel):
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): normalised images.
             labels (`torch.LongTensor` of shape `(batch_size,)` or `torch.FloatTensor` of shape
-                `(batch_size, num_labels)`, *optional*): classes, or probabilities of classes, for an ordinary supervised
-                loss on both heads. Distillation is `DeiTLTTrainer`'s business.
+                `(batch_size, num_labels)`, *optional*): classes, or probabilities of classes, for an ordinary
+                supervised loss on both heads. Distillation is `DeiTLTTrainer`'s business.
             expert (`str`, *optional*): `"average"`, `"cls"` or `"distillation"`; by default the configuration's.
             interpolate_pos_encoding (`bool`, *optional*): accept another image size than the configuration's.
 
@@ -261,8 +257,8 @@ def _accept_only_new_heads(report: dict, source: str) -> None:
     if lost:
         key, (in_file, in_model) = next(iter(lost.items()))
         raise ValueError(
-            f"{source} has {key} of shape {tuple(in_file)} where this configuration has {tuple(in_model)}; load it with "
-            "its own image_size, patch_size and layer sizes"
+            f"{source} has {key} of shape {tuple(in_file)} where this configuration has {tuple(in_model)}; load it "
+            "with its own image_size, patch_size and layer sizes"
         )
     missing = sorted(set(report["missing_keys"]) - heads)
     if missing:
@@ -270,8 +266,8 @@ def _accept_only_new_heads(report: dict, source: str) -> None:
     resized = [(in_file[0], in_model[0]) for _, in_file, in_model in report["mismatched_keys"]]
     if resized:
         logger.warning(
-            f"The heads of {source} are for {resized[0][0]} classes and were initialised anew for {resized[0][1]}; train "
-            "the model before using its predictions."
+            f"The heads of {source} are for {resized[0][0]} classes and were initialised anew for {resized[0][1]}; "
+            "train the model before using its predictions."
         )
     elif report["missing_keys"]:
         logger.warning(
