@@ -66,6 +66,8 @@ class LongTailTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.overwrite and self.resume:
             raise DeiTLTError("both overwrite and resume were asked for; pass one of them")
+        if self.learning_rate <= 0:
+            raise DeiTLTError(f"learning_rate is {self.learning_rate}; pass a number above 0")
         if self.drw_start_epoch is not None and self.drw_start_epoch < 0:
             raise DeiTLTError(f"drw_start_epoch is {self.drw_start_epoch}; pass 0 or a later epoch, or leave it out")
         if self.drw_start_epoch is not None and self.max_steps <= 0 and self.drw_start_epoch >= self.num_train_epochs:
