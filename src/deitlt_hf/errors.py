@@ -1,5 +1,9 @@
 """The one exception for what a user can put right."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 
 class DeiTLTError(ValueError):
     """A wrong input: the message is one line that says what was wrong, with the value, and what to pass instead.
@@ -14,3 +18,11 @@ class DeiTLTError(ValueError):
         ...     print(type(error).__name__)
         DeiTLTError
     """
+
+
+def loading_reason(source: str, error: Exception) -> str:
+    """Why a model could not be loaded, in one line; transformers takes a path that does not exist for a bad hub id."""
+    is_path = source.startswith(("/", ".", "~")) or source.count("/") > 1
+    if is_path and not Path(source).exists():
+        return "there is no such directory"
+    return str(error).splitlines()[0].rstrip(".")

@@ -95,7 +95,10 @@ def test_hard_distillation_without_a_teacher_is_refused(tensors):
 
 @pytest.mark.parametrize(
     ("key", "max_margin", "weighted"),
-    [("ldam(max_margin=0.5,scale=30)", 0.5, False), ("ldam(max_margin=0.3,scale=30,class_balanced_weights)", 0.3, True)],
+    [
+        ("ldam(max_margin=0.5,scale=30)", 0.5, False),
+        ("ldam(max_margin=0.3,scale=30,class_balanced_weights)", 0.3, True),
+    ],
 )
 def test_ldam_agrees_with_the_reference(golden_json, tensors, key, max_margin, weighted):
     counts = golden_json["class_counts"]

@@ -75,10 +75,11 @@ def tiny_student():
             "num_hidden_layers": 1,
             "num_attention_heads": 2,
             "intermediate_size": 32,
-            "num_labels": 10,
             "drop_path_rate": 0.0,
             "class_counts": COUNTS,
         }
+        if "id2label" not in config:
+            config["num_labels"] = 10
         torch.manual_seed(0)
         return DeiTLTForImageClassification(DeiTLTConfig(**settings | config))
 
@@ -90,8 +91,10 @@ def tiny_teacher():
     """Makes linear classifiers of `size`-pixel images, always with the same weights."""
 
     def make(size: int = 8, **config) -> LinearClassifier:
+        if "id2label" not in config:
+            config["num_labels"] = 10
         torch.manual_seed(1)
-        return LinearClassifier(LinearConfig(**{"num_labels": 10, "image_size": size} | config))
+        return LinearClassifier(LinearConfig(image_size=size, **config))
 
     return make
 
@@ -156,9 +159,7 @@ def spy():
 
         def watched_distillation_loss(cls_logits, distillation_logits, targets, teacher_logits, weights, cls_weights):
             calls[-1] |= {"weights": weights, "cls_weights": cls_weights, "targets": targets}
-            return distillation_loss(
-                cls_logits, distillation_logits, targets, teacher_logits, weights, cls_weights
-            )
+            return distillation_loss(cls_logits, distillation_logits, targets, teacher_logits, weights, cls_weights)
 
         trainer.compute_loss, trainer.distillation_loss = watched_compute_loss, watched_distillation_loss
         return calls

@@ -63,9 +63,7 @@ class Rates(TrainerCallback):
 def test_the_student_follows_the_cosine_within_epochs(tiny_student, tiny_teacher, images, arguments):
     rates = Rates()
     args = arguments(num_train_epochs=3, gradient_accumulation_steps=2, warmup_epochs=1, learning_rate=0.01)
-    trainer = DeiTLTTrainer(
-        tiny_student(), args, teacher=tiny_teacher(), train_dataset=images(24), callbacks=[rates]
-    )
+    trainer = DeiTLTTrainer(tiny_student(), args, teacher=tiny_teacher(), train_dataset=images(24), callbacks=[rates])
     trainer.train()
     steps = [
         cosine_with_warmup(step / 3, epochs=3, learning_rate=0.01, warmup_epochs=1) for step in range(9)
@@ -77,9 +75,7 @@ def test_the_student_follows_the_cosine_within_epochs(tiny_student, tiny_teacher
 def test_max_steps_end_the_cosine(tiny_student, tiny_teacher, images, arguments):
     rates = Rates()
     args = arguments(max_steps=8, warmup_epochs=0, learning_rate=0.01)
-    DeiTLTTrainer(
-        tiny_student(), args, teacher=tiny_teacher(), train_dataset=images(16), callbacks=[rates]
-    ).train()
+    DeiTLTTrainer(tiny_student(), args, teacher=tiny_teacher(), train_dataset=images(16), callbacks=[rates]).train()
     expected = [cosine_with_warmup(step / 4, epochs=2, learning_rate=0.01, warmup_epochs=0) for step in range(8)]
     assert rates.used == pytest.approx(expected)
 

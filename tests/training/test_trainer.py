@@ -21,6 +21,7 @@ from deitlt_hf import (
     grouped_accuracy,
 )
 
+
 def test_seven_steps_follow_the_reference(golden, golden_json, arguments):
     steps = load_file(golden / "trajectory.safetensors")
     student = convert_reference_checkpoint(golden / "student.pth", num_attention_heads=3)
@@ -134,7 +135,9 @@ def test_accumulated_batches_give_the_gradient_of_one(tiny_student, tiny_teacher
         torch.testing.assert_close(accumulated, joined, rtol=1e-5, atol=1e-7)
 
 
-PHASES = [(workers, accumulation, resumed) for workers in (0, 2) for accumulation in (1, 2) for resumed in (False, True)]
+PHASES = [
+    (workers, accumulation, resumed) for workers in (0, 2) for accumulation in (1, 2) for resumed in (False, True)
+]
 
 
 @pytest.mark.parametrize(("workers", "accumulation", "resumed"), PHASES)
@@ -324,9 +327,7 @@ def test_the_log_is_what_a_count_by_hand_gives(
         assert entry["drw"] == float(entry["step"] > 3)
 
 
-def test_images_per_second_counts_images_of_this_run_alone(
-    tiny_student, tiny_teacher, images, arguments, monkeypatch
-):
+def test_images_per_second_counts_images_of_this_run_alone(tiny_student, tiny_teacher, images, arguments, monkeypatch):
     def train(checkpoint=None):
         args = arguments(save_strategy="steps", save_steps=14)
         trainer = DeiTLTTrainer(tiny_student(), args, teacher=tiny_teacher(), train_dataset=images())
@@ -422,9 +423,7 @@ def test_fewer_images_than_a_batch_are_refused(tiny_student, tiny_teacher, image
         trainer.train()
 
 
-def test_repeated_augmentation_is_shared_out_over_processes(
-    tiny_student, tiny_teacher, images, arguments, monkeypatch
-):
+def test_repeated_augmentation_is_shared_out_over_processes(tiny_student, tiny_teacher, images, arguments, monkeypatch):
     args = arguments(repeated_augmentation=3)
     trainer = DeiTLTTrainer(tiny_student(), args, teacher=tiny_teacher(), train_dataset=images(300))
     alone = trainer._get_train_sampler()

@@ -35,19 +35,22 @@ def run(argv: Sequence[str]) -> None:
     )
     parser.add_argument("model", help="directory or hub id of a student")
     model_source = parser.parse_known_args(argv)[0].model
-    of_data = {part.name for part in dataclasses.fields(DataArguments)}
-    parser.set_defaults(**{name: value for name, value in load_run_settings(model_source).items() if name in of_data})
-    data, options, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    if not any(argument.split("=")[0] == "--data" for argument in argv):
+        of_data = {part.name for part in dataclasses.fields(DataArguments)}
+        settings = load_run_settings(model_source)
+        parser.set_defaults(**{name: value for name, value in settings.items() if name in of_data})
+    data, options, _ = parser.parse_into(argv)
     if options.output is not None and Path(options.output).exists():
         raise DeiTLTError(f"{options.output} exists; pass another --output")
 
     quiet_libraries()
     model = load_student(model_source)
     images = load_images(data)
-    if list(model.config.id2label.values()) != images.class_names:
+    known = list(model.config.id2label.values())
+    if known != images.class_names:
         raise DeiTLTError(
-            f"{model_source} knows {model.config.num_labels} classes and {data.data} has {len(images.class_names)}, "
-            "not the same ones in the same order; pass the data that the student was trained for with --data"
+            f"{model_source} was trained for other classes ({len(known)}, first {known[0]!r}) than {data.data} has "
+            f"({len(images.class_names)}, first {images.class_names[0]!r}); pass its own data with --data"
         )
     # Groups are about what the student was trained on, which its configuration tells.
     images.class_counts = model.config.class_counts or images.class_counts

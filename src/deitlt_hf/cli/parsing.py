@@ -22,6 +22,17 @@ class OneLineParser(HfArgumentParser):
         print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 
+    def parse_into(self, argv: Sequence[str]) -> list[Any]:
+        """Instances of the dataclasses, and a namespace of the other arguments."""
+        *instances, unknown = self.parse_args_into_dataclasses(
+            argv, return_remaining_strings=True, look_for_args_file=False
+        )
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], flags)
+            self.error(f"unknown option {unknown[0]}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+        return instances
+
 
 def parse_with_recipe(
     command: str, description: str, dataclass_types: Sequence[type], argv: Sequence[str]
@@ -41,7 +52,7 @@ def parse_with_recipe(
         _check_settings(given.recipe, settings, dataclass_types)
         settings.setdefault("output_dir", f"runs/{Path(given.recipe).stem}")
         parser.set_defaults(**settings)
-    *instances, _recipe = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    *instances, _recipe = parser.parse_into(argv)
     return instances
 
 

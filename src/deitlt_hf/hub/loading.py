@@ -8,7 +8,7 @@ import yaml
 from transformers import AutoConfig, AutoImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, loading_reason
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 
@@ -31,8 +31,8 @@ def load_student(source: str) -> DeiTLTForImageClassification:
             return DeiTLTForImageClassification.from_pretrained(source).eval()
     except (OSError, ValueError) as error:
         raise DeiTLTError(
-            f"cannot load a model from {source}: {str(error).splitlines()[0]}; pass a directory with config.json and "
-            "model.safetensors, such as the output of `deitlt train`, or a hub id"
+            f"cannot load a model from {source}: {loading_reason(source, error)}; pass a directory with config.json "
+            "and model.safetensors, such as the output of `deitlt train`, or a hub id"
         ) from error
     raise DeiTLTError(
         f"{source} is a {config.model_type} model, not a DeiT-LT student; pass the output of `deitlt train`"

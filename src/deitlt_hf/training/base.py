@@ -5,18 +5,34 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import ProgressCallback
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.losses.class_balanced import class_balanced_weights
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.callbacks import ProgressBar, SetSamplerEpoch
+
+
+def load_weights(model: PreTrainedModel, directory: str | Path) -> None:
+    """Give `model` the weights that `save_pretrained` wrote to `directory`.
+
+    `save_pretrained` writes the old names of weights that transformers has renamed, DeiT's layers among them. The
+    Trainer's own loading does not rename them back, skips them, and trains on from random layers with only a warning.
+    """
+    try:
+        saved = type(model).from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        raise DeiTLTError(
+            f"cannot load the checkpoint {directory}: {str(error).splitlines()[0]}; pass one that is complete"
+        ) from error
+    model.load_state_dict(saved.state_dict())
 
 
 class LongTailTrainer(Trainer):
@@ -142,7 +158,13 @@ class LongTailTrainer(Trainer):
 
     def train(self, *args, **kwargs):
         self._clock = time.perf_counter()
-        result = super().train(*args, **kwargs)
+        try:
+            result = super().train(*args, **kwargs)
+        except BaseException:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ProgressBar):
+                    callback.close()  # or it would draw itself over the message that follows
+            raise
         self._stop_if_not_finite()  # in steps after the last log
         return result
 
@@ -154,6 +176,22 @@ class LongTailTrainer(Trainer):
                 "device; pass a smaller per_device_train_batch_size"
             )
         return dataloader
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self._loads_whole_models():
+            load_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self._loads_whole_models():
+            load_weights(self.model, self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
+
+    def _loads_whole_models(self) -> bool:
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return isinstance(self.model, PreTrainedModel) and not sharded
 
     def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
         # transformers' dataloader_drop_last would drop images from evaluations too.

@@ -36,3 +36,8 @@ class ProgressBar(ProgressCallback):
         if self.training_bar is not None and "loss" in logs:
             phase = "DRW" if logs.get("drw") else "before DRW"
             self.training_bar.set_postfix_str(f"loss {logs['loss']:.3f}, {phase}")
+
+    def close(self):
+        """Finish the bar of a training that ends before its time."""
+        if self.training_bar is not None:
+            self.training_bar.close()

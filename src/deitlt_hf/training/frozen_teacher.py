@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, loading_reason
 
 
 class FrozenTeacher:
@@ -53,7 +53,7 @@ def _load(source: str) -> PreTrainedModel:
         return AutoModelForImageClassification.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise DeiTLTError(
-            f"cannot load a teacher from {source}: {str(error).splitlines()[0]}; pass the directory of an image "
+            f"cannot load a teacher from {source}: {loading_reason(source, error)}; pass the directory of an image "
             "classifier, such as the output of `deitlt teacher`, or a hub id"
         ) from error
 

@@ -15,14 +15,14 @@ import yaml
 from accelerate import Accelerator, PartialState
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, set_seed
+from transformers import AutoConfig, PreTrainedModel, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.data.processing import image_processor
 from deitlt_hf.data.transforms import ViewTransform, collate, evaluation_view, strong_view, weak_view
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, loading_reason
 from deitlt_hf.evaluation.accuracy import expert_metrics
 from deitlt_hf.evaluation.figures import report_figure, save_figure
 from deitlt_hf.evaluation.predicting import predict_experts
@@ -135,6 +135,7 @@ def load_images(data: DataArguments) -> Images:
 
 def train_teacher(data: DataArguments, teacher: TeacherArguments, args: TeacherTrainingArguments) -> dict[str, float]:
     """Train a CNN teacher on weak views into `args.output_dir`; returns its test accuracies in percent."""
+    checkpoint = check_output_directory(args)
     images = load_images(data)
     set_seed(args.seed)
     config = _checked(
@@ -145,7 +146,6 @@ def train_teacher(data: DataArguments, teacher: TeacherArguments, args: TeacherT
         **images.labels,
     )
     model = CifarResNetForImageClassification(config)
-    checkpoint = prepare_output_directory(args, [data, teacher, args])
     trainer = TeacherTrainer(
         model,
         args,
@@ -155,6 +155,7 @@ def train_teacher(data: DataArguments, teacher: TeacherArguments, args: TeacherT
         eval_dataset=_with_views(images.test, {"pixel_values": evaluation_view(data.image_size)}),
         processing_class=image_processor(data.image_size),
     )
+    claim_output_directory(args, [data, teacher, args], checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
     measured = trainer.evaluate()
     accuracies = {group: measured[f"eval_{group}"] for group in ("overall", "head", "mid", "tail")}
@@ -166,6 +167,7 @@ def train_teacher(data: DataArguments, teacher: TeacherArguments, args: TeacherT
 
 def train_student(data: DataArguments, student: StudentArguments, args: DeiTLTTrainingArguments) -> RunResult:
     """Train a DeiT-LT student into `args.output_dir`, evaluate its experts, and draw the report."""
+    checkpoint = check_output_directory(args)
     images = load_images(data)
     set_seed(args.seed)
     model = build_student(data, student, images)
@@ -180,7 +182,7 @@ def train_student(data: DataArguments, student: StudentArguments, args: DeiTLTTr
         eval_dataset=_with_views(images.test, {"pixel_values": evaluation_view(data.image_size)}),
         processing_class=image_processor(data.image_size),
     )
-    checkpoint = prepare_output_directory(args, [data, student, args])
+    claim_output_directory(args, [data, student, args], checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
     result = RunResult(evaluate_student(model, images, data.image_size, trainer.accelerator), trainer.state.log_history)
     save_model(trainer)
@@ -193,6 +195,9 @@ def build_student(data: DataArguments, student: StudentArguments, images: Images
     """A student from scratch, or from `init_from`, for the classes at hand."""
     classes = images.labels | {"class_counts": images.class_counts, "class_groups": images.class_groups}
     if student.init_from is not None:
+        model_type = _checked(AutoConfig.from_pretrained, student.init_from).model_type
+        if model_type not in ("deit", DeiTLTConfig.model_type):
+            raise DeiTLTError(f"{student.init_from} is a {model_type} model; pass a DeiT-LT or distilled DeiT one")
         settings = {"drop_path_rate": student.drop_path_rate, "expert": student.expert}
         return _checked(DeiTLTForImageClassification.from_pretrained, student.init_from, **settings, **classes)
     if student.student_size not in STUDENT_SIZES:
@@ -230,13 +235,13 @@ def save_result(result: RunResult, directory: str | Path) -> None:
     save_figure(report_figure(result.metrics, result.log_history), Path(directory) / REPORT_FILE)
 
 
-def prepare_output_directory(args: LongTailTrainingArguments, settings: Sequence[object]) -> str | None:
+def check_output_directory(args: LongTailTrainingArguments) -> str | None:
     """Refuse a directory that holds a run, unless it is resumed or replaced; returns the checkpoint to resume from.
 
-    The settings of the run are written there first, so that a run can be told from other directories.
+    Raises:
+        DeiTLTError: the directory is occupied, or holds no checkpoint to resume from.
     """
     directory = Path(args.output_dir)
-    occupied = directory.is_dir() and any(directory.iterdir())
     if args.resume or args.resume_from_checkpoint:
         checkpoint = args.resume_from_checkpoint
         if not isinstance(checkpoint, str):
@@ -244,18 +249,28 @@ def prepare_output_directory(args: LongTailTrainingArguments, settings: Sequence
         if checkpoint is None or not Path(checkpoint).is_dir():
             raise DeiTLTError(f"{checkpoint or directory} holds no checkpoint to resume from; leave resume out")
         return checkpoint
-    if occupied and not args.overwrite:
+    if _is_occupied(directory) and not args.overwrite:
         raise DeiTLTError(f"{directory} is not empty; pass --resume, --overwrite, or another --output_dir")
-    if occupied and not (directory / RECIPE_FILE).is_file():
+    if _is_occupied(directory) and not (directory / RECIPE_FILE).is_file():
         raise DeiTLTError(f"{directory} holds files that are no run of this package; pass another --output_dir")
-    PartialState().wait_for_everyone()  # other processes must not find what the main one writes now
-    if args.should_save:
-        if occupied:
-            shutil.rmtree(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        changed = {name: value for part in settings for name, value in _changed_settings(part).items()}
-        (directory / RECIPE_FILE).write_text(yaml.safe_dump(changed, sort_keys=False))
     return None
+
+
+def claim_output_directory(args: LongTailTrainingArguments, settings: Sequence[object], checkpoint: str | None) -> None:
+    """Just before training: remove the run that is replaced, and write the settings that mark a directory as a run."""
+    PartialState().wait_for_everyone()  # other processes must not find what the main one writes now
+    if checkpoint is not None or not args.should_save:
+        return
+    directory = Path(args.output_dir)
+    if _is_occupied(directory):
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    changed = {name: value for part in settings for name, value in _changed_settings(part).items()}
+    (directory / RECIPE_FILE).write_text(yaml.safe_dump(changed, sort_keys=False))
+
+
+def _is_occupied(directory: Path) -> bool:
+    return directory.is_dir() and any(directory.iterdir())
 
 
 def save_model(trainer: LongTailTrainer) -> None:
@@ -289,7 +304,8 @@ def _checked(build, *args, **kwargs):
     try:
         return build(*args, **kwargs)
     except (ValueError, OSError) as error:
-        raise DeiTLTError(str(error).splitlines()[0]) from error
+        reason = loading_reason(args[0], error) if args else str(error).splitlines()[0]
+        raise DeiTLTError(f"{args[0]}: {reason}" if args else reason) from error
 
 
 def _changed_settings(settings: object) -> dict[str, Any]:

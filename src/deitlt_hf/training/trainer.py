@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_model
 from timm.utils import ModelEmaV3
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_NAME
 
 from deitlt_hf.data.mixing import BatchMixing
 from deitlt_hf.data.sampling import repeated_augmentation_sampler
@@ -20,7 +18,7 @@ from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERTS, grouped_accuracy
 from deitlt_hf.losses.distillation import DistillationLoss
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments
-from deitlt_hf.training.base import LongTailTrainer
+from deitlt_hf.training.base import LongTailTrainer, load_weights
 from deitlt_hf.training.callbacks import UpdateEma
 from deitlt_hf.training.frozen_teacher import FrozenTeacher
 from deitlt_hf.training.schedule import cosine_with_warmup
@@ -213,11 +211,11 @@ class DeiTLTTrainer(LongTailTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        weights = Path(resume_from_checkpoint) / EMA_DIRECTORY / SAFE_WEIGHTS_NAME
         if self.ema is None:
             return
-        if weights.exists():
-            load_model(self.ema.module, weights)
+        averaged = Path(resume_from_checkpoint) / EMA_DIRECTORY
+        if averaged.is_dir():
+            load_weights(self.ema.module, averaged)
         else:  # of a run that kept no average: it starts here, not at weights that nothing trained
             self.ema.set(self.model)
 

@@ -1,0 +1,302 @@
+"""The commands as a user types them, in this process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
+
+from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
+from deitlt_hf.cli.main import COMMANDS, main
+from deitlt_hf.data.processing import image_processor
+from deitlt_hf.recipes import load_recipe, recipe_names
+
+TINY = [
+    "--hidden_size",
+    "24",
+    "--num_hidden_layers",
+    "2",
+    "--num_attention_heads",
+    "2",
+    "--dataloader_num_workers",
+    "0",
+]
+TINY += ["--dataloader_persistent_workers", "false", "--use_cpu", "true", "--disable_tqdm", "true"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> str:
+    directory = tmp_path_factory.mktemp("models") / "teacher"
+    names = {index: str(index) for index in range(10)}
+    config = CifarResNetConfig(
+        depth=20, image_size=16, id2label=names, label2id={name: index for index, name in names.items()}
+    )
+    torch.manual_seed(0)
+    CifarResNetForImageClassification(config).save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory, teacher) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "student"
+    argv = ["train", "--recipe", "digits-lt", "--teacher", teacher, "--output_dir", str(directory), *TINY]
+    assert main([*argv, "--num_train_epochs", "2", "--drw_start_epoch", "1"]) == 0
+    return directory
+
+
+def fails(capsys, *argv: str) -> str:
+    """The one line that a command which must fail prints."""
+    capsys.readouterr()
+    try:
+        status = main(list(argv))
+    except SystemExit as stop:
+        status = stop.code
+    error = capsys.readouterr().err.strip()
+    assert status == 2
+    assert error.startswith("deitlt")
+    assert len(error.splitlines()) == 1, error
+    return error
+
+
+def test_help_is_quick_and_names_every_command():
+    started = time.perf_counter()
+    result = subprocess.run([sys.executable, "-m", "deitlt_hf", "--help"], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - started < 2  # half a second where nothing else runs; the suite runs on shared cores
+    assert all(command in result.stdout for command in COMMANDS)
+    script = (
+        "import sys, deitlt_hf.cli.main as m; m.main(['--help']); assert not {'torch', 'transformers'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+
+
+def test_train_leaves_a_student_its_numbers_and_a_picture(student, capsys):
+    model = AutoModelForImageClassification.from_pretrained(student)
+    processor = AutoImageProcessor.from_pretrained(student)
+    inputs = processor(Image.new("RGB", (8, 8)), return_tensors="pt")
+    assert model(**inputs).logits.shape == (1, 10)
+    assert model.config.class_counts == [134, 96, 68, 49, 35, 25, 18, 13, 9, 6]
+    assert model.config.class_groups == {"head": [0, 1, 2], "mid": [3, 4, 5, 6], "tail": [7, 8, 9]}
+    metrics = json.loads((student / "metrics.json").read_text())
+    assert metrics["num_images"] == 400
+    with Image.open(student / "report.png") as picture:
+        assert picture.width > 800
+    assert not list(student.glob("*.bin"))
+
+
+def test_evaluate_repeats_what_training_measured(student, capsys, tmp_path):
+    output = tmp_path / "metrics.json"
+    assert main(["evaluate", str(student), "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "CLS expert" in printed
+    assert json.loads(output.read_text()) == json.loads((student / "metrics.json").read_text())
+    assert "exists" in fails(capsys, "evaluate", str(student), "--output", str(output))
+
+
+def test_predict_shows_both_experts_side_by_side(student, capsys, tmp_path):
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "colour.png")
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.jpg")
+    assert main(["predict", str(student), str(tmp_path), "--top", "2", "--expert", "cls"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.endswith((".png", ".jpg"))] == [
+        str(tmp_path / "colour.png"),
+        str(tmp_path / "grey.jpg"),
+    ]
+    assert len(lines) == 2 * (1 + 1 + 2)
+
+    model = AutoModelForImageClassification.from_pretrained(student).eval()
+    with torch.inference_mode():
+        outputs = model(**image_processor(16)(Image.open(tmp_path / "colour.png"), return_tensors="pt"))
+    best = outputs.cls_logits.argmax().item()
+    row = lines[2].split()
+    experts = (outputs.logits, outputs.cls_logits, outputs.distillation_logits)
+    assert row == [str(best), *(f"{100 * logits.softmax(-1)[0, best]:.1f}%" for logits in experts)]
+
+
+def test_recipes_lists_and_prints(capsys):
+    assert main(["recipes"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == recipe_names()
+    assert main(["recipes", "digits-lt"]) == 0
+    assert "num_train_epochs: 200" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if not name.endswith("-teacher")])
+def test_every_recipe_has_its_teacher_and_says_known_settings(name, tmp_path, monkeypatch):
+    from deitlt_hf.cli.parsing import parse_with_recipe
+    from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
+    from deitlt_hf.training.runs import DataArguments, StudentArguments, TeacherArguments
+
+    data, student, args = parse_with_recipe(
+        "train", "", [DataArguments, StudentArguments, DeiTLTTrainingArguments], ["--recipe", name]
+    )
+    teacher_data, *_ = parse_with_recipe(
+        "teacher", "", [DataArguments, TeacherArguments, TeacherTrainingArguments], ["--recipe", f"{name}-teacher"]
+    )
+    assert (data.data, data.imbalance_factor) == (teacher_data.data, teacher_data.imbalance_factor)
+    assert args.output_dir == f"runs/{name}"
+    assert data.image_size % student.patch_size == 0
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("factor", [100, 50])
+def test_the_papers_recipes_have_the_papers_settings(data, factor):
+    settings = load_recipe(f"{data}-lt-if{factor}")
+    paper = {
+        "imbalance_factor": factor,
+        "student_size": "base",
+        "patch_size": 16,
+        "image_size": 224,
+        "num_train_epochs": 1200,
+        "drw_start_epoch": 1100,
+        "per_device_train_batch_size": 128,
+        "gradient_accumulation_steps": 4,
+        "mixup_in_drw": False,
+        "learning_rate": 5e-4,
+        "weight_decay": 0.05,
+        "warmup_epochs": 5,
+        "drop_path_rate": 0.1,
+        "label_smoothing_factor": 0.1,
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "repeated_augmentation": 3,
+        "distillation_type": "hard",
+        "distillation_alpha": 0.5,
+        "class_balanced_beta": 0.9999,
+        "ema_decay": 0.99996,
+        "group_boundaries": [3, 7] if data == "cifar10" else [36, 71],
+    }
+    assert {name: settings[name] for name in paper} == paper
+
+
+def test_a_flag_stands_over_the_recipe_and_a_file_is_a_recipe_too(tmp_path):
+    from deitlt_hf.cli.parsing import parse_with_recipe
+    from deitlt_hf.training.arguments import DeiTLTTrainingArguments
+
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("learning_rate: 1e-3\nnum_train_epochs: 7\n")
+    (args,) = parse_with_recipe(
+        "train", "", [DeiTLTTrainingArguments], ["--recipe", str(recipe), "--num-train-epochs", "9"]
+    )
+    assert (args.learning_rate, args.num_train_epochs, args.output_dir) == (1e-3, 9, "runs/mine")
+
+
+def train(*more: str) -> list[str]:
+    return ["train", "--recipe", "digits-lt", *TINY, *more]
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["trian"], ["trian", "train"]),
+        (["train", "--recipe", "cifar10-lt-if10"], ["cifar10-lt-if10", "cifar10-lt-if100"]),
+        (train("--expert", "dist"), ["'dist'", "distillation"]),
+        (train("--data", "digits"), ["'digits'", "digits-lt"]),
+        (train("--data", "cifar10-lt", "--data_dir", "/no/such/directory"), ["/no/such/directory"]),
+        (train("--imbalance_factor", "0.5"), ["0.5", "at least 1"]),
+        (train("--imbalance_factor", "500"), ["500", "class 8", "134"]),
+        (train("--patch_size", "5"), ["16", "patch_size 5"]),
+        (train("--drw_start_epoch", "200"), ["200", "beyond"]),
+        (train("--group_boundaries", "3"), ["[3]", "3 7"]),
+        (train("--student_size", "huge"), ["'huge'", "tiny"]),
+        (train("--teacher", "/no/such/teacher"), ["/no/such/teacher", "no such directory"]),
+        (train("--distillation_typ", "soft"), ["--distillation_typ", "--distillation_type"]),
+        (train("--learning_rate", "fast"), ["fast"]),
+        (train(), ["needs a teacher"]),
+        (["evaluate", "/no/such/model"], ["/no/such/model", "no such directory"]),
+        (["convert", "/no/such/file.pth", "out"], ["/no/such/file.pth"]),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_status_2(capsys, monkeypatch, tmp_path, argv, parts):
+    monkeypatch.chdir(tmp_path)
+    error = fails(capsys, *argv)
+    assert all(part in error for part in parts), error
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_teacher_of_other_classes_is_refused(capsys, tmp_path):
+    names = {0: "cat", 1: "lynx"}
+    config = CifarResNetConfig(depth=20, id2label=names, label2id={"cat": 0, "lynx": 1})
+    CifarResNetForImageClassification(config).save_pretrained(tmp_path / "teacher")
+    error = fails(capsys, *train("--teacher", str(tmp_path / "teacher"), "--output_dir", str(tmp_path / "out")))
+    assert "different label sets" in error
+    assert "'0'" in error
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["predict"], ["train", "--recipe", "digits-lt", "--init_from"]])
+def test_a_model_of_another_type_is_refused(capsys, tmp_path, command):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=10)
+    ResNetForImageClassification(config).save_pretrained(tmp_path / "resnet")
+    more = [str(tmp_path)] if command == ["predict"] else []
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
+    assert "resnet" in fails(capsys, *command, str(tmp_path / "resnet"), *more)
+
+
+def test_a_run_is_not_overwritten_unasked(capsys, student, teacher, tmp_path):
+    before = (student / "model.safetensors").read_bytes()
+    assert "--overwrite" in fails(capsys, *train("--teacher", teacher, "--output_dir", str(student)))
+    (tmp_path / "photo.png").write_bytes(b"mine")
+    error = fails(capsys, *train("--teacher", teacher, "--output_dir", str(tmp_path), "--overwrite", "true"))
+    assert "no run" in error
+    assert "checkpoint" in fails(
+        capsys, *train("--teacher", teacher, "--output_dir", str(tmp_path), "--resume", "true")
+    )
+    assert (student / "model.safetensors").read_bytes() == before
+    assert (tmp_path / "photo.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "part"), [("learning_rat: 1", "learning_rate"), ("- a\n- b", "no settings"), ("a: [", "not YAML")]
+)
+def test_a_broken_recipe_is_refused(capsys, tmp_path, content, part):
+    (tmp_path / "recipe.yaml").write_text(content)
+    assert part in fails(capsys, "train", "--recipe", str(tmp_path / "recipe.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["no-such.png"], "no-such.png"),
+        (["text.png"], "cannot be read"),
+        (["empty"], "holds no images"),
+        (["text.png", "--expert", "distilation"], "distillation"),
+        (["image.png", "--top", "0"], "top is 0"),
+    ],
+)
+def test_predict_refuses(capsys, student, tmp_path, monkeypatch, argv, part):
+    monkeypatch.chdir(tmp_path)
+    Path("text.png").write_text("no image")
+    Path("empty").mkdir()
+    Image.new("L", (9, 9)).save("image.png")
+    assert part in fails(capsys, "predict", str(student), *argv)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(capsys, teacher, tmp_path):
+    argv = train("--teacher", teacher, "--output_dir", str(tmp_path / "run"), "--learning_rate", "1e30")
+    error = fails(capsys, *argv, "--save_strategy", "steps", "--save_steps", "1", "--warmup_epochs", "0")
+    assert "not finite at step" in error
+    checkpoints = sorted((tmp_path / "run").glob("checkpoint-*"))
+    assert checkpoints
+    step = int(error.split("step ")[1].split()[0])
+    assert all(int(path.name.split("-")[1]) < step for path in checkpoints)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_evaluating_on_other_classes_is_refused(capsys, student, tmp_path):
+    from datasets import ClassLabel, Dataset, DatasetDict, Features
+    from datasets import Image as ImageFeature
+
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["cat", "lynx"])})
+    rows = {"image": [Image.new("RGB", (8, 8))] * 4, "label": [0, 0, 1, 1]}
+    split = Dataset.from_dict(rows, features=features)
+    DatasetDict(train=split, test=split).save_to_disk(tmp_path / "cats")
+    assert "'cat'" in fails(capsys, "evaluate", str(student), "--data", str(tmp_path / "cats"))

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from deitlt_hf import CifarResNetForImageClassification, DeiTLTForImageClassification
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+EXPERTS = ("average", "CLS expert", "DIST expert")
+
+
+def run_example(name: str, *arguments: object) -> str:
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def table_rows(output: str) -> dict[str, list[float]]:
+    """The accuracies in percent of each expert: overall, head, mid, tail."""
+    lines = {expert: line for line in output.splitlines() for expert in EXPERTS if line.startswith(expert)}
+    return {expert: [float(value) for value in line.removeprefix(expert).split()] for expert, line in lines.items()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, str]:
+    directory = tmp_path_factory.mktemp("digits")
+    output = run_example("train_with_python.py", "--teacher-epochs", 1, "--epochs", 1, "--output-dir", directory)
+    return directory, output
+
+
+def test_train_with_python_leaves_a_teacher_and_an_evaluated_student(trained):
+    directory, output = trained
+    teacher = CifarResNetForImageClassification.from_pretrained(directory / "teacher")
+    student = DeiTLTForImageClassification.from_pretrained(directory / "student")
+    assert teacher.config.id2label == student.config.id2label
+    experts = json.loads((directory / "student" / "metrics.json").read_text())["experts"]
+    printed = table_rows(output)
+    assert printed.keys() == set(EXPERTS)
+    for expert, name in zip(EXPERTS, ("average", "cls", "distillation"), strict=True):
+        measured = [experts[name][group] for group in ("overall", "head", "mid", "tail")]
+        assert printed[expert] == pytest.approx(measured, abs=0.06)
+
+
+def test_a_plain_trainer_fine_tunes_the_student(trained, tmp_path):
+    student = trained[0] / "student"
+    output = run_example(
+        "finetune_with_plain_trainer.py", "--student", student, "--epochs", 1, "--output-dir", tmp_path
+    )
+    assert table_rows(output).keys() == set(EXPERTS)
+    before = DeiTLTForImageClassification.from_pretrained(student)
+    after = DeiTLTForImageClassification.from_pretrained(tmp_path)
+    # Both heads learn from the labels.
+    assert not torch.equal(before.cls_classifier.weight, after.cls_classifier.weight)
+    assert not torch.equal(before.distillation_classifier.weight, after.distillation_classifier.weight)
+    assert after.config.id2label == before.config.id2label

@@ -1,0 +1,73 @@
+"""Arguments that cannot work are refused in one line that says what to pass instead."""
+
+from __future__ import annotations
+
+import pytest
+
+from deitlt_hf import DeiTLTError, DeiTLTTrainingArguments
+
+BOTH = [
+    ({"num_train_epochs": 10, "drw_start_epoch": 10}, r"drw_start_epoch 10 is beyond the last epoch.*\(10\)"),
+    ({"drw_start_epoch": -1}, "drw_start_epoch is -1; pass 0"),
+    ({"class_balanced_beta": 1.0}, r"class_balanced_beta is 1.0; .*\[0, 1\)"),
+    ({"learning_rate": 0.0}, "learning_rate is 0.0; pass a number above 0"),
+    ({"overwrite": True, "resume": True}, "overwrite and resume"),
+]
+STUDENT = [
+    ({"distillation_type": "mild"}, "unknown distillation type 'mild'; pass one of .*hard"),
+    ({"distillation_view": "medium"}, "unknown distillation view 'medium'; pass one of strong, weak"),
+    ({"mixup": 0.8, "per_device_train_batch_size": 5}, "per_device_train_batch_size is 5; pass an even one"),
+    ({"cutmix": 1.0, "per_device_train_batch_size": 5}, "per_device_train_batch_size is 5; pass an even one"),
+    ({"evaluate_ema": True}, "pass ema_decay too"),
+]
+TEACHER = [
+    ({"loss": "focal"}, "unknown loss 'focal'; pass one of ce, ldam"),
+    ({"schedule": "linear"}, "unknown schedule 'linear'; pass one of steps, cosine"),
+    ({"sam_rho": -0.1}, "sam_rho is -0.1; pass 0"),
+]
+
+
+def refused(make, settings, message):
+    with pytest.raises(DeiTLTError, match=message) as error:
+        make(**settings)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("settings", "message"), BOTH + STUDENT)
+def test_a_students_arguments_are_checked(arguments, settings, message):
+    refused(arguments, settings, message)
+
+
+@pytest.mark.parametrize(("settings", "message"), BOTH + TEACHER)
+def test_a_teachers_arguments_are_checked(teacher_arguments, settings, message):
+    refused(teacher_arguments, settings, message)
+
+
+def test_the_last_epoch_may_be_the_first_of_drw(arguments):
+    assert arguments(num_train_epochs=10, drw_start_epoch=9).drw_start_epoch == 9
+
+
+def test_an_odd_batch_is_fine_without_mixing(arguments):
+    assert arguments(per_device_train_batch_size=5).per_device_train_batch_size == 5
+
+
+def test_the_defaults_are_the_papers(tmp_path):
+    args = DeiTLTTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    paper = {
+        "learning_rate": 5e-4,
+        "weight_decay": 0.05,
+        "min_learning_rate": 1e-5,
+        "warmup_epochs": 5,
+        "warmup_learning_rate": 1e-6,
+        "label_smoothing_factor": 0.1,
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "mixup_switch_prob": 0.5,
+        "repeated_augmentation": 3,
+        "distillation_type": "hard",
+        "distillation_alpha": 0.5,
+        "class_balanced_beta": 0.9999,
+        "per_device_train_batch_size": 128,
+    }
+    assert {name: getattr(args, name) for name in paper} == paper
+    assert args.bf16 is False  # slower than float32 on CPUs without native support

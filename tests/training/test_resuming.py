@@ -1,0 +1,131 @@
+"""A run that is resumed in the middle of an epoch goes on as if it had not been cut."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.data_loader import BatchSamplerShard, DataLoaderShard, skip_first_batches
+from torch.utils.data import BatchSampler
+
+from deitlt_hf import DeiTLTError, DeiTLTForImageClassification, DeiTLTTrainer
+from deitlt_hf.data.sampling import repeated_augmentation_sampler
+from deitlt_hf.training.callbacks import SetSamplerEpoch
+
+BATCHES, MIDDLE = 5, 8  # batches of an epoch; batches before the checkpoint, which lies in the second epoch
+
+
+@pytest.fixture
+def train(tiny_student, tiny_teacher, images, arguments, spy):
+    """Runs four epochs, DRW from the third, from the start or from a checkpoint; gives the trainer and its batches."""
+
+    def run(checkpoint=None, **settings):
+        accumulation = settings.get("gradient_accumulation_steps", 1)
+        args = arguments(
+            drw_start_epoch=2,
+            learning_rate=0.01,
+            ema_decay=0.9,
+            save_strategy="steps",
+            save_steps=-(-MIDDLE // accumulation),
+            **settings,
+        )
+        trainer = DeiTLTTrainer(tiny_student(), args, teacher=tiny_teacher(), train_dataset=images(4 * BATCHES))
+        batches = spy(trainer)
+        trainer.train(resume_from_checkpoint=checkpoint and f"{args.output_dir}/{checkpoint}")
+        return trainer, batches
+
+    return run
+
+
+@pytest.mark.parametrize(("workers", "repeats", "mixup"), [(0, 1, 0), (0, 3, 0), (2, 1, 0), (2, 3, 0), (0, 1, 0.8)])
+def test_a_resumed_run_is_the_uninterrupted_one(train, workers, repeats, mixup):
+    settings = {"dataloader_num_workers": workers, "repeated_augmentation": repeats, "mixup": mixup}
+    compare(train, MIDDLE, f"checkpoint-{MIDDLE}", settings)
+
+
+def test_so_is_one_with_accumulated_batches(train):
+    # Three steps an epoch, the last of one batch; step 4 is the first of the second epoch.
+    compare(train, 7, "checkpoint-4", {"gradient_accumulation_steps": 2})
+
+
+def compare(train, seen_before, checkpoint, settings):
+    whole, batches = train(**settings)
+    resumed, rest = train(checkpoint, **settings)
+    seen = [batch["images"] for batch in batches]
+    if not settings.get("mixup"):  # each epoch has an order of its own, so that a wrong one would be noticed
+        assert seen[:BATCHES] != seen[BATCHES : 2 * BATCHES] != seen[2 * BATCHES : 3 * BATCHES]
+    assert [batch["images"] for batch in rest] == seen[seen_before:]
+    assert [batch["rate"] for batch in rest] == [batch["rate"] for batch in batches[seen_before:]]
+    assert [batch["drw"] for batch in rest] == [batch["drw"] for batch in batches[seen_before:]]
+    assert_same(resumed.model, whole.model)
+    assert_same(resumed.ema.module, whole.ema.module)
+    logged = [[entry["loss"] for entry in trainer.state.log_history if "loss" in entry] for trainer in (resumed, whole)]
+    assert logged[0] == pytest.approx(logged[1])
+
+
+def assert_same(model, expected):
+    torch.testing.assert_close(dict(model.state_dict()), dict(expected.state_dict()), rtol=0, atol=0)
+
+
+def test_the_averaged_weights_are_in_the_checkpoint_as_a_model(train):
+    trainer, _ = train(num_train_epochs=3, max_steps=MIDDLE)
+    average = DeiTLTForImageClassification.from_pretrained(f"{trainer.args.output_dir}/checkpoint-{MIDDLE}/ema")
+    assert_same(average, trainer.ema.module)
+    own = DeiTLTForImageClassification.from_pretrained(f"{trainer.args.output_dir}/checkpoint-{MIDDLE}")
+    assert_same(own, trainer.model)
+    assert not torch.equal(own.cls_classifier.weight, average.cls_classifier.weight)
+
+
+def test_an_average_that_begins_with_the_resumed_run_begins_at_its_weights(
+    tiny_student, tiny_teacher, images, arguments
+):
+    def trainer_of(**settings):
+        args = arguments(num_train_epochs=2, save_strategy="epoch", **settings)
+        return DeiTLTTrainer(tiny_student(), args, teacher=tiny_teacher(), train_dataset=images())
+
+    without = trainer_of()
+    without.train()
+    checkpoint = f"{without.args.output_dir}/checkpoint-4"
+    trainer = trainer_of(ema_decay=0.999)
+    trainer._load_from_checkpoint(checkpoint)
+    assert_same(trainer.ema.module, DeiTLTForImageClassification.from_pretrained(checkpoint))
+
+
+def test_the_sampler_of_several_processes_learns_its_epoch_too():
+    """What the Trainer does at a resumed epoch, around the loader that accelerate gives to one of two processes."""
+    sampler = repeated_augmentation_sampler(24, num_replicas=2)
+    shard = BatchSamplerShard(BatchSampler(sampler, 4, drop_last=True), num_processes=1, process_index=0)
+    loader = DataLoaderShard(range(24), batch_sampler=shard)
+    SetSamplerEpoch().on_epoch_begin(None, SimpleNamespace(epoch=3.67), None, train_dataloader=loader)
+    resumed = skip_first_batches(loader, 2)
+    resumed.set_epoch(3)
+    expected = repeated_augmentation_sampler(24, num_replicas=2)
+    expected.set_epoch(3)
+    assert torch.cat(list(resumed)).tolist() == list(expected)[8:]
+
+
+def test_the_best_checkpoint_is_loaded_whole(tiny_student, images, arguments):
+    groups = {"head": [0, 1, 2], "mid": [3, 4, 5, 6], "tail": [7, 8, 9]}
+    args = arguments(
+        distillation_type="none",
+        num_train_epochs=3,
+        save_strategy="epoch",
+        eval_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        greater_is_better=True,  # so that the best is not the last
+        learning_rate=0.01,
+    )
+    trainer = DeiTLTTrainer(tiny_student(), args, class_groups=groups, train_dataset=images(), eval_dataset=images())
+    trainer.train()
+    best = f"{args.output_dir}/checkpoint-4"
+    assert trainer.state.best_model_checkpoint == best
+    assert_same(trainer.model, DeiTLTForImageClassification.from_pretrained(best))
+
+
+def test_a_checkpoint_without_weights_is_refused(tiny_student, images, arguments, tmp_path):
+    trainer = DeiTLTTrainer(tiny_student(), arguments(distillation_type="none"), train_dataset=images())
+    (tmp_path / "checkpoint-1").mkdir()
+    with pytest.raises(DeiTLTError, match=r"^cannot load the checkpoint [^\n]*checkpoint-1[^\n]*$"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))

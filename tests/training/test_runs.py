@@ -1,0 +1,227 @@
+"""Whole runs on the embedded digits, and what they leave in their directories."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from deitlt_hf import (
+    CifarResNetForImageClassification,
+    DeiTLTError,
+    DeiTLTForImageClassification,
+    DeiTLTTrainer,
+    DeiTLTTrainingArguments,
+    TeacherTrainingArguments,
+    class_groups,
+)
+from deitlt_hf.training.runs import (
+    DataArguments,
+    StudentArguments,
+    TeacherArguments,
+    check_output_directory,
+    claim_output_directory,
+    train_student,
+    train_teacher,
+)
+
+# Largest class 134 images, imbalance factor 20, exponential profile: 134 * (1/20) ** (i/9), rounded down.
+COUNTS = [134, 96, 68, 49, 35, 25, 18, 13, 9, 6]
+GROUPS = {"head": [0, 1, 2], "mid": [3, 4, 5, 6], "tail": [7, 8, 9]}
+DATA = {"data": "digits-lt", "image_size": 8, "horizontal_flip": False, "group_boundaries": [3, 7]}
+STUDENT = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 4, "drop_path_rate": 0.0}
+COMMON = {
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 64,
+    "save_strategy": "no",
+    "logging_steps": 2,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """The directory of a teacher's run, and the accuracies that it returned."""
+    directory = tmp_path_factory.mktemp("runs") / "teacher"
+    args = TeacherTrainingArguments(output_dir=str(directory), sam_rho=0.05, **COMMON)
+    return directory, train_teacher(DataArguments(**DATA), TeacherArguments(depth=20), args)
+
+
+@pytest.fixture(scope="module")
+def student(teacher):
+    """The directory of a student's run, and its result."""
+    directory = teacher[0].parent / "student"
+    args = DeiTLTTrainingArguments(output_dir=str(directory), ema_decay=0.9, **COMMON)
+    settings = StudentArguments(teacher=str(teacher[0]), **STUDENT)
+    return directory, train_student(DataArguments(**DATA), settings, args)
+
+
+def accuracy_by_hand(directory):
+    """Accuracy of a saved model on the digits' test split, through what is saved alone."""
+    from deitlt_hf import load_long_tailed_dataset
+
+    model = AutoModelForImageClassification.from_pretrained(directory).eval()
+    processor = AutoImageProcessor.from_pretrained(directory)
+    test = load_long_tailed_dataset("digits-lt")["test"]
+    pixels = processor([image.convert("RGB") for image in test["image"]], return_tensors="pt")
+    with torch.no_grad():
+        predictions = model(**pixels).logits.argmax(-1)
+    return 100 * (predictions == torch.tensor(test["label"])).double().mean().item()
+
+
+def test_a_teachers_run_leaves_a_model_and_its_accuracy(teacher):
+    directory, accuracies = teacher
+    assert {path.name for path in directory.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "metrics.json",
+        "recipe.yaml",
+    }
+    assert isinstance(AutoModelForImageClassification.from_pretrained(directory), CifarResNetForImageClassification)
+    written = json.loads((directory / "metrics.json").read_text())
+    assert written == {"accuracy": accuracies, "class_counts": COUNTS}
+    assert accuracies["overall"] == pytest.approx(accuracy_by_hand(directory), abs=1)  # processors round otherwise
+    assert yaml.safe_load((directory / "recipe.yaml").read_text())["depth"] == 20
+
+
+def test_a_students_run_leaves_a_model_its_metrics_and_its_report(student):
+    directory, result = student
+    assert {path.name for path in directory.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "ema",
+        "metrics.json",
+        "recipe.yaml",
+        "report.png",
+    }
+    model = AutoModelForImageClassification.from_pretrained(directory)
+    assert isinstance(model, DeiTLTForImageClassification)
+    assert isinstance(AutoModelForImageClassification.from_pretrained(directory / "ema"), DeiTLTForImageClassification)
+    assert model.config.class_counts == result.metrics["class_counts"] == COUNTS
+    assert model.config.class_groups == class_groups(COUNTS, boundaries=(3, 7)) == GROUPS
+    assert model.config.id2label == {digit: str(digit) for digit in range(10)}
+    assert json.loads((directory / "metrics.json").read_text()) == result.metrics
+    assert result.metrics["num_images"] == 400
+    overall = result.metrics["experts"]["average"]["overall"]
+    assert overall == pytest.approx(accuracy_by_hand(directory), abs=1)
+    assert np.asarray(Image.open(directory / "report.png")).std() > 0
+
+
+def test_a_students_recipe_makes_the_same_run_again(student):
+    directory, _ = student
+    recipe = yaml.safe_load((directory / "recipe.yaml").read_text())
+    assert {name: recipe[name] for name in STUDENT if name != "patch_size"} == {
+        name: value for name, value in STUDENT.items() if name != "patch_size"
+    }
+    assert recipe["patch_size"] == 4
+    assert recipe["num_train_epochs"] == 1
+    assert recipe["group_boundaries"] == [3, 7]
+
+
+def run_student(directory, data=None, student=None, **settings):
+    args = DeiTLTTrainingArguments(output_dir=str(directory), distillation_type="none", **COMMON | settings)
+    return train_student(DataArguments(**DATA | (data or {})), StudentArguments(**STUDENT | (student or {})), args)
+
+
+def test_a_run_that_fails_leaves_no_model(tmp_path):
+    with pytest.raises(DeiTLTError, match="not finite at step"):
+        run_student(tmp_path / "run", learning_rate=1e30, scale_learning_rate=False, warmup_epochs=0)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["recipe.yaml"]
+
+
+def test_a_run_that_fails_while_it_saves_leaves_no_model_under_its_name(tmp_path, monkeypatch):
+    save = DeiTLTTrainer.save_model
+
+    def save_and_fail(self, *args, **kwargs):
+        save(self, *args, **kwargs)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(DeiTLTTrainer, "save_model", save_and_fail)
+    with pytest.raises(OSError, match="no space left"):
+        run_student(tmp_path / "run")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "student", "message"),
+    [
+        ({}, {"patch_size": 3}, "image_size 8 is not divisible by patch_size 3"),
+        ({}, {"student_size": "huge"}, "unknown student size 'huge'"),
+        ({}, {"expert": "tail"}, "unknown expert 'tail'"),
+        ({"group_boundaries": [3]}, {}, r"group_boundaries are \[3\]; pass two numbers"),
+        ({"imbalance_factor": 0.5}, {}, "imbalance"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_written(tmp_path, data, student, message):
+    with pytest.raises(DeiTLTError, match=message) as error:
+        run_student(tmp_path / "run", data, student)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def arguments(directory, **settings):
+    return DeiTLTTrainingArguments(output_dir=str(directory), use_cpu=True, **settings)
+
+
+def test_a_run_resumes_from_its_last_checkpoint(tmp_path):
+    directory = tmp_path / "run"
+    settings = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": None, "num_train_epochs": 2}
+    whole = run_student(directory, **settings)
+    assert (directory / "checkpoint-12").is_dir()
+    for path in directory.glob("checkpoint-1*"):  # as if the run had been cut after step 8
+        path.rename(tmp_path / path.name)
+    with pytest.raises(DeiTLTError, match="is not empty; pass --resume, --overwrite, or another"):
+        run_student(directory, **settings)
+    resumed = run_student(directory, resume=True, **settings)
+    losses = [{e["step"]: e["loss"] for e in run.log_history if "loss" in e} for run in (whole, resumed)]
+    assert list(losses[1]) == list(losses[0])
+    assert losses[1][8] == losses[0][8]
+
+
+@pytest.mark.parametrize("occupied_by", ["a run", "other files"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_occupied_directory_is_replaced_only_if_it_is_a_run(tmp_path, occupied_by, overwrite):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    if occupied_by == "a run":
+        (tmp_path / "recipe.yaml").write_text("data: digits-lt\n")
+    args = arguments(tmp_path, overwrite=overwrite)
+    if overwrite and occupied_by == "a run":
+        assert check_output_directory(args) is None
+        assert (tmp_path / "thesis.txt").exists()  # until training begins
+        claim_output_directory(args, [args], None)
+        assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+        return
+    message = "no run of this package" if overwrite else "is not empty"
+    with pytest.raises(DeiTLTError, match=message):
+        check_output_directory(args)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_resuming_needs_a_checkpoint(tmp_path, exists):
+    directory = tmp_path / "run"
+    if exists:
+        directory.mkdir()
+        (directory / "recipe.yaml").write_text("{}")
+    args = arguments(directory, resume=True)
+    with pytest.raises(DeiTLTError, match="holds no checkpoint to resume from; leave resume out"):
+        check_output_directory(args)
+
+
+def test_resuming_takes_the_last_checkpoint_or_the_named_one(tmp_path):
+    for step in (2, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    last = check_output_directory(arguments(tmp_path, resume=True))
+    assert last == str(tmp_path / "checkpoint-10")
+    named = str(tmp_path / "checkpoint-2")
+    assert check_output_directory(arguments(tmp_path, resume_from_checkpoint=named)) == named
