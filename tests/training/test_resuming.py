@@ -18,12 +18,13 @@ BATCHES, MIDDLE = 5, 8  # batches of an epoch; batches before the checkpoint, wh
 
 @pytest.fixture
 def train(tiny_student, tiny_teacher, images, arguments, spy):
-    """Runs four epochs, DRW from the third, from the start or from a checkpoint; gives the trainer and its batches."""
+    """Runs three epochs, DRW in the last, from the start or from a checkpoint; gives the trainer and its batches."""
 
     def run(checkpoint=None, **settings):
         accumulation = settings.get("gradient_accumulation_steps", 1)
         args = arguments(
             drw_start_epoch=2,
+            num_train_epochs=3,
             learning_rate=0.01,
             ema_decay=0.9,
             save_strategy="steps",
@@ -69,7 +70,7 @@ def assert_same(model, expected):
 
 
 def test_the_averaged_weights_are_in_the_checkpoint_as_a_model(train):
-    trainer, _ = train(num_train_epochs=3, max_steps=MIDDLE)
+    trainer, _ = train(max_steps=MIDDLE)
     average = DeiTLTForImageClassification.from_pretrained(f"{trainer.args.output_dir}/checkpoint-{MIDDLE}/ema")
     assert_same(average, trainer.ema.module)
     own = DeiTLTForImageClassification.from_pretrained(f"{trainer.args.output_dir}/checkpoint-{MIDDLE}")

@@ -152,6 +152,15 @@ class LongTailTrainer(Trainer):
         super()._maybe_log_save_evaluate(*args, **kwargs)
         self._clock += time.perf_counter() - max(started, self._clock)  # evaluating and saving are not training
 
+    def _get_grad_norm(self, model, grad_norm=None):
+        """The norm of the gradient, in steps that are logged; in others nobody would see what it costs."""
+        step = self.state.global_step + 1
+        by_steps = self.args.logging_strategy == "steps"
+        is_first = step == 1 and self.args.logging_first_step
+        if grad_norm is None and by_steps and not is_first and step % self.state.logging_steps:
+            return None
+        return super()._get_grad_norm(model, grad_norm)
+
     def _save_checkpoint(self, model, trial) -> None:
         self._stop_if_not_finite()
         super()._save_checkpoint(model, trial)

@@ -77,8 +77,8 @@ class DropPath(nn.Module):
     def forward(self, branch: torch.Tensor) -> torch.Tensor:
         if self.rate == 0.0 or not self.training:
             return branch
-        kept = branch.new_empty((branch.shape[0], 1, 1)).bernoulli_(1 - self.rate)
-        return branch * kept / (1 - self.rate)
+        keep = 1 - self.rate
+        return branch * branch.new_empty((branch.shape[0], 1, 1)).bernoulli_(keep).div_(keep)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"
