@@ -20,11 +20,8 @@ def run(argv: list[str]) -> None:
             of label names.
 
     Example:
-
-    ```python
-    >>> from deitlt_hf.cli.convert import run
-    >>> run(["checkpoint.pth", "student", "--ema"])  # doctest: +SKIP
-    ```
+        >>> from deitlt_hf.cli.convert import run
+        >>> run(["checkpoint.pth", "student", "--ema"])  # doctest: +SKIP
     """
     args = _parser().parse_args(argv)
 

@@ -82,11 +82,8 @@ def classify(
         DeiTLTError: a file that is no image, an unknown expert, or `top` below 1.
 
     Example:
-
-    ```python
-    >>> for result in classify(model, processor, [Path("lynx.png")]):  # doctest: +SKIP
-    ...     print(result.file, result.rows[0].name)
-    ```
+        >>> for result in classify(model, processor, [Path("lynx.png")]):  # doctest: +SKIP
+        ...     print(result.file, result.rows[0].name)
     """
     check_expert(expert)
     if top < 1:

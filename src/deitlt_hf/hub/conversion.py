@@ -93,13 +93,10 @@ def convert_reference_checkpoint(
             names that do not match the number of classes.
 
     Example:
-
-    ```python
-    >>> from deitlt_hf import convert_reference_checkpoint
-    >>> model = convert_reference_checkpoint("checkpoint.pth", use_ema=True)  # doctest: +SKIP
-    >>> model.config.class_counts  # doctest: +SKIP
-    [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
-    ```
+        >>> from deitlt_hf import convert_reference_checkpoint
+        >>> model = convert_reference_checkpoint("checkpoint.pth", use_ema=True)  # doctest: +SKIP
+        >>> model.config.class_counts  # doctest: +SKIP
+        [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     """
     path = Path(path)
     checkpoint = _read_checkpoint(path)
@@ -136,12 +133,9 @@ def save_model_and_processor(
         DeiTLTError: `out_dir` is a file or holds something, or cannot be written.
 
     Example:
-
-    ```python
-    >>> from deitlt_hf import convert_reference_checkpoint
-    >>> from deitlt_hf.hub.conversion import save_model_and_processor
-    >>> save_model_and_processor(convert_reference_checkpoint("checkpoint.pth"), "student")  # doctest: +SKIP
-    ```
+        >>> from deitlt_hf import convert_reference_checkpoint
+        >>> from deitlt_hf.hub.conversion import save_model_and_processor
+        >>> save_model_and_processor(convert_reference_checkpoint("checkpoint.pth"), "student")  # doctest: +SKIP
     """
     from deitlt_hf.data.processing import image_processor
 

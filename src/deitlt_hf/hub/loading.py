@@ -20,10 +20,7 @@ def load_student(source: str) -> DeiTLTForImageClassification:
         DeiTLTError: there is no model, or one of another type.
 
     Example:
-
-    ```python
-    >>> model = load_student("demo-output/student")  # doctest: +SKIP
-    ```
+        >>> model = load_student("demo-output/student")  # doctest: +SKIP
     """
     try:
         config = AutoConfig.from_pretrained(source)

@@ -23,12 +23,9 @@ def class_balanced_weights(class_counts: Sequence[int], beta: float = 0.9999) ->
         DeiTLTError: a class without training images, or `beta` outside [0, 1).
 
     Example:
-
-    ```python
-    >>> from deitlt_hf import class_balanced_weights
-    >>> class_balanced_weights([5000, 50], beta=0.9999)
-    tensor([0.0250, 1.9750])
-    ```
+        >>> from deitlt_hf import class_balanced_weights
+        >>> class_balanced_weights([5000, 50], beta=0.9999)
+        tensor([0.0250, 1.9750])
     """
     if not 0 <= beta < 1:
         raise DeiTLTError(f"class-balanced beta is {beta}; pass a number from 0 up to, not including, 1")

@@ -35,15 +35,12 @@ class DistillationLoss(nn.Module):
         DeiTLTError: an unknown distillation type, or alpha or temperature out of range.
 
     Example:
-
-    ```python
-    >>> import torch
-    >>> from deitlt_hf import DistillationLoss
-    >>> logits = torch.zeros(4, 10)
-    >>> parts = DistillationLoss()(logits, logits, torch.tensor([0, 1, 2, 3]), teacher_logits=torch.eye(10)[:4])
-    >>> round(parts.loss.item(), 4)  # ln 10
-    2.3026
-    ```
+        >>> import torch
+        >>> from deitlt_hf import DistillationLoss
+        >>> logits = torch.zeros(4, 10)
+        >>> parts = DistillationLoss()(logits, logits, torch.tensor([0, 1, 2, 3]), teacher_logits=torch.eye(10)[:4])
+        >>> round(parts.loss.item(), 4)  # ln 10
+        2.3026
     """
 
     def __init__(self, distillation_type: str = "hard", alpha: float = 0.5, temperature: float = 1.0):

@@ -23,14 +23,11 @@ class LDAMLoss(nn.Module):
         DeiTLTError: a class without training images.
 
     Example:
-
-    ```python
-    >>> import torch
-    >>> from deitlt_hf import LDAMLoss
-    >>> loss = LDAMLoss([16, 1], max_margin=0.5)
-    >>> loss.margins
-    tensor([0.2500, 0.5000])
-    ```
+        >>> import torch
+        >>> from deitlt_hf import LDAMLoss
+        >>> loss = LDAMLoss([16, 1], max_margin=0.5)
+        >>> loss.margins
+        tensor([0.2500, 0.5000])
     """
 
     margins: torch.Tensor

@@ -39,12 +39,9 @@ def load_recipe(name_or_file: str) -> dict[str, Any]:
         DeiTLTError: an unknown recipe, or a file that does not hold settings.
 
     Example:
-
-    ```python
-    >>> from deitlt_hf.recipes import load_recipe
-    >>> load_recipe("cifar10-lt-if100")["drw_start_epoch"]
-    1100
-    ```
+        >>> from deitlt_hf.recipes import load_recipe
+        >>> load_recipe("cifar10-lt-if100")["drw_start_epoch"]
+        1100
     """
     import yaml
 

@@ -89,13 +89,10 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
         DeiTLTError: a value out of its range, or `drw_start_epoch` beyond the last epoch.
 
     Example:
-
-    ```python
-    >>> from deitlt_hf import DeiTLTTrainingArguments
-    >>> args = DeiTLTTrainingArguments(output_dir="runs/student", num_train_epochs=1200, drw_start_epoch=1100)
-    >>> args.scaled_learning_rate == 5e-4 * args.per_device_train_batch_size / 512  # on one process
-    True
-    ```
+        >>> from deitlt_hf import DeiTLTTrainingArguments
+        >>> args = DeiTLTTrainingArguments(output_dir="runs/student", num_train_epochs=1200, drw_start_epoch=1100)
+        >>> args.scaled_learning_rate == 5e-4 * args.per_device_train_batch_size / 512  # on one process
+        True
     """
 
     learning_rate: float = field(
@@ -168,13 +165,10 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
         DeiTLTError: a value out of its range, or `drw_start_epoch` beyond the last epoch.
 
     Example:
-
-    ```python
-    >>> from deitlt_hf import TeacherTrainingArguments
-    >>> args = TeacherTrainingArguments(output_dir="runs/teacher", loss="ldam", drw_start_epoch=160, sam_rho=0.8)
-    >>> args.learning_rate
-    0.1
-    ```
+        >>> from deitlt_hf import TeacherTrainingArguments
+        >>> args = TeacherTrainingArguments(output_dir="runs/teacher", loss="ldam", drw_start_epoch=160, sam_rho=0.8)
+        >>> args.learning_rate
+        0.1
     """
 
     learning_rate: float = field(default=0.1, metadata={"help": "Peak learning rate of SGD."})

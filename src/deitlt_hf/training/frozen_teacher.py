@@ -21,12 +21,11 @@ class FrozenTeacher:
         DeiTLTError: the teacher cannot be loaded, or lacks a class of the student's.
 
     Example:
-
-    ```python
-    >>> teacher = FrozenTeacher("runs/teacher", student, device="cpu")  # doctest: +SKIP
-    >>> teacher(pixel_values).shape  # doctest: +SKIP
-    torch.Size([32, 10])
-    ```
+        >>> from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
+        >>> student = CifarResNetForImageClassification(CifarResNetConfig(id2label={0: "cat", 1: "lynx"}))
+        >>> model = CifarResNetForImageClassification(CifarResNetConfig(id2label={0: "lynx", 1: "cat", 2: "dog"}))
+        >>> FrozenTeacher(model, student, device="cpu")(torch.zeros(4, 3, 64, 64)).shape
+        torch.Size([4, 2])
     """
 
     def __init__(self, model: PreTrainedModel | str, student: PreTrainedModel, device: torch.device | str):

@@ -19,20 +19,17 @@ def sam_over_sgd(parameters: Iterable[torch.nn.Parameter], rho: float, **options
         **options: of `torch.optim.SGD`: `lr`, `momentum`, `weight_decay`.
 
     Example:
-
-    ```python
-    >>> import torch
-    >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
-    >>> optimizer = sam_over_sgd([weight], rho=1.0, lr=0.1)
-    >>> (weight**2 / 2).sum().backward()  # the gradient is the weight itself, of norm 5
-    >>> optimizer.first_step(zero_grad=True)
-    >>> weight.data
-    tensor([3.6000, 4.8000])
-    >>> (weight**2 / 2).sum().backward()
-    >>> optimizer.step()
-    >>> weight.data
-    tensor([2.6400, 3.5200])
-    ```
+        >>> import torch
+        >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = sam_over_sgd([weight], rho=1.0, lr=0.1)
+        >>> (weight**2 / 2).sum().backward()  # the gradient is the weight itself, of norm 5
+        >>> optimizer.first_step(zero_grad=True)
+        >>> weight.data
+        tensor([3.6000, 4.8000])
+        >>> (weight**2 / 2).sum().backward()
+        >>> optimizer.step()
+        >>> weight.data
+        tensor([2.6400, 3.5200])
     """
     from pytorch_optimizer import SAM  # takes over a second to import, and only SAM needs it
 

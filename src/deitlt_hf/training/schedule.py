@@ -21,12 +21,9 @@ def cosine_with_warmup(
     it takes over.
 
     Example:
-
-    ```python
-    >>> from deitlt_hf.training.schedule import cosine_with_warmup
-    >>> cosine_with_warmup(600, epochs=1200, learning_rate=2.5e-4)
-    0.00013
-    ```
+        >>> from deitlt_hf.training.schedule import cosine_with_warmup
+        >>> round(cosine_with_warmup(600, epochs=1200, learning_rate=2.5e-4), 8)
+        0.00013
     """
     if epoch < warmup_epochs:
         return warmup_learning_rate + epoch / warmup_epochs * (learning_rate - warmup_learning_rate)
@@ -48,12 +45,9 @@ def steps_with_warmup(
     The warm-up rises once per epoch and reaches `learning_rate` in the last of its epochs.
 
     Example:
-
-    ```python
-    >>> from deitlt_hf.training.schedule import steps_with_warmup
-    >>> [steps_with_warmup(epoch, learning_rate=0.1) for epoch in (0, 4, 159, 160)]
-    [0.02, 0.1, 0.1, 0.001]
-    ```
+        >>> from deitlt_hf.training.schedule import steps_with_warmup
+        >>> [steps_with_warmup(epoch, learning_rate=0.1) for epoch in (0, 4, 159, 160)]
+        [0.02, 0.1, 0.1, 0.001]
     """
     if epoch < warmup_epochs:
         return learning_rate * min(math.floor(epoch) + 1, warmup_epochs) / warmup_epochs

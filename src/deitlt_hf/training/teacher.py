@@ -32,11 +32,12 @@ class TeacherTrainer(LongTailTrainer):
         DeiTLTError: class counts are missing where they are needed, or the loss becomes not finite.
 
     Example:
-
-    ```python
-    >>> trainer = TeacherTrainer(model, args, class_counts=counts, train_dataset=train)  # doctest: +SKIP
-    >>> trainer.train()  # doctest: +SKIP
-    ```
+        >>> from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, TeacherTrainingArguments
+        >>> model = CifarResNetForImageClassification(CifarResNetConfig(depth=20, num_labels=2, classifier="cosine"))
+        >>> args = TeacherTrainingArguments("runs/teacher", loss="ldam", drw_start_epoch=160, use_cpu=True)
+        >>> trainer = TeacherTrainer(model, args, class_counts=[81, 16])  # and train_dataset=..., then trainer.train()
+        >>> [round(margin, 3) for margin in trainer.ldam.margins.tolist()]  # proportional to 1/3 and 1/2
+        [0.333, 0.5]
     """
 
     args: TeacherTrainingArguments

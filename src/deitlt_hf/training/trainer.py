@@ -43,11 +43,15 @@ class DeiTLTTrainer(LongTailTrainer):
             not finite.
 
     Example:
-
-    ```python
-    >>> trainer = DeiTLTTrainer(model, args, teacher="runs/teacher", train_dataset=train)  # doctest: +SKIP
-    >>> trainer.train()  # doctest: +SKIP
-    ```
+        >>> from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
+        >>> from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification, DeiTLTTrainingArguments
+        >>> shape = {"image_size": 16, "patch_size": 8, "hidden_size": 24, "num_attention_heads": 2}
+        >>> student = DeiTLTForImageClassification(DeiTLTConfig(num_labels=2, class_counts=[90, 3], **shape))
+        >>> teacher = CifarResNetForImageClassification(CifarResNetConfig(depth=20, num_labels=2))
+        >>> args = DeiTLTTrainingArguments("runs/student", num_train_epochs=10, drw_start_epoch=8, use_cpu=True)
+        >>> trainer = DeiTLTTrainer(student, args, teacher=teacher)  # and train_dataset=..., then trainer.train()
+        >>> trainer.drw_active
+        False
     """
 
     args: DeiTLTTrainingArguments

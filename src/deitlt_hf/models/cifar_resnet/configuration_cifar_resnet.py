@@ -25,12 +25,9 @@ class CifarResNetConfig(PreTrainedConfig):
         ValueError: a depth or classifier that is none of the above, or fewer than one channel or pixel.
 
     Example:
-
-    ```python
-    >>> from deitlt_hf import CifarResNetConfig
-    >>> CifarResNetConfig(depth=20, classifier="cosine", num_labels=10).depth
-    20
-    ```
+        >>> from deitlt_hf import CifarResNetConfig
+        >>> CifarResNetConfig(depth=20, classifier="cosine", num_labels=10).depth
+        20
     """
 
     model_type = "cifar_resnet"

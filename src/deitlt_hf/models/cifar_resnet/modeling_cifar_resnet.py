@@ -60,14 +60,11 @@ class CifarResNetForImageClassification(PreTrainedModel):
     """ResNet-20/32/44/56/110 for small images with a linear or cosine classifier (He et al., 2016, section 4.2).
 
     Example:
-
-    ```python
-    >>> import torch
-    >>> from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
-    >>> model = CifarResNetForImageClassification(CifarResNetConfig(depth=20, num_labels=10)).eval()
-    >>> model(torch.zeros(2, 3, 32, 32)).logits.shape
-    torch.Size([2, 10])
-    ```
+        >>> import torch
+        >>> from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
+        >>> model = CifarResNetForImageClassification(CifarResNetConfig(depth=20, num_labels=10)).eval()
+        >>> model(torch.zeros(2, 3, 32, 32)).logits.shape
+        torch.Size([2, 10])
     """
 
     config: CifarResNetConfig
