@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from deitlt_hf import DeiTLTTrainer, DeiTLTTrainingArguments, TeacherTrainer
+from deitlt_hf import DeiTLTError, DeiTLTTrainer, DeiTLTTrainingArguments, TeacherTrainer
 from deitlt_hf.training.schedule import cosine_with_warmup, steps_with_warmup
 
 
@@ -98,3 +98,23 @@ def test_the_teacher_follows_its_steps(tiny_teacher, images, teacher_arguments):
     TeacherTrainer(tiny_teacher(), args, train_dataset=images(8), callbacks=[rates]).train()
     by_hand = [0.05, 0.05, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
     assert rates.used == pytest.approx(by_hand)
+
+
+def test_another_schedule_is_transformers_own(tiny_student, images, arguments):
+    trainer = DeiTLTTrainer(
+        tiny_student(), arguments(lr_scheduler_type="linear", distillation_type="none"), train_dataset=images()
+    )
+    trainer.create_optimizer()
+    scheduler = trainer.create_scheduler(10)
+    peak = trainer.args.scaled_learning_rate
+    rates = []
+    for _ in range(10):
+        rates.append(scheduler.get_last_lr()[0])
+        trainer.optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([peak * (10 - step) / 10 for step in range(10)])
+
+
+def test_warm_up_steps_beside_the_references_schedule_are_refused(arguments):
+    with pytest.raises(DeiTLTError, match="warmup_epochs"):
+        arguments(warmup_steps=10)

@@ -25,8 +25,10 @@ def run(argv: list[str]) -> None:
     """
     args = _parser().parse_args(argv)
 
+    from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.hub.conversion import convert_reference_checkpoint, save_model_and_processor
 
+    quiet_libraries()
     model = convert_reference_checkpoint(
         args.file,
         use_ema=args.ema,

@@ -30,6 +30,7 @@ def run(argv: Sequence[str]) -> None:
     parser = OneLineParser(
         [DataArguments, EvaluateArguments],
         prog="deitlt evaluate",
+        usage="deitlt evaluate MODEL [options]",
         description="Accuracy of a student's experts. The data are those of the run unless flags say otherwise.",
         allow_abbrev=False,
     )

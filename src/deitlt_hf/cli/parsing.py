@@ -44,7 +44,13 @@ def parse_with_recipe(
     Raises:
         DeiTLTError: an unknown recipe, or a recipe with a setting that the command does not know.
     """
-    parser = OneLineParser(dataclass_types, prog=f"deitlt {command}", description=description, allow_abbrev=False)
+    parser = OneLineParser(
+        dataclass_types,
+        prog=f"deitlt {command}",
+        usage=f"deitlt {command} [--recipe RECIPE] [options]",
+        description=description,
+        allow_abbrev=False,
+    )
     parser.add_argument("--recipe", help="name of a recipe (see `deitlt recipes`) or a YAML file")
     given, _ = parser.parse_known_args(argv)
     if given.recipe is not None:

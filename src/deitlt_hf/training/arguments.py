@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_utils import SchedulerType
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.losses.distillation import DISTILLATION_TYPES
@@ -36,6 +37,10 @@ class LongTailTrainingArguments(TrainingArguments):
     class_balanced_beta: float = field(
         default=0.9999, metadata={"help": "Beta of the effective number of samples behind DRW's weights, in [0, 1)."}
     )
+    lr_scheduler_type: str = field(
+        default="cosine",
+        metadata={"help": "Left at cosine, the reference's schedule over epochs; another name is transformers' own."},
+    )
     warmup_epochs: float = field(default=5, metadata={"help": "Epochs of linear learning-rate warm-up."})
     min_learning_rate: float = field(default=1e-5, metadata={"help": "Floor of the cosine schedule."})
     bf16: bool | None = field(
@@ -64,6 +69,8 @@ class LongTailTrainingArguments(TrainingArguments):
             self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         super().__post_init__()
+        if self.warmup_steps and self.follows_reference_schedule:
+            raise DeiTLTError(f"warmup_steps is {self.warmup_steps:g}; the reference's schedule takes warmup_epochs")
         if self.overwrite and self.resume:
             raise DeiTLTError("both overwrite and resume were asked for; pass one of them")
         if self.learning_rate <= 0:
@@ -77,6 +84,11 @@ class LongTailTrainingArguments(TrainingArguments):
             )
         if not 0 <= self.class_balanced_beta < 1:
             raise DeiTLTError(f"class_balanced_beta is {self.class_balanced_beta}; pass a number in [0, 1)")
+
+    @property
+    def follows_reference_schedule(self) -> bool:
+        """Whether the learning rate is the reference's function of the epoch, and not a schedule of transformers."""
+        return self.lr_scheduler_type == SchedulerType.COSINE
 
 
 @dataclass

@@ -91,7 +91,9 @@ class LongTailTrainer(Trainer):
         return self.args.learning_rate
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
-        """Follow `learning_rate_at`, step by step."""
+        """Follow `learning_rate_at`, step by step, unless one of transformers' schedules was asked for."""
+        if not self.args.follows_reference_schedule:
+            return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
             epochs = self.args.num_train_epochs if self.args.max_steps <= 0 else max(self.state.num_train_epochs, 1)
             peak = self.peak_learning_rate()
