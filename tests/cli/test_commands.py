@@ -211,6 +211,7 @@ def train(*more: str) -> list[str]:
         (train("--teacher", "/no/such/teacher"), ["/no/such/teacher", "no such directory"]),
         (train("--distillation_typ", "soft"), ["--distillation_typ", "--distillation_type"]),
         (train("--learning_rate", "fast"), ["fast"]),
+        (train("--evaluate_ema"), ["ema_decay"]),
         (train(), ["needs a teacher"]),
         (["evaluate", "/no/such/model"], ["/no/such/model", "no such directory"]),
         (["convert", "/no/such/file.pth", "out"], ["/no/such/file.pth"]),
@@ -245,11 +246,9 @@ def test_a_run_is_not_overwritten_unasked(capsys, student, teacher, tmp_path):
     before = (student / "model.safetensors").read_bytes()
     assert "--overwrite" in fails(capsys, *train("--teacher", teacher, "--output_dir", str(student)))
     (tmp_path / "photo.png").write_bytes(b"mine")
-    error = fails(capsys, *train("--teacher", teacher, "--output_dir", str(tmp_path), "--overwrite", "true"))
+    error = fails(capsys, *train("--teacher", teacher, "--output_dir", str(tmp_path), "--overwrite"))
     assert "no run" in error
-    assert "checkpoint" in fails(
-        capsys, *train("--teacher", teacher, "--output_dir", str(tmp_path), "--resume", "true")
-    )
+    assert "checkpoint" in fails(capsys, *train("--teacher", teacher, "--output_dir", str(tmp_path), "--resume"))
     assert (student / "model.safetensors").read_bytes() == before
     assert (tmp_path / "photo.png").read_bytes() == b"mine"
 
@@ -300,3 +299,19 @@ def test_evaluating_on_other_classes_is_refused(capsys, student, tmp_path):
     split = Dataset.from_dict(rows, features=features)
     DatasetDict(train=split, test=split).save_to_disk(tmp_path / "cats")
     assert "'cat'" in fails(capsys, "evaluate", str(student), "--data", str(tmp_path / "cats"))
+
+
+def test_starting_from_weights_keeps_their_image_size(capsys, student, tmp_path):
+    argv = train("--init_from", str(student), "--image_size", "8", "--distillation_type", "none")
+    assert "--image_size 16" in fails(capsys, *argv, "--output_dir", str(tmp_path / "run"))
+
+
+def test_averaged_weights_are_evaluated_on_request(capsys, student, tmp_path):
+    argv = train("--init_from", str(student), "--distillation_type", "none", "--output_dir", str(tmp_path / "run"))
+    argv += ["--num_train_epochs", "1", "--drw_start_epoch", "0", "--ema_decay", "1.0", "--evaluate_ema"]
+    assert main(argv) == 0
+    assert "averaged weights" in capsys.readouterr().out
+    # A decay of 1 never leaves the weights that training started from.
+    before = json.loads((student / "metrics.json").read_text())
+    after = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert after["averaged_weights"] == before["experts"]

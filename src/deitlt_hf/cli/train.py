@@ -19,4 +19,7 @@ def run(argv: Sequence[str]) -> None:
     result = train_student(data, student, args)
     if args.should_log:
         print(format_table(result.metrics))
+        if "averaged_weights" in result.metrics:
+            print("averaged weights (EMA):")
+            print(format_table(result.metrics | {"experts": result.metrics["averaged_weights"]}))
         print(f"student, metrics.json and report.png: {args.output_dir}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -161,7 +162,8 @@ def train_teacher(data: DataArguments, teacher: TeacherArguments, args: TeacherT
     accuracies = {group: measured[f"eval_{group}"] for group in ("overall", "head", "mid", "tail")}
     save_model(trainer)
     if args.should_save:
-        write_json(Path(args.output_dir) / METRICS_FILE, {"accuracy": accuracies, "class_counts": images.class_counts})
+        measured = {group: None if math.isnan(value) else value for group, value in accuracies.items()}
+        write_json(Path(args.output_dir) / METRICS_FILE, {"accuracy": measured, "class_counts": images.class_counts})
     return accuracies
 
 
@@ -184,7 +186,11 @@ def train_student(data: DataArguments, student: StudentArguments, args: DeiTLTTr
     )
     claim_output_directory(args, [data, student, args], checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
-    result = RunResult(evaluate_student(model, images, data.image_size, trainer.accelerator), trainer.state.log_history)
+    metrics = evaluate_student(model, images, data.image_size, trainer.accelerator)
+    if args.evaluate_ema:
+        averaged = evaluate_student(trainer.ema.module, images, data.image_size, trainer.accelerator)
+        metrics["averaged_weights"] = averaged["experts"]
+    result = RunResult(metrics, trainer.state.log_history)
     save_model(trainer)
     if args.should_save:
         save_result(result, args.output_dir)
@@ -199,7 +205,13 @@ def build_student(data: DataArguments, student: StudentArguments, images: Images
         if model_type not in ("deit", DeiTLTConfig.model_type):
             raise DeiTLTError(f"{student.init_from} is a {model_type} model; pass a DeiT-LT or distilled DeiT one")
         settings = {"drop_path_rate": student.drop_path_rate, "expert": student.expert}
-        return _checked(DeiTLTForImageClassification.from_pretrained, student.init_from, **settings, **classes)
+        model = _checked(DeiTLTForImageClassification.from_pretrained, student.init_from, **settings, **classes)
+        if model.config.image_size != data.image_size:
+            raise DeiTLTError(
+                f"{student.init_from} takes images of {model.config.image_size} pixels, not {data.image_size}; pass "
+                f"--image_size {model.config.image_size}"
+            )
+        return model
     if student.student_size not in STUDENT_SIZES:
         raise DeiTLTError(f"unknown student size {student.student_size!r}; pass one of {', '.join(STUDENT_SIZES)}")
     hidden_size, layers, heads = STUDENT_SIZES[student.student_size]
