@@ -49,10 +49,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", metavar="OUT", type=Path, help="directory to make")
     parser.add_argument("--ema", action="store_true", help="take the moving average of a student's weights")
     parser.add_argument(
-        "--num-attention-heads", metavar="N", type=int, help="of a student (default: its hidden size / 64)"
+        "--num-attention-heads",
+        "--num_attention_heads",
+        metavar="N",
+        type=int,
+        help="of a student (default: its hidden size / 64)",
     )
     parser.add_argument(
-        "--label-names", metavar="FILE", type=Path, help="names of the classes in the checkpoint's order, one a line"
+        "--label-names",
+        "--label_names",
+        metavar="FILE",
+        type=Path,
+        help="names of the classes in the checkpoint's order, one a line",
     )
     return parser
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from deitlt_hf.errors import DeiTLTError
 
+DEMO_FILES = {"teacher", "student", "metrics.json", "report.png"}
+
 
 def run(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="deitlt demo", description=__doc__.split(": ", 1)[1])
@@ -78,6 +80,6 @@ def _prepare(directory: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise DeiTLTError(f"{directory} is not empty; pass --overwrite, or another --output_dir")
-    if not (directory / "teacher").is_dir():
+    if not {path.name for path in directory.iterdir()} <= DEMO_FILES:
         raise DeiTLTError(f"{directory} holds files that are no demo's; pass another --output_dir")
     shutil.rmtree(directory)

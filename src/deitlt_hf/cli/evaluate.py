@@ -23,6 +23,7 @@ def run(argv: Sequence[str]) -> None:
 
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import OneLineParser
+    from deitlt_hf.data.long_tail import class_groups
     from deitlt_hf.evaluation.accuracy import format_table
     from deitlt_hf.hub.loading import load_run_settings, load_student
     from deitlt_hf.training.runs import DataArguments, evaluate_student, load_images, write_json
@@ -41,8 +42,7 @@ def run(argv: Sequence[str]) -> None:
         settings = load_run_settings(model_source)
         parser.set_defaults(**{name: value for name, value in settings.items() if name in of_data})
     data, options, _ = parser.parse_into(argv)
-    if options.output is not None and Path(options.output).exists():
-        raise DeiTLTError(f"{options.output} exists; pass another --output")
+    _check(options)
 
     quiet_libraries()
     model = load_student(model_source)
@@ -55,7 +55,10 @@ def run(argv: Sequence[str]) -> None:
         )
     # Groups are about what the student was trained on, which its configuration tells.
     images.class_counts = model.config.class_counts or images.class_counts
-    images.class_groups = model.config.class_groups or images.class_groups
+    if any(argument.split("=")[0].replace("-", "_") == "__group_boundaries" for argument in argv):
+        images.class_groups = class_groups(images.class_counts, boundaries=tuple(data.group_boundaries))
+    else:
+        images.class_groups = model.config.class_groups or images.class_groups
     accelerator = Accelerator()
     metrics = evaluate_student(model, images, model.config.image_size, accelerator, options.batch_size)
     if accelerator.is_main_process:
@@ -63,3 +66,16 @@ def run(argv: Sequence[str]) -> None:
         if options.output is not None:
             write_json(Path(options.output), metrics)
             print(f"numbers: {options.output}")
+
+
+def _check(options: EvaluateArguments) -> None:
+    """Refuse before the evaluation what would fail after it."""
+    if options.batch_size < 1:
+        raise DeiTLTError(f"batch_size is {options.batch_size}; pass 1 or more")
+    if options.output is None:
+        return
+    output = Path(options.output)
+    if output.exists():
+        raise DeiTLTError(f"{output} exists; pass another --output")
+    if not output.parent.is_dir():
+        raise DeiTLTError(f"{output.parent} is no directory; make it, or pass another --output")

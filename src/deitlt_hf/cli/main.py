@@ -45,7 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"deitlt {command}: interrupted", file=sys.stderr)
         return 130
+    _leave_process_group()
     return 0
+
+
+def _leave_process_group() -> None:
+    """Let the processes of one launch end together; one that ends early makes the launcher stop those still writing."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def _help() -> str:

@@ -7,7 +7,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from transformers import HfArgumentParser
 
@@ -24,9 +24,14 @@ class OneLineParser(HfArgumentParser):
 
     def parse_into(self, argv: Sequence[str]) -> list[Any]:
         """Instances of the dataclasses, and a namespace of the other arguments."""
-        *instances, unknown = self.parse_args_into_dataclasses(
-            argv, return_remaining_strings=True, look_for_args_file=False
-        )
+        try:
+            *instances, unknown = self.parse_args_into_dataclasses(
+                argv, return_remaining_strings=True, look_for_args_file=False
+            )
+        except DeiTLTError:
+            raise
+        except ValueError as error:  # of transformers' own arguments, bf16 on a device without it for instance
+            self.error(str(error).splitlines()[0].rstrip("."))
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = difflib.get_close_matches(unknown[0].split("=")[0], flags)
@@ -39,7 +44,8 @@ def parse_with_recipe(
 ) -> list[Any]:
     """Instances of the dataclasses: flags over the recipe of `--recipe`, over the fields' defaults.
 
-    Without `--output_dir`, a run goes to `runs/` and its recipe's name.
+    Without `--output_dir`, a run goes to `runs/` and its recipe's name. `none` takes back a number that the recipe sets
+    and that may be left out: `--drw_start_epoch none`.
 
     Raises:
         DeiTLTError: an unknown recipe, or a recipe with a setting that the command does not know.
@@ -52,14 +58,40 @@ def parse_with_recipe(
         allow_abbrev=False,
     )
     parser.add_argument("--recipe", help="name of a recipe (see `deitlt recipes`) or a YAML file")
+    argv, left_out = _take_out_none(argv, dataclass_types)
     given, _ = parser.parse_known_args(argv)
     if given.recipe is not None:
         settings = load_recipe(given.recipe)
         _check_settings(given.recipe, settings, dataclass_types)
         settings.setdefault("output_dir", f"runs/{Path(given.recipe).stem}")
         parser.set_defaults(**settings)
+    parser.set_defaults(**dict.fromkeys(left_out))
     *instances, _recipe = parser.parse_into(argv)
     return instances
+
+
+def _take_out_none(argv: Sequence[str], dataclass_types: Sequence[type]) -> tuple[list[str], list[str]]:
+    """The flags without those of optional numbers that are `none`, and the names of these."""
+    optional = {
+        name
+        for dataclass_type in dataclass_types
+        for name, hint in get_type_hints(dataclass_type).items()
+        if type(None) in get_args(hint) and {int, float, list[int]} & set(get_args(hint))
+    }
+    kept: list[str] = []
+    left_out: list[str] = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        if not equals:  # the value is a word of its own, behind the flag
+            flag, value = (kept[-1] if kept else ""), word
+        name = flag.removeprefix("--").replace("-", "_")
+        if value == "none" and flag.startswith("--") and name in optional:
+            left_out.append(name)
+            if not equals:
+                kept.pop()
+        else:
+            kept.append(word)
+    return kept, left_out
 
 
 def _check_settings(recipe: str, settings: dict[str, Any], dataclass_types: Sequence[type]) -> None:

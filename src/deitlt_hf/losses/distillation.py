@@ -77,9 +77,9 @@ class DistillationLoss(nn.Module):
                 sample by the teacher's class.
             cls_class_weights: `(C,)`, weights for the class token too, which the paper does not use.
         """
-        cls_loss = F.cross_entropy(cls_logits, targets, weight=cls_class_weights)
+        cls_loss = _cross_entropy(cls_logits, targets, cls_class_weights)
         if self.distillation_type == "none":
-            distillation_loss = F.cross_entropy(distillation_logits, targets, weight=class_weights)
+            distillation_loss = _cross_entropy(distillation_logits, targets, class_weights)
         elif teacher_logits is None:
             raise DeiTLTError(f"{self.distillation_type} distillation needs teacher_logits; pass them, or type 'none'")
         elif self.distillation_type == "hard":
@@ -99,3 +99,10 @@ class DistillationLoss(nn.Module):
             return divergence.mean()
         sample_weights = weights[teacher_logits.argmax(-1)]
         return (sample_weights * divergence).sum() / sample_weights.sum()
+
+
+def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    if weights is None or not targets.is_floating_point():
+        return F.cross_entropy(logits, targets, weight=weights)
+    # torch's weighted mean divides by the sum of the weights for classes, but by the batch size for probabilities.
+    return F.cross_entropy(logits, targets, weight=weights, reduction="sum") / (targets @ weights).sum()
