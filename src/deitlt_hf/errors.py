@@ -22,7 +22,7 @@ class DeiTLTError(ValueError):
 
 def loading_reason(source: str, error: Exception) -> str:
     """Why a model could not be loaded, in one line; transformers takes a path that does not exist for a bad hub id."""
-    is_path = source.startswith(("/", ".", "~")) or source.count("/") > 1
+    is_path = source.startswith(("/", ".", "~")) or source.count("/") > 1 or Path(source.split("/")[0]).is_dir()
     if is_path and not Path(source).exists():
         return "there is no such directory"
     return str(error).splitlines()[0].rstrip(".")

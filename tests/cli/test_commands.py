@@ -67,9 +67,13 @@ def fails(capsys, *argv: str) -> str:
 
 
 def test_help_is_quick_and_names_every_command():
-    started = time.perf_counter()
-    result = subprocess.run([sys.executable, "-m", "deitlt_hf", "--help"], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - started < 2  # half a second where nothing else runs; the suite runs on shared cores
+    seconds = []
+    for _ in range(5):  # the best of five: the suite shares its cores
+        started = time.perf_counter()
+        argv = [sys.executable, "-m", "deitlt_hf", "--help"]
+        result = subprocess.run(argv, capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.5
     assert all(command in result.stdout for command in COMMANDS)
     script = (
         "import sys, deitlt_hf.cli.main as m; m.main(['--help']); assert not {'torch', 'transformers'} & {*sys.modules}"
@@ -127,7 +131,7 @@ def test_recipes_lists_and_prints(capsys):
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert listed == recipe_names()
     assert main(["recipes", "digits-lt"]) == 0
-    assert "num_train_epochs: 200" in capsys.readouterr().out
+    assert "num_train_epochs: 180" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if not name.endswith("-teacher")])
@@ -205,7 +209,7 @@ def train(*more: str) -> list[str]:
         (train("--imbalance_factor", "0.5"), ["0.5", "at least 1"]),
         (train("--imbalance_factor", "500"), ["500", "class 8", "134"]),
         (train("--patch_size", "5"), ["16", "patch_size 5"]),
-        (train("--drw_start_epoch", "200"), ["200", "beyond"]),
+        (train("--drw_start_epoch", "180"), ["180", "beyond"]),
         (train("--group_boundaries", "3"), ["[3]", "3 7"]),
         (train("--student_size", "huge"), ["'huge'", "tiny"]),
         (train("--teacher", "/no/such/teacher"), ["/no/such/teacher", "no such directory"]),
@@ -285,6 +289,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(capsys, teache
     assert "not finite at step" in error
     checkpoints = sorted((tmp_path / "run").glob("checkpoint-*"))
     assert checkpoints
+    for checkpoint in checkpoints:
+        weights = AutoModelForImageClassification.from_pretrained(checkpoint).state_dict()
+        assert all(weight.isfinite().all() for weight in weights.values())
     step = int(error.split("step ")[1].split()[0])
     assert all(int(path.name.split("-")[1]) < step for path in checkpoints)
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -315,3 +322,39 @@ def test_averaged_weights_are_evaluated_on_request(capsys, student, tmp_path):
     before = json.loads((student / "metrics.json").read_text())
     after = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert after["averaged_weights"] == before["experts"]
+
+
+def test_a_runs_recipe_makes_the_same_run_again_and_elsewhere(capsys, student, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    again = ["train", "--recipe", str(student / "recipe.yaml"), "--use_cpu", "true", "--disable_tqdm", "true"]
+    assert main(again) == 0
+    made = tmp_path / "runs" / "recipe"
+    assert json.loads((made / "metrics.json").read_text()) == json.loads((student / "metrics.json").read_text())
+    assert (made / "model.safetensors").read_bytes() == (student / "model.safetensors").read_bytes()
+    assert "--overwrite" in fails(capsys, *again)
+
+
+def test_none_takes_back_what_a_recipe_sets(capsys):
+    assert "needs a teacher" in fails(capsys, *train("--drw_start_epoch", "none", "--num_train_epochs", "2"))
+
+
+def test_resuming_with_a_model_of_another_size_is_refused(capsys, teacher, tmp_path):
+    argv = train("--teacher", teacher, "--output_dir", str(tmp_path / "run"), "--save_strategy", "steps")
+    argv += ["--save_steps", "1", "--num_train_epochs", "1", "--drw_start_epoch", "none"]
+    assert main(argv) == 0
+    assert "another size" in fails(capsys, *argv, "--resume", "--hidden_size", "48")
+
+
+def test_a_damaged_parquet_file_is_refused(capsys, tmp_path):
+    (tmp_path / "train-00000-of-00001.parquet").write_bytes(b"PAR1 cut off")
+    (tmp_path / "test-00000-of-00001.parquet").write_bytes(b"PAR1 cut off")
+    assert str(tmp_path) in fails(capsys, *train("--data", "cifar10-lt", "--data_dir", str(tmp_path)))
+
+
+def test_accelerate_launches_the_same_commands(tmp_path):
+    argv = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m", "deitlt_hf"]
+    argv += ["train", "--recipe", "digits-lt", "--distillation_type", "none", "--output_dir", str(tmp_path / "run")]
+    argv += [*TINY, "--num_train_epochs", "1", "--drw_start_epoch", "0"]
+    result = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert "DIST expert" in result.stdout
+    assert (tmp_path / "run" / "model.safetensors").is_file()

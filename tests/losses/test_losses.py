@@ -110,3 +110,14 @@ def test_ldam_agrees_with_the_reference(golden_json, tensors, key, max_margin, w
 def test_ldam_refuses_an_empty_class():
     with pytest.raises(DeiTLTError, match="class 1"):
         LDAMLoss([5, 0])
+
+
+@pytest.mark.parametrize("distillation_type", ["hard", "none"])
+def test_one_hot_targets_weigh_like_hard_labels(tensors, distillation_type):
+    loss = DistillationLoss(distillation_type)
+    logits = [tensors["cls_logits"], tensors["distillation_logits"]]
+    weights = torch.linspace(0.1, 2, 10)
+    one_hot = torch.nn.functional.one_hot(tensors["labels"], 10).float()
+    hard = loss(*logits, tensors["labels"], tensors["teacher_logits"], weights, weights)
+    soft = loss(*logits, one_hot, tensors["teacher_logits"], weights, weights)
+    torch.testing.assert_close(torch.stack(soft), torch.stack(hard))

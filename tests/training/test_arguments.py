@@ -18,6 +18,7 @@ STUDENT = [
     ({"distillation_view": "medium"}, "unknown distillation view 'medium'; pass one of strong, weak"),
     ({"mixup": 0.8, "per_device_train_batch_size": 5}, "per_device_train_batch_size is 5; pass an even one"),
     ({"cutmix": 1.0, "per_device_train_batch_size": 5}, "per_device_train_batch_size is 5; pass an even one"),
+    ({"distillation_view": "weak", "mixup": 0.8}, "pass mixup 0 and cutmix 0"),
     ({"evaluate_ema": True}, "pass ema_decay too"),
 ]
 TEACHER = [

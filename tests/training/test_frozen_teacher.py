@@ -92,3 +92,28 @@ def test_a_teacher_may_be_a_directory(tiny_student, tmp_path, kind):
 def test_a_directory_without_a_teacher_is_refused(tiny_student, tmp_path):
     with pytest.raises(DeiTLTError, match=r"^cannot load a teacher from [^\n]*$"):
         FrozenTeacher(tmp_path, tiny_student(), "cpu")
+
+
+def test_a_teacher_in_half_precision_gives_logits_in_full(tiny_student, tiny_teacher):
+    model, pixels = tiny_teacher(), torch.randn(2, 3, 8, 8)
+    expected = model(pixels).logits
+    logits = FrozenTeacher(model.to(torch.bfloat16), tiny_student(), "cpu")(pixels)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, expected, rtol=0.05, atol=0.05)
+
+
+def test_a_timm_model_sees_the_size_that_it_was_made_for(tiny_student):
+    from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+
+    names = {index: f"LABEL_{index}" for index in range(10)}
+    config = TimmWrapperConfig(
+        architecture="resnet18",
+        pretrained_cfg={"input_size": [3, 64, 64]},
+        id2label=names,
+        label2id={name: index for index, name in names.items()},
+    )
+    model, pixels = TimmWrapperForImageClassification(config).eval(), torch.randn(2, 3, 32, 32)
+    teacher = FrozenTeacher(model, tiny_student(), "cpu")
+    assert teacher.image_size == (64, 64)
+    resized = torch.nn.functional.interpolate(pixels, (64, 64), mode="bicubic")
+    torch.testing.assert_close(teacher(pixels), model(pixel_values=resized).logits)

@@ -1,8 +1,19 @@
-"""What the commands show of the libraries beneath them."""
+"""What the commands show: errors in one line, and of the libraries beneath them only what asks for something."""
 
 from __future__ import annotations
 
+import argparse
+import sys
 import warnings
+from typing import NoReturn
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
 
 
 def quiet_libraries() -> None:

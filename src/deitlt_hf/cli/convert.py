@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deitlt_hf.cli.console import OneLineParser
 from deitlt_hf.errors import DeiTLTError
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def run(argv: list[str]) -> None:
     print(f"saved to {args.out}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
         prog="deitlt convert",
         description="Convert a .pth checkpoint of the reference (a DeiT-LT student, or a PaCo or LDAM ResNet teacher).",
     )

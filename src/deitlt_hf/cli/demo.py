@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from deitlt_hf.cli.console import OneLineParser
 from deitlt_hf.errors import DeiTLTError
 
 DEMO_FILES = {"teacher", "student", "metrics.json", "report.png"}
 
 
 def run(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="deitlt demo", description=__doc__.split(": ", 1)[1])
+    parser = OneLineParser(prog="deitlt demo", description=__doc__.split(": ", 1)[1])
     parser.add_argument(
         "--output_dir", "--output-dir", type=Path, default=Path("demo-output"), help="default: %(default)s"
     )

@@ -22,13 +22,13 @@ def run(argv: Sequence[str]) -> None:
     from accelerate import Accelerator
 
     from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.cli.parsing import OneLineParser
+    from deitlt_hf.cli.parsing import DataclassParser
     from deitlt_hf.data.long_tail import class_groups
     from deitlt_hf.evaluation.accuracy import format_table
     from deitlt_hf.hub.loading import load_run_settings, load_student
     from deitlt_hf.training.runs import DataArguments, evaluate_student, load_images, write_json
 
-    parser = OneLineParser(
+    parser = DataclassParser(
         [DataArguments, EvaluateArguments],
         prog="deitlt evaluate",
         usage="deitlt evaluate MODEL [options]",

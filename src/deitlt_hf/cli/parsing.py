@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from transformers import HfArgumentParser
 
+from deitlt_hf.cli.console import OneLineParser
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.recipes import load_recipe
 
 
-class OneLineParser(HfArgumentParser):
-    """transformers' parser whose errors are one line, without the usage of some hundred flags before it."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
-        sys.exit(2)
+class DataclassParser(OneLineParser, HfArgumentParser):
+    """transformers' parser of dataclasses."""
 
     def parse_into(self, argv: Sequence[str]) -> list[Any]:
         """Instances of the dataclasses, and a namespace of the other arguments."""
@@ -50,7 +47,7 @@ def parse_with_recipe(
     Raises:
         DeiTLTError: an unknown recipe, or a recipe with a setting that the command does not know.
     """
-    parser = OneLineParser(
+    parser = DataclassParser(
         dataclass_types,
         prog=f"deitlt {command}",
         usage=f"deitlt {command} [--recipe RECIPE] [options]",
@@ -58,40 +55,28 @@ def parse_with_recipe(
         allow_abbrev=False,
     )
     parser.add_argument("--recipe", help="name of a recipe (see `deitlt recipes`) or a YAML file")
-    argv, left_out = _take_out_none(argv, dataclass_types)
+    _accept_none(parser, dataclass_types)
     given, _ = parser.parse_known_args(argv)
     if given.recipe is not None:
         settings = load_recipe(given.recipe)
         _check_settings(given.recipe, settings, dataclass_types)
         settings.setdefault("output_dir", f"runs/{Path(given.recipe).stem}")
         parser.set_defaults(**settings)
-    parser.set_defaults(**dict.fromkeys(left_out))
     *instances, _recipe = parser.parse_into(argv)
     return instances
 
 
-def _take_out_none(argv: Sequence[str], dataclass_types: Sequence[type]) -> tuple[list[str], list[str]]:
-    """The flags without those of optional numbers that are `none`, and the names of these."""
-    optional = {
-        name
-        for dataclass_type in dataclass_types
-        for name, hint in get_type_hints(dataclass_type).items()
-        if type(None) in get_args(hint) and {int, float, list[int]} & set(get_args(hint))
-    }
-    kept: list[str] = []
-    left_out: list[str] = []
-    for word in argv:
-        flag, equals, value = word.partition("=")
-        if not equals:  # the value is a word of its own, behind the flag
-            flag, value = (kept[-1] if kept else ""), word
-        name = flag.removeprefix("--").replace("-", "_")
-        if value == "none" and flag.startswith("--") and name in optional:
-            left_out.append(name)
-            if not equals:
-                kept.pop()
-        else:
-            kept.append(word)
-    return kept, left_out
+def _accept_none(parser: HfArgumentParser, dataclass_types: Sequence[type]) -> None:
+    """Let `none` stand for an optional number that is left out, so that a flag can take back what a recipe sets."""
+    hints = {name: hint for dataclass_type in dataclass_types for name, hint in get_type_hints(dataclass_type).items()}
+    for action in parser._actions:
+        of_type = get_args(hints.get(action.dest))
+        if type(None) in of_type and {int, float} & set(of_type):
+            action.type = partial(_number_or_none, action.type)
+
+
+def _number_or_none(convert: type, text: str) -> float | None:
+    return None if text == "none" else convert(text)
 
 
 def _check_settings(recipe: str, settings: dict[str, Any], dataclass_types: Sequence[type]) -> None:

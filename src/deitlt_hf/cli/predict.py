@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from deitlt_hf.cli.console import OneLineParser
+
 
 def run(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="deitlt predict", description="Top classes of images, by the average and by each expert."
     )
     parser.add_argument("model", help="directory or hub id of a student")

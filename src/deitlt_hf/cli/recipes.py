@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
+from deitlt_hf.cli.console import OneLineParser
 from deitlt_hf.recipes import recipe_description, recipe_names, recipe_text
 
 
 def run(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="deitlt recipes", description="List the recipes, or print one.")
+    parser = OneLineParser(prog="deitlt recipes", description="List the recipes, or print one.")
     parser.add_argument("name", nargs="?", help="print this recipe, to copy and change")
     options = parser.parse_args(argv)
     if options.name is not None:

@@ -52,5 +52,6 @@ def load_image_processor(source: str) -> BaseImageProcessor:
 
 def load_run_settings(source: str) -> dict:
     """The settings of the run that wrote a local directory, empty where there are none."""
-    recipe = Path(source) / "recipe.yaml"
-    return yaml.safe_load(recipe.read_text()) or {} if recipe.is_file() else {}
+    directories = (Path(source), Path(source).parent)  # averaged weights lie in a directory of their run
+    recipe = next((path for path in (directory / "recipe.yaml" for directory in directories) if path.is_file()), None)
+    return {} if recipe is None else yaml.safe_load(recipe.read_text()) or {}

@@ -58,6 +58,9 @@ class LongTailTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Left off: a loss that is not finite stops the run instead of being hidden."}
     )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Left off: every weight takes part in every step."}
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Left off: views are made from the `image` column when an image is read."}
     )
@@ -66,7 +69,8 @@ class LongTailTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         if self.bf16 is None:
-            self.bf16 = not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+            self.bf16 = has_bf16 and not self.use_cpu and not self.fp16
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         super().__post_init__()
         if self.warmup_steps and self.follows_reference_schedule:
@@ -80,7 +84,7 @@ class LongTailTrainingArguments(TrainingArguments):
         if self.drw_start_epoch is not None and self.max_steps <= 0 and self.drw_start_epoch >= self.num_train_epochs:
             raise DeiTLTError(
                 f"drw_start_epoch {self.drw_start_epoch} is beyond the last epoch; pass one below num_train_epochs "
-                f"({self.num_train_epochs:g}), or leave it out for no re-weighting"
+                f"({self.num_train_epochs:g}), or none for no re-weighting"
             )
         if not 0 <= self.class_balanced_beta < 1:
             raise DeiTLTError(f"class_balanced_beta is {self.class_balanced_beta}; pass a number in [0, 1)")
@@ -125,7 +129,7 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
         default="strong",
         metadata={
             "help": "View that the teacher labels: strong (out-of-distribution distillation, the paper's) or weak "
-            "(in-distribution, for ablation)."
+            "(in-distribution, for ablation; needs mixup 0 and cutmix 0)."
         },
     )
     reweight_cls: bool = field(default=False, metadata={"help": "In the DRW phase, re-weight the CLS loss too."})
@@ -151,6 +155,10 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.distillation_view == "weak" and (self.mixup > 0 or self.cutmix > 0):
+            raise DeiTLTError(
+                "in-distribution distillation labels weak views, which are not mixed; pass mixup 0 and cutmix 0 with it"
+            )
         one_of("distillation type", self.distillation_type, DISTILLATION_TYPES)
         one_of("distillation view", self.distillation_view, VIEWS)
         if self.evaluate_ema and self.ema_decay is None:
@@ -203,5 +211,7 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
         super().__post_init__()
         one_of("loss", self.loss, TEACHER_LOSSES)
         one_of("schedule", self.schedule, TEACHER_SCHEDULES)
+        if not isinstance(self.decay_epochs, list):
+            self.decay_epochs = [self.decay_epochs]
         if self.sam_rho < 0:
             raise DeiTLTError(f"sam_rho is {self.sam_rho}; pass 0 for plain SGD or a radius above it")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, set_seed
 from transformers.trainer_callback import ProgressCallback
 
 from deitlt_hf.errors import DeiTLTError
@@ -32,7 +32,12 @@ def load_weights(model: PreTrainedModel, directory: str | Path) -> None:
         raise DeiTLTError(
             f"cannot load the checkpoint {directory}: {str(error).splitlines()[0]}; pass one that is complete"
         ) from error
-    model.load_state_dict(saved.state_dict())
+    try:
+        model.load_state_dict(saved.state_dict())
+    except RuntimeError as error:
+        raise DeiTLTError(
+            f"the checkpoint {directory} is of a model of another size; resume with the settings it was trained with"
+        ) from error
 
 
 class LongTailTrainer(Trainer):
@@ -54,7 +59,7 @@ class LongTailTrainer(Trainer):
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ProgressBar)
         self.add_callback(SetSamplerEpoch)
-        self.class_counts = class_counts or getattr(model.config, "class_counts", None)
+        self.class_counts = getattr(model.config, "class_counts", None) if class_counts is None else class_counts
         self.class_weights = None
         if self.class_counts is not None:
             self.class_weights = class_balanced_weights(self.class_counts, args.class_balanced_beta).to(args.device)
@@ -165,10 +170,20 @@ class LongTailTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         self._stop_if_not_finite()
+        # The loss of the last step was finite, but its gradient may have ruined the weights.
+        if not torch.stack([weight.isfinite().all() for weight in self.model.parameters()]).all():
+            self._non_finite_step.fill_(self.state.global_step)
+            self._stop_if_not_finite()
         super()._save_checkpoint(model, trial)
 
     def train(self, *args, **kwargs):
         self._clock = time.perf_counter()
+        self._parts, self._recorded_steps, self._recorded_batches = None, 0.0, 0
+        self._non_finite_step.fill_(-1)
+        if self.args.world_size > 1:
+            # Every process augments and drops paths in its own way, as with the reference; one seed would give all of
+            # them the same view of a repeated image.
+            set_seed(self.args.seed + self.args.process_index)
         try:
             result = super().train(*args, **kwargs)
         except BaseException:

@@ -43,7 +43,8 @@ class FrozenTeacher:
         if self.image_size is not None and tuple(pixel_values.shape[-2:]) != self.image_size:
             # The reference resizes the student's view without antialiasing, and so shall we.
             pixel_values = F.interpolate(pixel_values, self.image_size, mode="bicubic", align_corners=False)
-        logits = self.model(pixel_values=pixel_values).logits
+        # A teacher may be saved in half precision; its logits go into a loss in full.
+        logits = self.model(pixel_values=pixel_values.to(self.model.dtype)).logits.float()
         return logits if self._order is None else logits[:, self._order]
 
 
@@ -59,7 +60,10 @@ def _load(source: str) -> PreTrainedModel:
 
 def _image_size(model: PreTrainedModel) -> tuple[int, int] | None:
     size = getattr(model.config, "image_size", None)
-    return (size, size) if isinstance(size, int) else size and tuple(size)
+    if size is None:  # timm's wrapper says it in its own way
+        size = (getattr(model.config, "pretrained_cfg", None) or {}).get("input_size", ())[1:]
+    # A model that says nothing takes any size.
+    return (size, size) if isinstance(size, int) else tuple(size) or None
 
 
 def _label_order(teacher: dict[int, str], student: dict[int, str]) -> list[int]:

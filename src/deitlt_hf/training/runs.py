@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ from deitlt_hf.training.arguments import DeiTLTTrainingArguments, LongTailTraini
 from deitlt_hf.training.base import LongTailTrainer
 from deitlt_hf.training.teacher import TeacherTrainer
 from deitlt_hf.training.trainer import DeiTLTTrainer
+
+# Of a run and its machine, not settings that another run should take over.
+_NOT_SETTINGS = (
+    *("output_dir", "overwrite", "resume", "resume_from_checkpoint"),
+    *("bf16", "dataloader_pin_memory", "report_to", "use_cpu", "disable_tqdm"),
+)
 
 RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.json"
@@ -146,6 +153,7 @@ def train_teacher(data: DataArguments, teacher: TeacherArguments, args: TeacherT
         image_size=data.image_size,
         **images.labels,
     )
+    config.class_counts, config.class_groups = images.class_counts, images.class_groups
     model = CifarResNetForImageClassification(config)
     trainer = TeacherTrainer(
         model,
@@ -158,9 +166,9 @@ def train_teacher(data: DataArguments, teacher: TeacherArguments, args: TeacherT
     )
     claim_output_directory(args, [data, teacher, args], checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
+    save_model(trainer)
     measured = trainer.evaluate()
     accuracies = {group: measured[f"eval_{group}"] for group in ("overall", "head", "mid", "tail")}
-    save_model(trainer)
     if args.should_save:
         measured = {group: None if math.isnan(value) else value for group, value in accuracies.items()}
         write_json(Path(args.output_dir) / METRICS_FILE, {"accuracy": measured, "class_counts": images.class_counts})
@@ -186,12 +194,19 @@ def train_student(data: DataArguments, student: StudentArguments, args: DeiTLTTr
     )
     claim_output_directory(args, [data, student, args], checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
-    metrics = evaluate_student(model, images, data.image_size, trainer.accelerator)
-    if args.evaluate_ema:
-        averaged = evaluate_student(trainer.ema.module, images, data.image_size, trainer.accelerator)
-        metrics["averaged_weights"] = averaged["experts"]
-    result = RunResult(metrics, trainer.state.log_history)
     save_model(trainer)
+    evaluate = partial(
+        evaluate_student,
+        images=images,
+        image_size=data.image_size,
+        accelerator=trainer.accelerator,
+        batch_size=args.eval_batch_size,
+        num_workers=args.dataloader_num_workers,
+    )
+    metrics = evaluate(model)
+    if args.evaluate_ema:
+        metrics["averaged_weights"] = evaluate(trainer.ema.module)["experts"]
+    result = RunResult(metrics, trainer.state.log_history)
     if args.should_save:
         save_result(result, args.output_dir)
     return result
@@ -232,11 +247,16 @@ def build_student(data: DataArguments, student: StudentArguments, images: Images
 
 
 def evaluate_student(
-    model: PreTrainedModel, images: Images, image_size: int, accelerator: Accelerator, batch_size: int = 64
+    model: PreTrainedModel,
+    images: Images,
+    image_size: int,
+    accelerator: Accelerator,
+    batch_size: int = 64,
+    num_workers: int = 0,
 ) -> dict[str, Any]:
     """Evaluate the average and both experts on the test split; see `expert_metrics`."""
     dataset = _with_views(images.test, {"pixel_values": evaluation_view(image_size)})
-    dataloader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate)
+    dataloader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
     predictions, labels = predict_experts(model, dataloader, accelerator=accelerator)
     return expert_metrics(predictions, labels, images.class_counts, images.class_groups, images.class_names)
 
@@ -327,6 +347,7 @@ def _changed_settings(settings: object) -> dict[str, Any]:
         default = part.default if part.default_factory is dataclasses.MISSING else part.default_factory()
         value = getattr(settings, part.name)
         plain = getattr(value, "value", value)  # transformers turns some strings into enumerations
-        if part.init and plain != default and isinstance(plain, (str, int, float, bool, list)):
+        left_out = part.name in _NOT_SETTINGS or not part.init or (default is None and plain in (False, []))
+        if not left_out and plain != default and isinstance(plain, (str, int, float, bool, list)):
             changed[part.name] = plain
     return changed

@@ -77,7 +77,8 @@ class TeacherTrainer(LongTailTrainer):
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
         """Accumulate the gradient of one batch; with SAM, replace it by that at the perturbed weights in the end.
 
-        All accumulated batches have to be seen before SAM knows its perturbation, and once more after it.
+        All accumulated batches have to be seen before SAM knows its perturbation, and once more after it. Batch
+        normalisation counts both passes, as in the published implementations.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.args.sam_rho > 0:

@@ -211,7 +211,10 @@ class DeiTLTTrainer(LongTailTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.ema is not None and self.args.should_save:
-            self.ema.module.save_pretrained(Path(output_dir or self.args.output_dir) / EMA_DIRECTORY)
+            averaged = Path(output_dir or self.args.output_dir) / EMA_DIRECTORY
+            self.ema.module.save_pretrained(averaged)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(averaged)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
