@@ -358,3 +358,12 @@ def test_accelerate_launches_the_same_commands(tmp_path):
     result = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert "DIST expert" in result.stdout
     assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_an_interrupted_run_says_how_it_goes_on(capsys, monkeypatch):
+    def interrupt(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deitlt_hf.cli.train.run", interrupt)
+    assert main(["train"]) == 130
+    assert "--resume" in capsys.readouterr().err

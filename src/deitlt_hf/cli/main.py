@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"deitlt {command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"deitlt {command}: interrupted", file=sys.stderr)
+        hint = "; --resume goes on from the last checkpoint" if command in ("teacher", "train") else ""
+        print(f"deitlt {command}: interrupted{hint}", file=sys.stderr)
         return 130
     _leave_process_group()
     return 0

@@ -37,7 +37,8 @@ _SAFE_GLOBALS: list[Any] = [
     *(type(np.dtype(scalar)) for scalar in _NUMPY_SCALARS),
 ]
 
-# DeiT's head width at the sizes tiny, small and base.
+# Attention heads of DeiT's sizes, as the reference's model names call them, and the width of a head in all of them.
+_HEADS_OF_SIZE = {"tiny": 3, "small": 6, "base": 12}
 _HEAD_DIM = 64
 
 _STUDENT_NAMES = {
@@ -82,8 +83,8 @@ def convert_reference_checkpoint(
     Args:
         path: The `.pth` or `.pth.tar` file.
         use_ema: Take the exponential moving average of a student's weights (`model_ema`) instead of the weights.
-        num_attention_heads: Attention heads of a student; by default its hidden size / 64, as in DeiT tiny, small and
-            base. No tensor's shape tells it.
+        num_attention_heads: Attention heads of a student, which no tensor's shape tells; by default those of the size
+            (tiny, small, base) in the model's name in the file, or else its hidden size / 64.
         label_names: Names of the classes in the file's own order, which for the reference's students on ImageNet-LT and
             iNaturalist-2018 is by falling frequency. By default `LABEL_0`, `LABEL_1`, ...
 
@@ -211,7 +212,7 @@ def _student_config(state: State, args: Any, num_attention_heads: int | None, pa
     return DeiTLTConfig(
         hidden_size=hidden_size,
         num_hidden_layers=_count(state, r"blocks\.(\d+)\."),
-        num_attention_heads=_num_heads(hidden_size, num_attention_heads, path),
+        num_attention_heads=_num_heads(hidden_size, num_attention_heads, args, path),
         intermediate_size=_shape(state, "blocks.0.mlp.fc1.weight", 2, path)[0],
         num_channels=num_channels,
         patch_size=patch_size,
@@ -221,7 +222,9 @@ def _student_config(state: State, args: Any, num_attention_heads: int | None, pa
     )
 
 
-def _num_heads(hidden_size: int, num_attention_heads: int | None, path: Path) -> int:
+def _num_heads(hidden_size: int, num_attention_heads: int | None, args: Any, path: Path) -> int:
+    if num_attention_heads is None:
+        num_attention_heads = _heads_by_name(args)
     if num_attention_heads is None:
         if hidden_size % _HEAD_DIM:
             raise DeiTLTError(
@@ -235,6 +238,11 @@ def _num_heads(hidden_size: int, num_attention_heads: int | None, path: Path) ->
             "pass the number that the model was trained with"
         )
     return num_attention_heads
+
+
+def _heads_by_name(args: Any) -> int | None:
+    name = str(getattr(args, "model", ""))
+    return next((heads for size, heads in _HEADS_OF_SIZE.items() if size in name.split("_")), None)
 
 
 def _class_counts(args: Any, num_labels: int, path: Path) -> list[int] | None:
