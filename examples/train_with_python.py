@@ -4,7 +4,13 @@ import argparse
 
 from deitlt_hf import DeiTLTTrainingArguments, TeacherTrainingArguments
 from deitlt_hf.evaluation.accuracy import format_table
-from deitlt_hf.training.runs import DataArguments, StudentArguments, TeacherArguments, train_student, train_teacher
+from deitlt_hf.training.runs import (
+    StudentArguments,
+    TeacherArguments,
+    TrainingDataArguments,
+    train_student,
+    train_teacher,
+)
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--teacher-epochs", type=int, default=40)
@@ -14,7 +20,7 @@ options = parser.parse_args()
 teacher_dir, student_dir = f"{options.output_dir}/teacher", f"{options.output_dir}/student"
 
 # `data` may also be a directory of Parquet files with your own images; group_boundaries are then yours too.
-data = DataArguments(data="digits-lt", image_size=16, horizontal_flip=False, group_boundaries=[3, 7])
+data = TrainingDataArguments(data="digits-lt", image_size=16, horizontal_flip=False, group_boundaries=[3, 7])
 common = {"per_device_train_batch_size": 32, "logging_steps": 10, "save_strategy": "no"}
 
 teacher_args = TeacherTrainingArguments(

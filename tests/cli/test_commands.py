@@ -138,13 +138,16 @@ def test_recipes_lists_and_prints(capsys):
 def test_every_recipe_has_its_teacher_and_says_known_settings(name, tmp_path, monkeypatch):
     from deitlt_hf.cli.parsing import parse_with_recipe
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
-    from deitlt_hf.training.runs import DataArguments, StudentArguments, TeacherArguments
+    from deitlt_hf.training.runs import StudentArguments, TeacherArguments, TrainingDataArguments
 
     data, student, args = parse_with_recipe(
-        "train", "", [DataArguments, StudentArguments, DeiTLTTrainingArguments], ["--recipe", name]
+        "train", "", [TrainingDataArguments, StudentArguments, DeiTLTTrainingArguments], ["--recipe", name]
     )
     teacher_data, *_ = parse_with_recipe(
-        "teacher", "", [DataArguments, TeacherArguments, TeacherTrainingArguments], ["--recipe", f"{name}-teacher"]
+        "teacher",
+        "",
+        [TrainingDataArguments, TeacherArguments, TeacherTrainingArguments],
+        ["--recipe", f"{name}-teacher"],
     )
     assert (data.data, data.imbalance_factor) == (teacher_data.data, teacher_data.imbalance_factor)
     assert args.output_dir == f"runs/{name}"

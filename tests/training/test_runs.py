@@ -21,9 +21,9 @@ from deitlt_hf import (
     class_groups,
 )
 from deitlt_hf.training.runs import (
-    DataArguments,
     StudentArguments,
     TeacherArguments,
+    TrainingDataArguments,
     check_output_directory,
     claim_output_directory,
     train_student,
@@ -51,7 +51,7 @@ def teacher(tmp_path_factory):
     """The directory of a teacher's run, and the accuracies that it returned."""
     directory = tmp_path_factory.mktemp("runs") / "teacher"
     args = TeacherTrainingArguments(output_dir=str(directory), sam_rho=0.05, **COMMON)
-    return directory, train_teacher(DataArguments(**DATA), TeacherArguments(depth=20), args)
+    return directory, train_teacher(TrainingDataArguments(**DATA), TeacherArguments(depth=20), args)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def student(teacher):
     directory = teacher[0].parent / "student"
     args = DeiTLTTrainingArguments(output_dir=str(directory), ema_decay=0.9, **COMMON)
     settings = StudentArguments(teacher=str(teacher[0]), **STUDENT)
-    return directory, train_student(DataArguments(**DATA), settings, args)
+    return directory, train_student(TrainingDataArguments(**DATA), settings, args)
 
 
 def accuracy_by_hand(directory):
@@ -90,6 +90,8 @@ def test_a_teachers_run_leaves_a_model_and_its_accuracy(teacher):
     assert written == {"accuracy": accuracies, "class_counts": COUNTS}
     assert accuracies["overall"] == pytest.approx(accuracy_by_hand(directory), abs=1)  # processors round otherwise
     assert yaml.safe_load((directory / "recipe.yaml").read_text())["depth"] == 20
+    config = AutoModelForImageClassification.from_pretrained(directory).config
+    assert (config.class_counts, config.class_groups) == (COUNTS, GROUPS)
 
 
 def test_a_students_run_leaves_a_model_its_metrics_and_its_report(student):
@@ -129,7 +131,9 @@ def test_a_students_recipe_makes_the_same_run_again(student):
 
 def run_student(directory, data=None, student=None, **settings):
     args = DeiTLTTrainingArguments(output_dir=str(directory), distillation_type="none", **COMMON | settings)
-    return train_student(DataArguments(**DATA | (data or {})), StudentArguments(**STUDENT | (student or {})), args)
+    return train_student(
+        TrainingDataArguments(**DATA | (data or {})), StudentArguments(**STUDENT | (student or {})), args
+    )
 
 
 def test_a_run_that_fails_leaves_no_model(tmp_path):

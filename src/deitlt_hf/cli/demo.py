@@ -26,9 +26,9 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.evaluation.accuracy import format_table
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
     from deitlt_hf.training.runs import (
-        DataArguments,
         StudentArguments,
         TeacherArguments,
+        TrainingDataArguments,
         save_result,
         train_student,
         train_teacher,
@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> None:
         *parse_with_recipe(
             "demo",
             "",
-            [DataArguments, TeacherArguments, TeacherTrainingArguments],
+            [TrainingDataArguments, TeacherArguments, TeacherTrainingArguments],
             ["--recipe", "digits-lt-teacher", "--output_dir", str(teacher_dir)],
         )
     )
@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> None:
         *parse_with_recipe(
             "demo",
             "",
-            [DataArguments, StudentArguments, DeiTLTTrainingArguments],
+            [TrainingDataArguments, StudentArguments, DeiTLTTrainingArguments],
             ["--recipe", "digits-lt", "--teacher", str(teacher_dir), "--output_dir", str(student_dir)],
         )
     )

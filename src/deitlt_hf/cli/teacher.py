@@ -9,10 +9,10 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import parse_with_recipe
     from deitlt_hf.training.arguments import TeacherTrainingArguments
-    from deitlt_hf.training.runs import DataArguments, TeacherArguments, train_teacher
+    from deitlt_hf.training.runs import TeacherArguments, TrainingDataArguments, train_teacher
 
     data, teacher, args = parse_with_recipe(
-        "teacher", "Train a CNN teacher.", [DataArguments, TeacherArguments, TeacherTrainingArguments], argv
+        "teacher", "Train a CNN teacher.", [TrainingDataArguments, TeacherArguments, TeacherTrainingArguments], argv
     )
     quiet_libraries()
     accuracies = train_teacher(data, teacher, args)

@@ -10,10 +10,10 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.parsing import parse_with_recipe
     from deitlt_hf.evaluation.accuracy import format_table
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments
-    from deitlt_hf.training.runs import DataArguments, StudentArguments, train_student
+    from deitlt_hf.training.runs import StudentArguments, TrainingDataArguments, train_student
 
     data, student, args = parse_with_recipe(
-        "train", "Train a DeiT-LT student.", [DataArguments, StudentArguments, DeiTLTTrainingArguments], argv
+        "train", "Train a DeiT-LT student.", [TrainingDataArguments, StudentArguments, DeiTLTTrainingArguments], argv
     )
     quiet_libraries()
     result = train_student(data, student, args)

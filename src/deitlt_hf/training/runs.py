@@ -53,7 +53,7 @@ STUDENT_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 
 
 @dataclass
 class DataArguments:
-    """Which images, and how they are split and seen."""
+    """Which images, and how they are split and grouped."""
 
     data: str = field(default="digits-lt", metadata={"help": "cifar10-lt, cifar100-lt, digits-lt, or a directory."})
     data_dir: str | None = field(default=None, metadata={"help": "Local Parquet files in place of the hub's."})
@@ -62,8 +62,6 @@ class DataArguments:
     )
     imbalance_profile: str = field(default="exp", metadata={"help": "exp or step."})
     split_seed: int = field(default=0, metadata={"help": "Seed of the selection of training images."})
-    image_size: int = field(default=224, metadata={"help": "Pixels of a side."})
-    horizontal_flip: bool = field(default=True, metadata={"help": "Mirror training images; not for digits or text."})
     group_boundaries: list[int] | None = field(
         default=None,
         metadata={
@@ -71,6 +69,14 @@ class DataArguments:
             "above 100 training images and tail below 20."
         },
     )
+
+
+@dataclass
+class TrainingDataArguments(DataArguments):
+    """Which images, and how a model that is trained on them sees them."""
+
+    image_size: int = field(default=224, metadata={"help": "Pixels of a side."})
+    horizontal_flip: bool = field(default=True, metadata={"help": "Mirror training images; not for digits or text."})
 
 
 @dataclass
@@ -141,7 +147,9 @@ def load_images(data: DataArguments) -> Images:
     return Images(splits["train"], splits["test"], splits["train"].features["label"].names, counts, groups)
 
 
-def train_teacher(data: DataArguments, teacher: TeacherArguments, args: TeacherTrainingArguments) -> dict[str, float]:
+def train_teacher(
+    data: TrainingDataArguments, teacher: TeacherArguments, args: TeacherTrainingArguments
+) -> dict[str, float]:
     """Train a CNN teacher on weak views into `args.output_dir`; returns its test accuracies in percent."""
     checkpoint = check_output_directory(args)
     images = load_images(data)
@@ -175,7 +183,7 @@ def train_teacher(data: DataArguments, teacher: TeacherArguments, args: TeacherT
     return accuracies
 
 
-def train_student(data: DataArguments, student: StudentArguments, args: DeiTLTTrainingArguments) -> RunResult:
+def train_student(data: TrainingDataArguments, student: StudentArguments, args: DeiTLTTrainingArguments) -> RunResult:
     """Train a DeiT-LT student into `args.output_dir`, evaluate its experts, and draw the report."""
     checkpoint = check_output_directory(args)
     images = load_images(data)
@@ -212,7 +220,9 @@ def train_student(data: DataArguments, student: StudentArguments, args: DeiTLTTr
     return result
 
 
-def build_student(data: DataArguments, student: StudentArguments, images: Images) -> DeiTLTForImageClassification:
+def build_student(
+    data: TrainingDataArguments, student: StudentArguments, images: Images
+) -> DeiTLTForImageClassification:
     """A student from scratch, or from `init_from`, for the classes at hand."""
     classes = images.labels | {"class_counts": images.class_counts, "class_groups": images.class_groups}
     if student.init_from is not None:
