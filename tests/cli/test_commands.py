@@ -102,6 +102,8 @@ def test_evaluate_repeats_what_training_measured(student, capsys, tmp_path):
     assert "CLS expert" in printed
     assert json.loads(output.read_text()) == json.loads((student / "metrics.json").read_text())
     assert "exists" in fails(capsys, "evaluate", str(student), "--output", str(output))
+    assert main(["evaluate", str(student), "--group_boundaries", "1", "9"]) == 0
+    assert "head: 1 class with 134 training images" in capsys.readouterr().out
 
 
 def test_predict_shows_both_experts_side_by_side(student, capsys, tmp_path):
@@ -298,6 +300,17 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(capsys, teache
     step = int(error.split("step ")[1].split()[0])
     assert all(int(path.name.split("-")[1]) < step for path in checkpoints)
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_class_without_training_images_is_refused(capsys, tmp_path):
+    from datasets import ClassLabel, Dataset, DatasetDict, Features
+    from datasets import Image as ImageFeature
+
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["cat", "lynx", "owl"])})
+    split = Dataset.from_dict({"image": [Image.new("RGB", (8, 8))] * 2, "label": [0, 2]}, features=features)
+    DatasetDict(train=split, test=split).save_to_disk(tmp_path / "cats")
+    argv = train("--data", str(tmp_path / "cats"), "--imbalance_factor", "none", "--output_dir", str(tmp_path / "run"))
+    assert "class without training images: class 1 of 3" in fails(capsys, *argv)
 
 
 def test_evaluating_on_other_classes_is_refused(capsys, student, tmp_path):

@@ -25,11 +25,10 @@ def train(tiny_student, tiny_teacher, images, arguments, spy):
         args = arguments(
             drw_start_epoch=2,
             num_train_epochs=3,
-            learning_rate=0.01,
             ema_decay=0.9,
             save_strategy="steps",
             save_steps=-(-MIDDLE // accumulation),
-            **settings,
+            **{"learning_rate": 0.01} | settings,
         )
         trainer = DeiTLTTrainer(tiny_student(), args, teacher=tiny_teacher(), train_dataset=images(4 * BATCHES))
         batches = spy(trainer)
@@ -48,6 +47,13 @@ def test_a_resumed_run_is_the_uninterrupted_one(train, workers, repeats, mixup):
 def test_so_is_one_with_accumulated_batches(train):
     # Three steps an epoch, the last of one batch; step 4 is the first of the second epoch.
     compare(train, 7, "checkpoint-4", {"gradient_accumulation_steps": 2})
+
+
+def test_another_learning_rate_holds_from_the_checkpoint_on(train):
+    _, batches = train(min_learning_rate=0.0)
+    _, rest = train(f"checkpoint-{MIDDLE}", learning_rate=0.001, min_learning_rate=0.0, warmup_learning_rate=1e-7)
+    expected = [batch["rate"] / 10 for batch in batches[MIDDLE:]]
+    assert [batch["rate"] for batch in rest] == pytest.approx(expected)
 
 
 def compare(train, seen_before, checkpoint, settings):

@@ -23,10 +23,9 @@ def run(argv: Sequence[str]) -> None:
 
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import DataclassParser
-    from deitlt_hf.data.long_tail import class_groups
     from deitlt_hf.evaluation.accuracy import format_table
     from deitlt_hf.hub.loading import load_run_settings, load_student
-    from deitlt_hf.training.runs import DataArguments, evaluate_student, load_images, write_json
+    from deitlt_hf.training.runs import DataArguments, evaluate_student, group_classes, load_images, write_json
 
     parser = DataclassParser(
         [DataArguments, EvaluateArguments],
@@ -55,8 +54,8 @@ def run(argv: Sequence[str]) -> None:
         )
     # Groups are about what the student was trained on, which its configuration tells.
     images.class_counts = model.config.class_counts or images.class_counts
-    if any(argument.split("=")[0].replace("-", "_") == "__group_boundaries" for argument in argv):
-        images.class_groups = class_groups(images.class_counts, boundaries=tuple(data.group_boundaries))
+    if data.group_boundaries is not None:
+        images.class_groups = group_classes(images.class_counts, data.group_boundaries)
     else:
         images.class_groups = model.config.class_groups or images.class_groups
     accelerator = Accelerator()

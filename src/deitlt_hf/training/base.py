@@ -110,6 +110,18 @@ class LongTailTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Resume the schedule at the learning rate asked for now, which the checkpoint's own would hide."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not isinstance(self.lr_scheduler, LambdaLR):
+            return
+        peak = self.peak_learning_rate()
+        self.lr_scheduler.base_lrs = [peak] * len(self.lr_scheduler.base_lrs)
+        rates = [peak * factor(self.lr_scheduler.last_epoch) for factor in self.lr_scheduler.lr_lambdas]
+        self.lr_scheduler._last_lr = rates
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["initial_lr"], group["lr"] = peak, rate
+
     def record(self, **parts: torch.Tensor) -> None:
         """Add scalars of this batch to the next log entry, where their means appear; nothing leaves the device.
 

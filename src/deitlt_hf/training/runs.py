@@ -37,11 +37,9 @@ from deitlt_hf.training.base import LongTailTrainer
 from deitlt_hf.training.teacher import TeacherTrainer
 from deitlt_hf.training.trainer import DeiTLTTrainer
 
-# Of a run and its machine, not settings that another run should take over.
-_NOT_SETTINGS = (
-    *("output_dir", "overwrite", "resume", "resume_from_checkpoint"),
-    *("bf16", "dataloader_pin_memory", "report_to", "use_cpu", "disable_tqdm"),
-)
+# Not settings that another run, or a run on another machine, should take over.
+_OF_THE_RUN = {"output_dir", "overwrite", "resume", "resume_from_checkpoint"}
+_OF_THE_MACHINE = {"bf16", "dataloader_pin_memory", "report_to", "use_cpu", "disable_tqdm"}
 
 RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.json"
@@ -118,8 +116,8 @@ class Images:
     class_groups: dict[str, list[int]]
 
     @property
-    def labels(self) -> dict[str, Any]:
-        """Keyword arguments of a model's configuration."""
+    def label_maps(self) -> dict[str, dict]:
+        """`id2label` and `label2id` of a model's configuration."""
         id2label = dict(enumerate(self.class_names))
         return {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
 
@@ -138,13 +136,17 @@ def load_images(data: DataArguments) -> Images:
         data.data, data.imbalance_factor, profile=data.imbalance_profile, seed=data.split_seed, data_dir=data.data_dir
     )
     counts = class_counts(splits["train"])
-    if data.group_boundaries is None:
-        groups = class_groups(counts)
-    elif len(data.group_boundaries) == 2:
-        groups = class_groups(counts, boundaries=tuple(data.group_boundaries))
-    else:
-        raise DeiTLTError(f"group_boundaries are {data.group_boundaries}; pass two numbers, such as 3 7")
+    groups = group_classes(counts, data.group_boundaries)
     return Images(splits["train"], splits["test"], splits["train"].features["label"].names, counts, groups)
+
+
+def group_classes(class_counts: list[int], boundaries: list[int] | None) -> dict[str, list[int]]:
+    """Head, mid and tail at the `group_boundaries` of a command, or by `class_groups`' thresholds without them."""
+    if boundaries is None:
+        return class_groups(class_counts)
+    if len(boundaries) != 2:
+        raise DeiTLTError(f"group_boundaries are {boundaries}; pass two numbers, such as 3 7")
+    return class_groups(class_counts, boundaries=tuple(boundaries))
 
 
 def train_teacher(
@@ -159,7 +161,7 @@ def train_teacher(
         depth=teacher.depth,
         classifier=teacher.classifier,
         image_size=data.image_size,
-        **images.labels,
+        **images.label_maps,
     )
     config.class_counts, config.class_groups = images.class_counts, images.class_groups
     model = CifarResNetForImageClassification(config)
@@ -224,7 +226,7 @@ def build_student(
     data: TrainingDataArguments, student: StudentArguments, images: Images
 ) -> DeiTLTForImageClassification:
     """A student from scratch, or from `init_from`, for the classes at hand."""
-    classes = images.labels | {"class_counts": images.class_counts, "class_groups": images.class_groups}
+    classes = images.label_maps | {"class_counts": images.class_counts, "class_groups": images.class_groups}
     if student.init_from is not None:
         model_type = _checked(AutoConfig.from_pretrained, student.init_from).model_type
         if model_type not in ("deit", DeiTLTConfig.model_type):
@@ -357,7 +359,7 @@ def _changed_settings(settings: object) -> dict[str, Any]:
         default = part.default if part.default_factory is dataclasses.MISSING else part.default_factory()
         value = getattr(settings, part.name)
         plain = getattr(value, "value", value)  # transformers turns some strings into enumerations
-        left_out = part.name in _NOT_SETTINGS or not part.init or (default is None and plain in (False, []))
-        if not left_out and plain != default and isinstance(plain, (str, int, float, bool, list)):
+        left_out = part.name in _OF_THE_RUN | _OF_THE_MACHINE or (default is None and plain in (False, []))
+        if part.init and not left_out and plain != default and isinstance(plain, (str, int, float, bool, list)):
             changed[part.name] = plain
     return changed

@@ -103,7 +103,7 @@ class DeiTLTTrainer(LongTailTrainer):
             weights,
             weights if self.args.reweight_cls else None,
         )
-        self._record(parts, outputs, teacher_logits, targets, inputs["labels"])
+        self._record(parts, outputs, teacher_logits, targets)
         return (parts.loss, outputs) if return_outputs else parts.loss
 
     def _mix(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,16 +124,15 @@ class DeiTLTTrainer(LongTailTrainer):
         with self.accelerator.autocast():
             return self.teacher(pixel_values)
 
-    def _record(self, parts, outputs, teacher_logits, targets, labels) -> None:
+    def _record(self, parts, outputs, teacher_logits, targets) -> None:
         measured = {
             "cls_loss": parts.cls_loss,
             "distillation_loss": parts.distillation_loss,
             "token_similarity": outputs.token_similarity.mean(),
         }
         if teacher_logits is not None:
-            # The label of a mixed image is the class that it shows most of; a weak view is never mixed.
-            is_mixed = targets.is_floating_point() and self.args.distillation_view == "strong"
-            true_classes = targets.argmax(-1) if is_mixed or labels.is_floating_point() else labels
+            # The label of a mixed image is the class that it shows most of.
+            true_classes = targets.argmax(-1) if targets.is_floating_point() else targets
             measured["teacher_accuracy"] = 100 * (teacher_logits.argmax(-1) == true_classes).float().mean()
         self.record(**measured)
 
