@@ -1,4 +1,4 @@
-"""A run that is resumed in the middle of an epoch goes on as if it had not been cut."""
+"""A run that is resumed in the middle of an epoch goes on as if it had not been cut, where its views are not random."""
 
 from __future__ import annotations
 

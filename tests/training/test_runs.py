@@ -118,17 +118,6 @@ def test_a_students_run_leaves_a_model_its_metrics_and_its_report(student):
     assert np.asarray(Image.open(directory / "report.png")).std() > 0
 
 
-def test_a_students_recipe_makes_the_same_run_again(student):
-    directory, _ = student
-    recipe = yaml.safe_load((directory / "recipe.yaml").read_text())
-    assert {name: recipe[name] for name in STUDENT if name != "patch_size"} == {
-        name: value for name, value in STUDENT.items() if name != "patch_size"
-    }
-    assert recipe["patch_size"] == 4
-    assert recipe["num_train_epochs"] == 1
-    assert recipe["group_boundaries"] == [3, 7]
-
-
 def run_student(directory, data=None, student=None, **settings):
     args = DeiTLTTrainingArguments(output_dir=str(directory), distillation_type="none", **COMMON | settings)
     return train_student(
