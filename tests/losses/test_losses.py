@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from deitlt_hf import DeiTLTError, DistillationLoss, LDAMLoss, class_balanced_weights
+from deitlt_hf import DeiTLTError, DistillationLoss, LDAMLoss, PaCoLoss, class_balanced_weights
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,62 @@ def test_ldam_agrees_with_the_reference(golden_json, tensors, key, max_margin, w
 def test_ldam_refuses_an_empty_class():
     with pytest.raises(DeiTLTError, match="class 1"):
         LDAMLoss([5, 0])
+
+
+def test_paco_agrees_with_the_reference(golden_json, tensors):
+    loss = PaCoLoss(golden_json["class_counts"], alpha=0.05, beta=1.0, gamma=1.0, temperature=0.2)
+    value = loss(tensors["paco_features"], tensors["paco_labels"], tensors["paco_classifier_logits"])
+    expected = golden_json["losses"]["paco(alpha=0.05,beta=1,gamma=1,temperature=0.2,queue=16)"]
+    assert value.item() == pytest.approx(expected, abs=1e-4)
+
+
+def paco_by_hand(features, labels, logits, counts, alpha, beta, gamma, temperature):
+    """The published definition, one pair at a time."""
+    total = 0.0
+    for i, row in enumerate(logits.double().tolist()):
+        adjusted = [value + math.log(count / sum(counts)) for value, count in zip(row, counts, strict=True)]
+        others = [j for j in range(len(features)) if j != i]
+        similarity = {j: float(features[i].double() @ features[j].double()) / temperature for j in others}
+        partition = sum(map(math.exp, adjusted)) + gamma * sum(math.exp(similarity[j]) for j in others)
+        label = int(labels[i])
+        positives = [(beta, adjusted[label])]
+        positives += [(alpha, similarity[j]) for j in others if int(labels[j]) == label]
+        weights = sum(weight for weight, _ in positives)
+        total -= sum(weight * (value - math.log(partition)) for weight, value in positives) / weights
+    return total / len(logits)
+
+
+@pytest.mark.parametrize("settings", [(0.05, 1.0, 1.0, 0.2), (0.3, 2.0, 0.5, 0.05), (0.0, 1.0, 3.0, 1.0)])
+def test_paco_is_its_definition_for_other_settings(settings):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.nn.functional.normalize(torch.randn(4 + 4 + 9, 5, generator=generator), dim=1)
+    labels = torch.tensor([0, 1, 1, 2, 0, 1, 1, 2, *range(3), *range(3), *range(3)])
+    logits, counts = torch.randn(4, 3, generator=generator), [50, 7, 3]
+    value = PaCoLoss(counts, *settings)(features, labels, logits)
+    assert value.item() == pytest.approx(paco_by_hand(features, labels, logits, counts, *settings), rel=1e-5)
+
+
+def test_paco_computes_in_float32_whatever_it_is_given(tensors):
+    counts, half = list(range(10, 0, -1)), torch.bfloat16
+    rounded = [tensors[name].to(half) for name in ("paco_features", "paco_classifier_logits")]
+    value = PaCoLoss(counts)(rounded[0], tensors["paco_labels"], rounded[1])
+    full = PaCoLoss(counts)(rounded[0].float(), tensors["paco_labels"], rounded[1].float())
+    torch.testing.assert_close(value, full, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ({"class_counts": [5, 0]}, "class 1 has no training images"),
+        ({"alpha": -0.1}, "alpha is -0.1; pass 0 or more"),
+        ({"beta": 0}, "beta is 0; pass a number above 0"),
+        ({"gamma": -1}, "gamma is -1; pass a number above 0"),
+        ({"temperature": 0.0}, "temperature is 0.0; pass a number above 0"),
+    ],
+)
+def test_paco_refuses(arguments, part):
+    with pytest.raises(DeiTLTError, match=re.escape(part)):
+        PaCoLoss(**{"class_counts": [5, 1]} | arguments)
 
 
 @pytest.mark.parametrize("distillation_type", ["hard", "none"])

@@ -22,9 +22,19 @@ STUDENT = [
     ({"evaluate_ema": True}, "pass ema_decay too"),
 ]
 TEACHER = [
-    ({"loss": "focal"}, "unknown loss 'focal'; pass one of ce, ldam"),
+    ({"loss": "focal"}, "unknown loss 'focal'; pass one of ce, ldam, paco"),
     ({"schedule": "linear"}, "unknown schedule 'linear'; pass one of steps, cosine"),
     ({"sam_rho": -0.1}, "sam_rho is -0.1; pass 0"),
+    ({"sam_rho": [0.1, -0.1]}, "sam_rho is 0.1 -0.1; pass 0"),
+    ({"sam_rho": []}, "sam_rho is empty; pass 0"),
+    ({"sam_rho": [0.1, 0.2, 0.3]}, "sam_rho has 3 radii; pass sam_rho_epochs, the 2 epochs"),
+    ({"sam_rho": [0.1, 0.2], "sam_rho_epochs": [2, 3]}, r"\[2, 3\] do not fit the 2 radii of sam_rho; pass 1"),
+    ({"sam_rho": [0.1, 0.2, 0.3], "sam_rho_epochs": [3, 2]}, r"\[3, 2\] do not fit the 3 radii .* pass 2 rising"),
+    ({"sam_rho": 0.1, "sam_rho_epochs": 2}, r"\[2\] do not fit the 1 radii"),
+    ({"loss": "paco", "drw_start_epoch": 2}, "drw_start_epoch is 2, but PaCo .* leave it out"),
+    ({"loss": "paco", "paco_dim": 0}, "paco_dim is 0; pass 1 or more"),
+    ({"loss": "paco", "paco_queue": 0}, "paco_queue is 0; pass 1 or more"),
+    ({"loss": "paco", "paco_momentum": 1.5}, "paco_momentum is 1.5; pass a number from 0 to 1"),
 ]
 
 
@@ -72,3 +82,11 @@ def test_the_defaults_are_the_papers(tmp_path):
     }
     assert {name: getattr(args, name) for name in paper} == paper
     assert args.bf16 is False  # slower than float32 on CPUs without native support
+
+
+@pytest.mark.parametrize("given", [0.8, [0.8]])
+def test_one_radius_needs_no_list(teacher_arguments, given):
+    args = teacher_arguments(sam_rho=given)
+    assert args.sam_rho == [0.8]
+    assert args.uses_sam
+    assert not teacher_arguments(sam_rho=0).uses_sam

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainerCallback
 
 from deitlt_hf import DeiTLTError, DeiTLTTrainer, DeiTLTTrainingArguments, TeacherTrainer
-from deitlt_hf.training.schedule import cosine_with_warmup, steps_with_warmup
+from deitlt_hf.training.schedule import cosine_with_warmup, sam_radius, steps_with_warmup
 
 
 def test_the_cosine_is_the_references(golden_json):
@@ -118,3 +118,55 @@ def test_another_schedule_is_transformers_own(tiny_student, images, arguments):
 def test_warm_up_steps_beside_the_references_schedule_are_refused(arguments):
     with pytest.raises(DeiTLTError, match="warmup_epochs"):
         arguments(warmup_steps=10)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "radius"), [(0, 0.05), (4.99, 0.05), (5, 0.1), (59.9, 0.1), (60, 0.5), (74, 0.5), (75, 0.6), (89, 0.6)]
+)
+def test_the_radius_steps_where_the_published_one_does(epoch, radius):
+    # Published for epochs counted from 1: the first up to 5, the second up to 60, the third up to 75, then the fourth.
+    assert sam_radius(epoch, epochs=90, radii=[0.05, 0.1, 0.5, 0.6], change_epochs=[5, 60, 75]) == radius
+
+
+@pytest.mark.parametrize(("epoch", "radius"), [(0, 0.05), (0.9, 0.05), (99.5, 0.05 + 0.75 * 99 / 199), (199, 0.8)])
+def test_a_linear_radius_goes_from_the_first_epoch_to_the_last(epoch, radius):
+    # Published: the straight line through the minimum at epoch 1 and the maximum at the last epoch, here 200.
+    assert sam_radius(epoch, epochs=200, radii=[0.05, 0.8]) == pytest.approx(radius)
+
+
+def test_a_linear_radius_of_one_epoch_is_the_first():
+    assert sam_radius(0.5, epochs=1, radii=[0.1, 0.9]) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"sam_rho": 0.2}, [0.2] * 4),
+        ({"sam_rho": [0.1, 0.4]}, [0.1, 0.2, 0.3, 0.4]),
+        ({"sam_rho": [0.1, 0.0, 0.3], "sam_rho_epochs": [1, 3]}, [0.1, 0.0, 0.0, 0.3]),
+    ],
+)
+def test_the_optimiser_climbs_by_the_radius_of_its_epoch(tiny_teacher, images, teacher_arguments, settings, expected):
+    args = teacher_arguments(learning_rate=0.01, **settings)  # four epochs of two steps
+    trainer = TeacherTrainer(tiny_teacher(), args, train_dataset=images(8))
+    distances, weights = [], trainer.model.classifier
+
+    def parameters():
+        return torch.cat([part.detach().flatten() for part in (weights.weight, weights.bias)])
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, *_, **__):
+            self.before = parameters()
+
+    watch = Watch()
+    trainer.add_callback(watch)
+    compute_loss = trainer.compute_loss
+
+    def compare(*args, **kwargs):
+        if trainer._weights_are_perturbed:
+            distances.append((parameters() - watch.before).norm().item())
+        return compute_loss(*args, **kwargs)
+
+    trainer.compute_loss = compare
+    trainer.train()
+    assert distances == pytest.approx([radius for radius in expected for _ in range(2)], abs=1e-5)

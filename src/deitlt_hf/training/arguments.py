@@ -14,7 +14,8 @@ from deitlt_hf.losses.distillation import DISTILLATION_TYPES
 REFERENCE_BATCH_SIZE = 512  # the batch that the reference's learning rates are given for
 
 VIEWS = ("strong", "weak")
-TEACHER_LOSSES = ("ce", "ldam")
+TEACHER_PIXELS = ("reference", "own", "student")
+TEACHER_LOSSES = ("ce", "ldam", "paco")
 TEACHER_SCHEDULES = ("steps", "cosine")
 
 
@@ -132,6 +133,14 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
             "(in-distribution, for ablation; needs mixup 0 and cutmix 0)."
         },
     )
+    teacher_pixels: str = field(
+        default="reference",
+        metadata={
+            "help": "What the teacher sees of the student's view: reference (the student's normalised pixels at the "
+            "teacher's image size), own (at the size and with the mean and std of the teacher's image processor), or "
+            "student (the student's pixels as they are)."
+        },
+    )
     reweight_cls: bool = field(default=False, metadata={"help": "In the DRW phase, re-weight the CLS loss too."})
 
     mixup: float = field(default=0.8, metadata={"help": "Mixup alpha; 0 is off."})
@@ -161,6 +170,7 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
             )
         one_of("distillation type", self.distillation_type, DISTILLATION_TYPES)
         one_of("distillation view", self.distillation_view, VIEWS)
+        one_of("teacher_pixels", self.teacher_pixels, TEACHER_PIXELS)
         if self.evaluate_ema and self.ema_decay is None:
             raise DeiTLTError("evaluate_ema needs averaged weights; pass ema_decay too, such as 0.99996")
         if (self.mixup > 0 or self.cutmix > 0) and self.per_device_train_batch_size % 2:
@@ -197,10 +207,26 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
     num_train_epochs: float = field(default=200, metadata={"help": "Number of epochs."})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Images per device and step."})
 
-    loss: str = field(default="ce", metadata={"help": "ce (cross-entropy) or ldam."})
+    loss: str = field(default="ce", metadata={"help": "ce (cross-entropy), ldam or paco."})
     ldam_max_margin: float = field(default=0.5, metadata={"help": "LDAM's margin of the rarest class."})
     ldam_scale: float = field(default=30.0, metadata={"help": "LDAM's factor on the logits."})
-    sam_rho: float = field(default=0.0, metadata={"help": "Radius of sharpness-aware minimisation; 0 is plain SGD."})
+    paco_alpha: float = field(default=0.01, metadata={"help": "PaCo's weight of a sample of the class (224 px: 0.05)."})
+    paco_beta: float = field(default=1.0, metadata={"help": "PaCo's weight of the class's own logit."})
+    paco_gamma: float = field(default=1.0, metadata={"help": "PaCo's factor on samples in the denominator."})
+    paco_temperature: float = field(default=0.05, metadata={"help": "PaCo's temperature (224 pixels: 0.2)."})
+    paco_dim: int = field(default=32, metadata={"help": "Size of PaCo's queries and keys (224 pixels: 128)."})
+    paco_queue: int = field(default=1024, metadata={"help": "Keys in PaCo's queue (224 pixels: 8192)."})
+    paco_momentum: float = field(default=0.999, metadata={"help": "What PaCo's key encoder keeps at a step."})
+    sam_rho: list[float] = field(
+        default_factory=lambda: [0.0],
+        metadata={
+            "help": "Radius of sharpness-aware minimisation (SAM); 0 is plain SGD. Two radii: linearly from the first "
+            "epoch's to the last's; with sam_rho_epochs: one radius after the other."
+        },
+    )
+    sam_rho_epochs: list[int] = field(
+        default_factory=list, metadata={"help": "Epochs at which the second, third, ... radius of sam_rho begins."}
+    )
     schedule: str = field(default="steps", metadata={"help": "steps (decay at decay_epochs) or cosine."})
     decay_epochs: list[int] = field(
         default_factory=lambda: [160, 180], metadata={"help": "Epochs at which the learning rate drops."}
@@ -211,7 +237,46 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
         super().__post_init__()
         one_of("loss", self.loss, TEACHER_LOSSES)
         one_of("schedule", self.schedule, TEACHER_SCHEDULES)
-        if not isinstance(self.decay_epochs, list):
-            self.decay_epochs = [self.decay_epochs]
-        if self.sam_rho < 0:
-            raise DeiTLTError(f"sam_rho is {self.sam_rho}; pass 0 for plain SGD or a radius above it")
+        for name in ("decay_epochs", "sam_rho", "sam_rho_epochs"):
+            if not isinstance(getattr(self, name), list):
+                setattr(self, name, [getattr(self, name)])
+        self._check_sam()
+        if self.loss == "paco":
+            self._check_paco()
+
+    @property
+    def uses_sam(self) -> bool:
+        """Whether any epoch has a radius above 0."""
+        return max(self.sam_rho) > 0
+
+    def _check_sam(self) -> None:
+        radii, epochs = self.sam_rho, self.sam_rho_epochs
+        if not radii or min(radii) < 0:
+            shown = " ".join(f"{radius:g}" for radius in radii) or "empty"
+            raise DeiTLTError(f"sam_rho is {shown}; pass 0 for plain SGD or a radius above it")
+        if epochs and (len(epochs) != len(radii) - 1 or sorted(set(epochs)) != epochs):
+            raise DeiTLTError(
+                f"sam_rho_epochs {epochs} do not fit the {len(radii)} radii of sam_rho; pass {len(radii) - 1} "
+                "rising epochs, at which the radii after the first begin"
+            )
+        if not epochs and len(radii) > 2:
+            raise DeiTLTError(
+                f"sam_rho has {len(radii)} radii; pass sam_rho_epochs, the {len(radii) - 1} epochs at which the radii "
+                "after the first begin, or two radii for a linear schedule"
+            )
+
+    def _check_paco(self) -> None:
+        if self.drw_start_epoch is not None:
+            raise DeiTLTError(
+                f"drw_start_epoch is {self.drw_start_epoch}, but PaCo adjusts by the class prior and takes no weights; "
+                "leave it out"
+            )
+        for name in ("paco_dim", "paco_queue"):
+            if getattr(self, name) < 1:
+                raise DeiTLTError(f"{name} is {getattr(self, name)}; pass 1 or more")
+        if not 0 <= self.paco_momentum <= 1:
+            raise DeiTLTError(f"paco_momentum is {self.paco_momentum}; pass a number from 0 to 1")
+        if self.n_gpu > 1:
+            raise DeiTLTError(
+                f"PaCo needs one process per device, and this one has {self.n_gpu}; start it with accelerate launch"
+            )

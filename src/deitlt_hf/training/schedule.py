@@ -52,3 +52,22 @@ def steps_with_warmup(
     if epoch < warmup_epochs:
         return learning_rate * min(math.floor(epoch) + 1, warmup_epochs) / warmup_epochs
     return learning_rate * decay_factor ** sum(epoch >= decay_epoch for decay_epoch in decay_epochs)
+
+
+def sam_radius(epoch: float, *, epochs: float, radii: Sequence[float], change_epochs: Sequence[float] = ()) -> float:
+    """SAM's radius in an epoch, by the schedules published for long tails (Rangwani et al., 2022).
+
+    One of `radii` stays; with `change_epochs` the second and further ones begin there; two without them are those of
+    the first and the last epoch, with equal steps from epoch to epoch in between.
+
+    Example:
+        >>> from deitlt_hf.training.schedule import sam_radius
+        >>> [sam_radius(epoch, epochs=90, radii=(0.05, 0.1, 0.5), change_epochs=(5, 60)) for epoch in (4.9, 5, 60)]
+        [0.05, 0.1, 0.5]
+        >>> [sam_radius(epoch, epochs=5, radii=(0, 1)) for epoch in (0, 0.9, 1, 4)]
+        [0.0, 0.0, 0.25, 1.0]
+    """
+    if change_epochs or len(radii) == 1:
+        return radii[sum(epoch >= change_epoch for change_epoch in change_epochs)]
+    first, last = radii
+    return first + (last - first) * min(math.floor(epoch) / max(epochs - 1, 1), 1.0)

@@ -10,26 +10,31 @@ from torch import nn
 from transformers import EvalPrediction, PreTrainedModel
 
 from deitlt_hf.data.transforms import collate
+from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import grouped_accuracy
 from deitlt_hf.losses.ldam import LDAMLoss
+from deitlt_hf.losses.paco import PaCoLoss
 from deitlt_hf.training.arguments import TeacherTrainingArguments
 from deitlt_hf.training.base import LongTailTrainer
+from deitlt_hf.training.paco import MomentumContrast, UpdateMomentumContrast
 from deitlt_hf.training.sam import sam_over_sgd
-from deitlt_hf.training.schedule import cosine_with_warmup, steps_with_warmup
+from deitlt_hf.training.schedule import cosine_with_warmup, sam_radius, steps_with_warmup
 
 
 class TeacherTrainer(LongTailTrainer):
-    """transformers' `Trainer` with cross-entropy or LDAM, deferred re-weighting, and SAM over SGD (paper, section 3.3).
+    """transformers' `Trainer` with cross-entropy, LDAM or PaCo, deferred re-weighting, and SAM (paper, section 3.3).
 
     Args:
         model: any image classifier of transformers.
         args: a `TeacherTrainingArguments`.
-        class_counts: training images per class in label order; needed for LDAM and for DRW.
+        class_counts: training images per class in label order; needed for LDAM, for PaCo and for DRW.
         class_groups: `{"head": [...], "mid": [...], "tail": [...]}` for evaluation.
-        **kwargs: the Trainer's own; examples have `pixel_values` and `labels`.
+        **kwargs: the Trainer's own; examples have `pixel_values` and `labels`, and for training with PaCo
+            `key_pixel_values`, the second view.
 
     Raises:
-        DeiTLTError: class counts are missing where they are needed, or the loss becomes not finite.
+        DeiTLTError: class counts or the second view are missing where they are needed, the classifier's features cannot
+            be found for PaCo, or the loss becomes not finite.
 
     Example:
         >>> from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, TeacherTrainingArguments
@@ -55,18 +60,42 @@ class TeacherTrainer(LongTailTrainer):
             kwargs.setdefault("compute_metrics", self._grouped_accuracies)
         kwargs.setdefault("data_collator", collate)
         kwargs.setdefault("preprocess_logits_for_metrics", _class_ids)
+        # A third faster for ResNets, on CPUs too; convolutions hand the layout of their weights on to what follows.
+        model = model.to(memory_format=torch.channels_last)
         super().__init__(model, args, class_counts=class_counts, **kwargs)
-        self.ldam = None
+        self.ldam = self.paco = self.contrast = None
         if args.loss == "ldam":
             self.ldam = LDAMLoss(self._needed_class_counts(), args.ldam_max_margin, args.ldam_scale).to(args.device)
+        if args.loss == "paco":
+            self._prepare_paco()
         self._accumulated: list[dict] = []
         self._weights_are_perturbed = False
+
+    def _prepare_paco(self) -> None:
+        args = self.args
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise DeiTLTError("PaCo's momentum encoder needs whole weights; train without FSDP and DeepSpeed")
+        weights = (args.paco_alpha, args.paco_beta, args.paco_gamma, args.paco_temperature)
+        self.paco = PaCoLoss(self._needed_class_counts(), *weights).to(args.device)
+        self.contrast = MomentumContrast(
+            self.model,
+            dim=args.paco_dim,
+            queue_size=args.paco_queue,
+            momentum=args.paco_momentum,
+            seed=args.seed,
+            accelerator=self.accelerator,
+        )
+        self.add_callback(UpdateMomentumContrast(self.contrast))
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         labels = inputs["labels"]
         outputs = model(pixel_values=inputs["pixel_values"])
         weights = self.class_weights if model.training and self.drw_active else None
-        if self.ldam is not None:
+        if self.contrast is not None and model.training:
+            candidates, candidate_labels = self.contrast.candidates(inputs["keys"], labels)
+            features = torch.cat([self.contrast.queries(), candidates])
+            loss = self.paco(features, torch.cat([labels, candidate_labels]), outputs.logits)
+        elif self.ldam is not None:
             loss = self.ldam(outputs.logits, labels, weights)
         else:
             loss = F.cross_entropy(outputs.logits, labels, weight=weights)
@@ -80,11 +109,15 @@ class TeacherTrainer(LongTailTrainer):
         All accumulated batches have to be seen before SAM knows its perturbation, and once more after it. Batch
         normalisation counts both passes, as in the published implementations.
         """
+        if self.contrast is not None:
+            inputs = self._with_keys(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.args.sam_rho > 0:
+        if self.args.uses_sam:
             self._accumulated.append(inputs)
             if self.accelerator.sync_gradients:
                 sam = getattr(self.optimizer, "optimizer", self.optimizer)
+                for group in sam.param_groups:
+                    group["rho"] = self._sam_radius()
                 sam.first_step(zero_grad=True)
                 self._weights_are_perturbed = True
                 for batch in self._accumulated:
@@ -93,13 +126,32 @@ class TeacherTrainer(LongTailTrainer):
                 self._accumulated = []
         return loss
 
+    def _with_keys(self, inputs: dict) -> dict:
+        """The batch with keys in place of the key view; SAM's second pass meets the same keys."""
+        if "key_pixel_values" not in inputs:
+            raise DeiTLTError("PaCo contrasts two views; give examples key_pixel_values beside pixel_values")
+        inputs = self._prepare_inputs(inputs)
+        keys = self.contrast.encode_keys(inputs["key_pixel_values"])
+        self.contrast.stage(keys, inputs["labels"])
+        return {"pixel_values": inputs["pixel_values"], "labels": inputs["labels"], "keys": keys}
+
+    def _sam_radius(self) -> float:
+        args = self.args
+        return sam_radius(
+            self.state.epoch or 0.0,
+            epochs=self.state.num_train_epochs,
+            radii=args.sam_rho,
+            change_epochs=args.sam_rho_epochs,
+        )
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             args = self.args
-            parameters = [weight for weight in (model or self.model).parameters() if weight.requires_grad]
+            modules = [model or self.model] + ([self.contrast.projection] if self.contrast is not None else [])
+            parameters = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
             options = {"lr": args.learning_rate, "momentum": args.momentum, "weight_decay": args.weight_decay}
-            if args.sam_rho > 0:
-                self.optimizer = sam_over_sgd(parameters, rho=args.sam_rho, **options)
+            if args.uses_sam:
+                self.optimizer = sam_over_sgd(parameters, rho=args.sam_rho[0], **options)
             else:
                 self.optimizer = torch.optim.SGD(parameters, **options)
         return self.optimizer
@@ -122,6 +174,17 @@ class TeacherTrainer(LongTailTrainer):
             warmup_epochs=args.warmup_epochs,
             warmup_learning_rate=0.0,
         )
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.contrast is not None and self.args.should_save:
+            self.contrast.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        # First, because a checkpoint of another loss has an optimiser of other weights, which says less when it fails.
+        if self.contrast is not None and checkpoint is not None:
+            self.contrast.load(checkpoint)
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     def _grouped_accuracies(self, prediction: EvalPrediction) -> dict[str, float]:
         return grouped_accuracy(prediction.predictions, prediction.label_ids, self.class_groups)
