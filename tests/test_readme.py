@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deitlt_hf.cli.main import main
-from deitlt_hf.recipes import load_recipe, recipe_names
+from deitlt_hf.recipes import is_teacher_recipe, load_recipe, recipe_names
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -26,9 +26,14 @@ def test_quick_start_runs(tmp_path, monkeypatch, capsys):
     assert [line.split()[0] for line in lines] == ["logits", "cls_logits", "distillation_logits"]
 
 
-@pytest.mark.parametrize("name", [name for name in recipe_names() if not name.endswith("-teacher")])
+@pytest.mark.parametrize("name", [name for name in recipe_names() if not is_teacher_recipe(name)])
 def test_the_table_has_every_recipe_with_its_epochs(name):
     (row,) = [line for line in README.splitlines() if line.startswith(f"| `{name}` |")]
     recipe = load_recipe(name)
     assert f"| {recipe['num_train_epochs']}, {recipe['drw_start_epoch']} |" in row
     assert f"`{name}-teacher`" in row
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if is_teacher_recipe(name)])
+def test_the_readme_names_every_teachers_recipe(name):
+    assert f"`{name.removesuffix('-ldam')}`" in README

@@ -22,14 +22,17 @@ def register_auto_classes() -> None:
     from deitlt_hf.models.cifar_resnet.modeling_cifar_resnet import CifarResNetForImageClassification
     from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
     from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification, DeiTLTModel
+    from deitlt_hf.models.timm_cosine.configuration_timm_cosine import TimmCosineConfig
+    from deitlt_hf.models.timm_cosine.modeling_timm_cosine import TimmCosineForImageClassification
 
     processors = {"torchvision": DeiTImageProcessor, "pil": DeiTImageProcessorPil}
-    for config in (DeiTLTConfig, CifarResNetConfig):
+    for config in (DeiTLTConfig, CifarResNetConfig, TimmCosineConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoImageProcessor.register(config, image_processor_classes=dict(processors), exist_ok=True)
     AutoModel.register(DeiTLTConfig, DeiTLTModel, exist_ok=True)
     AutoModelForImageClassification.register(DeiTLTConfig, DeiTLTForImageClassification, exist_ok=True)
     AutoModelForImageClassification.register(CifarResNetConfig, CifarResNetForImageClassification, exist_ok=True)
+    AutoModelForImageClassification.register(TimmCosineConfig, TimmCosineForImageClassification, exist_ok=True)
 
 
 class _RegisterAfterImport(MetaPathFinder):

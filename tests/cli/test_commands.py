@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Re
 from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
 from deitlt_hf.cli.main import COMMANDS, main
 from deitlt_hf.data.processing import image_processor
-from deitlt_hf.recipes import load_recipe, recipe_names
+from deitlt_hf.recipes import is_teacher_recipe, load_recipe, recipe_names
 
 TINY = [
     "--hidden_size",
@@ -136,7 +136,7 @@ def test_recipes_lists_and_prints(capsys):
     assert "num_train_epochs: 180" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", [name for name in recipe_names() if not name.endswith("-teacher")])
+@pytest.mark.parametrize("name", [name for name in recipe_names() if not is_teacher_recipe(name)])
 def test_every_recipe_has_its_teacher_and_says_known_settings(name, tmp_path, monkeypatch):
     from deitlt_hf.cli.parsing import parse_with_recipe
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
@@ -185,6 +185,60 @@ def test_the_papers_recipes_have_the_papers_settings(data, factor):
         "group_boundaries": [3, 7] if data == "cifar10" else [36, 71],
     }
     assert {name: settings[name] for name in paper} == paper
+
+
+PACO = {"loss": "paco", "num_train_epochs": 400, "weight_decay": 5e-4, "paco_momentum": 0.999, "drw_start_epoch": None}
+PACO |= {"paco_beta": 1.0, "paco_gamma": 1.0, "sam_rho": [0.05], "classifier": "linear", "warmup_epochs": 10}
+PACO_AT_32 = {"learning_rate": 0.05, "paco_dim": 32, "paco_queue": 1024, "paco_temperature": 0.05, "paco_alpha": 0.01}
+PACO_AT_32 |= PACO | {"architecture": "cifar_resnet", "depth": 32, "image_size": 32, "schedule": "steps"}
+PACO_AT_224 = {"learning_rate": 0.02, "paco_dim": 128, "paco_queue": 8192, "paco_temperature": 0.2, "paco_alpha": 0.05}
+PACO_AT_224 |= PACO | {"architecture": "resnet50", "image_size": 224, "schedule": "cosine", "min_learning_rate": 0.0}
+LDAM = {"loss": "ldam", "classifier": "cosine", "ldam_scale": 30.0}
+LDAM_AT_32 = {"num_train_epochs": 200, "drw_start_epoch": 160, "learning_rate": 0.1, "sam_rho": [0.8], "depth": 32}
+LDAM_AT_32 |= LDAM | {"weight_decay": 2e-4, "warmup_epochs": 5, "decay_epochs": [160, 180], "decay_factor": 0.01}
+LDAM_AT_224 = {"num_train_epochs": 90, "sam_rho": [0.05, 0.1, 0.5, 0.5], "ldam_max_margin": 0.3, "warmup_epochs": 0}
+LDAM_AT_224 |= LDAM | {"architecture": "resnet50", "image_size": 224, "schedule": "cosine", "min_learning_rate": 0.0}
+IMAGENET, INATURALIST = {"group_boundaries": [390, 835]}, {"group_boundaries": [842, 4543]}
+CIFAR_NAMES = [f"{data}-lt-if{factor}" for data in ("cifar10", "cifar100") for factor in (100, 50)]
+
+
+@pytest.mark.parametrize(
+    ("name", "paper"),
+    [
+        *((f"{name}-teacher", PACO_AT_32) for name in CIFAR_NAMES),
+        *((f"{name}-teacher-ldam", LDAM_AT_32) for name in CIFAR_NAMES),
+        ("imagenet-lt-teacher", PACO_AT_224 | IMAGENET),
+        ("inaturalist-2018-teacher", PACO_AT_224 | INATURALIST),
+        ("imagenet-lt-teacher-ldam", LDAM_AT_224 | IMAGENET | {"learning_rate": 0.2, "weight_decay": 2e-4}),
+        ("inaturalist-2018-teacher-ldam", LDAM_AT_224 | INATURALIST | {"learning_rate": 0.1, "weight_decay": 1e-4}),
+        ("cifar10-lt-small-teacher", {}),
+        ("digits-lt-teacher", {}),
+    ],
+)
+def test_teachers_recipes_parse_and_have_the_papers_settings(name, paper):
+    from deitlt_hf.cli.parsing import parse_with_recipe
+    from deitlt_hf.training.arguments import TeacherTrainingArguments
+    from deitlt_hf.training.runs import TeacherArguments, TrainingDataArguments
+    from deitlt_hf.training.teacher_models import make_classifier
+
+    kinds = [TrainingDataArguments, TeacherArguments, TeacherTrainingArguments]
+    data, teacher, args = parse_with_recipe("teacher", "", kinds, ["--recipe", name])
+    settings = vars(data) | vars(teacher) | vars(args)
+    assert {name: settings[name] for name in paper} == paper
+    assert name.startswith(data.data)
+    assert name.startswith(f"{data.data}-if{data.imbalance_factor}-teacher") == (
+        name.split("-teacher")[0] in CIFAR_NAMES
+    )
+    with torch.device("meta"):
+        labels = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
+        make_classifier(
+            teacher.architecture, data.image_size, labels, classifier=teacher.classifier, depth=teacher.depth
+        )
+
+
+def test_every_teachers_recipe_is_tested_above():
+    tested = test_teachers_recipes_parse_and_have_the_papers_settings.pytestmark[0].args[1]
+    assert sorted(name for name, _ in tested) == [name for name in recipe_names() if is_teacher_recipe(name)]
 
 
 def test_a_flag_stands_over_the_recipe_and_a_file_is_a_recipe_too(tmp_path):

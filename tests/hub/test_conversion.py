@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,8 +23,13 @@ from deitlt_hf import (
     convert_reference_checkpoint,
 )
 from deitlt_hf.hub.conversion import save_model_and_processor
+from deitlt_hf.training.frozen_teacher import FrozenTeacher
 
 STUDENT_HEADS = 3
+COUNTS = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+# As if the student's data set had other indices: that of each of its classes, by falling frequency, and its counts.
+FILE_ORDER = [4, 0, 9, 1, 8, 2, 7, 3, 6, 5]
+ORIGINAL_COUNTS = [2997, 1077, 387, 139, 5000, 50, 83, 232, 645, 1796]
 
 
 def read(path: Path) -> dict:
@@ -65,7 +71,7 @@ def test_student_computes_what_the_reference_does(golden: Path, golden_json: dic
     expected = load_file(golden / "student_forward.safetensors")
     assert isinstance(model, DeiTLTForImageClassification)
     assert {name: getattr(model.config, name) for name in golden_json["model"]} == golden_json["model"]
-    assert model.config.class_counts == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    assert model.config.class_counts == COUNTS
     outputs = model(expected["pixel_values"])
     for name in ("cls_logits", "distillation_logits"):
         torch.testing.assert_close(outputs[name], expected[name], atol=1e-4, rtol=0)
@@ -198,7 +204,7 @@ def test_damaged_files_end_in_one_line(golden: Path, tmp_path: Path) -> None:
         ({"model": {"fc.weight": torch.zeros(2, 2)}}, "holds neither a DeiT-LT student nor"),
         ({"model": {"head.weight": 3}}, "the entry 'head.weight' of its weights is a int"),
         ({"model": {"dist_token": torch.zeros(1, 1, 8)}}, "lacks a tensor patch_embed.proj.weight of 4 dimensions"),
-        ({"state_dict": {"conv1.weight": torch.zeros(64, 3, 7, 7)}}, "64 channels after conv1, not 16"),
+        ({"state_dict": {"conv1.weight": torch.zeros(64, 3, 7, 7)}}, "(16 channels after conv1, not 64) nor"),
         (
             {"state_dict": {"conv1.weight": torch.zeros(16, 3, 3, 3), "linear.weight": torch.zeros(64, 10)}},
             "unknown depth 2; pass one of 20, 32, 44, 56, 110",
@@ -229,13 +235,70 @@ def test_tensors_and_counts_must_fit(
     assert message in error_of(changed(name, change))
 
 
+@pytest.fixture
+def imagenet_student(changed: Callable[..., Path]) -> Callable[..., Path]:
+    """The golden student as one of ImageNet-LT, whose training keeps more in `args`."""
+
+    def write(**args: object) -> Path:
+        def rename(checkpoint: dict) -> None:
+            counts = [np.int64(count) for count in checkpoint["args"].cls_num_list]
+            in_training = {"data_set": "IMAGENETLT", "cls_num_list": counts, "categories": [390, 835]}
+            vars(checkpoint["args"]).update(in_training | args)
+
+        return changed("student.pth", rename)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("args", "options"),
+    [
+        ({"class_map": [1, 3, 5, 7, 0, 9, 8, 6, 4, 2]}, {}),
+        ({"class_map": None}, {"class_counts": ORIGINAL_COUNTS}),
+        ({}, {"class_order": FILE_ORDER}),
+        ({}, {"class_order": FILE_ORDER, "class_counts": ORIGINAL_COUNTS}),
+        ({"cls_num_list": None}, {"class_counts": ORIGINAL_COUNTS}),
+    ],
+)
+def test_classes_are_named_in_the_data_sets_order(
+    imagenet_student: Callable[..., Path], args: dict, options: dict
+) -> None:
+    path = imagenet_student(**args)
+    config = convert_reference_checkpoint(path, **options).config
+    assert [config.id2label[position] for position in range(10)] == [f"LABEL_{index}" for index in FILE_ORDER]
+    assert config.label2id["LABEL_9"] == 2
+    assert config.class_counts == COUNTS
+    named = convert_reference_checkpoint(path, label_names=list("abcdefghij"), **options).config
+    assert "".join(named.id2label.values()) == "eajbichdgf"
+
+
+def test_student_and_paco_teacher_match_by_name(imagenet_student: Callable[..., Path], golden: Path) -> None:
+    student = convert_reference_checkpoint(imagenet_student(), class_order=FILE_ORDER)
+    teacher = convert_reference_checkpoint(golden / "teacher_paco_resnet32.pth.tar")
+    expected = load_file(golden / "teacher_paco_resnet32_forward.safetensors")
+    logits = FrozenTeacher(teacher, student, device="cpu")(expected["pixel_values"])
+    torch.testing.assert_close(logits, expected["logits"][:, FILE_ORDER], atol=1e-4, rtol=0)
+
+
+def test_order_that_a_student_does_not_hold_is_asked_for(imagenet_student: Callable[..., Path]) -> None:
+    assert "pass class_counts (--class-list FILE" in error_of(imagenet_student())
+    message = error_of(imagenet_student(), class_counts=[2 * count for count in ORIGINAL_COUNTS])
+    assert "was trained with 5000 images of class 4, where class_counts has 10000" in message
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("student.pth", {"num_attention_heads": 5}, "5 attention heads do not divide hidden size 48"),
         ("student.pth", {"num_attention_heads": 3, "label_names": ["a"]}, "1 label names were given for 10 classes"),
         ("student.pth", {"num_attention_heads": 3, "label_names": list("abcdefghia")}, "'a' was given twice"),
+        (
+            "student.pth",
+            {"class_counts": COUNTS[::-1]},
+            "trained with 5000 images of class 0, where class_counts has 50",
+        ),
         ("teacher_ldam_resnet32.pth.tar", {"use_ema": True}, "holds no EMA weights"),
+        ("teacher_ldam_resnet32.pth.tar", {"class_counts": [1]}, "class_counts has 1 entries for the 10 classes"),
     ],
 )
 def test_options_must_fit(golden: Path, name: str, options: dict, message: str) -> None:

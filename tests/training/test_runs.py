@@ -94,6 +94,78 @@ def test_a_teachers_run_leaves_a_model_and_its_accuracy(teacher):
     assert (config.class_counts, config.class_groups) == (COUNTS, GROUPS)
 
 
+def run_teacher(directory, data=None, settings=None, **args):
+    arguments = TeacherTrainingArguments(output_dir=str(directory), warmup_epochs=0, **COMMON | args)
+    data = TrainingDataArguments(**DATA | {"image_size": 40} | (data or {}))
+    return train_teacher(data, TeacherArguments(**settings or {}), arguments)
+
+
+@pytest.mark.parametrize(
+    ("settings", "model_type"),
+    [
+        ({"architecture": "test_resnet"}, "timm_wrapper"),
+        ({"architecture": "test_resnet", "classifier": "cosine"}, "timm_cosine"),
+    ],
+)
+def test_teachers_of_larger_images_label_for_a_student(tmp_path, settings, model_type):
+    loss = "ldam" if "classifier" in settings else "ce"
+    accuracies = run_teacher(tmp_path / "teacher", settings=settings, loss=loss, sam_rho=0.05)
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "teacher").eval()
+    config = model.config
+    assert config.model_type == model_type
+    assert config.id2label == {digit: str(digit) for digit in range(10)}
+    assert (config.class_counts, config.class_groups) == (COUNTS, GROUPS)
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "teacher")
+    pixels = processor([Image.new("RGB", (8, 8))], return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 40, 40)
+    assert accuracies["overall"] == pytest.approx(accuracy_by_hand(tmp_path / "teacher"), abs=1)
+
+    student = StudentArguments(teacher=str(tmp_path / "teacher"), **STUDENT)
+    args = DeiTLTTrainingArguments(output_dir=str(tmp_path / "student"), teacher_pixels="own", **COMMON)
+    train_student(TrainingDataArguments(**DATA), student, args)
+    assert yaml.safe_load((tmp_path / "student" / "recipe.yaml").read_text())["teacher_pixels"] == "own"
+
+
+def test_a_teacher_starts_from_other_weights(teacher, tmp_path):
+    run_teacher(tmp_path / "run", {"image_size": 8}, {"init_from": str(teacher[0])}, learning_rate=1e-12, momentum=0.0)
+    weights, before = (
+        AutoModelForImageClassification.from_pretrained(directory).classifier.weight
+        for directory in (tmp_path / "run", teacher[0])
+    )
+    torch.testing.assert_close(weights, before)
+
+
+def test_a_paco_teacher_is_saved_as_a_plain_classifier(tmp_path):
+    run_teacher(
+        tmp_path / "run", {"image_size": 16}, {"depth": 20}, loss="paco", paco_dim=8, paco_queue=32, learning_rate=0.01
+    )
+    loaded, report = AutoModelForImageClassification.from_pretrained(tmp_path / "run", output_loading_info=True)
+    assert type(loaded) is CifarResNetForImageClassification
+    assert not any(report.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"architecture": "resnt50"}, "unknown architecture 'resnt50'; did you mean .*resnet50"),
+        ({"depth": 50}, "unknown depth 50; pass one of"),
+        ({"init_from": "./no-such-teacher"}, "./no-such-teacher: there is no such directory"),
+    ],
+)
+def test_teachers_that_cannot_be_built_are_refused_before_anything_is_written(tmp_path, settings, message):
+    with pytest.raises(DeiTLTError, match=f"^{message}") as error:
+        run_teacher(tmp_path / "run", settings=settings)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_linear_start_has_no_cosine_classifier(teacher, tmp_path):
+    with pytest.raises(
+        DeiTLTError, match=r"has a linear classifier; pass --classifier linear, or leave init_from out$"
+    ):
+        run_teacher(tmp_path / "run", settings={"init_from": str(teacher[0]), "classifier": "cosine"})
+
+
 def test_a_students_run_leaves_a_model_its_metrics_and_its_report(student):
     directory, result = student
     assert {path.name for path in directory.iterdir()} == {

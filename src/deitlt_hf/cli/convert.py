@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deitlt_hf.cli.console import OneLineParser
-from deitlt_hf.errors import DeiTLTError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 
 def run(argv: list[str]) -> None:
@@ -17,7 +12,7 @@ def run(argv: list[str]) -> None:
 
     Raises:
         DeiTLTError: whatever `convert_reference_checkpoint` and `save_model_and_processor` raise, or an unreadable file
-            of label names.
+            of label names, training images or class order.
 
     Example:
         >>> from deitlt_hf.cli.convert import run
@@ -26,24 +21,32 @@ def run(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
 
     from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.hub.conversion import convert_reference_checkpoint, save_model_and_processor
+    from deitlt_hf.hub.class_order import read_class_counts, read_class_order, read_lines
+    from deitlt_hf.hub.conversion import convert_and_describe, save_model_and_processor
+    from deitlt_hf.hub.normalisation import normalisation_of
 
     quiet_libraries()
-    model = convert_reference_checkpoint(
+    names = None if args.label_names is None else read_lines(args.label_names, "label names")
+    model, description = convert_and_describe(
         args.file,
         use_ema=args.ema,
         num_attention_heads=args.num_attention_heads,
-        label_names=None if args.label_names is None else _read_label_names(args.label_names),
+        label_names=None if names is None else [name.strip() for name in names],
+        class_counts=None if args.class_list is None else read_class_counts(args.class_list),
+        class_order=None if args.class_order is None else read_class_order(args.class_order),
     )
     save_model_and_processor(model, args.out)
-    print(f"{args.file}: {_describe(model.config)}{', EMA weights' if args.ema else ''}")
+    # The teachers were trained with pixels normalised otherwise than the students', so it is worth a word.
+    pixels = f"pixels normalised as {normalisation_of(model.config).name}'s"
+    print(f"{args.file}: {description}{', EMA weights' if args.ema else ''}, {pixels}")
     print(f"saved to {args.out}")
 
 
 def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="deitlt convert",
-        description="Convert a .pth checkpoint of the reference (a DeiT-LT student, or a PaCo or LDAM ResNet teacher).",
+        description="Convert a .pth checkpoint of the reference: a DeiT-LT student, or a ResNet teacher trained with "
+        "PaCo, LDAM or cross-entropy.",
     )
     parser.add_argument("file", metavar="FILE", type=Path, help="the .pth or .pth.tar file; which kind it is, it tells")
     parser.add_argument("out", metavar="OUT", type=Path, help="directory to make")
@@ -53,33 +56,28 @@ def _parser() -> OneLineParser:
         "--num_attention_heads",
         metavar="N",
         type=int,
-        help="of a student (default: its hidden size / 64)",
+        help="of a student (default: from the model's name in the file, else hidden size / 64)",
     )
     parser.add_argument(
         "--label-names",
         "--label_names",
         metavar="FILE",
         type=Path,
-        help="names of the classes in the checkpoint's order, one a line",
+        help="names of the classes in the data set's order, one a line (default: LABEL_0, LABEL_1, ...)",
+    )
+    parser.add_argument(
+        "--class-list",
+        "--class_list",
+        metavar="FILE",
+        type=Path,
+        help="the data set's training list, `path label` on each line, to count the classes: for files of ImageNet-LT "
+        "and iNaturalist-2018 that do not hold the order of their classes",
+    )
+    parser.add_argument(
+        "--class-order",
+        "--class_order",
+        metavar="FILE",
+        type=Path,
+        help="the data set's index of each of the file's classes, one a line, where it is known",
     )
     return parser
-
-
-def _read_label_names(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DeiTLTError(
-            f"cannot read label names from {path}; pass a UTF-8 text file with one name a line"
-        ) from error
-    return [line.strip() for line in lines if line.strip()]
-
-
-def _describe(config: PreTrainedConfig) -> str:
-    if config.model_type == "deit_lt":
-        return (
-            f"DeiT-LT student, {config.num_hidden_layers} layers, hidden size {config.hidden_size}, "
-            f"{config.num_attention_heads} heads, image size {config.image_size}, patch size {config.patch_size}, "
-            f"{config.num_labels} classes"
-        )
-    return f"ResNet-{config.depth} teacher, {config.classifier} classifier, {config.num_labels} classes"

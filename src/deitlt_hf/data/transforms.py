@@ -33,7 +33,7 @@ def evaluation_resize(image_size: int) -> int | None:
         >>> evaluation_resize(224)
         256
     """
-    _check(image_size)
+    check_image_size(image_size)
     return None if image_size <= LARGEST_PADDED_SIZE else int(256 / 224 * image_size)
 
 
@@ -55,7 +55,7 @@ def strong_view(image_size: int, horizontal_flip: bool = True) -> View:
         >>> strong_view(32)(Image.new("RGB", (32, 32))).shape
         torch.Size([3, 32, 32])
     """
-    _check(image_size)
+    check_image_size(image_size)
     # color_jitter is the reference's setting too; timm leaves it out as soon as RandAugment is on.
     crop, *rest = create_transform(
         input_size=image_size,
@@ -68,8 +68,8 @@ def strong_view(image_size: int, horizontal_flip: bool = True) -> View:
         re_mode="pixel",
         re_count=1,
     ).transforms
-    crops = _padded_crop(image_size) if image_size <= LARGEST_PADDED_SIZE else [crop]
-    return transforms.Compose([_to_rgb, *crops, *rest])
+    crops = padded_crop(image_size) if image_size <= LARGEST_PADDED_SIZE else [crop]
+    return transforms.Compose([to_rgb, *crops, *rest])
 
 
 def weak_view(image_size: int, horizontal_flip: bool = True) -> View:
@@ -88,14 +88,14 @@ def weak_view(image_size: int, horizontal_flip: bool = True) -> View:
         >>> weak_view(32, horizontal_flip=False)(Image.new("L", (28, 28))).shape
         torch.Size([3, 32, 32])
     """
-    _check(image_size)
+    check_image_size(image_size)
     crops = (
-        _padded_crop(image_size)
+        padded_crop(image_size)
         if image_size <= LARGEST_PADDED_SIZE
         else [transforms.RandomResizedCrop(image_size, interpolation=InterpolationMode.BICUBIC)]
     )
     flip = [transforms.RandomHorizontalFlip()] if horizontal_flip else []
-    return transforms.Compose([_to_rgb, *crops, *flip, *_to_normalized_tensor()])
+    return transforms.Compose([to_rgb, *crops, *flip, *to_normalized_tensor()])
 
 
 def evaluation_view(image_size: int) -> View:
@@ -122,7 +122,7 @@ def evaluation_view(image_size: int) -> View:
             transforms.Resize(shortest_edge, interpolation=InterpolationMode.BICUBIC),
             transforms.CenterCrop(image_size),
         ]
-    return transforms.Compose([_to_rgb, *resized, *_to_normalized_tensor()])
+    return transforms.Compose([to_rgb, *resized, *to_normalized_tensor()])
 
 
 class ViewTransform:
@@ -170,12 +170,14 @@ def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return batch
 
 
-def _check(image_size: int) -> None:
+def check_image_size(image_size: int) -> None:
+    """Raise `DeiTLTError` for an image size below 1."""
     if image_size < 1:
         raise DeiTLTError(f"image_size is {image_size}: pass a size in pixels of at least 1")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image in mode RGB."""
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -183,9 +185,11 @@ def _resize_to_square(image_size: int) -> transforms.Resize:
     return transforms.Resize((image_size, image_size), interpolation=InterpolationMode.BICUBIC)
 
 
-def _padded_crop(image_size: int) -> list[Callable]:
+def padded_crop(image_size: int) -> list[Callable]:
+    """Steps: resize to a square, and crop a square of that size after zero padding of an eighth of it."""
     return [_resize_to_square(image_size), transforms.RandomCrop(image_size, padding=image_size // 8)]
 
 
-def _to_normalized_tensor() -> list[Callable]:
+def to_normalized_tensor() -> list[Callable]:
+    """Two steps: to a tensor in [0, 1], and to ImageNet's mean and standard deviation."""
     return [transforms.ToTensor(), transforms.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)]

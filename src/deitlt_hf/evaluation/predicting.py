@@ -54,7 +54,7 @@ def predict_experts(
 
     predictions, labels = [], []
     silent = accelerator is not None and not accelerator.is_local_main_process
-    with _evaluation_mode(model), torch.inference_mode():
+    with evaluation_mode(model), torch.inference_mode():
         for batch in tqdm(dataloader, desc="predicting", unit="batch", disable=silent, leave=False):
             ids = _expert_class_ids(model(pixel_values=batch["pixel_values"].to(device, non_blocking=True)))
             pair = (ids, batch["labels"].to(device))
@@ -83,7 +83,7 @@ def _expert_class_ids(output: object) -> torch.Tensor:
 
 
 @contextmanager
-def _evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode inside, and every submodule's own mode after it: frozen parts may be in another than the rest."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from deitlt_hf.errors import DeiTLTError
 
-TEACHER_SUFFIX = "-teacher"
-
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package, students before their teachers."""
     return sorted(Path(path.name).stem for path in files(__name__).iterdir() if path.name.endswith(".yaml"))
+
+
+def is_teacher_recipe(name: str) -> bool:
+    """Whether a recipe is for `deitlt teacher`: `NAME-teacher`, or `NAME-teacher-ldam` for the paper's ablations."""
+    return re.search("-teacher(-|$)", name) is not None
 
 
 def recipe_text(name_or_file: str) -> str:

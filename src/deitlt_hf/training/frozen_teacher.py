@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from deitlt_hf.errors import DeiTLTError, loading_reason
+from deitlt_hf.training.arguments import TEACHER_PIXELS, one_of
+from deitlt_hf.training.teacher_pixels import read_own_pixels
 
 
 class FrozenTeacher:
@@ -16,9 +18,13 @@ class FrozenTeacher:
         model: any image classifier of transformers, or a directory or hub id to load one from.
         student: its `id2label` gives the order of the logits; classes are matched by name.
         device: where the teacher runs.
+        pixels: `"reference"` (default) shows the teacher the student's own normalised pixels at the teacher's image
+            size, as the reference does; `"own"` shows them at the size and with the mean and standard deviation of the
+            teacher's image processor; `"student"` shows them as they are. Resizing is bicubic without antialiasing.
 
     Raises:
-        DeiTLTError: the teacher cannot be loaded, or lacks a class of the student's.
+        DeiTLTError: the teacher or, where it is needed, its image processor cannot be loaded; the teacher lacks a class
+            of the student's; or `pixels` is none of the above.
 
     Example:
         >>> from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
@@ -28,11 +34,25 @@ class FrozenTeacher:
         torch.Size([4, 2])
     """
 
-    def __init__(self, model: PreTrainedModel | str, student: PreTrainedModel, device: torch.device | str):
+    def __init__(
+        self,
+        model: PreTrainedModel | str,
+        student: PreTrainedModel,
+        device: torch.device | str,
+        pixels: str = "reference",
+    ):
+        one_of("teacher_pixels", pixels, TEACHER_PIXELS)
+        source = model
         if not isinstance(model, PreTrainedModel):
             model = _load(str(model))
         self.model = model.to(device).eval().requires_grad_(False)
-        self.image_size = _image_size(model)
+        self.model.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest with
+        self.image_size = _image_size(model) if pixels == "reference" else None
+        self._scale = self._shift = None
+        if pixels == "own":
+            own = read_own_pixels(source)
+            self.image_size = own.size
+            self._scale, self._shift = (value.to(device) for value in own.from_students())
         order = _label_order(model.config.id2label, student.config.id2label)
         in_order = order == list(range(len(model.config.id2label)))
         self._order = None if in_order else torch.tensor(order, device=device)
@@ -43,6 +63,8 @@ class FrozenTeacher:
         if self.image_size is not None and tuple(pixel_values.shape[-2:]) != self.image_size:
             # The reference resizes the student's view without antialiasing, and so shall we.
             pixel_values = F.interpolate(pixel_values, self.image_size, mode="bicubic", align_corners=False)
+        if self._scale is not None:
+            pixel_values = pixel_values * self._scale + self._shift
         # A teacher may be saved in half precision; its logits go into a loss in full.
         logits = self.model(pixel_values=pixel_values.to(self.model.dtype)).logits.float()
         return logits if self._order is None else logits[:, self._order]

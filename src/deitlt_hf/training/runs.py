@@ -22,19 +22,19 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset
 from deitlt_hf.data.long_tail import class_groups
+from deitlt_hf.data.paco_views import paco_key_view, paco_query_view
 from deitlt_hf.data.processing import image_processor
-from deitlt_hf.data.transforms import ViewTransform, collate, evaluation_view, strong_view, weak_view
+from deitlt_hf.data.transforms import View, ViewTransform, collate, evaluation_view, strong_view, weak_view
 from deitlt_hf.errors import DeiTLTError, loading_reason
 from deitlt_hf.evaluation.accuracy import expert_metrics
 from deitlt_hf.evaluation.figures import report_figure, save_figure
 from deitlt_hf.evaluation.predicting import predict_experts
-from deitlt_hf.models.cifar_resnet.configuration_cifar_resnet import CifarResNetConfig
-from deitlt_hf.models.cifar_resnet.modeling_cifar_resnet import CifarResNetForImageClassification
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments, LongTailTrainingArguments, TeacherTrainingArguments
 from deitlt_hf.training.base import LongTailTrainer
 from deitlt_hf.training.teacher import TeacherTrainer
+from deitlt_hf.training.teacher_models import has_cosine_classifier, load_classifier, make_classifier
 from deitlt_hf.training.trainer import DeiTLTTrainer
 
 # Not settings that another run, or a run on another machine, should take over.
@@ -101,8 +101,23 @@ class StudentArguments:
 class TeacherArguments:
     """Which teacher."""
 
+    architecture: str = field(
+        default="cifar_resnet",
+        metadata={
+            "help": "cifar_resnet; a timm model, such as resnet50; or a model type of transformers, such as resnet."
+        },
+    )
+    init_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Start from these weights, such as timm/resnet50.a1_in1k or microsoft/resnet-50, in place of an "
+            "architecture from scratch."
+        },
+    )
     depth: int = field(default=32, metadata={"help": "Layers of the CIFAR ResNet: 20, 32, 44, 56 or 110."})
-    classifier: str = field(default="linear", metadata={"help": "linear or cosine (for LDAM)."})
+    classifier: str = field(
+        default="linear", metadata={"help": "linear, or cosine (for LDAM; cifar_resnet and timm models)."}
+    )
 
 
 @dataclass
@@ -156,21 +171,13 @@ def train_teacher(
     checkpoint = check_output_directory(args)
     images = load_images(data)
     set_seed(args.seed)
-    config = _checked(
-        CifarResNetConfig,
-        depth=teacher.depth,
-        classifier=teacher.classifier,
-        image_size=data.image_size,
-        **images.label_maps,
-    )
-    config.class_counts, config.class_groups = images.class_counts, images.class_groups
-    model = CifarResNetForImageClassification(config)
+    model = build_teacher(data, teacher, images)
     trainer = TeacherTrainer(
         model,
         args,
         class_counts=images.class_counts,
         class_groups=images.class_groups,
-        train_dataset=_with_views(images.train, {"pixel_values": weak_view(data.image_size, data.horizontal_flip)}),
+        train_dataset=_with_views(images.train, _teacher_views(data, args.loss)),
         eval_dataset=_with_views(images.test, {"pixel_values": evaluation_view(data.image_size)}),
         processing_class=image_processor(data.image_size),
     )
@@ -183,6 +190,36 @@ def train_teacher(
         measured = {group: None if math.isnan(value) else value for group, value in accuracies.items()}
         write_json(Path(args.output_dir) / METRICS_FILE, {"accuracy": measured, "class_counts": images.class_counts})
     return accuracies
+
+
+def build_teacher(data: TrainingDataArguments, teacher: TeacherArguments, images: Images) -> PreTrainedModel:
+    """An image classifier from scratch, or from `init_from`, for the classes at hand."""
+    if teacher.init_from is not None:
+        model = _checked(load_classifier, teacher.init_from, data.image_size, images.label_maps)
+        if teacher.classifier == "cosine" and not has_cosine_classifier(model):
+            raise DeiTLTError(
+                f"{teacher.init_from} has a linear classifier; pass --classifier linear, or leave init_from out"
+            )
+    else:
+        model = _checked(
+            make_classifier,
+            architecture=teacher.architecture,
+            image_size=data.image_size,
+            label_maps=images.label_maps,
+            classifier=teacher.classifier,
+            depth=teacher.depth,
+        )
+    model.config.class_counts, model.config.class_groups = images.class_counts, images.class_groups
+    return model
+
+
+def _teacher_views(data: TrainingDataArguments, loss: str) -> dict[str, View]:
+    if loss != "paco":
+        return {"pixel_values": weak_view(data.image_size, data.horizontal_flip)}
+    return {
+        "pixel_values": paco_query_view(data.image_size, data.horizontal_flip),
+        "key_pixel_values": paco_key_view(data.image_size, data.horizontal_flip),
+    }
 
 
 def train_student(data: TrainingDataArguments, student: StudentArguments, args: DeiTLTTrainingArguments) -> RunResult:
@@ -339,7 +376,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(aside, path)
 
 
-def _with_views(dataset: Dataset, views: dict) -> Dataset:
+def _with_views(dataset: Dataset, views: dict[str, View]) -> Dataset:
     return dataset.with_transform(ViewTransform(views))
 
 
@@ -347,7 +384,7 @@ def _checked(build, *args, **kwargs):
     """Build a model or configuration; what the models' room reports as a ValueError is the user's to mend."""
     try:
         return build(*args, **kwargs)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # transformers' answer to a model that this timm lacks
         reason = loading_reason(args[0], error) if args else str(error).splitlines()[0]
         raise DeiTLTError(f"{args[0]}: {reason}" if args else reason) from error
 

@@ -75,7 +75,9 @@ class DeiTLTTrainer(LongTailTrainer):
             raise DeiTLTError(
                 f"{args.distillation_type} distillation needs a teacher; pass one, or distillation_type 'none'"
             )
-        self.teacher = None if args.distillation_type == "none" else FrozenTeacher(teacher, model, args.device)
+        self.teacher = None
+        if args.distillation_type != "none":
+            self.teacher = FrozenTeacher(teacher, model, args.device, args.teacher_pixels)
         self.distillation_loss = DistillationLoss(
             args.distillation_type, args.distillation_alpha, args.distillation_temperature
         )

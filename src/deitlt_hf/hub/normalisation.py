@@ -1,0 +1,66 @@
+"""Mean and standard deviation of the pixels that the reference's models were trained on."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from PIL.Image import Resampling
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers import DeiTImageProcessor, PreTrainedConfig
+
+from deitlt_hf.data.processing import image_processor
+
+
+class Normalisation(NamedTuple):
+    """Whose mean and standard deviation these are, of red, green and blue in [0, 1]."""
+
+    name: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Normalisation("ImageNet", IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+CIFAR = Normalisation("CIFAR", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+INATURALIST = Normalisation("iNaturalist", (0.466, 0.471, 0.380), (0.195, 0.194, 0.192))
+_INATURALIST_2018_CLASSES = 8142
+
+
+def normalisation_of(config: PreTrainedConfig) -> Normalisation:
+    """What the published implementation subtracts and divides by when it trains such a model.
+
+    The students see ImageNet's normalisation on every data set, and in distillation so do their teachers, although
+    LDAM's and PaCo's training code gives those CIFAR's own on CIFAR and iNaturalist's own on iNaturalist-2018. No file
+    says which; the kind of network and the number of classes do.
+
+    Example:
+        >>> from deitlt_hf import CifarResNetConfig
+        >>> normalisation_of(CifarResNetConfig()).name
+        'CIFAR'
+    """
+    if config.model_type == "cifar_resnet":
+        return CIFAR
+    if config.model_type != "deit_lt" and config.num_labels == _INATURALIST_2018_CLASSES:
+        return INATURALIST
+    return IMAGENET
+
+
+def reference_image_processor(config: PreTrainedConfig) -> DeiTImageProcessor:
+    """The image processor that makes the pixels that a model converted from the reference was trained on."""
+    processor = image_processor(config.image_size)
+    normalisation = normalisation_of(config)
+    processor.image_mean, processor.image_std = list(normalisation.mean), list(normalisation.std)
+    if config.model_type == "timm_cosine":  # the teachers' own code resizes as torchvision does by default
+        processor.resample = Resampling.BILINEAR
+    return processor
+
+
+def timm_pretrained_cfg(config: PreTrainedConfig, image_size: int) -> dict[str, Any]:
+    """The same in timm's words: its wrapper keeps them in `config.pretrained_cfg` and has no other image processor."""
+    normalisation = normalisation_of(config)
+    return {
+        "input_size": [3, image_size, image_size],
+        "interpolation": "bilinear",
+        "crop_pct": 0.875,  # 224 pixels of an edge of 256
+        "mean": list(normalisation.mean),
+        "std": list(normalisation.std),
+    }

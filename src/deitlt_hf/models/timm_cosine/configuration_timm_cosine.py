@@ -1,0 +1,45 @@
+"""Configuration of a timm CNN with a cosine classifier."""
+
+from huggingface_hub.dataclasses import strict
+from timm import list_models
+from transformers import PreTrainedConfig
+
+
+@strict
+class TimmCosineConfig(PreTrainedConfig):
+    """Configuration of a timm CNN with a cosine classifier, the LDAM teacher at 224 pixels (Cao et al., 2019).
+
+    Args:
+        architecture (`str`, defaults to `"resnet50"`):
+            Name of a timm model, without the tag of pretrained weights.
+        image_size (`int`, defaults to 224):
+            Side, in pixels, of the images that the network is trained on; a CNN accepts others.
+        num_channels (`int`, defaults to 3):
+            Channels of the images.
+
+    Raises:
+        ValueError: an architecture that timm does not know, or fewer than one channel or pixel.
+
+    Example:
+        >>> from deitlt_hf import TimmCosineConfig
+        >>> TimmCosineConfig(architecture="resnet18", num_labels=10).image_size
+        224
+    """
+
+    model_type = "timm_cosine"
+
+    architecture: str = "resnet50"
+    image_size: int = 224
+    num_channels: int = 3
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        # timm would download a name such as hf_hub:...; its own models are the ones in this list.
+        if self.architecture not in list_models():
+            raise ValueError(f"unknown architecture {self.architecture!r}; pass a timm model's name, such as resnet50")
+        for name in ("num_channels", "image_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; pass 1 or more")
+
+
+__all__ = ["TimmCosineConfig"]

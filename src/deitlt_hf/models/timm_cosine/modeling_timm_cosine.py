@@ -1,0 +1,90 @@
+"""PyTorch timm CNN with a cosine classifier: the LDAM teacher for larger images."""
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_timm_cosine import TimmCosineConfig
+
+
+class CosineClassifier(nn.Module):
+    """Cosine of each feature vector with each class vector, in [-1, 1] (Cao et al., 2019, LDAM).
+
+    LDAM's loss brings the scale, so there is none here. The class vectors are the rows of `weight`, of shape
+    `(num_labels, num_features)` as in `nn.Linear`; the reference keeps them as columns.
+    """
+
+    def __init__(self, num_features: int, num_labels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_labels, num_features))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
+
+
+class TimmCosineForImageClassification(PreTrainedModel):
+    """A timm CNN with a cosine classifier (Cao et al., 2019, LDAM), which timm and transformers' wrapper of it lack.
+
+    Example:
+        >>> import torch
+        >>> from deitlt_hf import TimmCosineConfig, TimmCosineForImageClassification
+        >>> config = TimmCosineConfig(architecture="test_resnet", image_size=32, num_labels=10)
+        >>> TimmCosineForImageClassification(config).eval()(torch.zeros(2, 3, 32, 32)).logits.shape
+        torch.Size([2, 10])
+    """
+
+    config: TimmCosineConfig
+    config_class = TimmCosineConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    # The loss is a mean over the batch, which the Trainer has to divide when it accumulates gradients.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: TimmCosineConfig):
+        super().__init__(config)
+        backbone = timm.create_model(config.architecture, pretrained=False, num_classes=0, in_chans=config.num_channels)
+        self.classifier = CosineClassifier(backbone.head_hidden_size, config.num_labels)
+        self.post_init()
+        # Only now, so that timm's initialisation stands: `post_init` would draw its weights anew.
+        self.backbone = backbone
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, CosineClassifier):  # as the LDAM implementation does
+            init.uniform_(module.weight, -1.0, 1.0)
+            init.copy_(module.weight, F.normalize(module.weight, dim=1))
+            return
+        super()._init_weights(module)
+        if hasattr(
+            module, "init_non_persistent_buffers"
+        ):  # loading leaves what no file holds empty, timm's filters too
+            module.init_non_persistent_buffers()
+
+    def extract_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """What the classifier sees of `(batch_size, num_channels, height, width)` images, pooled over positions."""
+        return self.backbone(pixel_values)
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
+    ) -> ImageClassifierOutputWithNoAttention:
+        """Classify images.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
+                Normalised images.
+            labels (`torch.LongTensor` of shape `(batch_size,)` or `torch.FloatTensor` of shape
+                `(batch_size, num_labels)`, *optional*):
+                Classes, or probabilities of classes, for the cross-entropy returned as `loss`.
+        """
+        logits = self.classifier(self.extract_features(pixel_values))
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
+
+
+__all__ = ["TimmCosineForImageClassification"]
