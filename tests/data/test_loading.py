@@ -146,7 +146,11 @@ def _splits(train: list, test: list | None = None, feature=None) -> DatasetDict:
     ("source", "message"),
     [
         ("cifar10", "unknown data source 'cifar10'.* did you mean cifar10-lt"),
-        ("no/such/place", "neither a name nor a directory: the names are cifar10-lt, cifar100-lt, digits-lt"),
+        ("imagenet-lt", "neither a name nor a directory of Parquet files: the names are cifar10-lt"),
+        (
+            "no/such/place",
+            "neither a name nor a directory of Parquet files: the names are cifar10-lt, cifar100-lt, digits-lt",
+        ),
         (None, "source has type NoneType"),
         (DatasetDict({"test": Dataset.from_dict(_rows([0]))}), "no train split, only test"),
         (DatasetDict({"train": Dataset.from_dict(_rows([0]))}), "no test split, only train"),

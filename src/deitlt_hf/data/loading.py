@@ -104,9 +104,11 @@ def _load(source: str | Path | DatasetDict, data_dir: str | Path | None) -> tupl
             f"source has type {type(source).__name__}: pass a name, a directory, or a DatasetDict with a train split"
         )
     if not Path(source).is_dir():
-        near = difflib.get_close_matches(str(source), NAMED_SOURCES)
+        near = difflib.get_close_matches(str(source), NAMED_SOURCES, cutoff=0.8)
         hint = f"did you mean {' or '.join(near)}?" if near else f"the names are {', '.join(NAMED_SOURCES)}"
-        raise DeiTLTError(f"unknown data source {str(source)!r}, which is neither a name nor a directory: {hint}")
+        raise DeiTLTError(
+            f"unknown data source {str(source)!r}, which is neither a name nor a directory of Parquet files: {hint}"
+        )
     return _read_directory(source), None
 
 

@@ -396,7 +396,7 @@ def _changed_settings(settings: object) -> dict[str, Any]:
         default = part.default if part.default_factory is dataclasses.MISSING else part.default_factory()
         value = getattr(settings, part.name)
         plain = getattr(value, "value", value)  # transformers turns some strings into enumerations
-        left_out = part.name in _OF_THE_RUN | _OF_THE_MACHINE or (default is None and plain in (False, []))
+        left_out = part.name in _OF_THE_RUN | _OF_THE_MACHINE or (default in (None, "") and plain in (False, []))
         if part.init and not left_out and plain != default and isinstance(plain, (str, int, float, bool, list)):
             changed[part.name] = plain
     return changed

@@ -1,7 +1,6 @@
 """Configuration of a timm CNN with a cosine classifier."""
 
 from huggingface_hub.dataclasses import strict
-from timm import list_models
 from transformers import PreTrainedConfig
 
 
@@ -34,6 +33,8 @@ class TimmCosineConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        from timm import list_models  # not at the top: transformers' Auto classes load this file with everything
+
         # timm would download a name such as hf_hub:...; its own models are the ones in this list.
         if self.architecture not in list_models():
             raise ValueError(f"unknown architecture {self.architecture!r}; pass a timm model's name, such as resnet50")

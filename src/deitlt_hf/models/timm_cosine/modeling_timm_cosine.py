@@ -1,6 +1,5 @@
 """PyTorch timm CNN with a cosine classifier: the LDAM teacher for larger images."""
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -47,7 +46,9 @@ class TimmCosineForImageClassification(PreTrainedModel):
 
     def __init__(self, config: TimmCosineConfig):
         super().__init__(config)
-        backbone = timm.create_model(config.architecture, pretrained=False, num_classes=0, in_chans=config.num_channels)
+        from timm import create_model  # not at the top: transformers' Auto classes load this file with everything
+
+        backbone = create_model(config.architecture, pretrained=False, num_classes=0, in_chans=config.num_channels)
         self.classifier = CosineClassifier(backbone.head_hidden_size, config.num_labels)
         self.post_init()
         # Only now, so that timm's initialisation stands: `post_init` would draw its weights anew.
@@ -60,9 +61,8 @@ class TimmCosineForImageClassification(PreTrainedModel):
             init.copy_(module.weight, F.normalize(module.weight, dim=1))
             return
         super()._init_weights(module)
-        if hasattr(
-            module, "init_non_persistent_buffers"
-        ):  # loading leaves what no file holds empty, timm's filters too
+        # Loading leaves empty what no file holds, such as the filters of timm's blurring layers.
+        if hasattr(module, "init_non_persistent_buffers"):
             module.init_non_persistent_buffers()
 
     def extract_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
