@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from transformers import TrainingArguments
 
 from deitlt_hf import DeiTLTError, DeiTLTTrainingArguments
 
@@ -30,7 +31,10 @@ TEACHER = [
     ({"sam_rho": [0.1, 0.2, 0.3]}, "sam_rho has 3 radii; pass sam_rho_epochs, the 2 epochs"),
     ({"sam_rho": [0.1, 0.2], "sam_rho_epochs": [2, 3]}, r"\[2, 3\] do not fit the 2 radii of sam_rho; pass 1"),
     ({"sam_rho": [0.1, 0.2, 0.3], "sam_rho_epochs": [3, 2]}, r"\[3, 2\] do not fit the 3 radii .* pass 2 rising"),
-    ({"sam_rho": 0.1, "sam_rho_epochs": 2}, r"\[2\] do not fit the 1 radii"),
+    ({"sam_rho": 0.1, "sam_rho_epochs": 2}, r"sam_rho_epochs are \[2\], but sam_rho has one radius; pass one more"),
+    ({"sam_rho": float("nan")}, "sam_rho is nan; pass 0"),
+    ({"sam_rho": [0.1, float("inf")]}, "sam_rho is 0.1 inf; pass 0"),
+    ({"loss": "paco", "per_device_train_batch_size": 1}, "per_device_train_batch_size is 1; .* pass 2 or more"),
     ({"loss": "paco", "drw_start_epoch": 2}, "drw_start_epoch is 2, but PaCo .* leave it out"),
     ({"loss": "paco", "paco_dim": 0}, "paco_dim is 0; pass 1 or more"),
     ({"loss": "paco", "paco_queue": 0}, "paco_queue is 0; pass 1 or more"),
@@ -82,6 +86,13 @@ def test_the_defaults_are_the_papers(tmp_path):
     }
     assert {name: getattr(args, name) for name in paper} == paper
     assert args.bf16 is False  # slower than float32 on CPUs without native support
+
+
+def test_paco_wants_a_process_per_device(teacher_arguments, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    assert teacher_arguments(loss="ce").n_gpu == 2
+    with pytest.raises(DeiTLTError, match=r"one process per device, and this one has 2; .* accelerate launch$"):
+        teacher_arguments(loss="paco")
 
 
 @pytest.mark.parametrize("given", [0.8, [0.8]])

@@ -62,6 +62,20 @@ def test_a_class_that_the_teacher_lacks_is_named(tiny_student, tiny_teacher):
         FrozenTeacher(tiny_teacher(**named(["cat", "dog", "owl"])), student, "cpu")
 
 
+def test_a_class_of_which_the_teacher_has_two_is_named(tiny_student, tiny_teacher):
+    """ImageNet has cranes that fly and cranes that lift."""
+    student = tiny_student(class_counts=[9, 5, 1], **named(["cat", "crane", "dog"]))
+    with pytest.raises(DeiTLTError, match=r"^the teacher has 2 classes named 'crane'[^\n]*id2label[^\n]*$"):
+        FrozenTeacher(tiny_teacher(**named(["cat", "crane", "dog", "crane"])), student, "cpu")
+    FrozenTeacher(tiny_teacher(**named(["cat", "owl", "crane", "dog", "owl"])), student, "cpu")  # no student's owl
+
+
+def test_one_list_of_classes_is_in_one_order_whatever_their_names(tiny_student, tiny_teacher):
+    model, pixels = tiny_teacher(**named(["crane", "cat", "crane"])), torch.randn(4, 3, 8, 8)
+    student = tiny_student(class_counts=[9, 5, 1], **named(["crane", "cat", "crane"]))
+    torch.testing.assert_close(FrozenTeacher(model, student, "cpu")(pixels), model(pixels).logits)
+
+
 def test_the_teacher_neither_learns_nor_keeps_statistics(tiny_student, images, arguments):
     torch.manual_seed(0)
     teacher = CifarResNetForImageClassification(CifarResNetConfig(depth=20, image_size=8, num_labels=10)).train()
@@ -179,10 +193,11 @@ def test_constant_images_by_hand(tiny_student, tmp_path):
         (BitImageProcessor(size={"shortest_edge": 14}, crop_size=10, image_mean=[0.1, 0.2, 0.3]), [0.1, 0.2, 0.3], 10),
         (ConvNextImageProcessor(size={"shortest_edge": 20}, image_mean=[0.1, 0.2, 0.3]), [0.1, 0.2, 0.3], 20),
         (ViTImageProcessor(size={"height": 6, "width": 6}, do_normalize=False), [0.0, 0.0, 0.0], 6),
+        (ViTImageProcessor(size=6, do_resize=False, image_mean=[0.1, 0.2, 0.3]), [0.1, 0.2, 0.3], 8),
         (image_processor(40), [0.485, 0.456, 0.406], 40),
         (image_processor(16), [0.485, 0.456, 0.406], 16),
     ],
-    ids=["crop", "shortest edge", "no normalisation", "the package's", "the package's for small images"],
+    ids=["crop", "shortest edge", "no normalisation", "no resizing", "the package's", "the package's for small images"],
 )
 def test_own_size_and_mean_of_image_processors(tiny_student, tmp_path, processor, mean, size):
     tiny_cifar_resnet().save_pretrained(tmp_path)

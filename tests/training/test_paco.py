@@ -213,6 +213,12 @@ def test_a_checkpoint_of_another_loss_or_queue_is_refused(train):
         train(checkpoint, num_train_epochs=2)
 
 
+def test_a_checkpoint_of_paco_is_refused_by_other_losses(train):
+    checkpoint = f"{train(save_strategy='epoch').args.output_dir}/checkpoint-4"
+    with pytest.raises(DeiTLTError, match=r"checkpoint-4 is a checkpoint of a PaCo training; resume with loss paco$"):
+        train(checkpoint, loss="ce", num_train_epochs=2)
+
+
 def test_what_is_saved_is_the_plain_classifier(images, teacher_arguments, tmp_path):
     model = CifarResNetForImageClassification(CifarResNetConfig(depth=20, num_labels=10, image_size=8))
     args = teacher_arguments(loss="paco", num_train_epochs=1, save_strategy="epoch")

@@ -88,6 +88,15 @@ def test_every_test_image_counts_in_the_groups(images, teacher_arguments, batch)
     assert {group: metrics[f"eval_{group}"] for group in expected} == pytest.approx(expected)
 
 
+def test_a_model_that_puts_out_more_than_logits_is_judged_by_them(tiny_student, images, teacher_arguments):
+    model, data = tiny_student().eval(), images(20)
+    groups = {"head": [0, 1, 2], "mid": [3, 4, 5, 6], "tail": [7, 8, 9]}
+    metrics = TeacherTrainer(model, teacher_arguments(), class_groups=groups, eval_dataset=data).evaluate()
+    with torch.no_grad():
+        right = model(data.pixel_values).logits.argmax(-1) == data.labels
+    assert metrics["eval_overall"] == pytest.approx(100 * right.float().mean().item())
+
+
 @pytest.mark.parametrize("settings", [{"loss": "ldam"}, {"drw_start_epoch": 1}])
 def test_class_counts_are_asked_for_where_they_are_needed(tiny_teacher, teacher_arguments, settings):
     with pytest.raises(DeiTLTError, match="class_counts"):

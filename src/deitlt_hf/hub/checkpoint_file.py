@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,8 @@ def _load_safely(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DeiTLTError(f"{path} does not exist or is not a file; pass a .pth checkpoint of the reference")
     try:
-        with torch.serialization.safe_globals(_SAFE_GLOBALS):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_SAFE_GLOBALS):
+            warnings.simplefilter("ignore")  # torch's about pickles that it did not write; it may go on to refuse them
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make the unpickler fail in almost any way
         raise DeiTLTError(_why_unreadable(path, error)) from error

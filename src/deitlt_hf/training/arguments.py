@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -251,9 +252,13 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
 
     def _check_sam(self) -> None:
         radii, epochs = self.sam_rho, self.sam_rho_epochs
-        if not radii or min(radii) < 0:
+        if not radii or not all(0 <= radius < math.inf for radius in radii):
             shown = " ".join(f"{radius:g}" for radius in radii) or "empty"
             raise DeiTLTError(f"sam_rho is {shown}; pass 0 for plain SGD or a radius above it")
+        if epochs and len(radii) == 1:
+            raise DeiTLTError(
+                f"sam_rho_epochs are {epochs}, but sam_rho has one radius; pass one more for each epoch, or no epochs"
+            )
         if epochs and (len(epochs) != len(radii) - 1 or sorted(set(epochs)) != epochs):
             raise DeiTLTError(
                 f"sam_rho_epochs {epochs} do not fit the {len(radii)} radii of sam_rho; pass {len(radii) - 1} "
@@ -274,6 +279,11 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
         for name in ("paco_dim", "paco_queue"):
             if getattr(self, name) < 1:
                 raise DeiTLTError(f"{name} is {getattr(self, name)}; pass 1 or more")
+        if self.per_device_train_batch_size < 2:
+            raise DeiTLTError(
+                f"per_device_train_batch_size is {self.per_device_train_batch_size}; PaCo's projection normalises "
+                "batches, pass 2 or more"
+            )
         if not 0 <= self.paco_momentum <= 1:
             raise DeiTLTError(f"paco_momentum is {self.paco_momentum}; pass a number from 0 to 1")
         if self.n_gpu > 1:

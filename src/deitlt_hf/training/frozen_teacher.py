@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 import torch.nn.functional as F
 from transformers import AutoModelForImageClassification, PreTrainedModel
@@ -24,7 +26,7 @@ class FrozenTeacher:
 
     Raises:
         DeiTLTError: the teacher or, where it is needed, its image processor cannot be loaded; the teacher lacks a class
-            of the student's; or `pixels` is none of the above.
+            of the student's, or has several of its name; or `pixels` is none of the above.
 
     Example:
         >>> from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
@@ -42,7 +44,6 @@ class FrozenTeacher:
         pixels: str = "reference",
     ):
         one_of("teacher_pixels", pixels, TEACHER_PIXELS)
-        source = model
         if not isinstance(model, PreTrainedModel):
             model = _load(str(model))
         self.model = model.to(device).eval().requires_grad_(False)
@@ -50,7 +51,7 @@ class FrozenTeacher:
         self.image_size = _image_size(model) if pixels == "reference" else None
         self._scale = self._shift = None
         if pixels == "own":
-            own = read_own_pixels(source)
+            own = read_own_pixels(model)
             self.image_size = own.size
             self._scale, self._shift = (value.to(device) for value in own.from_students())
         order = _label_order(model.config.id2label, student.config.id2label)
@@ -89,11 +90,20 @@ def _image_size(model: PreTrainedModel) -> tuple[int, int] | None:
 
 
 def _label_order(teacher: dict[int, str], student: dict[int, str]) -> list[int]:
+    if teacher == student:
+        return list(range(len(student)))
     position = {name: index for index, name in teacher.items()}
     missing = [name for name in student.values() if name not in position]
     if missing:
         raise DeiTLTError(
             f"teacher and student have different label sets: the teacher lacks {len(missing)} of the student's "
             f"{len(student)} classes, first {missing[0]!r}; pass a teacher trained on the same classes"
+        )
+    counts = Counter(teacher.values())
+    twice = [name for name in student.values() if counts[name] > 1]
+    if twice:
+        raise DeiTLTError(
+            f"the teacher has {counts[twice[0]]} classes named {twice[0]!r}, which is one of the student's; give the "
+            "others another name in the teacher's config.json (id2label)"
         )
     return [position[student[index]] for index in range(len(student))]

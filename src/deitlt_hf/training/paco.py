@@ -100,7 +100,8 @@ class MomentumContrast(nn.Module):
             return self._encode(pixel_values)
         images = self.accelerator.gather(pixel_values)
         random = torch.Generator().manual_seed(self.seed + self.num_queued)
-        order = torch.randperm(len(images), generator=random).to(images.device)
+        # Drawn on the host, alike for all devices; a blocking copy would wait for what the device has still to do.
+        order = torch.randperm(len(images), generator=random).to(images.device, non_blocking=True)
         share = order.chunk(self.accelerator.num_processes)[self.accelerator.process_index]
         return self.accelerator.gather(self._encode(images[share]))[order.argsort()]
 

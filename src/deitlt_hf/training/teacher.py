@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from deitlt_hf.losses.ldam import LDAMLoss
 from deitlt_hf.losses.paco import PaCoLoss
 from deitlt_hf.training.arguments import TeacherTrainingArguments
 from deitlt_hf.training.base import LongTailTrainer
-from deitlt_hf.training.paco import MomentumContrast, UpdateMomentumContrast
+from deitlt_hf.training.paco import STATE_FILE, MomentumContrast, UpdateMomentumContrast
 from deitlt_hf.training.sam import sam_over_sgd
 from deitlt_hf.training.schedule import cosine_with_warmup, sam_radius, steps_with_warmup
 
@@ -182,13 +183,17 @@ class TeacherTrainer(LongTailTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         # First, because a checkpoint of another loss has an optimiser of other weights, which says less when it fails.
-        if self.contrast is not None and checkpoint is not None:
-            self.contrast.load(checkpoint)
+        if checkpoint is not None:
+            if self.contrast is not None:
+                self.contrast.load(checkpoint)
+            elif (Path(checkpoint) / STATE_FILE).is_file():
+                raise DeiTLTError(f"{checkpoint} is a checkpoint of a PaCo training; resume with loss paco")
         super()._load_optimizer_and_scheduler(checkpoint)
 
     def _grouped_accuracies(self, prediction: EvalPrediction) -> dict[str, float]:
         return grouped_accuracy(prediction.predictions, prediction.label_ids, self.class_groups)
 
 
-def _class_ids(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _class_ids(outputs: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Tensor:
+    logits = outputs[0] if isinstance(outputs, tuple) else outputs  # some models put out more beside their logits
     return logits.argmax(-1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_data_config
@@ -40,47 +39,44 @@ class OwnPixels:
         return (students_std / std).float(), ((students_mean - mean) / std).float()
 
 
-def read_own_pixels(teacher: PreTrainedModel | str | Path) -> OwnPixels:
+def read_own_pixels(teacher: PreTrainedModel) -> OwnPixels:
     """Read the image processor of a teacher.
 
     Args:
-        teacher: a directory or hub id; or a model, which knows where it came from, or is timm's and says all itself.
+        teacher: a model of timm's, which says all itself, or one that was loaded from a directory or the hub.
 
     Raises:
         DeiTLTError: there is no image processor.
 
     Example:
-        >>> read_own_pixels("timm/resnet50.a1_in1k").size  # doctest: +SKIP
+        >>> teacher = AutoModelForImageClassification.from_pretrained("timm/resnet50.a1_in1k")  # doctest: +SKIP
+        >>> read_own_pixels(teacher).size  # doctest: +SKIP
         (224, 224)
     """
-    if isinstance(teacher, PreTrainedModel):
-        of_timm = getattr(teacher.config, "pretrained_cfg", None)
-        if of_timm:
-            return _of_timm(resolve_data_config(of_timm))
-        teacher = teacher.name_or_path
-        if not teacher:
-            raise DeiTLTError(
-                "teacher_pixels 'own' needs the teacher's image processor, and this model came from nowhere; pass the "
-                "directory or hub id of a teacher that was saved with one"
-            )
+    of_timm = getattr(teacher.config, "pretrained_cfg", None)
+    if of_timm:
+        data = resolve_data_config(of_timm)
+        return OwnPixels(list(data["mean"]), list(data["std"]), tuple(data["input_size"][1:]))
+    source = teacher.name_or_path
+    if not source:
+        raise DeiTLTError(
+            "teacher_pixels 'own' needs the teacher's image processor, and this model came from nowhere; pass the "
+            "directory or hub id of a teacher that was saved with one"
+        )
     try:
-        processor = AutoImageProcessor.from_pretrained(str(teacher))
+        processor = AutoImageProcessor.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise DeiTLTError(
-            f"teacher_pixels 'own' needs the teacher's image processor, and {teacher} has none "
+            f"teacher_pixels 'own' needs the teacher's image processor, and {source} has none "
             "(preprocessor_config.json); save one with the teacher, or pass teacher_pixels 'reference'"
         ) from error
-    if hasattr(processor, "data_config"):
-        return _of_timm(processor.data_config)
     normalises = getattr(processor, "do_normalize", True)
     mean, std = (getattr(processor, name, None) if normalises else None for name in ("image_mean", "image_std"))
-    crops = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)
-    size = processor.crop_size if crops else getattr(processor, "size", None)
+    crops, resizes = getattr(processor, "do_center_crop", False), getattr(processor, "do_resize", True)
+    size = getattr(processor, "crop_size", None) if crops else None
+    if size is None and resizes:
+        size = getattr(processor, "size", None)
     return OwnPixels(_per_channel(mean, 0.0), _per_channel(std, 1.0), _height_and_width(size))
-
-
-def _of_timm(data: Mapping) -> OwnPixels:
-    return OwnPixels(list(data["mean"]), list(data["std"]), tuple(data["input_size"][1:]))
 
 
 def _per_channel(values: float | list[float] | None, default: float) -> list[float]:
