@@ -8,7 +8,11 @@ from pathlib import Path
 class DeiTLTError(ValueError):
     """A wrong input: the message is one line that says what was wrong, with the value, and what to pass instead.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with status 2. Raised in a worker of a torch `DataLoader`,
+    it arrives in the main process with the same line.
+
+    Args:
+        message: line breaks in it, such as those in a file's name, become spaces.
 
     Example:
         >>> from deitlt_hf import DeiTLTError, class_counts_for_imbalance
@@ -18,6 +22,13 @@ class DeiTLTError(ValueError):
         ...     print(type(error).__name__)
         DeiTLTError
     """
+
+    def __init__(self, message: str) -> None:
+        lines = str(message).strip().splitlines()
+        # torch makes a worker's exception anew from its traceback, as text; the last line is the message.
+        if len(lines) > 1 and lines[0].startswith("Caught ") and "Traceback" in lines[1]:
+            lines = [lines[-1].split(": ", 1)[-1]]
+        super().__init__(" ".join(lines))
 
 
 def loading_reason(source: str, error: Exception) -> str:

@@ -123,6 +123,7 @@ def test_a_dataset_dict_with_names_and_a_validation_split() -> None:
     splits = DatasetDict({"train": train, "validation": train.select([0]), "extra": train})
     loaded = load_long_tailed_dataset(splits)
     assert list(loaded) == ["train", "test"]
+    assert list(load_long_tailed_dataset(DatasetDict(splits | {"test": train}))) == ["train", "test", "validation"]
     assert loaded["train"].features["label"].names == NAMES
     assert loaded["train"]["label"][:] == [2, 0, 1, 0]
     assert loaded["train"][0]["image"].size == (8, 8)
@@ -146,22 +147,20 @@ def _splits(train: list, test: list | None = None, feature=None) -> DatasetDict:
     ("source", "message"),
     [
         ("cifar10", "unknown data source 'cifar10'.* did you mean cifar10-lt"),
-        ("imagenet-lt", "neither a name nor a directory of Parquet files: the names are cifar10-lt"),
-        (
-            "no/such/place",
-            "neither a name nor a directory of Parquet files: the names are cifar10-lt, cifar100-lt, digits-lt",
-        ),
+        ("pets", "neither a name, a file, a directory, nor a data set of the hub .*: the names are cifar10-lt"),
+        ("no/such/place", "the names are cifar10-lt, cifar100-lt, digits-lt"),
         (None, "source has type NoneType"),
         (DatasetDict({"test": Dataset.from_dict(_rows([0]))}), "no train split, only test"),
-        (DatasetDict({"train": Dataset.from_dict(_rows([0]))}), "no test split, only train"),
-        (_splits([0]).rename_column("img", "scan"), "no column 'image', only scan, label, note: rename one to 'image'"),
-        (_splits([0]).rename_column("label", "y"), "no column 'label', only img, y, note"),
-        (_splits([0, 2]), "class without training images: class 1 of 3"),
-        (_splits([0, 1], feature=ClassLabel(names=NAMES)), "class without training images: class 2 of 3"),
+        (DatasetDict({"train": Dataset.from_dict(_rows([0]))}), "no test split, and test_fraction 0.2"),
+        (_splits([0]).rename_column("label", "y"), "no label column, only img, y, note"),
+        (_splits([0, 2, 2]), "class without training images: class 1 of 3 .'1'. has none; add"),
+        (_splits([0, 0, 3, 3]), "class without training images: class 1 of 4 .'1'. has none, as have 1 others; add"),
+        (_splits(["cat"], test=["owl"]), "class without training images: class 1 of 2 .'owl'. has none"),
+        (_splits([0, 1], feature=ClassLabel(names=NAMES)), "class without training images: class 2 of 3 .'eel'."),
         (_splits([0, 1], test=[-1], feature=ClassLabel(names=NAMES)), "the test split has images without a label"),
         (_splits([0, 1, None]), "the train split has images without a label"),
         (_splits([0.5], feature=Value("float32")), "the label column holds"),
-        (_splits([0], test=["a"]), "give both splits the same label names"),
+        (_splits([0], test=["a"]), "give all splits the same label names"),
     ],
 )
 def test_data_that_cannot_be_used_are_refused_in_one_line(source, message: str) -> None:
@@ -188,7 +187,7 @@ def test_a_missing_data_directory_is_named(tmp_path: Path) -> None:
 
 def test_a_data_directory_without_parquet_files_is_named(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(_png(0))
-    with pytest.raises(DeiTLTError, match="holds no Parquet files"):
+    with pytest.raises(DeiTLTError, match="holds no data: pass one with"):
         load_long_tailed_dataset("cifar10-lt", data_dir=tmp_path)
 
 
@@ -212,7 +211,7 @@ def test_without_the_hub_the_error_says_to_pass_data_dir(monkeypatch: pytest.Mon
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(DeiTLTError, match=r"cannot load uoft-cs/cifar100 .*\(no route\): pass data_dir"):
+    with pytest.raises(DeiTLTError, match=r"cannot load uoft-cs/cifar100 from the hub: no route; pass data_dir"):
         load_long_tailed_dataset("cifar100-lt")
 
 
@@ -220,3 +219,22 @@ def test_without_the_hub_the_error_says_to_pass_data_dir(monkeypatch: pytest.Mon
 def test_data_dir_beside_a_source_that_reads_none_is_refused(source, tmp_path: Path) -> None:
     with pytest.raises(DeiTLTError, match="data_dir"):
         load_long_tailed_dataset(source, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_bad_image": "ignore"}, "on_bad_image is 'ignore': pass 'error' or 'skip'"),
+        ({"test_fraction": 1.0}, "test_fraction is 1.0: pass a share above 0 and below 1"),
+        ({"data_config": "small"}, "data_config 'small' goes with a data set of the hub"),
+    ],
+)
+def test_options_out_of_their_range_are_refused(options: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DeiTLTError, match=message):
+        load_long_tailed_dataset(tmp_path, **options)
+
+
+def test_given_columns_of_a_dataset_dict() -> None:
+    splits = _splits([0, 1, 1]).rename_columns({"img": "front", "label": "y"})
+    loaded = load_long_tailed_dataset(splits, image_column="front", label_column="y")
+    assert class_counts(loaded["train"]) == [1, 2]

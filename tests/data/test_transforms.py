@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import random
 from collections.abc import Callable
@@ -9,15 +10,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as ImageFeature
 from PIL import Image
 from timm.data import create_transform
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 from torchvision.transforms import RandomCrop
 from transformers import AutoImageProcessor
 
+from deitlt_hf.data.paco_views import paco_key_view, paco_query_view
 from deitlt_hf.data.processing import image_processor
-from deitlt_hf.data.transforms import ViewTransform, collate, evaluation_view, strong_view, weak_view
+from deitlt_hf.data.transforms import ViewedDataset, ViewTransform, collate, evaluation_view, strong_view, weak_view
 from deitlt_hf.errors import DeiTLTError
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -127,6 +131,15 @@ def test_views_take_images_of_any_mode(view: Callable, mode: str) -> None:
         assert pixel_values.dtype == torch.float32
 
 
+@pytest.mark.parametrize("view", [*VIEWS, paco_query_view, paco_key_view])
+def test_views_bring_images_upright(view: Callable) -> None:
+    upright, buffer, exif = _noise(40, 30), io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    upright.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=exif)
+    pixel_values = _seeded(view(16), Image.open(buffer), 0)
+    torch.testing.assert_close(pixel_values, _seeded(view(16), upright, 0), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("view", [*VIEWS, image_processor])
 def test_an_image_size_below_one_is_refused(view: Callable) -> None:
     with pytest.raises(DeiTLTError, match="image_size is 0"):
@@ -167,3 +180,77 @@ def test_images_without_labels_give_a_batch_without_labels() -> None:
     assert list(rows) == ["pixel_values"]
     batch = collate([{"pixel_values": pixel_values} for pixel_values in rows["pixel_values"]])
     assert {name: tuple(value.shape) for name, value in batch.items()} == {"pixel_values": (2, 3, 8, 8)}
+
+
+def _bytes(image: Image.Image) -> dict:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+FEATURES = Features({"image": ImageFeature(), "label": ClassLabel(names=["cat", "owl"])})
+
+
+def _split(images: list[dict], labels: list[int] | None = None) -> Dataset:
+    return Dataset.from_dict({"image": images, "label": labels or [0] * len(images)}, features=FEATURES)
+
+
+def test_a_viewed_data_set_gives_what_with_transform_gives() -> None:
+    rows = _split([_bytes(_noise(size, 8)) for size in (8, 9, 10, 11)], [0, 1, 1, 0]).select([3, 1, 0])
+    views = {"pixel_values": evaluation_view(8), "weak_pixel_values": evaluation_view(16)}
+    viewed, transformed = ViewedDataset(rows, views, "train"), rows.with_transform(ViewTransform(views))
+    assert len(viewed) == 3
+    for left, right in zip(
+        [*viewed.__getitems__([2, 0]), viewed[1]], [*transformed.__getitems__([2, 0]), transformed[1]], strict=True
+    ):
+        assert left.keys() == right.keys()
+        assert left["labels"] == right["labels"]
+        for name in views:
+            torch.testing.assert_close(left[name], right[name], rtol=0, atol=0)
+    with pytest.raises(IndexError):
+        viewed[3]
+
+
+BAD = [
+    (1, "image 1 of train cannot be read: it is empty; pass on_bad_image='skip' (--on_bad_image skip) to leave"),
+    (2, "image 2 of train (x.jpg) cannot be read: it is no image that Pillow knows; pass on_bad_image='skip'"),
+]
+
+
+@pytest.fixture
+def spoilt(tmp_path, monkeypatch: pytest.MonkeyPatch) -> ViewedDataset:
+    """A sound image, an empty one, and a file of text."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.jpg").write_text("no image")
+    rows = _split([_bytes(_noise(8, 8)), {"bytes": b"", "path": None}, {"bytes": None, "path": "x.jpg"}])
+    return ViewedDataset(rows, {"pixel_values": evaluation_view(8)}, "train")
+
+
+@pytest.mark.parametrize(("index", "message"), BAD)
+def test_a_bad_image_is_named(spoilt: ViewedDataset, index: int, message: str) -> None:
+    for read in (lambda: spoilt[index], lambda: spoilt.__getitems__([0, index])):
+        with pytest.raises(DeiTLTError) as error:
+            read()
+        assert str(error.value).startswith(message)
+
+
+def test_a_bad_image_is_named_in_one_line_from_a_worker_process(spoilt: ViewedDataset) -> None:
+    index, message = BAD[1]
+    try:
+        spoilt[index]
+    except DeiTLTError:
+        # What a loader's worker sends and the main process raises; a real worker takes five seconds to go after it.
+        sent = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(DeiTLTError) as error:
+        pickle.loads(pickle.dumps(sent)).reraise()
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_an_undecoded_column_goes_through_a_transform() -> None:
+    rows = {"image": [_bytes(_noise(9, 9))], "label": [1]}
+    transform = ViewTransform({"pixel_values": evaluation_view(8)})
+    decoded = transform({"image": [_noise(9, 9)], "label": [1]})
+    torch.testing.assert_close(transform(rows)["pixel_values"][0], decoded["pixel_values"][0])
+    with pytest.raises(DeiTLTError, match="an image cannot be read: it is empty"):
+        transform({"image": [{"bytes": b"", "path": None}]})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -9,9 +10,19 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from deitlt_hf.data.duplicates import Duplicates
+from deitlt_hf.data.inspection import Inspection, SplitInspection
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import expert_metrics
-from deitlt_hf.evaluation.figures import draw_class_accuracy, draw_class_counts, draw_losses, report_figure, save_figure
+from deitlt_hf.evaluation.figures import (
+    draw_class_accuracy,
+    draw_class_counts,
+    draw_image_sizes,
+    draw_losses,
+    inspection_figure,
+    report_figure,
+    save_figure,
+)
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -213,6 +224,56 @@ def test_report_has_three_panels_and_readable_text():
 def test_report_of_a_finished_model_has_no_loss_panel():
     figure = report_figure(metrics_of(FOUR_COUNTS, FOUR_GROUPS), [])
     assert [panel.get_title() for panel in figure.axes] == ["Training images per class", "Accuracy per class"]
+
+
+QUANTILES = ("min", "lower_quartile", "median", "upper_quartile", "max")
+
+
+def split_of(width, height) -> SplitInspection:
+    spreads = [dict(zip(QUANTILES, values, strict=False)) for values in (width, height)]
+    return SplitInspection(9, FOUR_COUNTS, 0, [], *spreads, {}, [], {}, {})
+
+
+@pytest.mark.parametrize(("largest", "scale"), [(300, "linear"), (301, "log")])
+def test_image_sizes_show_range_middle_half_and_median(axes, largest, scale):
+    splits = {"train": split_of((40, 50, 60, 80, largest), (30, 31, 32, 33, 34)), "test": split_of((), ())}
+    draw_image_sizes(axes, splits)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["train\nwidth", "train\nheight"]
+    assert [(bar.get_x(), bar.get_width()) for bar in axes.patches] == [(50, 30), (31, 2)]
+    ranges = [collection.get_segments()[0][:, 0].tolist() for collection in axes.collections]
+    assert ranges == [[40, largest], [30, 34]]
+    assert [text.get_text() for text in axes.texts] == ["60", "32"]
+    assert axes.get_xscale() == scale
+    assert axes.get_xlim()[0] < 30 < largest < axes.get_xlim()[1]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # train is on top
+
+
+@pytest.mark.parametrize("sizes", [(32,) * 5, ()])
+def test_image_sizes_that_are_all_the_same_or_unknown(axes, sizes):
+    draw_image_sizes(axes, {"train": split_of(sizes, sizes)})
+    axes.figure.canvas.draw()
+    low, high = axes.get_xlim()
+    assert high - low > (10 if sizes else 0)
+
+
+def test_an_inspections_picture_has_two_panels(tmp_path):
+    inspection = Inspection(
+        class_names=["ape", "蛙", "$5", "d"],
+        class_groups=FOUR_GROUPS,
+        drw_weights=[1.0] * 4,
+        splits={"train": split_of((20, 30, 40, 50, 60), (20, 30, 40, 50, 60))},
+        duplicates=Duplicates(0, 0, {"train": 0}, 0, {}, 0, []),
+    )
+    figure = inspection_figure(inspection)
+    titles = ["Training images per class", "Image sizes: range, middle half, median"]
+    assert [panel.get_title() for panel in figure.axes] == titles
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [90, 30, 5, 2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_figure(figure, tmp_path / "inspection.png")
+    for panel in figure.axes:
+        texts = [*panel.get_xticklabels(), *panel.get_yticklabels(), *panel.texts, panel.xaxis.label, panel.title]
+        assert min(text.get_fontsize() for text in texts) >= 9
 
 
 def test_save_figure_replaces_the_whole_file(tmp_path, axes):

@@ -20,6 +20,7 @@ from deitlt_hf import (
     TeacherTrainingArguments,
     class_groups,
 )
+from deitlt_hf.training import runs
 from deitlt_hf.training.runs import (
     StudentArguments,
     TeacherArguments,
@@ -291,3 +292,8 @@ def test_resuming_takes_the_last_checkpoint_or_the_named_one(tmp_path):
     assert last == str(tmp_path / "checkpoint-10")
     named = str(tmp_path / "checkpoint-2")
     assert check_output_directory(arguments(tmp_path, resume_from_checkpoint=named)) == named
+
+
+def test_a_recipe_keeps_a_zero_but_nothing_that_was_left_unset(tmp_path):
+    args = TeacherTrainingArguments(output_dir=str(tmp_path), drw_start_epoch=0, loss="ldam", use_cpu=True)
+    assert runs._changed_settings(args) == {"drw_start_epoch": 0, "loss": "ldam"}

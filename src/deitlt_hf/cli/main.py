@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a DeiT-LT student",
     "evaluate": "accuracy of a student's experts on head, mid and tail classes",
     "predict": "what both experts say of images",
+    "data": "build the paper's data sets, or inspect one's own",
     "convert": "turn a checkpoint of the reference into a model of this package",
     "recipes": "list the settings that come with the package, or print one",
 }

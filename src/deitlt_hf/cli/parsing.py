@@ -1,10 +1,11 @@
-"""Flags from dataclasses, with a recipe's settings as their defaults."""
+"""Flags from dataclasses, with a recipe's settings, or those that suit the data, as their defaults."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -14,6 +15,8 @@ from transformers import HfArgumentParser
 from deitlt_hf.cli.console import OneLineParser
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.recipes import load_recipe
+
+RECIPE_FILE = "recipe.yaml"  # of a run, see training/runs.py
 
 
 class DataclassParser(OneLineParser, HfArgumentParser):
@@ -37,15 +40,23 @@ class DataclassParser(OneLineParser, HfArgumentParser):
 
 
 def parse_with_recipe(
-    command: str, description: str, dataclass_types: Sequence[type], argv: Sequence[str]
+    command: str,
+    description: str,
+    dataclass_types: Sequence[type],
+    argv: Sequence[str],
+    suggest: Callable[[Sequence[Any], dict[str, Any]], dict[str, Any]] | None = None,
 ) -> list[Any]:
     """Instances of the dataclasses: flags over the recipe of `--recipe`, over the fields' defaults.
 
-    Without `--output_dir`, a run goes to `runs/` and its recipe's name. `none` takes back a number that the recipe sets
-    and that may be left out: `--drw_start_epoch none`.
+    Without `--output_dir`, a run goes to `runs/` and its recipe's name, or its data's. `none` takes back a number that
+    the recipe sets and that may be left out: `--drw_start_epoch none`.
+
+    A run that is resumed without a recipe has the one that it left in its directory. Otherwise `suggest` makes settings
+    where `--data` is given; it takes the instances as they are without any, and the settings that flags give.
 
     Raises:
-        DeiTLTError: an unknown recipe, or a recipe with a setting that the command does not know.
+        DeiTLTError: an unknown recipe, or a recipe with a setting that the command does not know; or whatever `suggest`
+            raises.
     """
     parser = DataclassParser(
         dataclass_types,
@@ -56,14 +67,42 @@ def parse_with_recipe(
     )
     parser.add_argument("--recipe", help="name of a recipe (see `deitlt recipes`) or a YAML file")
     _accept_none(parser, dataclass_types)
-    given, _ = parser.parse_known_args(argv)
-    if given.recipe is not None:
-        settings = load_recipe(given.recipe)
-        _check_settings(given.recipe, settings, dataclass_types)
-        settings.setdefault("output_dir", f"runs/{Path(given.recipe).stem}")
+    given = _given_settings(parser, argv)
+    recipe = given.pop("recipe", None)
+    if recipe is None and "data" in given:
+        parser.set_defaults(output_dir=f"runs/{_name_of_data(given['data'])}{'-teacher' * (command == 'teacher')}")
+    output_dir = given.get("output_dir", parser.get_default("output_dir"))
+    resumed = recipe is None and (given.get("resume") or given.get("resume_from_checkpoint"))
+    if resumed and output_dir is not None and (Path(output_dir) / RECIPE_FILE).is_file():
+        recipe = str(Path(output_dir) / RECIPE_FILE)
+    if recipe is not None:
+        settings = load_recipe(recipe)
+        _check_settings(recipe, settings, dataclass_types)
+        if not resumed:
+            settings.setdefault("output_dir", f"runs/{Path(recipe).stem}")
         parser.set_defaults(**settings)
+    elif suggest is not None and "data" in given and not resumed:
+        # Without DRW, whose epoch has to fit the epochs, which are not known yet.
+        *instances, _recipe = parser.parse_into([*argv, "--drw_start_epoch", "none"])
+        parser.set_defaults(**suggest(instances, given))
     *instances, _recipe = parser.parse_into(argv)
     return instances
+
+
+def _given_settings(parser: DataclassParser, argv: Sequence[str]) -> dict[str, Any]:
+    """The settings that are passed as flags, without the defaults of the others."""
+    defaults = [(action, action.default) for action in parser._actions]
+    for action, _ in defaults:
+        action.default = argparse.SUPPRESS
+    given, _ = parser.parse_known_args(argv)
+    for action, default in defaults:
+        action.default = default
+    return vars(given)
+
+
+def _name_of_data(data: str) -> str:
+    path = Path(data).resolve()
+    return path.stem if path.is_file() else path.name
 
 
 def _accept_none(parser: HfArgumentParser, dataclass_types: Sequence[type]) -> None:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import parse_with_recipe
+    from deitlt_hf.cli.suggesting import settings_for_data
+    from deitlt_hf.data.suggestion import suggest_teacher_recipe
     from deitlt_hf.training.arguments import TeacherTrainingArguments
-    from deitlt_hf.training.runs import TeacherArguments, TrainingDataArguments, train_teacher
+    from deitlt_hf.training.runs import TeacherArguments, TrainingDataArguments, check_output_directory, train_teacher
+
+    def suggest(instances: Sequence[Any], given: dict[str, Any]) -> dict[str, Any]:
+        data, _, args = instances
+        check_output_directory(args)
+        return settings_for_data(suggest_teacher_recipe, data, given)
 
     data, teacher, args = parse_with_recipe(
-        "teacher", "Train a CNN teacher.", [TrainingDataArguments, TeacherArguments, TeacherTrainingArguments], argv
+        "teacher",
+        "Train a CNN teacher. With --data and without a recipe, the settings follow from the data and are shown.",
+        [TrainingDataArguments, TeacherArguments, TeacherTrainingArguments],
+        argv,
+        suggest,
     )
     quiet_libraries()
     accuracies = train_teacher(data, teacher, args)

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from deitlt_hf.errors import DeiTLTError
 
 
 def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import parse_with_recipe
+    from deitlt_hf.cli.suggesting import settings_for_data
+    from deitlt_hf.data.suggestion import suggest_recipe
     from deitlt_hf.evaluation.accuracy import format_table
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments
-    from deitlt_hf.training.runs import StudentArguments, TrainingDataArguments, train_student
+    from deitlt_hf.training.runs import StudentArguments, TrainingDataArguments, check_output_directory, train_student
+
+    def suggest(instances: Sequence[Any], given: dict[str, Any]) -> dict[str, Any]:
+        data, student, args = instances
+        check_output_directory(args)
+        if student.teacher is None and args.distillation_type != "none":
+            raise DeiTLTError(
+                f"{args.distillation_type} distillation needs a teacher; pass one, which `deitlt teacher --data "
+                f"{data.data}` trains, or distillation_type 'none'"
+            )
+        return settings_for_data(suggest_recipe, data, given)
 
     data, student, args = parse_with_recipe(
-        "train", "Train a DeiT-LT student.", [TrainingDataArguments, StudentArguments, DeiTLTTrainingArguments], argv
+        "train",
+        "Train a DeiT-LT student. With --data and without a recipe, the settings follow from the data and are shown.",
+        [TrainingDataArguments, StudentArguments, DeiTLTTrainingArguments],
+        argv,
+        suggest,
     )
     quiet_libraries()
     result = train_student(data, student, args)

@@ -1,8 +1,8 @@
 """The two views of parametric contrastive learning (PaCo, Cui et al., ICCV 2021), in their published settings.
 
-Like the views in `transforms`, both take a PIL image of any mode, return a float32 tensor `(3, image_size, image_size)`
-with ImageNet's mean and standard deviation, and are picklable. timm's RandAugment draws from `random` and numpy,
-everything else from torch.
+Like the views in `transforms`, both take a PIL image of any mode and orientation, return a float32 tensor
+`(3, image_size, image_size)` with ImageNet's mean and standard deviation, and are picklable. timm's RandAugment draws
+from `random` and numpy, everything else from torch.
 """
 
 from __future__ import annotations
@@ -16,14 +16,8 @@ from timm.data.auto_augment import rand_augment_transform
 from torchvision import transforms
 from torchvision.transforms import AutoAugmentPolicy
 
-from deitlt_hf.data.transforms import (
-    LARGEST_PADDED_SIZE,
-    View,
-    check_image_size,
-    padded_crop,
-    to_normalized_tensor,
-    to_rgb,
-)
+from deitlt_hf.data.images import upright_rgb
+from deitlt_hf.data.transforms import LARGEST_PADDED_SIZE, View, check_image_size, padded_crop, to_normalized_tensor
 
 
 def paco_query_view(image_size: int, horizontal_flip: bool = True) -> View:
@@ -51,12 +45,13 @@ def paco_query_view(image_size: int, horizontal_flip: bool = True) -> View:
         auto_augment = transforms.AutoAugment(AutoAugmentPolicy.CIFAR10, fill=[128, 128, 128])
         # Zeros before normalisation are black, as published; after it they would be the mean colour.
         cutout = Cutout(image_size // 2)
-        return transforms.Compose([to_rgb, *padded_crop(image_size), *flip, auto_augment, to_tensor, cutout, normalize])
+        crop = padded_crop(image_size)
+        return transforms.Compose([upright_rgb, *crop, *flip, auto_augment, to_tensor, cutout, normalize])
     crop = transforms.RandomResizedCrop(image_size, scale=(0.08, 1.0))
     mean_colour = tuple(int(255 * channel) for channel in IMAGENET_DEFAULT_MEAN)
     # Its translations go up to 0.45 of the side, timm's default too.
     rand_augment = rand_augment_transform("rand-n2-m10-mstd0.5", {"img_mean": mean_colour})
-    return transforms.Compose([to_rgb, crop, *flip, _large_jitter(), rand_augment, to_tensor, normalize])
+    return transforms.Compose([upright_rgb, crop, *flip, _large_jitter(), rand_augment, to_tensor, normalize])
 
 
 def paco_key_view(image_size: int, horizontal_flip: bool = True) -> View:
@@ -84,7 +79,7 @@ def paco_key_view(image_size: int, horizontal_flip: bool = True) -> View:
         steps = [crop, *flip, jitter, *grey_and_blur]
     else:
         steps = [transforms.RandomResizedCrop(image_size), _large_jitter(), *grey_and_blur, *flip]
-    return transforms.Compose([to_rgb, *steps, *to_normalized_tensor()])
+    return transforms.Compose([upright_rgb, *steps, *to_normalized_tensor()])
 
 
 class Cutout:

@@ -1,7 +1,7 @@
 """Views of an image: strong for the student, weak for the teacher, and the one for evaluation.
 
-Every view takes a PIL image of any mode and returns a float32 tensor `(3, image_size, image_size)` with ImageNet's mean
-and standard deviation. Views are picklable, so loader workers can have them.
+Every view takes a PIL image of any mode and orientation and returns a float32 tensor `(3, image_size, image_size)` with
+ImageNet's mean and standard deviation. Views are picklable, so loader workers can have them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from datasets import Dataset
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from deitlt_hf.data.images import BadImage, decode_image, upright_rgb
+from deitlt_hf.data.readable import SKIP_HINT, image_name, undecoded
 from deitlt_hf.errors import DeiTLTError
 
 View = Callable[[Image.Image], torch.Tensor]
@@ -69,7 +72,7 @@ def strong_view(image_size: int, horizontal_flip: bool = True) -> View:
         re_count=1,
     ).transforms
     crops = padded_crop(image_size) if image_size <= LARGEST_PADDED_SIZE else [crop]
-    return transforms.Compose([to_rgb, *crops, *rest])
+    return transforms.Compose([upright_rgb, *crops, *rest])
 
 
 def weak_view(image_size: int, horizontal_flip: bool = True) -> View:
@@ -95,7 +98,7 @@ def weak_view(image_size: int, horizontal_flip: bool = True) -> View:
         else [transforms.RandomResizedCrop(image_size, interpolation=InterpolationMode.BICUBIC)]
     )
     flip = [transforms.RandomHorizontalFlip()] if horizontal_flip else []
-    return transforms.Compose([to_rgb, *crops, *flip, *to_normalized_tensor()])
+    return transforms.Compose([upright_rgb, *crops, *flip, *to_normalized_tensor()])
 
 
 def evaluation_view(image_size: int) -> View:
@@ -122,7 +125,7 @@ def evaluation_view(image_size: int) -> View:
             transforms.Resize(shortest_edge, interpolation=InterpolationMode.BICUBIC),
             transforms.CenterCrop(image_size),
         ]
-    return transforms.Compose([to_rgb, *resized, *to_normalized_tensor()])
+    return transforms.Compose([upright_rgb, *resized, *to_normalized_tensor()])
 
 
 class ViewTransform:
@@ -132,8 +135,11 @@ class ViewTransform:
         views: the view for each output column, such as `{"pixel_values": strong_view(32)}`; in-distribution
             distillation adds `"weak_pixel_values"`.
 
-    Calling it takes `{"image": [PIL images], "label": [ints]}` and returns one list of tensors per view, and `labels`
-    where there is a `label`.
+    Calling it takes `{"image": [...], "label": [ints]}` with PIL images, or with `{"bytes": ..., "path": ...}` of a
+    column that is not decoded, and returns one list of tensors per view, and `labels` where there is a `label`.
+
+    Raises:
+        DeiTLTError: for an image that cannot be read; `ViewedDataset` says which one it was.
 
     Example:
         >>> transform = ViewTransform({"pixel_values": evaluation_view(8)})
@@ -145,10 +151,62 @@ class ViewTransform:
         self.views = views
 
     def __call__(self, batch: dict[str, list]) -> dict[str, list]:
-        output: dict[str, list] = {name: [view(image) for image in batch["image"]] for name, view in self.views.items()}
+        images = [_decoded(value, "an image") for value in batch["image"]]
+        output: dict[str, list] = {name: [view(image) for image in images] for name, view in self.views.items()}
         if "label" in batch:
             output["labels"] = batch["label"]
         return output
+
+
+class ViewedDataset(torch.utils.data.Dataset):
+    """A split as training and evaluation see it: views of each image, and an error that names the image.
+
+    Args:
+        dataset: rows with `image` (`datasets.Image`) and, except for prediction, `label`.
+        views: the view for each output, as for `ViewTransform`.
+        split: the split's name, for messages.
+
+    An example is a dict of a tensor `(3, image_size, image_size)` per view, and an int under `labels`.
+
+    Raises:
+        DeiTLTError: on reading an image that cannot be read, with its index, its file if it has one, and the reason.
+
+    Example:
+        >>> rows = Dataset.from_dict({"image": [Image.new("L", (9, 8))], "label": [3]})
+        >>> list(ViewedDataset(rows, {"pixel_values": evaluation_view(8)}, "test")[0])
+        ['pixel_values', 'labels']
+    """
+
+    def __init__(self, dataset: Dataset, views: dict[str, View], split: str) -> None:
+        self.rows = undecoded(dataset)
+        self.views = views
+        self.split = split
+
+    def __len__(self) -> int:
+        return self.rows.num_rows
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """A batch of examples in one read, which torch's `DataLoader` prefers."""
+        rows = self.rows[list(indices)]
+        # All decoded before the first view: in turns, the two kinds of work take a quarter more time for small images.
+        images = [
+            _decoded(value, image_name(int(index), self.split, value and value["path"]))
+            for index, value in zip(indices, rows["image"], strict=True)
+        ]
+        examples: list[dict[str, Any]] = [{name: view(image) for name, view in self.views.items()} for image in images]
+        for example, label in zip(examples, rows.get("label", ()), strict=False):
+            example["labels"] = label
+        return examples
+
+
+def _decoded(value: Any, name: str) -> Image.Image:
+    try:
+        return decode_image(value)
+    except BadImage as error:
+        raise DeiTLTError(f"{name} cannot be read: {error}; {SKIP_HINT}") from error
 
 
 def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -174,11 +232,6 @@ def check_image_size(image_size: int) -> None:
     """Raise `DeiTLTError` for an image size below 1."""
     if image_size < 1:
         raise DeiTLTError(f"image_size is {image_size}: pass a size in pixels of at least 1")
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in mode RGB."""
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _resize_to_square(image_size: int) -> transforms.Resize:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from deitlt_hf.data.images import IMAGE_SUFFIXES, BadImage, decode_image
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERTS
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @dataclass
@@ -108,7 +107,8 @@ def _class_row(model: torch.nn.Module, probabilities: torch.Tensor, index: int) 
 
 def _open_image(file: Path) -> Image.Image:
     try:
-        with Image.open(file) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DeiTLTError(f"{file} cannot be read as an image; leave it out or convert it to PNG or JPEG") from error
+        return decode_image({"bytes": None, "path": str(file)})
+    except BadImage as error:
+        raise DeiTLTError(
+            f"{file} cannot be read as an image ({error}); leave it out or convert it to PNG or JPEG"
+        ) from error

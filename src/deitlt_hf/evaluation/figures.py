@@ -1,4 +1,4 @@
-"""The report's pictures: class counts, per-class accuracy of the experts, and loss parts over time.
+"""Pictures: a run's class counts, per-class accuracy of the experts and loss parts over time; a data set's images.
 
 Everything is drawn with matplotlib's object API, so no global state (backend, current figure) is touched. Colours are
 Okabe and Ito's, which colour-blind readers tell apart; hatches, markers and line styles tell the same in grey.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +20,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERT_LABELS, EXPERTS, GROUPS
+
+if TYPE_CHECKING:
+    from deitlt_hf.data.inspection import Inspection, SplitInspection
 
 FONT_SIZE = 11  # still legible when a figure of 12 inches is printed 6 inches wide
 MAX_NAMED_CLASSES = 30
@@ -38,6 +42,11 @@ _LOSS_STYLES = {
     "loss": ("loss (sum of both)", _EXPERT_STYLES["average"]),
     "cls_loss": ("CLS part", _EXPERT_STYLES["cls"]),
     "distillation_loss": ("DIST part", _EXPERT_STYLES["distillation"]),
+}
+
+_SIDE_STYLES = {
+    "width": {"facecolor": "#0072B2"},
+    "height": {"facecolor": "#E69F00", "hatch": "..", "edgecolor": "white", "linewidth": 0},
 }
 
 
@@ -63,6 +72,76 @@ def report_figure(metrics: Mapping[str, Any], log_history: Sequence[Mapping[str,
     if with_losses:
         draw_losses(figure.add_subplot(grid[1, :]), log_history)
     return figure
+
+
+def inspection_figure(inspection: Inspection) -> Figure:
+    """One picture of a data set: training images per class, and the sizes of the images.
+
+    Args:
+        inspection: what `deitlt_hf.data.inspection.inspect_dataset` found.
+
+    Returns:
+        A `matplotlib.figure.Figure`, 12 inches wide, for `save_figure`.
+
+    Example:
+        >>> save_figure(inspection_figure(inspection), "inspection.png")  # doctest: +SKIP
+    """
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    grid = figure.add_gridspec(1, 5)
+    classes = {
+        "class_counts": inspection.class_counts,
+        "class_names": inspection.class_names,
+        "groups": inspection.class_groups,
+    }
+    draw_class_counts(figure.add_subplot(grid[0, :3]), classes)
+    draw_image_sizes(figure.add_subplot(grid[0, 3:]), inspection.splits)
+    return figure
+
+
+def draw_image_sizes(axes: Axes, splits: Mapping[str, SplitInspection]) -> None:
+    """Draw the spread of the images' widths and heights, a row for each of every split.
+
+    A line goes from the smallest to the largest, a bar holds the middle half, a mark is the median. The axis is
+    logarithmic where the largest is above 10 times the smallest.
+
+    Args:
+        axes: where to draw.
+        splits: as in an `Inspection`; those without a readable image are left out.
+
+    Example:
+        >>> draw_image_sizes(Figure().add_subplot(), inspection.splits)  # doctest: +SKIP
+    """
+    rows = [
+        (f"{name}\n{side}", spread, _SIDE_STYLES[side])
+        for name, split in splits.items()
+        for side, spread in (("width", split.width), ("height", split.height))
+        if spread
+    ]
+    for row, (_, spread, style) in enumerate(rows):
+        axes.hlines(row, spread["min"], spread["max"], color="0.35", linewidth=1.5, zorder=1)
+        axes.plot([spread["min"], spread["max"]], [row, row], "|", color="0.35", markersize=10, zorder=1)
+        middle = spread["upper_quartile"] - spread["lower_quartile"]
+        axes.barh(row, middle, left=spread["lower_quartile"], height=0.5, zorder=2, **style)
+        axes.plot(spread["median"], row, "o", color="black", markersize=7, zorder=3)
+        median = {"ha": "center", "va": "bottom", "fontsize": FONT_SIZE - 1}
+        axes.text(spread["median"], row - 0.26, f"{spread['median']:g}", **median)
+    _finish_without_legend(axes, "Image sizes: range, middle half, median")
+    axes.set_xlabel("pixels", fontsize=FONT_SIZE)
+    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows], parse_math=False)
+    if not rows:
+        return
+    axes.set_ylim(len(rows) - 0.5, -0.75)
+    smallest, largest = (pick(spread[end] for _, spread, _ in rows) for pick, end in ((min, "min"), (max, "max")))
+    if largest > 10 * smallest:
+        axes.set_xscale("log")
+        axes.set_xlim(smallest / 1.3, largest * 1.3)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        margin = 0.1 * (largest - smallest) or 0.5 * largest
+        axes.set_xlim(smallest - margin, largest + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
 def draw_class_counts(axes: Axes, metrics: Mapping[str, Any]) -> None:
@@ -173,7 +252,10 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        figure.savefig(aside, format=file_format, dpi=150)
+        with warnings.catch_warnings():
+            # A class name in a script that the font lacks is drawn as boxes; there is nothing to mend.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(aside, format=file_format, dpi=150)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
@@ -233,8 +315,12 @@ def _label_classes(axes: Axes, metrics: Mapping[str, Any], order: np.ndarray) ->
 
 
 def _finish(axes: Axes, title: str, ylabel: str) -> None:
-    axes.set_title(title, fontsize=FONT_SIZE + 1)
     axes.set_ylabel(ylabel, fontsize=FONT_SIZE)
+    axes.legend(fontsize=FONT_SIZE - 1, frameon=True, framealpha=0.9)
+    _finish_without_legend(axes, title)
+
+
+def _finish_without_legend(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=FONT_SIZE + 1)
     axes.tick_params(labelsize=FONT_SIZE - 1)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=FONT_SIZE - 1, frameon=True, framealpha=0.9)

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 from accelerate import Accelerator, PartialState
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, PreTrainedModel, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -24,7 +24,7 @@ from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.data.paco_views import paco_key_view, paco_query_view
 from deitlt_hf.data.processing import image_processor
-from deitlt_hf.data.transforms import View, ViewTransform, collate, evaluation_view, strong_view, weak_view
+from deitlt_hf.data.transforms import View, ViewedDataset, collate, evaluation_view, strong_view, weak_view
 from deitlt_hf.errors import DeiTLTError, loading_reason
 from deitlt_hf.evaluation.accuracy import expert_metrics
 from deitlt_hf.evaluation.figures import report_figure, save_figure
@@ -53,8 +53,23 @@ STUDENT_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 
 class DataArguments:
     """Which images, and how they are split and grouped."""
 
-    data: str = field(default="digits-lt", metadata={"help": "cifar10-lt, cifar100-lt, digits-lt, or a directory."})
-    data_dir: str | None = field(default=None, metadata={"help": "Local Parquet files in place of the hub's."})
+    data: str = field(
+        default="digits-lt",
+        metadata={
+            "help": "cifar10-lt, cifar100-lt, imagenet-lt, inaturalist-2018, digits-lt; a folder of images; Parquet, "
+            "CSV or JSON lines; or a hub id."
+        },
+    )
+    data_dir: str | None = field(default=None, metadata={"help": "Local directory of a named data set."})
+    data_config: str | None = field(default=None, metadata={"help": "Configuration of a hub data set."})
+    image_column: str | None = field(default=None, metadata={"help": "Left out, it is found by type or name."})
+    label_column: str | None = field(default=None, metadata={"help": "Left out, it is found by type or name."})
+    test_fraction: float = field(
+        default=0.2, metadata={"help": "Share of each class that is held out where the data have no test split."}
+    )
+    on_bad_image: str = field(
+        default="error", metadata={"help": "error, or skip: leave out images that cannot be read."}
+    )
     imbalance_factor: float | None = field(
         default=None, metadata={"help": "Largest class count / smallest; left out, the data set's own."}
     )
@@ -145,11 +160,25 @@ class RunResult:
     log_history: list[dict[str, float]]
 
 
+def load_splits(data: DataArguments) -> DatasetDict:
+    """The data set of a command's flags, see `load_long_tailed_dataset`."""
+    return load_long_tailed_dataset(
+        data.data,
+        data.imbalance_factor,
+        profile=data.imbalance_profile,
+        seed=data.split_seed,
+        data_dir=data.data_dir,
+        data_config=data.data_config,
+        image_column=data.image_column,
+        label_column=data.label_column,
+        test_fraction=data.test_fraction,
+        on_bad_image=data.on_bad_image,
+    )
+
+
 def load_images(data: DataArguments) -> Images:
     """Load the data set and count its classes, once."""
-    splits = load_long_tailed_dataset(
-        data.data, data.imbalance_factor, profile=data.imbalance_profile, seed=data.split_seed, data_dir=data.data_dir
-    )
+    splits = load_splits(data)
     counts = class_counts(splits["train"])
     groups = group_classes(counts, data.group_boundaries)
     return Images(splits["train"], splits["test"], splits["train"].features["label"].names, counts, groups)
@@ -177,8 +206,8 @@ def train_teacher(
         args,
         class_counts=images.class_counts,
         class_groups=images.class_groups,
-        train_dataset=_with_views(images.train, _teacher_views(data, args.loss)),
-        eval_dataset=_with_views(images.test, {"pixel_values": evaluation_view(data.image_size)}),
+        train_dataset=ViewedDataset(images.train, _teacher_views(data, args.loss), "train"),
+        eval_dataset=ViewedDataset(images.test, {"pixel_values": evaluation_view(data.image_size)}, "test"),
         processing_class=image_processor(data.image_size),
     )
     claim_output_directory(args, [data, teacher, args], checkpoint)
@@ -235,8 +264,8 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
         model,
         args,
         teacher=student.teacher,
-        train_dataset=_with_views(images.train, views),
-        eval_dataset=_with_views(images.test, {"pixel_values": evaluation_view(data.image_size)}),
+        train_dataset=ViewedDataset(images.train, views, "train"),
+        eval_dataset=ViewedDataset(images.test, {"pixel_values": evaluation_view(data.image_size)}, "test"),
         processing_class=image_processor(data.image_size),
     )
     claim_output_directory(args, [data, student, args], checkpoint)
@@ -304,7 +333,7 @@ def evaluate_student(
     num_workers: int = 0,
 ) -> dict[str, Any]:
     """Evaluate the average and both experts on the test split; see `expert_metrics`."""
-    dataset = _with_views(images.test, {"pixel_values": evaluation_view(image_size)})
+    dataset = ViewedDataset(images.test, {"pixel_values": evaluation_view(image_size)}, "test")
     dataloader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
     predictions, labels = predict_experts(model, dataloader, accelerator=accelerator)
     return expert_metrics(predictions, labels, images.class_counts, images.class_groups, images.class_names)
@@ -376,10 +405,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(aside, path)
 
 
-def _with_views(dataset: Dataset, views: dict[str, View]) -> Dataset:
-    return dataset.with_transform(ViewTransform(views))
-
-
 def _checked(build, *args, **kwargs):
     """Build a model or configuration; what the models' room reports as a ValueError is the user's to mend."""
     try:
@@ -396,7 +421,9 @@ def _changed_settings(settings: object) -> dict[str, Any]:
         default = part.default if part.default_factory is dataclasses.MISSING else part.default_factory()
         value = getattr(settings, part.name)
         plain = getattr(value, "value", value)  # transformers turns some strings into enumerations
-        left_out = part.name in _OF_THE_RUN | _OF_THE_MACHINE or (default in (None, "") and plain in (False, []))
+        left_out = part.name in _OF_THE_RUN | _OF_THE_MACHINE or (
+            default in (None, "") and (plain is False or plain == [])
+        )
         if part.init and not left_out and plain != default and isinstance(plain, (str, int, float, bool, list)):
             changed[part.name] = plain
     return changed

@@ -1,0 +1,108 @@
+"""Times the training input, decoding and strong views, against timm's own loader on the same image files.
+
+    python benchmarks/input_pipeline.py                 # a few minutes
+    python benchmarks/input_pipeline.py --rounds 1      # a quick look
+
+Both read a folder of images written for the occasion, in one process without workers, so that the numbers are images
+per second and core. Two kinds: small PNGs for 32 pixels and JPEGs of 500 x 375 for 224 pixels. Augmentation is the
+reference's on both sides; at 32 pixels it pads and crops where timm's loader crops and resizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from interleaved import machine, markdown_table, median_and_quartiles, time_in_turns
+from PIL import Image
+from timm.data import create_dataset, create_loader
+from torch.utils.data import DataLoader
+
+from deitlt_hf import load_long_tailed_dataset
+from deitlt_hf.data.transforms import ViewedDataset, collate, strong_view
+
+BATCH_SIZE = 64
+CASES = {  # image size: number of files, their width and height, their suffix
+    32: (1024, (32, 32), ".png"),
+    224: (128, (500, 375), ".jpg"),
+}
+CLASSES = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7, help="passes over the images per loader")
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    rows = [["", "images per second: ours", "timm's loader", "ratio (middle half)"]]
+    with tempfile.TemporaryDirectory() as folder:
+        for image_size, (count, shape, suffix) in CASES.items():
+            root = Path(folder) / str(image_size)
+            write_images(root, count, shape, suffix)
+            loaders = {"ours": ours(root, image_size), "timm": timms(root, image_size)}
+            seconds = time_in_turns({name: timed_pass(loader, count) for name, loader in loaders.items()}, rounds)
+            # Neighbouring passes are compared, so that a slow minute slows both.
+            ratios = [theirs / mine for mine, theirs in zip(seconds["ours"], seconds["timm"], strict=True)]
+            ratio, lower, upper = median_and_quartiles(ratios)
+            speeds = [f"{count / np.median(seconds[name]):,.0f}" for name in loaders]
+            rows.append([f"{shape[0]} x {shape[1]} {suffix[1:]}, {image_size} pixels", *speeds])
+            rows[-1].append(f"{ratio:.2f} ({lower:.2f} to {upper:.2f})")
+    print(markdown_table(rows))
+    print(f"\n{machine(torch.device('cpu'))}, {rounds} rounds")
+
+
+def write_images(root: Path, count: int, shape: tuple[int, int], suffix: str) -> None:
+    """Smooth random pictures with a little noise, which compress about as photographs do."""
+    random = np.random.default_rng(0)
+    for number in range(count + CLASSES):
+        folder = root / ("train" if number < count else "test") / f"class {number % CLASSES}"
+        folder.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        picture = np.asarray(coarse.resize(shape, Image.Resampling.BICUBIC), dtype=np.int16)
+        noisy = picture + random.integers(-6, 7, picture.shape)
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number}{suffix}", quality=90)
+
+
+def ours(root: Path, image_size: int) -> DataLoader:
+    train = load_long_tailed_dataset(str(root))["train"]
+    dataset = ViewedDataset(train, {"pixel_values": strong_view(image_size)}, "train")
+    return DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=True, collate_fn=collate)
+
+
+def timms(root: Path, image_size: int) -> DataLoader:
+    return create_loader(
+        create_dataset("", root=str(root / "train")),
+        input_size=image_size,
+        batch_size=BATCH_SIZE,
+        is_training=True,
+        interpolation="bicubic",
+        color_jitter=0.3,
+        auto_augment="rand-m9-mstd0.5-inc1",
+        re_prob=0.25,
+        re_mode="pixel",
+        num_workers=0,
+        persistent_workers=False,
+        use_prefetcher=False,
+        device=torch.device("cpu"),
+    )
+
+
+def timed_pass(loader: DataLoader, count: int) -> Callable[[], float]:
+    def seconds() -> float:
+        start = time.perf_counter()
+        seen = sum(len(next(iter(batch.values())) if isinstance(batch, dict) else batch[0]) for batch in loader)
+        elapsed = time.perf_counter() - start
+        if seen != count:  # a loader that leaves images out would look fast
+            raise SystemExit(f"a pass saw {seen} images of {count}")
+        return elapsed
+
+    return seconds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""`deitlt data inspect`: what a data set looks like, before a GPU is spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deitlt_hf.errors import DeiTLTError
+
+NUMBERS_FILE, PICTURE_FILE = "inspection.json", "inspection.png"
+
+
+@dataclass
+class InspectArguments:
+    """What is shown and kept."""
+
+    json: bool = field(default=False, metadata={"help": "Print JSON, with every class, in place of the table."})
+    out: str | None = field(
+        default=None, metadata={"help": f"Directory for {PICTURE_FILE} and {NUMBERS_FILE}, which may hold older ones."}
+    )
+
+
+def run(argv: Sequence[str]) -> None:
+    """Inspect the data set named in `argv` and print what there is.
+
+    Raises:
+        DeiTLTError: whatever loading raises, or a directory for the results that holds other files.
+
+    Example:
+        >>> from deitlt_hf.cli.data_inspect import run
+        >>> run(["animals", "--out", "animals-inspection"])  # doctest: +SKIP
+    """
+    from deitlt_hf.cli.console import quiet_libraries
+    from deitlt_hf.cli.parsing import DataclassParser
+    from deitlt_hf.data.inspection import inspect_dataset
+    from deitlt_hf.data.inspection_table import format_inspection
+    from deitlt_hf.data.loading import class_counts
+    from deitlt_hf.evaluation.figures import inspection_figure, save_figure
+    from deitlt_hf.training.runs import DataArguments, group_classes, load_splits
+
+    parser = DataclassParser(
+        [DataArguments, InspectArguments],
+        prog="deitlt data inspect",
+        usage="deitlt data inspect SOURCE [options]",
+        description="What a data set looks like: its tail, its images, its damage and its duplicates.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", metavar="SOURCE", help="as for --data: a name, directory, file or hub id")
+    data, options, named = parser.parse_into(argv)
+    data.data = named.source
+    directory = None if options.out is None else Path(options.out)
+    _check(directory)
+
+    quiet_libraries()
+    splits = load_splits(data)
+    groups = group_classes(class_counts(splits["train"]), data.group_boundaries)
+    inspection = inspect_dataset(splits, groups=groups)
+    print(inspection.to_json() if options.json else format_inspection(inspection))
+    if directory is not None:
+        save_figure(inspection_figure(inspection), directory / PICTURE_FILE)
+        (directory / NUMBERS_FILE).write_text(inspection.to_json() + "\n")
+        if not options.json:
+            print(f"\npicture  {directory / PICTURE_FILE}\nnumbers  {directory / NUMBERS_FILE}")
+
+
+def _check(directory: Path | None) -> None:
+    """Refuse before the images are read what would fail after it."""
+    if directory is None or not directory.exists():
+        return
+    if not directory.is_dir():
+        raise DeiTLTError(f"{directory} is no directory; pass another --out")
+    if not {path.name for path in directory.iterdir()} <= {NUMBERS_FILE, PICTURE_FILE}:
+        raise DeiTLTError(f"{directory} holds files that are no inspection's; pass another --out")

@@ -1,0 +1,178 @@
+"""Upright RGB pixels of any image, and one clear line for an image that cannot be read."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from deitlt_hf.errors import DeiTLTError
+
+# By which image files are known, in lower case.
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".jp2", ".avif", ".tga"),
+)
+
+# What brings an image upright, by the value of its EXIF orientation; 1 is upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BadImage(DeiTLTError):  # noqa: N818 - it is the image that is bad, as in on_bad_image
+    """An image that cannot be read; the message is the reason alone, and whoever catches it knows which image it was.
+
+    Example:
+        >>> try:
+        ...     decode_image({"bytes": b"", "path": None})
+        ... except BadImage as error:
+        ...     print(error)
+        it is empty
+    """
+
+
+def decode_image(value: Mapping[str, Any] | Image.Image | None) -> Image.Image:
+    """Read an image as `datasets` hands it over and make it upright RGB.
+
+    Args:
+        value: `{"bytes": ..., "path": ...}` as `datasets.Image(decode=False)` gives it, where bytes win over a path; or
+            a PIL image.
+
+    Returns:
+        The upright image in mode RGB, see `upright_rgb`.
+
+    Raises:
+        BadImage: for no image, a missing or empty file, a directory, bytes that are no image or are cut off, and more
+            pixels than `PIL.Image.MAX_IMAGE_PIXELS`, Pillow's guard against decompression bombs.
+
+    Example:
+        >>> decode_image(Image.new("LA", (8, 6))).mode
+        'RGB'
+    """
+    try:
+        if isinstance(value, Image.Image):
+            return upright_rgb(value)
+        with Image.open(_source(value)) as image:
+            _check_size(image)
+            return upright_rgb(image)
+    except BadImage:
+        raise
+    except Exception as error:  # Pillow's plugins raise whatever damaged bytes lead them to, SyntaxError among it
+        raise BadImage(_reason(error)) from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """The image in mode RGB with its EXIF orientation applied; an upright RGB image is returned as it is.
+
+    Grey levels of 16 bits are divided by 256. Modes I and F do not tell their range, which their largest value does: up
+    to 1 (F alone), 255, 65535, or whatever it is. Transparent pixels keep their colour, as with the image processors of
+    transformers.
+
+    Args:
+        image: a PIL image of any mode that Pillow can convert.
+
+    Raises:
+        OSError, ValueError and others: whatever Pillow raises for damaged data; `decode_image` turns them into one.
+
+    Example:
+        >>> upright_rgb(Image.fromarray(np.full((2, 2), 0x80FF, dtype=np.uint16))).getpixel((0, 0))
+        (128, 128, 128)
+    """
+    image.load()  # TIFF images bring themselves upright in here, and mark themselves as upright
+    orientation = _orientation(image)
+    rgb = _to_rgb(image)
+    if orientation in _UPRIGHT:
+        rgb = rgb.transpose(_UPRIGHT[orientation])
+        rgb.info = {}  # it would carry the orientation along, to be applied again
+    return rgb
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    mode = image.mode
+    if mode == "RGB":
+        return image
+    if mode == "F" or mode.startswith("I"):
+        return _eight_bit(np.asarray(image), mode).convert("RGB")
+    if mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # the same colours without Pillow's warning
+    elif mode == "La":
+        image = image.convert("LA")  # Pillow goes no other way
+    return image.convert("RGB")
+
+
+def _eight_bit(levels: np.ndarray, mode: str) -> Image.Image:
+    """Grey levels of another depth, as an image of mode L."""
+    levels = np.nan_to_num(levels.astype(np.float64), posinf=0.0, neginf=0.0)
+    largest = levels.max(initial=0.0)
+    if mode.startswith("I;16") or 255 < largest <= 65535:
+        scale = 1 / 256
+    elif largest > 65535:
+        scale = 255 / largest
+    else:
+        scale = 255.0 if mode == "F" and largest <= 1 else 1.0
+    scaled = np.rint(levels * scale) if mode == "F" else levels * scale
+    return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # the pixels of an image with damaged EXIF data are sound
+        return 1
+
+
+def _source(value: Mapping[str, Any] | None) -> io.BytesIO | str:
+    """What Pillow is to open."""
+    if value is None or (value.get("bytes") is None and value.get("path") is None):
+        raise BadImage("there is no image")
+    if value.get("bytes") is not None:
+        if not value["bytes"]:
+            raise BadImage("it is empty")
+        return io.BytesIO(value["bytes"])
+    path = value["path"]
+    if "://" in path:
+        return io.BytesIO(read_bytes(path))
+    # Asked before opening: a named pipe would wait for ever.
+    if os.path.isfile(path):
+        return path
+    if os.path.isdir(path):
+        raise BadImage("it is a directory")
+    raise BadImage("it is no regular file" if os.path.exists(path) else "there is no such file")
+
+
+def read_bytes(url: str) -> bytes:
+    """The bytes of a file in a hub's repository, which streamed data sets refer to by address.
+
+    Example:
+        >>> read_bytes("hf://datasets/owner/name/cat.jpg")  # doctest: +SKIP
+    """
+    from datasets.utils.file_utils import xopen  # knows hub addresses and archives; only streamed data need it
+
+    with xopen(url, "rb") as file:
+        return file.read()
+
+
+def _check_size(image: Image.Image) -> None:
+    # Pillow itself only warns up to twice this many pixels.
+    pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+    if limit is not None and pixels > limit:
+        raise BadImage(f"it has {pixels} pixels, more than PIL.Image.MAX_IMAGE_PIXELS, which is {limit}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image that Pillow knows"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more pixels than twice PIL.Image.MAX_IMAGE_PIXELS, which is {Image.MAX_IMAGE_PIXELS}"
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,0 +1,187 @@
+"""Which images of a data set can be read, found out before a run depends on them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict
+from tqdm.auto import tqdm
+
+from deitlt_hf.data.columns import selected
+from deitlt_hf.data.images import BadImage, decode_image
+from deitlt_hf.errors import DeiTLTError
+
+ON_BAD_IMAGE = ("error", "skip")
+SKIP_HINT = "pass on_bad_image='skip' (--on_bad_image skip) to leave such images out"
+
+_CHUNK = 256  # images in memory at a time
+_NAMED = 3  # how many images a message names
+
+logger = logging.getLogger("deitlt_hf")
+
+
+def check_on_bad_image(on_bad_image: str) -> None:
+    """Raise `DeiTLTError` for anything but `"error"` and `"skip"`.
+
+    Example:
+        >>> check_on_bad_image("skip")
+    """
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise DeiTLTError(f"on_bad_image is {on_bad_image!r}: pass 'error' or 'skip'")
+
+
+def image_name(index: int, split: str, path: str | None) -> str:
+    """How messages name an image.
+
+    Example:
+        >>> image_name(17, "train", "cats/x.jpg")
+        'image 17 of train (cats/x.jpg)'
+    """
+    return f"image {index} of {split}" + (f" ({path})" if path else "")
+
+
+def check_files_exist(splits: DatasetDict) -> None:
+    """Raise `DeiTLTError` if files that an `image` column refers to are missing; says how many and the first ones.
+
+    Example:
+        >>> check_files_exist(DatasetDict())
+    """
+    missing, existing = [], {}
+    for split, dataset in splits.items():
+        for index, path in _referenced_files(dataset):
+            folder, name = os.path.split(path)
+            if folder not in existing:  # listing a folder once takes a tenth of asking for each of its files
+                existing[folder] = _names_in(folder)
+            if name not in existing[folder] and "://" not in path:
+                missing.append(image_name(index, split, path))
+    if missing:
+        count = "1 image file does" if len(missing) == 1 else f"{len(missing)} image files do"
+        raise DeiTLTError(f"{count} not exist: {_first(missing)}; correct the paths, or {SKIP_HINT}")
+
+
+def leave_out_unreadable(splits: DatasetDict) -> DatasetDict:
+    """The splits without the images that cannot be read; a warning says how many they were and names the first.
+
+    Every image is decoded once. The result is kept in the cache of `datasets`, so that this takes no time again until
+    the data change: the rows, or the size or time of a file that they refer to.
+
+    Example:
+        >>> leave_out_unreadable(DatasetDict())
+        DatasetDict({
+        <BLANKLINE>
+        })
+    """
+    kept, left_out = DatasetDict(), []
+    for split, dataset in splits.items():
+        bad = unreadable_images(dataset, split)
+        left_out += [f"{name}: {reason}" for name, reason in bad.values()]
+        readable = np.setdiff1d(np.arange(dataset.num_rows), list(bad))
+        kept[split] = dataset.select(readable) if bad else dataset
+    if left_out:
+        total = sum(dataset.num_rows for dataset in splits.values())
+        logger.warning("left out %d of %d images that cannot be read: %s", len(left_out), total, _first(left_out))
+    return kept
+
+
+def unreadable_images(dataset: Dataset, split: str) -> dict[int, tuple[str, str]]:
+    """The images that cannot be read: by their index, how `image_name` names them and why they cannot.
+
+    Args:
+        dataset: rows with an `image` column.
+        split: its name.
+
+    Example:
+        >>> rows = Dataset.from_dict({"image": [{"bytes": b"no image", "path": None}]})
+        >>> unreadable_images(rows.cast_column("image", datasets.Image()), "train")
+        {0: ('image 0 of train', 'it is no image that Pillow knows')}
+    """
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "deitlt_hf" / f"unreadable-{_fingerprint(dataset)}.json"
+    if cache.is_file():
+        found = json.loads(cache.read_text())
+    else:
+        found = _find_unreadable(dataset, split)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        aside = cache.with_suffix(f".{os.getpid()}")  # several processes may check at once
+        aside.write_text(json.dumps(found))
+        os.replace(aside, cache)
+    return {index: (image_name(index, split, path), reason) for index, path, reason in found}
+
+
+def _find_unreadable(dataset: Dataset, split: str) -> list[tuple[int, str | None, str]]:
+    rows = undecoded(dataset).select_columns("image")
+    found = []
+    # Pillow decodes without holding the interpreter's lock.
+    with (
+        ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
+        tqdm(total=rows.num_rows, desc=f"checking {split} images", unit="image", leave=False) as bar,
+    ):
+        for start in range(0, rows.num_rows, _CHUNK):
+            images = rows[start : start + _CHUNK]["image"]
+            for index, (image, reason) in enumerate(zip(images, pool.map(_why_unreadable, images), strict=True), start):
+                if reason is not None:
+                    found.append((index, image and image["path"], reason))
+            bar.update(len(images))
+    return found
+
+
+def undecoded(dataset: Dataset) -> Dataset:
+    """The data set with an `image` column of `{"bytes": ..., "path": ...}`, which nothing has tried to decode.
+
+    Example:
+        >>> rows = Dataset.from_dict({"image": ["x.png"]}).cast_column("image", datasets.Image())
+        >>> undecoded(rows)[0]["image"]
+        {'bytes': None, 'path': 'x.png'}
+    """
+    return dataset.with_format(None).cast_column("image", datasets.Image(decode=False))
+
+
+def _why_unreadable(image: dict | None) -> str | None:
+    try:
+        decode_image(image)
+    except BadImage as error:
+        return str(error)
+    return None
+
+
+def _referenced_files(dataset: Dataset) -> Iterator[tuple[int, str]]:
+    """Index and path of the images that are not embedded."""
+    # Not read as rows, which would copy embedded images.
+    chunks = dataset.data.column("image").chunks
+    outside = [pc.if_else(chunk.field("bytes").is_null(), chunk.field("path"), None) for chunk in chunks]
+    paths = selected(dataset, pa.chunked_array(outside, pa.string()))
+    for index, path in enumerate(paths.to_pylist()):
+        if path is not None:
+            yield index, path
+
+
+def _names_in(folder: str) -> set[str]:
+    try:
+        return set(os.listdir(folder or os.curdir))
+    except OSError:
+        return set()
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    """Changes with the rows and with the files that they refer to."""
+    digest = hashlib.sha256(dataset._fingerprint.encode())
+    for _, path in _referenced_files(dataset):
+        try:
+            status = os.stat(path)
+            digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+        except (OSError, ValueError):  # ValueError: a path with a null in it
+            digest.update(f"{path} missing\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _first(names: list[str]) -> str:
+    return "; ".join(names[:_NAMED]) + ("; ..." if len(names) > _NAMED else "")

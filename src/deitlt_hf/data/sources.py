@@ -1,0 +1,238 @@
+"""Reads a source that has no name: files, directories, data sets of the hub, and data sets that are loaded already."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import datasets
+from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
+
+from deitlt_hf.data.columns import find_columns, with_image_and_label
+from deitlt_hf.data.folders import has_class_folders, read_image_folder
+from deitlt_hf.data.images import read_bytes
+from deitlt_hf.data.tables import TABLE_SUFFIXES, find_tables, read_tables
+from deitlt_hf.errors import DeiTLTError
+
+Result = TypeVar("Result")
+Source = str | Path | Dataset | DatasetDict | IterableDataset | IterableDatasetDict
+
+_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+
+
+def read_source(
+    source: Source,
+    names: Iterable[str] = (),
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    data_config: str | None = None,
+) -> DatasetDict:
+    """Read a source and give it the columns `image` and `label`; no image is opened.
+
+    Args:
+        source: see `load_long_tailed_dataset`.
+        names: what the user could have meant, for the message about an unknown source.
+        image_column: the column of images or their paths; by default found.
+        label_column: the column of class names or ids; by default found.
+        data_config: configuration of a data set of the hub.
+
+    Returns:
+        The splits that `known_splits` gives.
+
+    Raises:
+        DeiTLTError: for a source that is unknown or cannot be read, and for columns as in `with_image_and_label`.
+
+    Example:
+        >>> read_source(Dataset.from_dict({"image": ["a.png"], "label": [0]}))["train"].features["label"].names
+        ['0']
+    """
+    columns = {"image_column": image_column, "label_column": label_column}
+    on_hub = isinstance(source, str) and _is_hub_id(source)
+    if data_config is not None and not on_hub:
+        raise DeiTLTError(f"data_config {data_config!r} goes with a data set of the hub, owner/name: leave it out")
+    if on_hub:
+        return with_image_and_label(load_from_hub(source, data_config), **columns)
+    if isinstance(source, (str, Path)):
+        return _read_path(Path(source).expanduser(), names, columns)
+    if isinstance(source, Dataset):
+        return with_image_and_label(DatasetDict(train=source), **columns)
+    if isinstance(source, DatasetDict):
+        return with_image_and_label(source, **columns)
+    if isinstance(source, IterableDataset):
+        return with_image_and_label(read_streams({"train": source}, **columns), **columns)
+    if isinstance(source, IterableDatasetDict):
+        return with_image_and_label(read_streams(source, **columns), **columns)
+    raise DeiTLTError(
+        f"source has type {type(source).__name__}: pass a name, a file, a directory, a data set of the hub, or one "
+        "that datasets has loaded"
+    )
+
+
+def _read_path(path: Path, names: Iterable[str], columns: dict[str, str | None]) -> DatasetDict:
+    if path.is_dir():
+        return read_directory(path, **columns)
+    if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
+        return _read(path, lambda: read_tables({"train": [path]}, **columns))
+    if path.exists():
+        raise DeiTLTError(f"{str(path)!r} is no list of images: pass a file with one of {', '.join(TABLE_SUFFIXES)}")
+    near = difflib.get_close_matches(str(path), list(names), cutoff=0.8)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the names are {', '.join(names)}"
+    raise DeiTLTError(
+        f"unknown data source {str(path)!r}, which is neither a name, a file, a directory, nor a data set of the hub "
+        f"(owner/name): {hint}"
+    )
+
+
+def read_directory(
+    directory: str | Path, image_column: str | None = None, label_column: str | None = None
+) -> DatasetDict:
+    """Read what `save_to_disk` wrote, tables of images, or class folders, the first of them that is there.
+
+    Lists beside class folders count only if they are called `metadata` or have the columns of a list of images.
+
+    Returns:
+        The splits that `known_splits` gives, with columns `image` and `label`.
+
+    Raises:
+        DeiTLTError: for a directory that is missing or holds none of them, files that cannot be read, and for columns
+            as in `with_image_and_label`.
+
+    Example:
+        >>> Dataset.from_dict({"img": ["a.png", "b.png"], "species": ["owl", "lynx"]}).save_to_disk("saved")
+        >>> read_directory("saved")["train"]["label"][:]
+        [1, 0]
+    """
+    directory = Path(directory).expanduser()
+    if not directory.is_dir():
+        raise DeiTLTError(f"data directory {str(directory)!r} does not exist: pass a directory that does")
+    if any((directory / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        saved = _read(directory, lambda: datasets.load_from_disk(str(directory)))
+        saved = saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)
+        return with_image_and_label(saved, image_column, label_column)
+    tables = find_tables(directory)
+    if tables:
+        first = next(iter(tables.values()))[0]
+        certain = first.suffix == ".parquet" or first.stem == "metadata"
+        try:
+            return _read(directory, lambda: read_tables(tables, image_column, label_column))
+        except DeiTLTError:
+            if certain or not has_class_folders(directory):
+                raise
+    if not _read(directory, lambda: has_class_folders(directory)):
+        raise DeiTLTError(
+            f"data directory {str(directory)!r} holds no data: pass one with a folder of images per class, with "
+            "Parquet files such as train-00000-of-00001.parquet, or with lists such as train.csv"
+        )
+    return _read(directory, lambda: read_image_folder(directory))
+
+
+def load_from_hub(name: str, config: str | None = None) -> DatasetDict:
+    """Load a data set of the hub, from the cache where it is there already.
+
+    Raises:
+        DeiTLTError: for one that does not exist or cannot be reached, and a configuration that is missing or unknown,
+            with those that there are.
+
+    Example:
+        >>> load_from_hub("uoft-cs/cifar10")["train"].num_rows  # doctest: +SKIP
+        50000
+    """
+    try:
+        loaded = datasets.load_dataset(name, config)
+    except Exception as error:  # the network, the hub's client and datasets each raise their own
+        raise DeiTLTError(f"cannot load {name} from the hub: {_hub_reason(error)}") from error
+    return loaded if isinstance(loaded, DatasetDict) else DatasetDict(train=loaded)
+
+
+def _hub_reason(error: Exception) -> str:
+    lines = str(error).splitlines()
+    available = re.search(r"(?:configs|Available):? *\[(.*?)\]", " ".join(lines))
+    if available and ("Config name is missing" in lines[0] or "BuilderConfig" in lines[0]):
+        what = "it needs a configuration" if "missing" in lines[0] else "it has no such configuration"
+        return f"{what}; pass data_config (--data_config), one of {available[1].replace(chr(39), '')}"
+    return reason(error)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's root cause.
+
+    Example:
+        >>> reason(ValueError("first\\nsecond"))
+        'first'
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _is_hub_id(source: str) -> bool:
+    """`owner/name`, unless it is a path or starts with a folder that is here."""
+    return bool(_HUB_ID.fullmatch(source)) and not Path(source).exists() and not Path(source.split("/")[0]).is_dir()
+
+
+def _read(place: Path, read: Callable[[], Result]) -> Result:
+    try:
+        return read()
+    except DeiTLTError:
+        raise
+    except Exception as error:  # datasets, pyarrow and fsspec each raise their own
+        raise DeiTLTError(f"cannot read the data in {str(place)!r}: {reason(error)}") from error
+
+
+def read_streams(
+    streams: Mapping[str, IterableDataset], image_column: str | None = None, label_column: str | None = None
+) -> DatasetDict:
+    """Read streams once into the local cache: epochs and class counts need random access, memory stays as it is.
+
+    Args:
+        streams: by split.
+        image_column: the column of images; by default found.
+        label_column: the column of labels; by default found.
+
+    Returns:
+        The same splits with these two columns.
+
+    Raises:
+        DeiTLTError: for a stream without rows or one that cannot be read, and for columns as in `find_columns`.
+
+    Example:
+        >>> stream = Dataset.from_dict({"image": ["a.png"], "label": [3]}).to_iterable_dataset()
+        >>> read_streams({"train": stream})["train"]["label"][:]
+        [3]
+    """
+    read = DatasetDict()
+    for split, of_split in streams.items():
+        features = of_split.features or _first_features(of_split, split)
+        columns = list(find_columns(features, image_column, label_column))
+        of_split = of_split.select_columns(columns)
+        if isinstance(features[columns[0]], datasets.Image):
+            # Undecoded, so that bytes are stored as they are and a bad image is no matter yet.
+            of_split = of_split.cast_column(columns[0], datasets.Image(decode=False))
+        kept = Features({columns[0]: datasets.Image(), columns[1]: features[columns[1]]})
+        try:
+            read[split] = Dataset.from_generator(
+                _rows, features=kept, gen_kwargs={"stream": of_split, "image": columns[0]}
+            )
+        except Exception as error:  # the network, the hub's client and datasets each raise their own
+            raise DeiTLTError(f"cannot read the stream of {split}: {reason(error)}") from error
+    return read
+
+
+def _first_features(stream: IterableDataset, split: str) -> Features:
+    """The types of a stream that does not tell them, by its first row."""
+    row = next(iter(stream), None)
+    if row is None:
+        raise DeiTLTError(f"the stream of {split} has no rows: pass one with images")
+    return Dataset.from_list([row]).features
+
+
+def _rows(stream: IterableDataset, image: str) -> Iterator[dict[str, Any]]:
+    for row in stream:
+        value = row[image]
+        if isinstance(value, dict) and value.get("bytes") is None and "://" in (value.get("path") or ""):
+            row = row | {image: {"bytes": read_bytes(value["path"]), "path": value["path"]}}
+        yield row

@@ -1,0 +1,285 @@
+"""Settings for data that no recipe knows, from their inspection, each with its reason."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from deitlt_hf.data.inspection import Inspection
+from deitlt_hf.errors import DeiTLTError
+
+IMAGE_SIZES = (32, 64, 112, 160, 224)
+PATCH_SIZES = {32: 4, 64: 8, 112: 8}  # above: 16
+BATCHES = (128, 64, 32, 16, 8, 4, 2)
+STEPS_PER_EPOCH = 10  # at least, where the batch is smaller than the paper's for it
+SAMPLER_ROUND = 256  # the sampler of repeated augmentation cuts an epoch to a multiple of so many images
+
+# Students, by training images: below the first number tiny, below the second small, base from there on.
+STUDENT_LIMITS = {"tiny": 10_000, "small": 100_000}
+STUDENT_VIEWS = 20_000_000  # views of training images, all epochs together; the paper's on CIFAR-10-LT are 15 million
+STUDENT_EPOCHS = (100, 1200)
+TEACHER_VIEWS = 10_000_000  # the published ResNet-50's on ImageNet-LT: 90 epochs of 115,846 images
+TEACHER_EPOCHS = (90, 200)
+CIFAR_RESNET_LIMIT = 64  # pixels, up to which the CIFAR ResNet is suggested
+RESNET50_FROM = 20_000  # training images
+MANY_EPOCHS = 100
+GIVEN = "given"
+
+
+@dataclass
+class Suggestion:
+    """Settings by the names of the commands' flags, and why each is what it is.
+
+    Args:
+        settings: what `deitlt train` or `deitlt teacher` takes as defaults; None stands for a setting left out.
+        reasons: a line for each of the settings; `"given"` for those that the user decided.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+def suggest_recipe(inspection: Inspection, given: Mapping[str, Any] | None = None) -> Suggestion:
+    """Settings of a student for these data.
+
+    Args:
+        inspection: of the data.
+        given: settings that the user decided; they stay as they are, and what hangs on them follows them.
+
+    Returns:
+        A `Suggestion` that makes a valid student and valid `DeiTLTTrainingArguments`, if what is given allows it.
+
+    Raises:
+        DeiTLTError: no training image can be read.
+
+    Example:
+        >>> from deitlt_hf import load_long_tailed_dataset
+        >>> from deitlt_hf.data.inspection import inspect_dataset
+        >>> inspection = inspect_dataset(load_long_tailed_dataset("digits-lt"))
+        >>> settings = suggest_recipe(inspection, given={"num_train_epochs": 600}).settings
+        >>> settings["image_size"], settings["student_size"], settings["drw_start_epoch"]
+        (32, 'tiny', 550)
+    """
+    choices = _Choices(given)
+    images = sum(inspection.class_counts)
+    if choices.given.get("init_from") is None:
+        _choose_image_size(choices, inspection)
+        _choose_student(choices, images)
+    epochs = _choose_student_epochs(choices, images)
+    _choose_drw(choices, int(11 * epochs / 12), "for the last twelfth of the epochs, as in the paper: 1100 of 1200")
+    _choose_warmup(choices, epochs)
+    batch = _choose_batch(choices, images)
+    if choices.value("student_size") in STUDENT_LIMITS:
+        scaled = 5e-4 * batch / 512
+        choices.add("learning_rate", 5e-4, "the paper's")
+        reason = f"off: the paper's scaling to a batch of {batch} would make it {scaled:.1e}"
+        choices.add("scale_learning_rate", False, reason)
+    _choose_repeats(choices, images)
+    choices.add("mixup", 0.8, "the paper's; off while DRW is on")
+    choices.add("cutmix", 1.0, "the paper's, in turns with mixup; off while DRW is on")
+    _choose_the_rest(choices, inspection, epochs)
+    return choices.suggestion
+
+
+def suggest_teacher_recipe(inspection: Inspection, given: Mapping[str, Any] | None = None) -> Suggestion:
+    """Settings of a teacher for these data: LDAM, DRW and SAM, as in the paper's ablations.
+
+    Args:
+        inspection: of the data.
+        given: settings that the user decided; they stay as they are, and what hangs on them follows them.
+
+    Returns:
+        A `Suggestion` that makes a valid teacher and valid `TeacherTrainingArguments`, if what is given allows it.
+
+    Raises:
+        DeiTLTError: no training image can be read.
+
+    Example:
+        >>> from deitlt_hf import load_long_tailed_dataset
+        >>> from deitlt_hf.data.inspection import inspect_dataset
+        >>> settings = suggest_teacher_recipe(inspect_dataset(load_long_tailed_dataset("digits-lt"))).settings
+        >>> settings["architecture"], settings["loss"], settings["drw_start_epoch"]
+        ('cifar_resnet', 'ldam', 160)
+    """
+    choices = _Choices(given)
+    images = sum(inspection.class_counts)
+    image_size = _choose_image_size(choices, inspection)
+    _choose_cnn(choices, images, image_size)
+    epochs = _choose_epochs(choices, images, TEACHER_VIEWS, TEACHER_EPOCHS, "the published CIFAR teachers' 200")
+    if choices.value("loss") == "paco":
+        choices.add("drw_start_epoch", None, "PaCo takes no weights")
+    else:
+        _choose_drw(choices, int(0.8 * epochs), "for the last fifth of the epochs, as published: 160 of 200")
+    _choose_warmup(choices, epochs)
+    batch = _choose_batch(choices, images)
+    choices.add("learning_rate", 0.1 * batch / 128, "0.1 for every 128 images of a batch, as published")
+    choices.add("schedule", "cosine", "falls to 0 over the epochs, however many they are")
+    choices.add("min_learning_rate", 0.0, "the end of the cosine")
+    choices.add("sam_rho", 0.1, "flat teachers are better ones; published are 0.05 to 0.8, the larger for long runs")
+    _choose_the_rest(choices, inspection, epochs)
+    return choices.suggestion
+
+
+def format_suggestion(suggestion: Suggestion, width: int = 120) -> str:
+    """The settings and their reasons as an aligned table.
+
+    Args:
+        suggestion: what `suggest_recipe` gave.
+        width: columns of the text; longer reasons go on in the next line.
+
+    Example:
+        >>> print(format_suggestion(Suggestion({"patch_size": 4, "mixup": 0.0}, {"patch_size": "64 tokens", "mixup": \
+"given"})))
+        patch_size  4  64 tokens
+        mixup       0  given
+    """
+    shown = {name: _shown(value) for name, value in suggestion.settings.items()}
+    first, second = max(map(len, shown)), max(map(len, shown.values()))
+    lines = []
+    for name, value in shown.items():
+        reason = textwrap.wrap(suggestion.reasons[name], max(width - first - second - 4, 20))
+        lines.append(f"{name:<{first}}  {value:<{second}}  {reason[0]}")
+        lines += [" " * (first + second + 4) + more for more in reason[1:]]
+    return "\n".join(lines)
+
+
+class _Choices:
+    """Collects settings, of which those that the user gave win."""
+
+    def __init__(self, given: Mapping[str, Any] | None) -> None:
+        self.given = dict(given or {})
+        self.suggestion = Suggestion()
+
+    def add(self, name: str, value: Any, reason: str) -> Any:
+        """Settle `name`; returns what holds."""
+        is_given = name in self.given
+        self.suggestion.settings[name] = self.given[name] if is_given else value
+        self.suggestion.reasons[name] = GIVEN if is_given else reason
+        return self.suggestion.settings[name]
+
+    def value(self, name: str) -> Any:
+        """What was settled, or given without being a choice of ours."""
+        return self.suggestion.settings.get(name, self.given.get(name))
+
+
+def _choose_image_size(choices: _Choices, inspection: Inspection) -> int:
+    sides = inspection.splits["train"].shorter_side
+    if not sides:
+        raise DeiTLTError("no training image can be read, so that there is no image size to suggest; pass other data")
+    side = sides["median"]
+    size = max((size for size in IMAGE_SIZES if size <= side), default=IMAGE_SIZES[0])
+    how = "the largest usual size that is not above" if size <= side else "the smallest usual size; it is above"
+    return choices.add("image_size", size, f"{how} the shorter side of the median training image, {side:g} pixels")
+
+
+def _choose_student(choices: _Choices, images: int) -> None:
+    image_size = choices.value("image_size")
+    usual = next((PATCH_SIZES[size] for size in PATCH_SIZES if image_size <= size), 16)
+    patch = next(patch for patch in range(usual, 0, -1) if image_size % patch == 0)
+    choices.add("patch_size", patch, f"{(image_size // patch) ** 2} patches of an image of {image_size} pixels")
+    size = next((size for size, limit in STUDENT_LIMITS.items() if images < limit), "base")
+    weights = {"tiny": "5.5", "small": "22", "base": "86"}[size]
+    limits = ", ".join(f"{size} below {limit:,}" for size, limit in STUDENT_LIMITS.items())
+    choices.add("student_size", size, f"{weights} million weights for {images:,} training images ({limits}, then base)")
+
+
+def _choose_cnn(choices: _Choices, images: int, image_size: int) -> None:
+    if choices.given.get("init_from") is not None:
+        choices.add("loss", "ce", "goes with any classifier")
+        return
+    if image_size <= CIFAR_RESNET_LIMIT:
+        name, reason = "cifar_resnet", f"made for small images (up to {CIFAR_RESNET_LIMIT} pixels here)"
+    elif images < RESNET50_FROM:
+        name, reason = "resnet18", f"{images:,} training images; resnet50 from {RESNET50_FROM:,} on"
+    else:
+        name, reason = "resnet50", "the paper's for ImageNet-LT and iNaturalist-2018"
+    architecture = choices.add("architecture", name, reason)
+    if architecture == "cifar_resnet":
+        choices.add("depth", 32, "the paper's")
+    if architecture != name and architecture != "cifar_resnet":
+        choices.add("loss", "ce", "goes with any architecture")
+        return
+    loss = choices.add("loss", "ldam", "larger margins for rarer classes, as in the paper's ablations")
+    if loss == "ldam":
+        choices.add("classifier", "cosine", "LDAM's")
+
+
+def _choose_student_epochs(choices: _Choices, images: int) -> float:
+    return _choose_epochs(choices, images, STUDENT_VIEWS, STUDENT_EPOCHS, "the paper's 1200 on CIFAR-LT")
+
+
+def _choose_epochs(choices: _Choices, images: int, views: int, bounds: tuple[int, int], most: str) -> float:
+    """As many epochs as make `views` of the images, within bounds and in tens."""
+    least, largest = bounds
+    epochs = min(max(round(views / images, -1), least), largest)
+    reason = f"about {views / 1e6:g} million views of {images:,} training images"
+    if epochs == largest:
+        reason = f"{most}, the most that is suggested: {images * epochs / 1e6:.3g} million views"
+    elif epochs == least:
+        reason = f"the least that is suggested: {images * epochs / 1e6:.3g} million views; more are better"
+    return choices.add("num_train_epochs", int(epochs), reason)
+
+
+def _choose_drw(choices: _Choices, start: int, reason: str) -> None:
+    if (choices.given.get("max_steps") or 0) > 0:
+        choices.add("drw_start_epoch", None, "max_steps decides where training ends; pass an epoch for DRW")
+    else:
+        choices.add("drw_start_epoch", start, f"DRW {reason}")
+
+
+def _choose_warmup(choices: _Choices, epochs: float) -> None:
+    choices.add("warmup_epochs", min(5, epochs / 10), "the paper's 5" if epochs >= 50 else "a tenth of the epochs")
+
+
+def _choose_batch(choices: _Choices, images: int) -> int:
+    batch = next((batch for batch in BATCHES if images >= STEPS_PER_EPOCH * batch), BATCHES[-1])
+    reason = "the paper's" if batch == BATCHES[0] else f"at least {STEPS_PER_EPOCH} steps in an epoch"
+    return choices.add("per_device_train_batch_size", batch, f"{reason}, of {images:,} training images")
+
+
+def _choose_repeats(choices: _Choices, images: int) -> None:
+    # With ten times the images, the sampler's rounding leaves out less than a tenth of an epoch.
+    enough = images >= 10 * SAMPLER_ROUND
+    cut = images // SAMPLER_ROUND * SAMPLER_ROUND
+    reason = "the paper's" if enough else f"off: repeating cuts an epoch from {images:,} views to {cut:,}"
+    choices.add("repeated_augmentation", 3 if enough else 1, reason)
+
+
+def _choose_the_rest(choices: _Choices, inspection: Inspection, epochs: float) -> None:
+    choices.add(
+        "horizontal_flip", True, "images are mirrored; pass false where left and right differ: digits, text, signs"
+    )
+    _choose_groups(choices, inspection)
+    cores = os.cpu_count() or 1
+    workers = choices.add("dataloader_num_workers", min(8, cores - 1), f"processes that read images, of {cores} cores")
+    if workers:
+        choices.add("dataloader_persistent_workers", True, "they stay from epoch to epoch")
+    if epochs > MANY_EPOCHS:
+        choices.add("save_strategy", "steps", "checkpoints at a share of the steps, not at each of many epochs")
+        choices.add("save_steps", 0.02, "50 checkpoints, of which the last 2 are kept")
+    choices.add("logging_strategy", "epoch", "a line of losses for every epoch")
+
+
+def _choose_groups(choices: _Choices, inspection: Inspection) -> None:
+    empty = [name for name, classes in inspection.class_groups.items() if not classes]
+    classes = len(inspection.class_names)
+    if not empty and "group_boundaries" not in choices.given:
+        return
+    thirds = [max(1, round(classes / 3)), max(1, round(2 * classes / 3))]
+    choices.add(
+        "group_boundaries",
+        thirds,
+        f"thirds of the classes by frequency: with thresholds of 100 and 20 images no class would be "
+        f"{' or '.join(empty)}",
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(_shown, value))
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
