@@ -152,6 +152,31 @@ def test_a_json_array_and_a_byte_order_mark(tmp_path: Path) -> None:
     assert read_source(str(tmp_path / "rows.csv"))["train"]["label"][:] == [1, 0]
 
 
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["007", "1", "010"], ["007", "010", "1"]),
+        (["1", " 0", "1"], ["0", "1"]),
+        (["--1", "0", "--1"], ["--1", "0"]),
+    ],
+)
+def test_texts_are_class_ids_only_if_all_are_plain_whole_numbers(
+    tmp_path: Path, labels: list[str], names: list[str]
+) -> None:
+    write_csv(tmp_path / "train.csv", "path,label", [(f"{label.strip()}.png", label) for label in labels])
+    write_csv(tmp_path / "test.csv", "path,label", [("x.png", labels[1])])
+    splits = read_source(tmp_path)
+    assert splits["train"].features["label"].names == names
+    assert splits["train"]["label"][:] == [names.index(label.strip()) for label in labels]
+
+
+def test_parquet_files_with_other_columns_are_named(tmp_path: Path) -> None:
+    for name in ("species", "genus"):
+        Dataset.from_dict({"image": [b"png"], name: ["owl"], "label": ["owl"]}).to_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(DeiTLTError, match="its files do not have the same columns$"):
+        read_source(tmp_path)
+
+
 def test_a_split_column(tmp_path: Path) -> None:
     rows = write_tree(tmp_path, {"cat": 3, "owl": 2})
     splits = ["train", "Test", "validation", "train", "test"]
@@ -259,6 +284,19 @@ def test_a_stream_that_does_not_tell_its_types() -> None:
     given = datasets.IterableDataset.from_generator(stream)
     assert given.features is None
     assert seen(read_source(given))["train"][0] == ("cat", 1)
+
+
+def test_a_mapped_stream_keeps_its_pixels() -> None:
+    """`map` forgets the types, and hands over decoded images."""
+    picture = Image.fromarray(np.random.RandomState(0).randint(0, 256, (16, 16, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    picture.save(file, "JPEG")
+    rows = Dataset.from_dict({"image": [{"bytes": file.getvalue(), "path": None}] * 2, "label": ["owl", "cat"]})
+    mapped = rows.cast_column("image", datasets.Image()).to_iterable_dataset().map(lambda row: row)
+    assert mapped.features is None
+    read = read_source(mapped)["train"]
+    assert read["label"][:] == [1, 0]
+    np.testing.assert_array_equal(np.asarray(read[0]["image"]), np.asarray(Image.open(file)))
 
 
 def test_streams_that_cannot_be_read_are_one_line() -> None:

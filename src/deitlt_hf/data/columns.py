@@ -146,7 +146,7 @@ def class_names(labels: Sequence[str] | Sequence[int], num_train_images: int) ->
         num_train_images: every class needs one, so that a higher label cannot be an id.
 
     Raises:
-        DeiTLTError: for a mixture or another type, and ids below 0 or too high.
+        DeiTLTError: for a mixture or another type, ids below 0 or too high, and ids that no image has.
 
     Example:
         >>> class_names([2, 0, 1], num_train_images=5)
@@ -162,6 +162,12 @@ def class_names(labels: Sequence[str] | Sequence[int], num_train_images: int) ->
             raise DeiTLTError(
                 f"the largest label is {largest}, which makes {largest + 1} classes, but there are {num_train_images} "
                 "training images: pass class names, or class ids from 0 up without gaps"
+            )
+        absent = sorted(set(range(largest + 1)) - set(labels))
+        if absent:
+            raise DeiTLTError(
+                f"no image has the label {absent[0]}, though labels go up to {largest}: pass class ids from 0 up "
+                "without gaps, or class names"
             )
         return [str(label) for label in range(largest + 1)]
     shown = _listed(sorted({type(label).__name__ for label in labels})) or "nothing"

@@ -76,7 +76,7 @@ def load_long_tailed_dataset(
     Raises:
         DeiTLTError: for an unknown source, data that are missing or cannot be read, an imbalance factor below 1, a
             missing train split, columns that are missing or cannot be told apart, labels that are missing or out of
-            range, a class without training images, and a hub that cannot be reached.
+            range, fewer than two classes, a class without training images, and a hub that cannot be reached.
 
     Example:
         >>> digits = load_long_tailed_dataset("digits-lt", imbalance_factor=20)
@@ -102,7 +102,7 @@ def load_long_tailed_dataset(
         splits = leave_out_unreadable(splits)
     elif named is None:
         check_files_exist(splits)
-    _check_every_class_is_trained(splits["train"])
+    _check_classes(splits["train"])
     if "test" not in splits:
         splits["train"], splits["test"] = hold_out(splits["train"], test_fraction, seed)
     if imbalance_factor is not None:
@@ -121,8 +121,11 @@ def class_counts(train: Dataset) -> list[int]:
     return np.bincount(labels_of(train), minlength=train.features["label"].num_classes).tolist()
 
 
-def _check_every_class_is_trained(train: Dataset) -> None:
+def _check_classes(train: Dataset) -> None:
     counts = class_counts(train)
+    if len(counts) == 1:
+        name = train.features["label"].int2str(0)
+        raise DeiTLTError(f"all images have the label {name!r}: pass data with at least two classes")
     empty = [label for label, count in enumerate(counts) if count == 0]
     if empty:
         name = train.features["label"].int2str(empty[0])

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import datasets
+import PIL.Image
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
+from datasets.table import CastError
 
 from deitlt_hf.data.columns import find_columns, with_image_and_label
 from deitlt_hf.data.folders import has_class_folders, read_image_folder
@@ -166,6 +168,8 @@ def reason(error: BaseException) -> str:
     """
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, CastError):
+        return "its files do not have the same columns"
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
@@ -209,7 +213,7 @@ def read_streams(
         features = of_split.features or _first_features(of_split, split)
         columns = list(find_columns(features, image_column, label_column))
         of_split = of_split.select_columns(columns)
-        if isinstance(features[columns[0]], datasets.Image):
+        if of_split.features is not None and isinstance(features[columns[0]], datasets.Image):
             # Undecoded, so that bytes are stored as they are and a bad image is no matter yet.
             of_split = of_split.cast_column(columns[0], datasets.Image(decode=False))
         kept = Features({columns[0]: datasets.Image(), columns[1]: features[columns[1]]})
@@ -235,4 +239,6 @@ def _rows(stream: IterableDataset, image: str) -> Iterator[dict[str, Any]]:
         value = row[image]
         if isinstance(value, dict) and value.get("bytes") is None and "://" in (value.get("path") or ""):
             row = row | {image: {"bytes": read_bytes(value["path"]), "path": value["path"]}}
+        elif isinstance(value, PIL.Image.Image):
+            row = row | {image: value.copy()}  # a copy knows of no JPEG, which it would be made into once more
         yield row

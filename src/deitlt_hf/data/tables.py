@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ Columns = dict[str, list]
 # JSON files that lie beside images are seldom lists of them: a file .json must be given itself.
 LISTED_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 TABLE_SUFFIXES = (*LISTED_SUFFIXES, ".json")
+
+_WHOLE_NUMBER = re.compile("-?(0|[1-9][0-9]*)")
 
 
 def find_tables(directory: Path) -> dict[str, list[Path]]:
@@ -86,10 +89,9 @@ def read_tables(
                     merged[column] += values
     rows = known_splits(rows)
     labels = {label for columns in rows.values() for label in columns["label"]}
-    names = class_names(list(labels), len(rows["train"]["label"]))
-    ids: Mapping[Any, int] = {name: index for index, name in enumerate(names)}
-    if not isinstance(next(iter(labels)), str):
-        ids = {index: index for index in range(len(names))}
+    ids: dict[Any, int] = {label: int(label) for label in labels} if all(map(_is_id, labels)) else {}
+    names = class_names(list(set(ids.values()) or labels), len(rows["train"]["label"]))
+    ids = ids or {name: index for index, name in enumerate(names)}
     return DatasetDict(
         {
             split: referenced_images(columns["image"], [ids[label] for label in columns["label"]], names)
@@ -116,9 +118,9 @@ def _read_table(
     paths = [value if "://" in value or os.path.isabs(value) else folder + value for value in paths]
     split_column = next((name for name in columns if name.lower() == "split"), None)
     if split_column is None or not may_have_splits or split_column in (image, label):
-        return {split: {"image": paths, "label": _as_ids(labels)}}
+        return {split: {"image": paths, "label": labels}}
     rows: dict[str, Columns] = {}
-    for value, image_path, image_label in zip(columns[split_column], paths, _as_ids(labels), strict=True):
+    for value, image_path, image_label in zip(columns[split_column], paths, labels, strict=True):
         name = str(value).strip().lower()
         if name not in SPLITS:
             raise DeiTLTError(f"{path}: the column {split_column!r} holds {value!r}: pass one of {', '.join(SPLITS)}")
@@ -128,11 +130,9 @@ def _read_table(
     return rows
 
 
-def _as_ids(labels: list) -> list:
-    """Texts that are all whole numbers, as numbers."""
-    if all(isinstance(label, str) and label.strip().lstrip("-").isdecimal() for label in labels):
-        return [int(label) for label in labels]
-    return labels
+def _is_id(label: str | float) -> bool:
+    """Whether a label is a whole number, or such a number as text; 007 is a name."""
+    return type(label) is int or (isinstance(label, str) and bool(_WHOLE_NUMBER.fullmatch(label.strip())))
 
 
 def _check_filled(path: Path, column: str, values: list) -> None:
