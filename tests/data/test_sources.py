@@ -173,7 +173,7 @@ def test_texts_are_class_ids_only_if_all_are_plain_whole_numbers(
 def test_parquet_files_with_other_columns_are_named(tmp_path: Path) -> None:
     for name in ("species", "genus"):
         Dataset.from_dict({"image": [b"png"], name: ["owl"], "label": ["owl"]}).to_parquet(tmp_path / f"{name}.parquet")
-    with pytest.raises(DeiTLTError, match="its files do not have the same columns$"):
+    with pytest.raises(DeiTLTError, match=r"its files do not have the same columns$"):
         read_source(tmp_path)
 
 
