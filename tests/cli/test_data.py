@@ -136,6 +136,7 @@ def test_pushing_embeds_and_prints_the_address(tmp_path: Path, capsys, monkeypat
         (["build", "cifar10-lt", "--out", "x", "--imbalance_factor", "many"], "invalid float value: 'many'"),
         (["build", "cifar10-lt", "--out", "full"], "full is not empty"),
         (["build", "cifar10-lt", "--push_to_hub", "me/x"], "cannot push to me/x"),
+        (["build", "cifar10-lt", "--out", "x", "--private"], "--private goes with --push_to_hub"),
         (["build", "cifar10-lt", "--out", "x", "--outt", "y"], "--outt"),
     ],
 )

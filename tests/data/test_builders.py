@@ -163,7 +163,10 @@ def test_cifar100_is_built_in_under_five_seconds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"img": ["x"], "label": [0]}, "does not have images of all 10 classes"),
+        ({"img": ["x"], "label": [0]}, "does not have images of just the 10 classes that CIFAR-10-LT is made from"),
+        ({"img": ["x"] * 11, "label": list(range(11))}, "does not have images of just the 10 classes"),
+        ({"img": ["x"] * 10, "label": list(range(-1, 9))}, "does not have images of just the 10 classes"),
+        ({"img": ["x"] * 11, "label": [0, *range(10)]}, "from 1 to 2 images of a class, .* as many of each"),
         ({"img": ["x"], "y": [0]}, "no column 'label', only img, y"),
         ({"scan": ["x"], "label": [0]}, "no column 'image', only scan, label"),
         (None, "cannot read .*train-00000"),
@@ -181,6 +184,16 @@ def test_parquet_files_that_are_not_cifars_are_refused(tmp_path: Path, table: di
     assert "\n" not in str(error.value)
 
 
+def test_the_other_cifar_is_refused_though_it_names_its_classes(tmp_path: Path) -> None:
+    images = [{"bytes": encoded(label, "PNG"), "path": None} for label in range(10)]
+    rows = datasets.Dataset.from_dict({"img": images, "label": list(range(10))})
+    rows = rows.cast_column("label", datasets.ClassLabel(names=list(cifar_lt.CIFAR10_NAMES)))
+    for split in ("train", "test"):
+        rows.to_parquet(tmp_path / f"{split}.parquet")
+    with refused("does not have images of just the 100 classes that CIFAR-100-LT is made from"):
+        build(Cifar100LT(imbalance_factor=1, data_dir=tmp_path))
+
+
 def test_settings_and_places_that_cannot_work_are_refused(tmp_path: Path) -> None:
     with refused("imbalance_factor is 0.01"):
         Cifar10LT(imbalance_factor=0.01)
@@ -194,6 +207,8 @@ def test_settings_and_places_that_cannot_work_are_refused(tmp_path: Path) -> Non
         build(Cifar10LT(profile="linear", imbalance_factor=2, data_dir=tmp_path))
     with refused("leaves class 4 without training images"):
         build(Cifar10LT(data_dir=tmp_path))
+    with refused("the seed of the selection is -1: pass an int from 0"):
+        build(Cifar10LT(imbalance_factor=2, seed=-1, data_dir=tmp_path))
     with refused(r"cannot load uoft-cs/cifar100 from the hub \(.*\): pass data_dir"):
         build(Cifar100LT())
 
@@ -313,6 +328,33 @@ def test_a_changed_list_is_read_again(tmp_path: Path) -> None:
     assert build(ImageNetLT(data_dir=tmp_path, check_lists=False))["train"].num_rows == 8
 
 
+def test_images_that_went_or_moved_since_are_not_taken_from_the_cache(tmp_path: Path) -> None:
+    expected = write_imagenet_lt(tmp_path, tmp_path, val_is_flat=True)
+    build(ImageNetLT(data_dir=tmp_path, check_lists=False))
+    for flat, label in expected["test"]:
+        (tmp_path / "val" / SYNSETS[label]).mkdir(exist_ok=True)
+        (tmp_path / flat).rename(tmp_path / "val" / SYNSETS[label] / Path(flat).name)
+    splits = build(ImageNetLT(data_dir=tmp_path, check_lists=False))
+    assert {row["image"].size for row in splits["test"]} == {(8, 6)}
+    (tmp_path / expected["train"][0][0]).unlink()
+    with refused(f"1 of 21 listed images are missing, first {tmp_path / expected['train'][0][0]}"):
+        build(ImageNetLT(data_dir=tmp_path, check_lists=False))
+
+
+def test_lists_dir_stands_over_the_lists_in_the_tree(tmp_path: Path) -> None:
+    expected = write_imagenet_lt(tmp_path, tmp_path)
+    (tmp_path / "LOC_synset_mapping.txt").write_text("".join(f"{synset} Name of {synset}\n" for synset in SYNSETS))
+    with refused("ImageNet_LT_train.txt is not in '.*lists': put"):
+        (tmp_path / "lists").mkdir()
+        ImageNetLT(data_dir=tmp_path, lists_dir=tmp_path / "lists")
+    for name in ("train", "test"):
+        write_list(tmp_path / "lists" / f"ImageNet_LT_{name}.txt", expected[name][1:])
+    splits = build(ImageNetLT(data_dir=tmp_path, lists_dir=tmp_path / "lists", check_lists=False))
+    # The tree's validation list is of another set of lists; the names go with the images.
+    assert {name: split.num_rows for name, split in splits.items()} == {"train": 8, "test": 5}
+    assert splits["train"].features["label"].names[0] == f"Name of {SYNSETS[0]}"
+
+
 # iNaturalist-2018
 
 
@@ -338,10 +380,8 @@ def test_inaturalist_is_built_from_its_json_files(tmp_path: Path, indent: int | 
 def test_ids_for_names_give_way_to_categories_json(tmp_path: Path, kind: str) -> None:
     write_inaturalist_json(tmp_path)
     lists = tmp_path
-    if kind == "lists":
+    if kind == "lists":  # which stand over the JSON files beside the images
         lists = tmp_path / "lists"
-        for file in tmp_path.glob("*.json"):
-            file.unlink()
         for split, rows in inaturalist_rows().items():
             write_list(lists / inaturalist_2018.LIST_FILES[split], rows)
     splits = build(INaturalist2018(data_dir=tmp_path, lists_dir=lists, check_lists=False))
@@ -396,7 +436,7 @@ def test_other_numbers_of_images_and_missing_ones_are_refused(tmp_path: Path) ->
     with refused("train2018.json has 8 lines, 3 classes, largest class 4, smallest class 2, the published one 437513"):
         build(INaturalist2018(data_dir=tmp_path))
     (tmp_path / rows["test"][0][0]).unlink()
-    with refused(f"1 of 11 listed images are missing in .*, first {rows['test'][0][0]}"):
+    with refused(f"1 of 11 listed images are missing, first {tmp_path / rows['test'][0][0]}"):
         build(INaturalist2018(data_dir=tmp_path, check_lists=False))
 
 

@@ -127,11 +127,11 @@ def test_counts_of_a_training_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("read", "content", "message"),
     [
-        (read_class_counts, b"a.jpg 0\nb.jpg\n", "train.txt, entry 2: 'b.jpg' is not a path and a label"),
-        (read_class_counts, b"a.jpg 0\nb.jpg -1\n", "entry 2: 'b.jpg -1' is not a path and a label"),
-        (read_class_counts, b"3\n", "entry 1: '3' is not a path and a label"),
+        (read_class_counts, b"a.jpg 0\nb.jpg\n", "train.txt, line 2: 'b.jpg' is not a path and a label"),
+        (read_class_counts, b"a.jpg 0\nb.jpg -1\n", "line 2: 'b.jpg -1' is not a path and a label"),
+        (read_class_counts, b"3\n", "line 1: '3' is not a path and a label"),
         (read_class_counts, b"\n", "train.txt is empty"),
-        (read_class_counts, b"\xff\xd8", "cannot read a list of training images"),
+        (read_class_counts, b"\xff\xd8", "train.txt is not a UTF-8 text"),
         (read_class_order, b"1\n0.5\n", "'0.5' is no class index"),
     ],
 )

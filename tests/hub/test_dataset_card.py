@@ -109,6 +109,14 @@ def test_the_directory_is_loaded_by_plain_datasets_with_its_names(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_an_empty_directory_is_filled_though_a_shell_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write_dataset(_built("cifar10-lt", [2, 1]), ".")
+    assert sorted(path.name for path in Path().iterdir()) == ["README.md", "class_counts.png", "data"]
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
 def test_what_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")

@@ -101,3 +101,9 @@ def test_one_radius_needs_no_list(teacher_arguments, given):
     assert args.sam_rho == [0.8]
     assert args.uses_sam
     assert not teacher_arguments(sam_rho=0).uses_sam
+
+
+def test_no_workers_are_kept_where_there_are_none(tmp_path):
+    settings = {"output_dir": str(tmp_path), "dataloader_persistent_workers": True}
+    assert not DeiTLTTrainingArguments(**settings, dataloader_num_workers=0).dataloader_persistent_workers
+    assert DeiTLTTrainingArguments(**settings, dataloader_num_workers=2).dataloader_persistent_workers

@@ -41,6 +41,8 @@ def _build(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     if args.out is None and args.push_to_hub is None:
         parser.error("pass --out DIR, --push_to_hub REPO, or both")
+    if args.private and args.push_to_hub is None:
+        parser.error("--private goes with --push_to_hub REPO")
     is_cifar = args.name.startswith("cifar")
     of_cifar = {"imbalance_factor": args.imbalance_factor, "profile": args.imbalance_profile, "seed": args.seed}
     of_others = {"lists_dir": args.lists_dir, "check_lists": False if args.no_check else None}

@@ -66,9 +66,13 @@ def run(argv: Sequence[str]) -> None:
 
 def _check(directory: Path | None) -> None:
     """Refuse before the images are read what would fail after it."""
-    if directory is None or not directory.exists():
+    if directory is None:
         return
-    if not directory.is_dir():
-        raise DeiTLTError(f"{directory} is no directory; pass another --out")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise DeiTLTError(f"{directory} is no directory; pass another --out") from error
+    except OSError as error:
+        raise DeiTLTError(f"{directory} cannot be made ({error.strerror}); pass another --out") from error
     if not {path.name for path in directory.iterdir()} <= {NUMBERS_FILE, PICTURE_FILE}:
         raise DeiTLTError(f"{directory} holds files that are no inspection's; pass another --out")

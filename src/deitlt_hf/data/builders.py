@@ -17,7 +17,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ArrowBasedBuilder, BuilderConfig, ClassLabel, DatasetDict, Features, SplitGenerator
+from datasets import ArrowBasedBuilder, BuilderConfig, ClassLabel, Dataset, DatasetDict, Features, SplitGenerator
 from datasets.builder import Key
 
 from deitlt_hf.data.benchmarks import BENCHMARKS, Benchmark
@@ -26,6 +26,7 @@ from deitlt_hf.data.cifar_lt import (
     CIFAR100_NAMES,
     class_names,
     download_parquet,
+    labels_of,
     parquet_files,
     read_images,
     select_long_tailed,
@@ -33,7 +34,7 @@ from deitlt_hf.data.cifar_lt import (
 from deitlt_hf.data.finding import absolute, fingerprint
 from deitlt_hf.data.imagenet_lt import imagenet_lt_files, read_imagenet_lt
 from deitlt_hf.data.inaturalist_2018 import inaturalist_2018_files, read_inaturalist_2018
-from deitlt_hf.data.lists import ImageList, ListedImages
+from deitlt_hf.data.lists import ImageList, ListedImages, check_files
 from deitlt_hf.data.long_tail import check_imbalance_factor
 from deitlt_hf.errors import DeiTLTError
 
@@ -151,13 +152,24 @@ class Cifar10LT(BenchmarkBuilder):
         images = {split: read_images(paths) for split, paths in files.items()}
         names = class_names(files["train"][0], self.STANDARD_NAMES)
         self._set_names(names)
-        if len(np.unique(images["train"]["label"])) != len(names):
-            raise DeiTLTError(
-                f"the train split in {str(directory)!r} does not have images of all {len(names)} classes of "
-                f"{self.BENCHMARK.title}: pass the directory with its own Parquet files"
-            )
+        self._check_source(images["train"], names, str(directory))
         images["train"] = select_long_tailed(images["train"], config.imbalance_factor, config.profile, config.seed)
         return [SplitGenerator(name=split, gen_kwargs={"images": table}) for split, table in images.items()]
+
+    def _check_source(self, train: pa.Table, names: list[str], directory: str) -> None:
+        """Refuse another data set, and one that is long-tailed already: its tail would be cut a second time."""
+        title, expected = self.BENCHMARK.title, len(self.STANDARD_NAMES)
+        labels, counts = np.unique(labels_of(train), return_counts=True)
+        if len(names) != expected or not np.array_equal(labels, np.arange(expected)):
+            raise DeiTLTError(
+                f"the train split in {directory!r} does not have images of just the {expected} classes that {title} "
+                "is made from: pass the directory with its own Parquet files"
+            )
+        if counts.min() != counts.max():
+            raise DeiTLTError(
+                f"the train split in {directory!r} has from {counts.min()} to {counts.max()} images of a class, but "
+                f"{title} is made from as many of each: pass the directory with the whole source"
+            )
 
     def _generate_tables(self, images: pa.Table) -> Iterator[tuple[Key, pa.Table]]:
         for index, start in enumerate(range(0, len(images), ROWS_PER_TABLE)):
@@ -212,6 +224,14 @@ class ListedImagesBuilder(BenchmarkBuilder):
             SplitGenerator(name=split, gen_kwargs={"directory": str(listed.directory), "images": images})
             for split, images in listed.splits.items()
         ]
+
+    def as_dataset(self, *args: Any, **kwargs: Any) -> Dataset | DatasetDict:
+        """As `datasets` has it; each time, the images are looked for, as the cache may be older than their folders."""
+        prepared = super().as_dataset(*args, **kwargs)
+        splits = prepared.values() if isinstance(prepared, DatasetDict) else [prepared]
+        paths = [pc.struct_field(split.data.column("image"), "path").combine_chunks() for split in splits]
+        check_files(paths)
+        return prepared
 
     def _generate_tables(self, directory: str, images: ImageList) -> Iterator[tuple[Key, pa.Table]]:
         for index, start in enumerate(range(0, len(images.labels), ROWS_PER_TABLE)):

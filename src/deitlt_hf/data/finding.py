@@ -33,7 +33,7 @@ def images_directory(data_dir: Path, folder: str, what: str) -> Path:
 
 
 def find_beside(directory: Path, lists_dir: Path | None, names: Sequence[str]) -> Path | None:
-    """The first of the files, in `lists_dir` or else in `directory` or up to three folders above it.
+    """The first of the files: in `lists_dir` or, without one, in `directory` or up to three folders above it.
 
     Raises:
         DeiTLTError: `lists_dir` is no directory.
@@ -43,13 +43,23 @@ def find_beside(directory: Path, lists_dir: Path | None, names: Sequence[str]) -
         >>> find_beside(Path().absolute(), None, ["other.txt", "list.txt"]).name
         'list.txt'
     """
-    places = [directory, *list(directory.parents)[:LEVELS_ABOVE]]
-    if lists_dir is not None:
-        lists_dir = absolute(lists_dir)
-        if not lists_dir.is_dir():
-            raise DeiTLTError(f"lists directory {str(lists_dir)!r} does not exist: pass the directory with the lists")
-        places.insert(0, lists_dir)
+    if lists_dir is None:
+        places = [directory, *list(directory.parents)[:LEVELS_ABOVE]]
+    else:
+        places = [absolute(lists_dir)]
+        if not places[0].is_dir():
+            raise DeiTLTError(f"lists directory {str(places[0])!r} does not exist: pass the directory with the lists")
     return next((place / name for place in places for name in names if (place / name).is_file()), None)
+
+
+def places_searched(directory: Path, lists_dir: Path | None) -> str:
+    """Where `find_beside` looks, for messages.
+
+    Example:
+        >>> places_searched(Path("tree"), None)
+        "'tree' or above it"
+    """
+    return f"{str(directory)!r} or above it" if lists_dir is None else repr(str(lists_dir))
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:

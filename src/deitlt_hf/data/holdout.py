@@ -6,6 +6,7 @@ import numpy as np
 from datasets import Dataset
 
 from deitlt_hf.data.columns import labels_of
+from deitlt_hf.data.long_tail import seeded
 from deitlt_hf.errors import DeiTLTError
 
 
@@ -33,7 +34,7 @@ def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0) -> tup
     """
     check_test_fraction(test_fraction)
     labels = labels_of(dataset)
-    generator = np.random.RandomState(seed)
+    generator = seeded(seed)
     # One stable sort instead of a pass over all labels per class.
     classes = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
     held_out = np.zeros(len(labels), dtype=bool)

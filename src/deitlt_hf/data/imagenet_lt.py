@@ -9,13 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deitlt_hf.data.class_names import SYNSET_FILES, synset_names
-from deitlt_hf.data.finding import find_beside, images_directory
+from deitlt_hf.data.finding import find_beside, images_directory, places_searched
 from deitlt_hf.data.lists import (
     ImageList,
     ListedImages,
     ListFacts,
     check_facts,
-    check_files,
     check_labels,
     directories_of,
     file_names_of,
@@ -37,7 +36,7 @@ PUBLISHED = {
 
 
 def imagenet_lt_files(data_dir: Path, lists_dir: Path | None) -> dict[str, Path]:
-    """The lists by split, and under `names` the file with the synsets' names where there is one.
+    """The lists by split; where they exist, the file with the synsets' names as `names`, the folder `val` as `val`.
 
     Raises:
         DeiTLTError: `data_dir` is no tree of ILSVRC2012, or a list of train or test is nowhere.
@@ -47,15 +46,16 @@ def imagenet_lt_files(data_dir: Path, lists_dir: Path | None) -> dict[str, Path]
     for split in ("train", "test"):
         if files[split] is None:
             raise DeiTLTError(
-                f"{LIST_FILES[split]} is neither in {str(lists_dir or directory)!r} nor above the images: pass "
-                "lists_dir, the directory with ImageNet-LT's published lists"
+                f"{LIST_FILES[split]} is not in {places_searched(directory, lists_dir)}: put ImageNet-LT's published "
+                "lists there, or pass lists_dir, the directory with them"
             )
-    files["names"] = find_beside(directory, lists_dir, SYNSET_FILES)
+    files["names"] = find_beside(directory, lists_dir, SYNSET_FILES) or find_beside(directory, None, SYNSET_FILES)
+    files["val"] = directory / "val" if (directory / "val").is_dir() else None
     return {name: file for name, file in files.items() if file is not None}
 
 
 def read_imagenet_lt(data_dir: Path, lists_dir: Path | None, check_lists: bool = True) -> ListedImages:
-    """Read and check the lists, name the classes, and see that the images are there.
+    """Read and check the lists, name the classes, and see how the tree has its folder `val`.
 
     Args:
         data_dir: the tree: `train/nXXXXXXXX/*.JPEG`, and `val/` either flat or by synset.
@@ -66,7 +66,7 @@ def read_imagenet_lt(data_dir: Path, lists_dir: Path | None, check_lists: bool =
         DeiTLTError: files that are missing, or lists that are wrong.
     """
     files = imagenet_lt_files(data_dir, lists_dir)
-    names_file = files.pop("names", None)
+    names_file, val = files.pop("names", None), files.pop("val", None)
     splits = {split: read_list(file) for split, file in files.items()}
     if check_lists:
         check_facts(splits.values(), [PUBLISHED[split] for split in splits])
@@ -74,15 +74,12 @@ def read_imagenet_lt(data_dir: Path, lists_dir: Path | None, check_lists: bool =
     check_class_counts(splits["train"].class_counts(num_classes))
     synsets = _synsets(splits["train"])
     check_labels(splits, num_classes)
-    directory = images_directory(data_dir, "train", "")
-    by_synset = any(entry.is_dir() for entry in (directory / "val").glob("n*"))
-    listed = ListedImages(
-        directory,
+    by_synset = val is not None and any(entry.is_dir() for entry in val.glob("n*"))
+    return ListedImages(
+        images_directory(data_dir, "train", ""),
         synset_names(synsets, names_file),
         {split: _as_in_the_tree(images, synsets if by_synset else None) for split, images in splits.items()},
     )
-    check_files(listed)
-    return listed
 
 
 def _synsets(train: ImageList) -> list[str]:

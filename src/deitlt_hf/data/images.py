@@ -151,15 +151,15 @@ def _source(value: Mapping[str, Any] | None) -> io.BytesIO | str:
     raise BadImage("it is no regular file" if os.path.exists(path) else "there is no such file")
 
 
-def read_bytes(url: str) -> bytes:
-    """The bytes of a file in a hub's repository, which streamed data sets refer to by address.
+def read_bytes(path: str) -> bytes:
+    """The bytes of a local file, or of one that streamed data sets refer to by an address of the hub.
 
     Example:
         >>> read_bytes("hf://datasets/owner/name/cat.jpg")  # doctest: +SKIP
     """
     from datasets.utils.file_utils import xopen  # knows hub addresses and archives; only streamed data need it
 
-    with xopen(url, "rb") as file:
+    with xopen(path, "rb") as file:
         return file.read()
 
 

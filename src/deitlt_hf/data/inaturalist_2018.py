@@ -9,8 +9,8 @@ import pyarrow as pa
 from pyarrow import json as arrow_json
 
 from deitlt_hf.data.class_names import are_numbers, read_categories, unique_names
-from deitlt_hf.data.finding import find_beside, images_directory
-from deitlt_hf.data.lists import ImageList, ListedImages, ListFacts, check_facts, check_files, check_labels, read_list
+from deitlt_hf.data.finding import find_beside, images_directory, places_searched
+from deitlt_hf.data.lists import ImageList, ListedImages, ListFacts, check_facts, check_labels, read_list
 from deitlt_hf.errors import DeiTLTError
 
 IMAGES = "train_val2018"
@@ -42,16 +42,17 @@ def inaturalist_2018_files(data_dir: Path, lists_dir: Path | None) -> dict[str, 
     for names in (JSON_FILES, LIST_FILES):
         files = {split: find_beside(directory, lists_dir, [name]) for split, name in names.items()}
         if all(files.values()):
-            files["names"] = find_beside(directory, lists_dir, [CATEGORIES_FILE])
+            names_file = find_beside(directory, lists_dir, [CATEGORIES_FILE])
+            files["names"] = names_file or find_beside(directory, None, [CATEGORIES_FILE])
             return {name: file for name, file in files.items() if file is not None}
     raise DeiTLTError(
         f"neither {' and '.join(JSON_FILES.values())} nor {' and '.join(LIST_FILES.values())} are in "
-        f"{str(lists_dir or directory)!r} or above the images: pass lists_dir, the directory with either"
+        f"{places_searched(directory, lists_dir)}: put either there, or pass lists_dir, the directory with them"
     )
 
 
 def read_inaturalist_2018(data_dir: Path, lists_dir: Path | None, check_lists: bool = True) -> ListedImages:
-    """Read and check the JSON files or lists, name the species, and see that the images are there.
+    """Read and check the JSON files or lists, and name the species.
 
     The names are those of `categories.json`, or else of `train2018.json`; of lists alone, the ids.
 
@@ -83,9 +84,7 @@ def read_inaturalist_2018(data_dir: Path, lists_dir: Path | None, check_lists: b
             )
         names = {category: better[category] for category in names}
     class_names = unique_names([name.strip() for name in names.values()], [str(category) for category in names])
-    listed = ListedImages(images_directory(data_dir, IMAGES, ""), class_names, splits)
-    check_files(listed)
-    return listed
+    return ListedImages(images_directory(data_dir, IMAGES, ""), class_names, splits)
 
 
 def _read_json_splits(files: dict[str, Path]) -> tuple[dict[str, ImageList], dict[int, str]]:

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-import datasets
 import numpy as np
 from datasets import Dataset
 from PIL import Image
 from tqdm import tqdm
 
 from deitlt_hf.data.duplicates import Duplicates, find_duplicates
-from deitlt_hf.data.images import BadImage, decode_image
+from deitlt_hf.data.images import BadImage, decode_image, read_bytes
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.data.readable import image_name, undecoded
 from deitlt_hf.losses.class_balanced import class_balanced_weights
@@ -280,8 +279,7 @@ def _with_bytes(value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     if not path or value["bytes"] is not None or not ("://" in path or os.path.isfile(path)):
         return value
     try:
-        with datasets.utils.file_utils.xopen(path, "rb") as file:
-            return {"bytes": file.read(), "path": path}
+        return {"bytes": read_bytes(path), "path": path}
     except Exception as error:  # of the file system, or whatever a file behind an address leads to
         raise BadImage(getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
 

@@ -107,7 +107,7 @@ def read_list(path: str | os.PathLike[str]) -> ImageList:
 
     Raises:
         DeiTLTError: a file that cannot be read, is not UTF-8 or is empty, or the first line that is not a path and a
-            label from 0 up.
+            label from 0 to 999999.
 
     Example:
         >>> _ = Path("list.txt").write_text("train/n01440764/n01440764_190.JPEG 0\\n")
@@ -123,7 +123,7 @@ def read_list(path: str | os.PathLike[str]) -> ImageList:
     if not pc.all(two).as_py():
         _refuse_line(path, lines, filled, two)
     labels = pc.list_element(words, 1)
-    is_label = pc.match_substring_regex(labels, "^[0-9]{1,9}$")
+    is_label = pc.match_substring_regex(labels, "^[0-9]{1,6}$")
     if not pc.all(is_label).as_py():
         _refuse_line(path, lines, filled, is_label)
     return ImageList(Path(path).name, pc.list_element(words, 0), pc.cast(labels, pa.int64()).to_numpy())
@@ -146,7 +146,8 @@ def check_facts(lists: Iterable[ImageList], published: Iterable[ListFacts]) -> N
             differences.append(f"{images.name} has {found}, the published one {expected}")
     if differences:
         raise DeiTLTError(
-            f"{'; '.join(differences)}: pass the published lists, or check_lists=False (--no_check) for others"
+            f"{'; '.join(differences)}: pass the published lists; others are built with "
+            "check_lists=False (deitlt data build --no_check)"
         )
 
 
@@ -169,26 +170,32 @@ def check_labels(splits: Mapping[str, ImageList], num_classes: int) -> None:
     check_class_counts(splits["train"].class_counts(num_classes))
 
 
-def check_files(listed: ListedImages) -> None:
+def check_files(splits: Iterable[pa.Array]) -> None:
     """Refuse lists of images that are not all there; names the first of those missing.
 
     Each folder is listed once, which takes seconds where asking for every file would take minutes.
+
+    Args:
+        splits: the paths of each split, Arrow strings.
 
     Raises:
         DeiTLTError: how many files are missing, and the first three.
 
     Example:
         >>> _ = Path("a.jpg").write_bytes(b"")
-        >>> check_files(ListedImages(Path(), ["a"], {"train": ImageList("t", pa.array(["a.jpg"]), np.zeros(1, int))}))
+        >>> check_files([pa.array(["a.jpg"])])
     """
     existing: dict[str, pa.Array] = {}
-    missing = [_missing(listed.directory, images.paths, existing) for images in listed.splits.values()]
-    count, total = sum(map(len, missing)), sum(len(images.paths) for images in listed.splits.values())
+    missing, total = [], 0
+    for paths in splits:
+        missing.append(_missing(paths, existing))
+        total += len(paths)
+    count = sum(map(len, missing))
     if count:
         first = ", ".join([path for paths in missing for path in paths[:MAX_NAMED_FILES].to_pylist()][:MAX_NAMED_FILES])
         raise DeiTLTError(
-            f"{count} of {total} listed images are missing in {str(listed.directory)!r}, first {first}: "
-            "complete the images, or pass the data_dir that has them"
+            f"{count} of {total} listed images are missing, first {first}: complete them, or pass the data_dir that "
+            "has them all"
         )
 
 
@@ -234,12 +241,12 @@ def _refuse_line(path: str | os.PathLike[str], lines: pa.Array, filled: pa.Array
     """Name the first line that is not good; `good` tells of the lines that are filled."""
     number = int(np.flatnonzero(filled)[pc.index(good, False).as_py()])
     raise DeiTLTError(
-        f"{path}, line {number + 1}: {lines[number].as_py()[:80]!r} is not a path and a label from 0 up: "
+        f"{path}, line {number + 1}: {lines[number].as_py()[:80]!r} is not a path and a label from 0 to 999999: "
         "pass a list with `path label` on each line"
     )
 
 
-def _missing(directory: Path, paths: pa.Array, existing: dict[str, pa.Array]) -> pa.Array:
+def _missing(paths: pa.Array, existing: dict[str, pa.Array]) -> pa.Array:
     """The paths without a file, in their order; `existing` keeps the names in each folder from call to call."""
     folders = pc.dictionary_encode(directories_of(paths))
     names = file_names_of(paths)
@@ -249,7 +256,7 @@ def _missing(directory: Path, paths: pa.Array, existing: dict[str, pa.Array]) ->
     absent = []
     for folder, of_folder in zip(folders.dictionary.to_pylist(), np.split(by_folder, ends[:-1]), strict=True):
         if folder not in existing:
-            existing[folder] = _files_in(directory / folder)
+            existing[folder] = _files_in(Path(folder))
         found = pc.is_in(names.take(pa.array(of_folder)), value_set=existing[folder]).to_numpy(zero_copy_only=False)
         absent.append(of_folder[~found])
     return paths.take(pa.array(np.sort(np.concatenate(absent)), pa.int64()))

@@ -39,6 +39,19 @@ def check_class_counts(class_counts: Sequence[int]) -> None:
         )
 
 
+def seeded(seed: int) -> np.random.RandomState:
+    """NumPy's legacy generator, which the reference draws with; `DeiTLTError` for a seed that it cannot have.
+
+    Example:
+        >>> seeded(0).randint(100)
+        44
+    """
+    try:
+        return np.random.RandomState(seed)
+    except (TypeError, ValueError) as error:
+        raise DeiTLTError(f"the seed of the selection is {seed}: pass an int from 0 to {2**32 - 1}") from error
+
+
 def class_counts_for_imbalance(
     num_classes: int, max_per_class: float, imbalance_factor: float, profile: str = "exp"
 ) -> list[int]:
@@ -96,13 +109,13 @@ def long_tailed_indices(
         labels: `(num_images,)` ints; every class from 0 to the largest label must occur.
         imbalance_factor: largest count / smallest count, at least 1.
         profile: `"exp"` (default) or `"step"`.
-        seed: seed of the legacy numpy generator that shuffles each class.
+        seed: of the legacy numpy generator that shuffles each class, from 0 to 2**32 - 1.
 
     Returns:
         int64 array of positions in `labels`.
 
     Raises:
-        DeiTLTError: for labels that are negative or leave a class out, and for what
+        DeiTLTError: for labels that are negative or leave a class out, a seed out of range, and for what
             `class_counts_for_imbalance` refuses.
 
     Example:
@@ -117,7 +130,7 @@ def long_tailed_indices(
     counts = class_counts_for_imbalance(len(available), len(labels) / len(available), imbalance_factor, profile)
     # One stable sort lists each class's positions in ascending order, as the reference's pass per class does.
     classes = np.split(np.argsort(labels, kind="stable").astype(np.int64), np.cumsum(available)[:-1])
-    generator = np.random.RandomState(seed)
+    generator = seeded(seed)
     for positions in classes:
         generator.shuffle(positions)
     return np.concatenate([positions[:count] for positions, count in zip(classes, counts, strict=True)])

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from deitlt_hf.data.lists import read_list
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.hub.checkpoint_file import ReferenceFile
 
@@ -158,29 +159,17 @@ def _heapsorted(heap: list[int], keys: list[int]) -> list[int]:
 def read_class_counts(path: str | os.PathLike[str]) -> list[int]:
     """Training images per class of a list in the published format of ImageNet-LT and iNaturalist-2018.
 
-    Args:
-        path: Text file with `path label` on each line, labels from 0 on.
-
     Returns:
         As many counts as the largest label has classes up to it.
 
     Raises:
-        DeiTLTError: a file that cannot be read, a line without a label, or no line at all.
+        DeiTLTError: what `read_list` refuses.
 
     Example:
         >>> len(read_class_counts("ImageNet_LT_train.txt"))  # doctest: +SKIP
         1000
     """
-    labels = []
-    for number, line in enumerate(read_lines(path, "a list of training images"), start=1):
-        label = line.rsplit(maxsplit=1)[-1]
-        if not label.isdecimal() or label == line.strip():
-            raise DeiTLTError(f"{path}, entry {number}: {line.strip()[:60]!r} is not a path and a label")
-        labels.append(int(label))
-    counts = [0] * (max(labels) + 1)
-    for label in labels:
-        counts[label] += 1
-    return counts
+    return read_list(path).class_counts(0).tolist()
 
 
 def read_class_order(path: str | os.PathLike[str]) -> list[int]:

@@ -127,18 +127,15 @@ def _groups(built: BuiltDataset) -> str:
 
 
 def _class_table(built: BuiltDataset) -> str:
-    """Images per class in every split; of many classes the ends of the tail."""
-    counts = {"train": built.class_counts}
-    order = sorted(range(len(built.class_counts)), key=lambda label: -built.class_counts[label])
-    title = "## Images per class"
+    """Training images per class, the largest first; of many classes the largest and the smallest."""
+    counts, names = built.class_counts, built.class_names
+    order = sorted(range(len(counts)), key=lambda label: -counts[label])
+    title = "## Training images per class"
     if len(order) > MAX_LISTED_CLASSES:
         title += f": the {SHOWN_ENDS} largest and the {SHOWN_ENDS} smallest"
         order = order[:SHOWN_ENDS] + order[-SHOWN_ENDS:]
-    rows = [
-        (str(label), _cell(built.class_names[label]), *(f"{count[label]:,}" for count in counts.values()))
-        for label in order
-    ]
-    return f"{title}\n\n" + _table(("label", "class", *counts), rows)
+    rows = [(str(label), _cell(names[label]), f"{counts[label]:,}") for label in order]
+    return f"{title}\n\n" + _table(("label", "class", "images"), rows)
 
 
 def _cell(text: str) -> str:

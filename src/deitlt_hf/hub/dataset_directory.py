@@ -34,7 +34,7 @@ def check_is_free(directory: str | os.PathLike[str]) -> None:
 def write_dataset(built: BuiltDataset, directory: str | os.PathLike[str], location: str | None = None) -> None:
     """Write Parquet shards, the card and a picture of the class counts into a new directory, or nothing.
 
-    The files are written into a directory beside it, which is renamed at the end.
+    The files are written into a directory beside it, and renamed at the end.
 
     Args:
         built: what to write; where it says that the images are embedded, they are.
@@ -56,9 +56,11 @@ def write_dataset(built: BuiltDataset, directory: str | os.PathLike[str], locati
             write_shards(split, unfinished / DATA_FOLDER, name, embed=built.embedded)
         _draw(built, unfinished / PICTURE_FILE)
         dataset_card(built, location or str(directory)).save(unfinished / "README.md")
-        if out.exists():
-            out.rmdir()  # not every system renames onto an empty directory
-        unfinished.rename(out)
+        if out.exists():  # it stays the directory that it is: a shell may be in it
+            for entry in unfinished.iterdir():
+                entry.rename(out / entry.name)
+        else:
+            unfinished.rename(out)
     except OSError as error:
         raise DeiTLTError(
             f"cannot write {directory}: {error.strerror or error}; pass a directory that can be"

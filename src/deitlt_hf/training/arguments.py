@@ -74,6 +74,8 @@ class LongTailTrainingArguments(TrainingArguments):
             has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
             self.bf16 = has_bf16 and not self.use_cpu and not self.fp16
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+        # torch refuses to keep no workers: a run's recipe asks for it, and the flag that leaves them out does not.
+        self.dataloader_persistent_workers = self.dataloader_persistent_workers and self.dataloader_num_workers > 0
         super().__post_init__()
         if self.warmup_steps and self.follows_reference_schedule:
             raise DeiTLTError(f"warmup_steps is {self.warmup_steps:g}; the reference's schedule takes warmup_epochs")
