@@ -72,7 +72,7 @@ def test_json_alone_goes_to_stdout(animals, capsys):
 
 def test_the_selected_data_are_inspected(animals, capsys):
     run([str(animals), "--json", "--imbalance_factor", "4"])
-    assert json.loads(capsys.readouterr().out)["splits"]["train"]["class_counts"] == [11, 5, 2]
+    assert json.loads(capsys.readouterr().out)["splits"]["train"]["class_counts"] == [8, 4, 2]
 
 
 def test_picture_and_numbers_are_kept_and_replaced(animals, tmp_path, capsys):
@@ -183,3 +183,17 @@ def test_what_would_fail_anyway_fails_before_the_images_are_read(damaged, tmp_pa
     (tmp_path / "runs/damaged/mine").touch()
     assert main([*argv, "--distillation_type", "none"]) == 2
     assert "not empty" in capsys.readouterr().err
+
+
+def test_files_that_are_missing_are_counted_not_refused(tmp_path, capsys):
+    for number in range(4):
+        Image.new("L", (8, 8), number).save(tmp_path / f"{number}.png")
+    rows = [
+        f"{number}.png,{name}" for name, numbers in {"cat": (0, 1, 7), "owl": (2, 3, 8)}.items() for number in numbers
+    ]
+    (tmp_path / "list.csv").write_text("\n".join(["file,label", *rows]))
+    run([str(tmp_path / "list.csv"), "--json", "--test_fraction", "0.34"])
+    inspection = json.loads(capsys.readouterr().out)
+    assert sum(split["unreadable"] for split in inspection["splits"].values()) == 2
+    assert main(["teacher", "--data", str(tmp_path / "list.csv"), "--output_dir", str(tmp_path / "run")]) == 2
+    assert "7.png" in capsys.readouterr().err

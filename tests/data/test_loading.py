@@ -226,7 +226,7 @@ def test_data_dir_beside_a_source_that_reads_none_is_refused(source, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"on_bad_image": "ignore"}, "on_bad_image is 'ignore': pass 'error' or 'skip'"),
+        ({"on_bad_image": "ignore"}, "on_bad_image is 'ignore': pass 'error', 'skip' or 'keep'"),
         ({"test_fraction": 1.0}, "test_fraction is 1.0: pass a share above 0 and below 1"),
         ({"data_config": "small"}, "data_config 'small' goes with a data set of the hub"),
     ],

@@ -67,12 +67,25 @@ def test_an_unknown_profile_is_refused() -> None:
         class_counts_for_imbalance(10, 5000, 10, "linear")
 
 
-def test_a_class_with_too_few_images_keeps_all_of_them() -> None:
-    # 30 labels, 3 classes: 10, 5 and 2 are wanted, and class 0 has only 4.
-    labels = np.repeat([0, 1, 2], [4, 13, 13])
-    indices = long_tailed_indices(labels, 4)
-    assert np.bincount(labels[indices]).tolist() == [4, 5, 2]
-    assert sorted(indices[:4]) == [0, 1, 2, 3]
+@pytest.mark.parametrize(
+    ("available", "factor", "profile", "expected"),
+    [
+        # 40, 40 / 10 ** 0.5 = 12.6 and 4: every class has enough.
+        ([40, 15, 5], 10, "exp", [40, 12, 4]),
+        # The same with the most frequent class last.
+        ([5, 15, 40], 10, "exp", [4, 12, 40]),
+        # The second class limits the largest to 10 * 4 ** 0.5 = 20, and the rarest gets 20 / 4.
+        ([100, 10, 9], 4, "exp", [20, 10, 5]),
+        # The rarest limits the largest to 1 * 2.
+        ([100, 10, 1], 2, "exp", [2, 1, 1]),
+        # Of two steps, the second class limits the first.
+        ([300, 50, 7, 2], 25, "step", [50, 50, 2, 2]),
+    ],
+)
+def test_uneven_data_keep_as_many_images_as_the_factor_allows(available, factor, profile, expected):
+    labels = np.repeat(np.arange(len(available)), available)
+    selected = labels[long_tailed_indices(labels, factor, profile)]
+    assert np.bincount(selected).tolist() == expected
 
 
 def test_the_seed_chooses_the_images() -> None:

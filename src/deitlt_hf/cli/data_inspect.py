@@ -49,6 +49,8 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("source", metavar="SOURCE", help="as for --data: a name, directory, file or hub id")
     data, options, named = parser.parse_into(argv)
     data.data = named.source
+    if data.on_bad_image == "error":
+        data.on_bad_image = "keep"  # files that are missing are part of what is shown
     directory = None if options.out is None else Path(options.out)
     _check(directory)
 

@@ -67,7 +67,7 @@ def load_long_tailed_dataset(
             before the train split is made long-tailed; every class keeps a training image.
         on_bad_image: `"error"` (default) raises where an image is read that cannot be, and here for files that are
             missing. `"skip"` reads all images once, leaves out those that cannot be read before anything is counted,
-            and says in a warning how many they were.
+            and says in a warning how many they were. `"keep"` looks at none, for an inspection that does.
 
     Returns:
         Splits `train` (long-tailed), `test`, and `validation` where there is one besides `test`, with columns `image`
@@ -100,7 +100,7 @@ def load_long_tailed_dataset(
         splits = read_source(source, NAMED_SOURCES, data_config=data_config, **columns)
     if on_bad_image == "skip":
         splits = leave_out_unreadable(splits)
-    elif named is None:
+    elif on_bad_image == "error" and named is None:
         check_files_exist(splits)
     _check_classes(splits["train"])
     if "test" not in splits:

@@ -76,18 +76,11 @@ def class_counts_for_imbalance(
         >>> class_counts_for_imbalance(10, 5000, 100)
         [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     """
-    check_imbalance_factor(imbalance_factor)
-    if profile not in PROFILES:
-        raise DeiTLTError(f"profile is {profile!r}: pass one of {', '.join(map(repr, PROFILES))}")
     if num_classes < 1 or max_per_class < 1:
         raise DeiTLTError(
             f"a profile needs at least 1 class and 1 image in the largest, not {num_classes} classes of {max_per_class}"
         )
-    # The reference multiplies by 1 / imbalance_factor instead of dividing, which can cut off one image more.
-    smallest_share = 1 / imbalance_factor
-    last = max(num_classes - 1, 1)
-    exponents = [i / last if profile == "exp" else float(i > 0 and i >= num_classes // 2) for i in range(num_classes)]
-    counts = [int(max_per_class * smallest_share**exponent) for exponent in exponents]
+    counts = [int(max_per_class * share) for share in _shares(num_classes, imbalance_factor, profile)]
     if 0 in counts:
         works = next(factor for factor in range(int(max_per_class), 0, -1) if int(max_per_class * (1 / factor)) > 0)
         raise DeiTLTError(
@@ -97,13 +90,26 @@ def class_counts_for_imbalance(
     return counts
 
 
+def _shares(num_classes: int, imbalance_factor: float, profile: str) -> list[float]:
+    """Images of each class as a share of the largest class's."""
+    check_imbalance_factor(imbalance_factor)
+    if profile not in PROFILES:
+        raise DeiTLTError(f"profile is {profile!r}: pass one of {', '.join(map(repr, PROFILES))}")
+    # The reference multiplies by 1 / imbalance_factor instead of dividing, which can cut off one image more.
+    smallest_share = 1 / imbalance_factor
+    last = max(num_classes - 1, 1)
+    exponents = [i / last if profile == "exp" else float(i > 0 and i >= num_classes // 2) for i in range(num_classes)]
+    return [smallest_share**exponent for exponent in exponents]
+
+
 def long_tailed_indices(
     labels: Sequence[int] | np.ndarray, imbalance_factor: float, profile: str = "exp", seed: int = 0
 ) -> np.ndarray:
     """Select a long-tailed subset of a training set: the very images that the reference selects, in its order.
 
-    The largest class keeps `len(labels) / num_classes` images, the others what `class_counts_for_imbalance` gives them;
-    a class with fewer images keeps all it has. Classes come in label order, each shuffled.
+    Of a balanced set, as the reference's are, the first class keeps all images and the others what
+    `class_counts_for_imbalance` gives them. Of an uneven one, the most frequent class stays the most frequent and so
+    on, and as many images are kept as the imbalance factor allows. Classes come in label order, each shuffled.
 
     Args:
         labels: `(num_images,)` ints; every class from 0 to the largest label must occur.
@@ -127,13 +133,25 @@ def long_tailed_indices(
         raise DeiTLTError(f"labels must be ints from 0 up, at least one of them; got {labels.size} labels")
     available = np.bincount(labels)
     check_class_counts(available.tolist())
-    counts = class_counts_for_imbalance(len(available), len(labels) / len(available), imbalance_factor, profile)
+    counts = _counts_within(available, imbalance_factor, profile)
     # One stable sort lists each class's positions in ascending order, as the reference's pass per class does.
     classes = np.split(np.argsort(labels, kind="stable").astype(np.int64), np.cumsum(available)[:-1])
     generator = seeded(seed)
     for positions in classes:
         generator.shuffle(positions)
     return np.concatenate([positions[:count] for positions, count in zip(classes, counts, strict=True)])
+
+
+def _counts_within(available: np.ndarray, imbalance_factor: float, profile: str) -> list[int]:
+    """Counts of the profile in label order, the largest for which no class needs more images than it has."""
+    by_frequency = np.argsort(-available, kind="stable")
+    shares = np.array(_shares(len(available), imbalance_factor, profile))
+    largest = (available[by_frequency] / shares).min()
+    if largest < available.max():
+        largest *= 1 + 1e-12  # a product that ought to be whole is not cut off
+    counts = np.empty_like(available)
+    counts[by_frequency] = class_counts_for_imbalance(len(available), largest, imbalance_factor, profile)
+    return counts.tolist()
 
 
 def class_groups(

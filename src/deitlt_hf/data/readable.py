@@ -21,7 +21,7 @@ from deitlt_hf.data.columns import selected
 from deitlt_hf.data.images import BadImage, decode_image
 from deitlt_hf.errors import DeiTLTError
 
-ON_BAD_IMAGE = ("error", "skip")
+ON_BAD_IMAGE = ("error", "skip", "keep")
 SKIP_HINT = "pass on_bad_image='skip' (--on_bad_image skip) to leave such images out"
 
 _CHUNK = 256  # images in memory at a time
@@ -31,13 +31,13 @@ logger = logging.getLogger("deitlt_hf")
 
 
 def check_on_bad_image(on_bad_image: str) -> None:
-    """Raise `DeiTLTError` for anything but `"error"` and `"skip"`.
+    """Raise `DeiTLTError` for anything but `"error"`, `"skip"` and `"keep"`.
 
     Example:
         >>> check_on_bad_image("skip")
     """
     if on_bad_image not in ON_BAD_IMAGE:
-        raise DeiTLTError(f"on_bad_image is {on_bad_image!r}: pass 'error' or 'skip'")
+        raise DeiTLTError(f"on_bad_image is {on_bad_image!r}: pass 'error', 'skip' or 'keep'")
 
 
 def image_name(index: int, split: str, path: str | None) -> str:
