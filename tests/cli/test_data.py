@@ -108,7 +108,11 @@ def test_pushing_embeds_and_prints_the_address(tmp_path: Path, capsys, monkeypat
     expected = write_imagenet_lt(tmp_path / "tree", tmp_path / "tree")
     argv = ["build", "imagenet-lt", "--data_dir", str(tmp_path / "tree"), "--no_check", "--push_to_hub", "me/lt"]
     assert main(["data", *argv]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "pushed to https://hub.example/datasets/me/lt"
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == "pushed to https://hub.example/datasets/me/lt"
+    (warning,) = [line for line in printed.err.splitlines() if "anyone will see these images" in line]
+    assert "do not allow passing the images on" in warning
+    assert warning.endswith("--private keeps them to you")
     assert sorted(pushed) == [
         "README.md",
         "class_counts.png",

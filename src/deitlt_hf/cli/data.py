@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +65,9 @@ def _build(argv: Sequence[str]) -> None:
         check_is_free(args.out)
     if args.push_to_hub is not None:
         check_hub(args.push_to_hub)
+        note = BUILDERS[args.name].BENCHMARK.licence_note
+        if not args.private and not is_cifar:  # said before hours of building; CIFAR's note is no restriction
+            print(f"deitlt data: anyone will see these images; {note} --private keeps them to you", file=sys.stderr)
     settings = {name: value for name, value in ours.items() if value is not None}
     builder = BUILDERS[args.name](data_dir=args.data_dir, **settings)
     splits = build(builder)
