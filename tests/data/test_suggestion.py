@@ -12,6 +12,7 @@ from deitlt_hf.cli.parsing import parse_with_recipe
 from deitlt_hf.data.duplicates import Duplicates
 from deitlt_hf.data.inspection import Inspection, SplitInspection
 from deitlt_hf.data.long_tail import class_groups
+from deitlt_hf.data.sampling import repeated_augmentation_sampler
 from deitlt_hf.data.suggestion import format_suggestion, suggest_recipe, suggest_teacher_recipe
 from deitlt_hf.models.cifar_resnet.configuration_cifar_resnet import CifarResNetConfig
 from deitlt_hf.training.runs import StudentArguments, TeacherArguments, TrainingDataArguments
@@ -246,3 +247,12 @@ class TestParsing:
         assert "--learning_rate" in capsys.readouterr().err
         with pytest.raises(DeiTLTError, match="class_balanced_beta"):
             self.parse("--data", "birds", "--class_balanced_beta", "2")
+
+
+def test_what_is_said_of_repeating_is_what_the_sampler_does():
+    for images in (200, 300):
+        sampler = repeated_augmentation_sampler(images)
+        views = list(sampler)
+        reason = suggest_recipe(inspection_of([images - 2, 2])).reasons["repeated_augmentation"]
+        shown = {200: f"{len(set(views))} of the 200 training images", 300: f"from 300 views to {len(views)}"}[images]
+        assert shown in reason

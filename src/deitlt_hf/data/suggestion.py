@@ -245,6 +245,8 @@ def _choose_repeats(choices: _Choices, images: int) -> None:
     enough = images >= 10 * SAMPLER_ROUND
     cut = images // SAMPLER_ROUND * SAMPLER_ROUND
     reason = "the paper's" if enough else f"off: repeating cuts an epoch from {images:,} views to {cut:,}"
+    if images < SAMPLER_ROUND:  # not cut, then
+        reason = f"off: repeating would show {-(-images // 3):,} of the {images:,} training images in an epoch"
     choices.add("repeated_augmentation", 3 if enough else 1, reason)
 
 
