@@ -42,7 +42,13 @@ _MODULE_OF = {
     "TeacherTrainer": "training.teacher",
     "TeacherTrainingArguments": "training.arguments",
     "grouped_accuracy": "evaluation.accuracy",
+    "LongTailAccuracy": "evaluation.long_tail_accuracy.long_tail_accuracy",
+    "token_attention": "evaluation.attention",
+    "ExpertClassifier": "hub.expert_classifier",
     "convert_reference_checkpoint": "hub.conversion",
+    "export_model": "hub.export",
+    "push_model": "hub.pushing",
+    "write_model_card": "hub.cards.model_card",
 }
 
 __all__ = ["DeiTLTError", "__version__", *_MODULE_OF]

@@ -106,6 +106,18 @@ def test_evaluate_repeats_what_training_measured(student, capsys, tmp_path):
     assert "head: 1 class with 134 training images" in capsys.readouterr().out
 
 
+def test_evaluate_adds_intervals_on_request(student, capsys, tmp_path):
+    output = tmp_path / "metrics.json"
+    assert main(["evaluate", str(student), "--confidence_intervals", "true", "--output", str(output)]) == 0
+    assert "95 % intervals" in capsys.readouterr().out
+    for expert, measured in json.loads((student / "metrics.json").read_text())["experts"].items():
+        evaluated = json.loads(output.read_text())["experts"][expert]
+        intervals = evaluated.pop("confidence_intervals")
+        assert evaluated == measured
+        for name in ("overall", "head", "mid", "tail", "balanced_accuracy"):
+            assert intervals[name][0] <= measured[name] <= intervals[name][1]
+
+
 def test_predict_shows_both_experts_side_by_side(student, capsys, tmp_path):
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)

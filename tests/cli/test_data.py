@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import datasets
-import huggingface_hub
 import numpy as np
 import pytest
 
@@ -14,6 +13,7 @@ from deitlt_hf.cli.main import main
 from deitlt_hf.data.builders import BUILDERS
 from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset
 from deitlt_hf.recipes import load_recipe
+from hub_server import HubServer
 from published_layouts import SPECIES, write_cifar, write_imagenet_lt, write_inaturalist_json
 
 
@@ -96,31 +96,25 @@ def test_inaturalist_is_built_and_its_card_says_what_test_is(tmp_path: Path) -> 
 
 
 def test_pushing_embeds_and_prints_the_address(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    pushed = {}
-
-    def upload_folder(self, folder_path, **kwargs):
-        pushed.update({path.name: path.read_bytes() for path in Path(folder_path).rglob("*") if path.is_file()})
-
-    api = huggingface_hub.HfApi
-    monkeypatch.setattr(api, "whoami", lambda self: {"name": "me"})
-    monkeypatch.setattr(api, "create_repo", lambda self, repo_id, **kwargs: f"https://hub.example/datasets/{repo_id}")
-    monkeypatch.setattr(api, "upload_folder", upload_folder)
     expected = write_imagenet_lt(tmp_path / "tree", tmp_path / "tree")
-    argv = ["build", "imagenet-lt", "--data_dir", str(tmp_path / "tree"), "--no_check", "--push_to_hub", "me/lt"]
-    assert main(["data", *argv]) == 0
+    argv = ["build", "imagenet-lt", "--data_dir", str(tmp_path / "tree"), "--no_check", "--push_to_hub", "lt"]
+    with HubServer(tmp_path) as hub:
+        hub.connect(monkeypatch)
+        assert main(["data", *argv]) == 0
     printed = capsys.readouterr()
-    assert printed.out.splitlines()[-1] == "pushed to https://hub.example/datasets/me/lt"
+    assert printed.out.splitlines()[-1] == f"pushed to {hub.endpoint}/datasets/me/lt"
     (warning,) = [line for line in printed.err.splitlines() if "anyone will see these images" in line]
     assert "do not allow passing the images on" in warning
     assert warning.endswith("--private keeps them to you")
+    pushed = hub.files("me/lt", kind="datasets")
     assert sorted(pushed) == [
         "README.md",
         "class_counts.png",
-        *(f"{split}-00000-of-00001.parquet" for split in ("test", "train", "validation")),
+        *(f"data/{split}-00000-of-00001.parquet" for split in ("test", "train", "validation")),
     ]
     assert b"load_dataset('me/lt')" in pushed["README.md"]
     image = (tmp_path / "tree" / expected["train"][0][0]).read_bytes()
-    assert image[:20] in pushed["train-00000-of-00001.parquet"]
+    assert image[:20] in pushed["data/train-00000-of-00001.parquet"]
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ def test_groups_and_classes_without_test_images_are_nan():
         ([0, 1], torch.tensor([0.0, 1.0]), GROUPS, "labels have type float32"),
         ([0], [0], {"head": [0], "tail": [1]}, "lack 'mid'"),
         ([0], [0], {"head": [0], "mid": [], "tail": [-1]}, "group tail holds class id -1"),
+        ([0], [0], {"head": [0, 1], "mid": [], "tail": [1]}, "class 1 is in the groups twice"),
     ],
 )
 def test_wrong_input_is_named_in_one_line(predictions, labels, groups, message):
@@ -117,10 +118,32 @@ def test_expert_metrics_keep_the_columns_order_and_fit_json(metrics):
     assert (metrics["class_names"], metrics["class_counts"]) == (["cat", "dog", "lynx", "mink"], [90, 30, 9, 3])
     assert metrics["groups"] == GROUPS
     assert metrics["experts"] == {
-        "average": {"overall": 75, "head": 100, "mid": 0, "tail": None, "per_class": [100, 100, 0, None]},
-        "cls": {"overall": 50, "head": 50, "mid": 0, "tail": None, "per_class": [100, 0, 0, None]},
-        "distillation": {"overall": 75, "head": 75, "mid": 100, "tail": None, "per_class": [50, 100, 100, None]},
+        "average": expected(overall=75, head=100, mid=0, balanced_accuracy=200 / 3, per_class=[100, 100, 0, None]),
+        "cls": expected(overall=50, head=50, mid=0, balanced_accuracy=100 / 3, per_class=[100, 0, 0, None]),
+        "distillation": expected(
+            overall=75, head=75, mid=100, balanced_accuracy=250 / 3, per_class=[50, 100, 100, None]
+        ),
     }
+
+
+def expected(**values) -> dict:
+    return {"tail": None} | {
+        name: value if name == "per_class" else pytest.approx(value) for name, value in values.items()
+    }
+
+
+def test_expert_metrics_with_intervals():
+    # All right, all wrong, and the first of two classes right; class 2 has no test image.
+    groups = {"head": [0], "mid": [1], "tail": [2]}
+    predictions = np.repeat([[0, 3, 0], [1, 3, 0]], 50, axis=0)
+    metrics = expert_metrics(predictions, np.repeat([0, 1], 50), [9, 5, 1], groups, "abc", confidence_intervals=True)
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    intervals = {expert: values["confidence_intervals"] for expert, values in metrics["experts"].items()}
+    for expert, ends in {"average": [100, 100], "cls": [0, 0]}.items():
+        assert intervals[expert].pop("tail") == [None, None]
+        assert list(intervals[expert].values()) == [ends] * 4
+    assert (intervals["distillation"]["head"], intervals["distillation"]["mid"]) == ([100, 100], [0, 0])
+    assert intervals["distillation"]["overall"] == pytest.approx([40.2, 59.8], abs=2)  # the binomial's 50 +- 9.8
 
 
 def test_expert_metrics_make_numpy_and_torch_input_plain():
@@ -162,6 +185,20 @@ def test_table_shows_what_was_measured(metrics):
         "DIST expert     75.0    75.0   100.0       -",
         "head: 2 classes with 90-30 training images, mid: 1 class with 9 training images, "
         "tail: 1 class with 3 training images",
+    ]
+
+
+def test_table_with_intervals_keeps_its_columns(metrics):
+    intervals = {"overall": [50, 100], "head": [100, 100], "mid": [0, 0], "tail": [None, None]}
+    metrics["experts"]["average"]["confidence_intervals"] = intervals
+    metrics["experts"]["cls"]["confidence_intervals"] = intervals | {"overall": [7.25, 99.96]}
+    metrics["experts"]["distillation"]["confidence_intervals"] = intervals
+    assert format_table(metrics).splitlines()[:5] == [
+        "                           overall                  head                   mid                  tail",
+        "average         75.0 [50.0, 100.0]  100.0 [100.0, 100.0]        0.0 [0.0, 0.0]                     -",
+        "CLS expert       50.0 [7.2, 100.0]   50.0 [100.0, 100.0]        0.0 [0.0, 0.0]                     -",
+        "DIST expert     75.0 [50.0, 100.0]   75.0 [100.0, 100.0]      100.0 [0.0, 0.0]                     -",
+        "in brackets: 95 % intervals from bootstrap resamples of the test images",
     ]
 
 

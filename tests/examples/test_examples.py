@@ -59,3 +59,18 @@ def test_a_plain_trainer_fine_tunes_the_student(trained, tmp_path):
     assert not torch.equal(before.cls_classifier.weight, after.cls_classifier.weight)
     assert not torch.equal(before.distillation_classifier.weight, after.distillation_classifier.weight)
     assert after.config.id2label == before.config.id2label
+
+
+def test_lora_finetuning_saves_small_adapters_and_a_merged_student(trained, tmp_path):
+    student, adapters, merged = trained[0] / "student", tmp_path / "adapters", tmp_path / "merged"
+    output = run_example(
+        "lora_finetune.py", "--student", student, "--epochs", 1, "--output-dir", adapters, "--merged", merged
+    )
+    before, after = output.split("after:")
+    assert table_rows(before).keys() == table_rows(after).keys() == set(EXPERTS)
+    assert (adapters / "adapter_model.safetensors").stat().st_size < (student / "model.safetensors").stat().st_size / 10
+    base = DeiTLTForImageClassification.from_pretrained(student)
+    alone = DeiTLTForImageClassification.from_pretrained(merged)
+    assert not torch.equal(base.deit.layers[0].attention.q_proj.weight, alone.deit.layers[0].attention.q_proj.weight)
+    assert torch.equal(base.deit.layers[0].mlp.fc1.weight, alone.deit.layers[0].mlp.fc1.weight)
+    assert alone.config.class_counts[-1] < base.config.class_counts[-1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import datasets
-import huggingface_hub
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features
@@ -14,8 +13,11 @@ from huggingface_hub import DatasetCard
 from deitlt_hf.data.benchmarks import BENCHMARKS
 from deitlt_hf.data.long_tail import class_counts_for_imbalance
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.hub.dataset_card import BuiltDataset, dataset_card
-from deitlt_hf.hub.dataset_directory import check_hub, check_is_free, push_dataset, write_dataset
+from deitlt_hf.hub.cards.dataset_card import BuiltDataset, dataset_card
+from deitlt_hf.hub.dataset_directory import push_dataset, write_dataset
+from deitlt_hf.hub.new_directory import check_is_free
+from deitlt_hf.hub.repository import check_hub
+from hub_server import HubServer
 from published_layouts import encoded
 
 
@@ -137,22 +139,18 @@ def test_only_a_new_or_empty_directory_is_free(tmp_path: Path) -> None:
 
 
 def test_pushing_makes_the_data_set_and_replaces_old_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def create_repo(self, repo_id, **kwargs):
-        calls.append(("create", repo_id, kwargs))
-        return "https://hub.example/datasets/me/x"
-
-    def upload_folder(self, **kwargs):
-        calls.append(("upload", kwargs))
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
-    assert push_dataset(tmp_path, "me/x", private=True) == "https://hub.example/datasets/me/x"
-    (create, upload) = calls
-    assert create == ("create", "me/x", {"repo_type": "dataset", "private": True, "exist_ok": True})
-    expected = {"repo_id": "me/x", "repo_type": "dataset", "folder_path": tmp_path, "delete_patterns": "data/*.parquet"}
-    assert expected.items() <= upload[1].items()
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_dataset(_built("cifar10-lt", [2, 1]), first, location="me/x")
+    write_dataset(_built("cifar10-lt", [3, 1]), second, location="me/x")
+    (first / "data" / "train-00001-of-00002.parquet").write_bytes(b"PAR1")
+    with HubServer(tmp_path) as hub:
+        hub.connect(monkeypatch)
+        for directory in (first, second):
+            assert push_dataset(directory, "me/x", private=True) == f"{hub.endpoint}/datasets/me/x"
+        assert hub.repos["datasets", "me/x"].private
+        expected = {path.relative_to(second).as_posix(): path.read_bytes() for path in second.rglob("*.*")}
+        assert hub.files("me/x", kind="datasets") == expected
+        assert hub.messages("me/x", kind="datasets") == ["initial commit", "Add the data set", "Add the data set"]
 
 
 @pytest.mark.parametrize("repo_id", ["me/x", "a/b/c", "not an id"])

@@ -81,10 +81,14 @@ def test_a_teachers_run_leaves_a_model_and_its_accuracy(teacher):
     directory, accuracies = teacher
     assert {path.name for path in directory.iterdir()} == {
         "config.json",
+        "configuration_cifar_resnet.py",
+        "modeling_cifar_resnet.py",
         "model.safetensors",
         "preprocessor_config.json",
         "metrics.json",
         "recipe.yaml",
+        "run.json",
+        "README.md",
     }
     assert isinstance(AutoModelForImageClassification.from_pretrained(directory), CifarResNetForImageClassification)
     written = json.loads((directory / "metrics.json").read_text())
@@ -171,12 +175,16 @@ def test_a_students_run_leaves_a_model_its_metrics_and_its_report(student):
     directory, result = student
     assert {path.name for path in directory.iterdir()} == {
         "config.json",
+        "configuration_deit_lt.py",
+        "modeling_deit_lt.py",
         "model.safetensors",
         "preprocessor_config.json",
         "ema",
         "metrics.json",
         "recipe.yaml",
         "report.png",
+        "run.json",
+        "README.md",
     }
     model = AutoModelForImageClassification.from_pretrained(directory)
     assert isinstance(model, DeiTLTForImageClassification)

@@ -57,14 +57,16 @@ def _build(argv: Sequence[str]) -> None:
 
     from deitlt_hf.data.builders import BUILDERS, build
     from deitlt_hf.data.loading import class_counts
-    from deitlt_hf.hub.dataset_card import BuiltDataset
-    from deitlt_hf.hub.dataset_directory import check_hub, check_is_free, push_dataset, write_dataset
+    from deitlt_hf.hub.cards.dataset_card import BuiltDataset
+    from deitlt_hf.hub.dataset_directory import push_dataset, write_dataset
+    from deitlt_hf.hub.new_directory import check_is_free
+    from deitlt_hf.hub.repository import check_hub
 
     datasets.disable_progress_bars()
     if args.out is not None:
         check_is_free(args.out)
     if args.push_to_hub is not None:
-        check_hub(args.push_to_hub)
+        args.push_to_hub = check_hub(args.push_to_hub, kind="dataset", private=args.private)
         note = BUILDERS[args.name].BENCHMARK.licence_note
         if not args.private and not is_cifar:  # said before hours of building; CIFAR's note is no restriction
             print(f"deitlt data: anyone will see these images; {note} --private keeps them to you", file=sys.stderr)

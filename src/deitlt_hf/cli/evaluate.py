@@ -12,10 +12,13 @@ from deitlt_hf.errors import DeiTLTError
 
 @dataclass
 class EvaluateArguments:
-    """Where the result goes."""
+    """How to evaluate, and where the result goes."""
 
     output: str | None = field(default=None, metadata={"help": "JSON file for the result; it must not exist yet."})
     batch_size: int = field(default=64, metadata={"help": "Images per step."})
+    confidence_intervals: bool = field(
+        default=False, metadata={"help": "Add 95 % intervals from 1000 bootstrap resamples of the test images."}
+    )
 
 
 def run(argv: Sequence[str]) -> None:
@@ -59,7 +62,14 @@ def run(argv: Sequence[str]) -> None:
     else:
         images.class_groups = model.config.class_groups or images.class_groups
     accelerator = Accelerator()
-    metrics = evaluate_student(model, images, model.config.image_size, accelerator, options.batch_size)
+    metrics = evaluate_student(
+        model,
+        images,
+        model.config.image_size,
+        accelerator,
+        options.batch_size,
+        confidence_intervals=options.confidence_intervals,
+    )
     if accelerator.is_main_process:
         print(format_table(metrics))
         if options.output is not None:

@@ -14,9 +14,8 @@ from transformers import HfArgumentParser
 
 from deitlt_hf.cli.console import OneLineParser
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.hub.run_record import RECIPE_FILE
 from deitlt_hf.recipes import load_recipe
-
-RECIPE_FILE = "recipe.yaml"  # of a run, see training/runs.py
 
 
 class DataclassParser(OneLineParser, HfArgumentParser):

@@ -1,37 +1,109 @@
-"""`deitlt predict`: what both experts say of images."""
+"""`deitlt predict`: what both experts say of images, and where they look."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from deitlt_hf.cli.console import OneLineParser
+from deitlt_hf.errors import DeiTLTError
+
+_MANY = 100  # images, from which on a progress bar is shown
 
 
 def run(argv: Sequence[str]) -> None:
-    parser = OneLineParser(
-        prog="deitlt predict", description="Top classes of images, by the average and by each expert."
-    )
-    parser.add_argument("model", help="directory or hub id of a student")
-    parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
-    parser.add_argument("--top", type=int, default=3, help="classes to show (default: %(default)s)")
-    parser.add_argument("--expert", default="average", help="which expert's order: average, cls or distillation")
-    options = parser.parse_args(argv)
+    options = _parser().parse_args(argv)
 
     from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.evaluation.accuracy import EXPERT_LABELS
-    from deitlt_hf.evaluation.classifying import check_expert, classify, find_images
-    from deitlt_hf.hub.loading import load_image_processor, load_student
+    from deitlt_hf.evaluation.attention_panel import check_panels_are_free, panel_names
+    from deitlt_hf.evaluation.classifying import check_expert, find_images
+    from deitlt_hf.evaluation.prediction_files import check_prediction_file, prediction_file
+    from deitlt_hf.hub.expert_classifier import ExpertClassifier
 
-    check_expert(options.expert)
+    if options.expert is not None:
+        check_expert(options.expert)
     files = find_images(options.images)
+    if options.output is not None:
+        check_prediction_file(options.output)
+    if options.attention is not None:
+        check_panels_are_free(options.attention, panel_names(files))
     quiet_libraries()
-    model, processor = load_student(options.model), load_image_processor(options.model)
-    for result in classify(model, processor, files, top=options.top, expert=options.expert):
-        print(result.file)
-        width = max(len(row.name) for row in result.rows)
-        print(f"  {'':<{width}}" + "".join(f"{label:>13}" for label in EXPERT_LABELS.values()))
-        for row in result.rows:
-            print(
-                f"  {row.name:<{width}}" + "".join(f"{100 * row.probability[name]:>12.1f}%" for name in EXPERT_LABELS)
-            )
+    classifier = ExpertClassifier.from_pretrained(options.model, options.revision)
+    if options.output is None:
+        unreadable = _predict(classifier, files, options, _print_result)
+    else:
+        with prediction_file(options.output) as write:
+            unreadable = _predict(classifier, files, options, write)
+        print(f"predictions: {options.output}")
+    if options.attention is not None:
+        print(f"attention maps: {options.attention}")
+    if unreadable:
+        raise DeiTLTError(
+            f"{unreadable} of {len(files)} files could not be read as images, see above; the others are done"
+        )
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog="deitlt predict",
+        description="Top classes of images, by the average and by each expert, and where the two tokens look.",
+    )
+    parser.add_argument("model", help="directory or hub id of a student, or a directory that deitlt export wrote")
+    parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
+    parser.add_argument("--top", type=int, default=3, help="classes to show (default: %(default)s)")
+    parser.add_argument(
+        "--expert",
+        help="whose order of the classes: average, cls or distillation (default: the model's own, usually average)",
+    )
+    parser.add_argument("--batch_size", "--batch-size", type=int, default=32, help="images per step (default: 32)")
+    parser.add_argument(
+        "--attention", metavar="DIR", type=Path, help="directory for a picture per image of where the tokens look"
+    )
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write the result to FILE.json or FILE.csv")
+    parser.add_argument("--revision", help="branch, tag or commit of a model on the hub (default: main)")
+    return parser
+
+
+def _predict(classifier, files: list[Path], options, show) -> int:
+    """Show each image's result and save its panel; returns how many files could not be read."""
+    from tqdm import tqdm
+
+    from deitlt_hf.evaluation.attention_panel import panel_names, save_panel
+
+    unreadable = []
+
+    def note(file: Path, error: DeiTLTError) -> None:
+        unreadable.append(file)
+        tqdm.write(f"deitlt predict: {error}", file=sys.stderr)
+
+    results = classifier.stream(
+        files,
+        top=len(classifier.class_names) if options.attention else options.top,  # a panel has each expert's own
+        expert=options.expert,
+        attention=options.attention is not None,
+        batch_size=options.batch_size,
+        on_error=note if len(files) > 1 else None,
+    )
+    names = dict(zip(files, panel_names(files), strict=True))
+    for result in tqdm(results, total=len(files), unit="image", leave=False, disable=_hides_progress(files, options)):
+        if options.attention is not None:
+            save_panel(result, options.attention / names[result.file])
+            result.rows = result.rows[: options.top]
+        show(result)
+    return len(unreadable)
+
+
+def _hides_progress(files: list[Path], options) -> bool | None:
+    """Few images need no bar, and results that scroll by on the terminal show the progress; None: unless a terminal."""
+    return True if len(files) < _MANY or (options.output is None and sys.stdout.isatty()) else None
+
+
+def _print_result(result) -> None:
+    from deitlt_hf.evaluation.accuracy import EXPERT_LABELS
+
+    print(str(result.file).encode(errors="replace").decode())
+    width = max(len(row.name) for row in result.rows)
+    print(f"  {'':<{width}}" + "".join(f"{label:>13}" for label in EXPERT_LABELS.values()))
+    for row in result.rows:
+        print(f"  {row.name:<{width}}" + "".join(f"{100 * row.probability[name]:>12.1f}%" for name in EXPERT_LABELS))

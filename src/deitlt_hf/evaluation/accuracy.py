@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.long_tail_accuracy.scores import (
+    GROUPS,
+    accuracies,
+    bootstrap_intervals,
+    group_members,
+    grouped_tally,
+    percent,
+    tally,
+    to_numpy,
+)
 
 EXPERTS = ("average", "cls", "distillation")
-GROUPS = ("head", "mid", "tail")
+TABLE_COLUMNS = ("overall", *GROUPS)
 EXPERT_LABELS = {"average": "average", "cls": "CLS expert", "distillation": "DIST expert"}
 
 
@@ -38,18 +49,30 @@ def grouped_accuracy(predictions: Any, labels: Any, groups: Mapping[str, Sequenc
         >>> grouped_accuracy([0, 0, 1, 2], [0, 0, 1, 1], groups)
         {'overall': 75.0, 'head': 100.0, 'mid': 50.0, 'tail': nan}
     """
-    predictions, labels = _as_class_ids(predictions, labels)
-    members = {name: _group_members(groups, name) for name in GROUPS}
-    classes = np.concatenate(list(members.values()))
-    outside = labels[~np.isin(labels, classes)]
-    if outside.size:
-        raise DeiTLTError(
-            f"label {outside[0]} is in none of the groups head, mid and tail: pass labels that belong to the groups' "
-            f"{classes.size} classes"
-        )
-    per_class = per_class_accuracy(predictions, labels, num_classes=int(classes.max()) + 1)
-    overall = 100.0 * float(np.mean(predictions == labels))
-    return {"overall": overall} | {name: _mean_of_tested(per_class[members[name]]) for name in GROUPS}
+    means = mean_accuracies(predictions, labels, groups)
+    return {name: means[name] for name in TABLE_COLUMNS}
+
+
+def mean_accuracies(predictions: Any, labels: Any, groups: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    """`grouped_accuracy` and, as `balanced_accuracy`, the mean of all classes' accuracies; what the trainers report.
+
+    Args:
+        predictions, labels, groups: as for `grouped_accuracy`.
+
+    Returns:
+        `{"overall", "head", "mid", "tail", "balanced_accuracy"}` as floats in 0 to 100; nan for a group without classes
+        or without images.
+
+    Raises:
+        DeiTLTError: as for `grouped_accuracy`.
+
+    Example:
+        >>> mean_accuracies([0, 0, 1, 0], [0, 0, 1, 1], {"head": [0], "mid": [1], "tail": []})
+        {'overall': 75.0, 'head': 100.0, 'mid': 50.0, 'tail': nan, 'balanced_accuracy': 75.0}
+    """
+    with _users_mistakes():
+        means = accuracies(*grouped_tally(predictions, labels, groups))
+    return {name: float(mean) for name, mean in means.items()}
 
 
 def per_class_accuracy(predictions: Any, labels: Any, num_classes: int) -> np.ndarray:
@@ -70,12 +93,9 @@ def per_class_accuracy(predictions: Any, labels: Any, num_classes: int) -> np.nd
         >>> per_class_accuracy([0, 1, 1], [0, 0, 1], num_classes=3)
         array([ 50., 100.,  nan])
     """
-    predictions, labels = _as_class_ids(predictions, labels)
-    if labels.max() >= num_classes:
-        raise DeiTLTError(f"label {labels.max()} is outside 0 .. {num_classes - 1}: pass num_classes above every label")
-    images = np.bincount(labels, minlength=num_classes)
-    correct = np.bincount(labels[predictions == labels], minlength=num_classes)
-    return np.divide(100.0 * correct, images, out=np.full(num_classes, np.nan), where=images > 0)
+    with _users_mistakes():
+        images, correct = tally(predictions, labels, num_classes)
+    return percent(correct, images)
 
 
 def expert_metrics(
@@ -84,6 +104,7 @@ def expert_metrics(
     class_counts: Sequence[int],
     groups: Mapping[str, Sequence[int]],
     class_names: Sequence[str],
+    confidence_intervals: bool = False,
 ) -> dict[str, Any]:
     """The one result of an evaluation, from which the table, the figures and the model card are made.
 
@@ -94,10 +115,12 @@ def expert_metrics(
         class_counts: training images per class, in label order.
         groups: `{"head": [...], "mid": [...], "tail": [...]}`, lists of class ids.
         class_names: names of the classes, in label order.
+        confidence_intervals: add 95 % intervals over 1000 bootstrap resamples of the test images. Default False.
 
     Returns:
         A dict that `json.dump` writes as it is: `num_images`, `class_names`, `class_counts`, `groups`, and `experts`,
-        which holds for each of `EXPERTS` the percentages `overall`, `head`, `mid`, `tail` and the list `per_class`;
+        which holds for each of `EXPERTS` the percentages `overall`, `head`, `mid`, `tail` and `balanced_accuracy`, the
+        list `per_class`, and on request `confidence_intervals`, lists `[low, high]` by the names of the percentages;
         None where there is no test image.
 
     Raises:
@@ -107,15 +130,16 @@ def expert_metrics(
     Example:
         >>> groups = {"head": [0], "mid": [], "tail": [1]}
         >>> metrics = expert_metrics([[0, 0, 0], [1, 0, 1]], [0, 1], [90, 3], groups, ["cat", "lynx"])
-        >>> metrics["experts"]["cls"]
-        {'overall': 50.0, 'head': 100.0, 'mid': None, 'tail': 0.0, 'per_class': [100.0, 0.0]}
+        >>> metrics["experts"]["cls"]["head"], metrics["experts"]["cls"]["per_class"]
+        (100.0, [100.0, 0.0])
     """
-    predictions = _to_numpy(predictions)
+    predictions = to_numpy(predictions)
     if predictions.ndim != 2 or predictions.shape[1] != len(EXPERTS):
         raise DeiTLTError(
             f"predictions have shape {predictions.shape}: pass class ids of shape (N, 3), columns {', '.join(EXPERTS)}"
         )
-    members = {name: _group_members(groups, name).tolist() for name in GROUPS}
+    with _users_mistakes():
+        members = {name: ids.tolist() for name, ids in group_members(groups).items()}
     grouped = sorted(class_id for group in members.values() for class_id in group)
     if len(class_names) != len(class_counts) or grouped != list(range(len(class_counts))):
         raise DeiTLTError(
@@ -124,10 +148,12 @@ def expert_metrics(
         )
     experts = {}
     for column, expert in enumerate(EXPERTS):
-        accuracies = grouped_accuracy(predictions[:, column], labels, members)
-        per_class = per_class_accuracy(predictions[:, column], labels, len(class_counts))
-        experts[expert] = {name: _none_for_nan(value) for name, value in accuracies.items()}
-        experts[expert]["per_class"] = [_none_for_nan(value) for value in per_class.tolist()]
+        with _users_mistakes():
+            images, correct, ids = grouped_tally(predictions[:, column], labels, members)
+        experts[expert] = _none_for_nan(accuracies(images, correct, ids))
+        experts[expert]["per_class"] = _none_for_nan(percent(correct, images))
+        if confidence_intervals:
+            experts[expert]["confidence_intervals"] = _none_for_nan(bootstrap_intervals(images, correct, ids))
     return {
         "num_images": len(predictions),
         "class_names": [str(name) for name in class_names],
@@ -140,7 +166,8 @@ def expert_metrics(
 def format_table(metrics: Mapping[str, Any]) -> str:
     """The result of `expert_metrics` as aligned text: a row per expert, accuracies in percent with one decimal.
 
-    A group without test images shows "-". The last line says what the groups are.
+    A group without test images shows "-". Intervals follow in brackets if `metrics` has them. The last line says what
+    the groups are.
 
     Args:
         metrics: what `expert_metrics` returned, or the same read back from JSON.
@@ -157,14 +184,23 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         DIST expert    100.0   100.0       -   100.0
         head: 1 class with 90 training images, mid: no classes, tail: 1 class with 3 training images
     """
-    columns = ("overall", *GROUPS)
-    lines = [" " * 12 + "".join(f"{column:>8}" for column in columns)]
+    rows = [("", *TABLE_COLUMNS)]
     for expert in EXPERTS:
-        values = [metrics["experts"][expert][column] for column in columns]
-        cells = ["-" if value is None else f"{value:.1f}" for value in values]
-        lines.append(f"{EXPERT_LABELS[expert]:<12}" + "".join(f"{cell:>8}" for cell in cells))
+        accuracies = metrics["experts"][expert]
+        intervals = accuracies.get("confidence_intervals", {})
+        rows.append((EXPERT_LABELS[expert], *(_cell(accuracies[name], intervals.get(name)) for name in TABLE_COLUMNS)))
+    width = max(8, 2 + max(len(cell) for row in rows[1:] for cell in row[1:]))
+    lines = [f"{name:<12}" + "".join(f"{cell:>{width}}" for cell in cells) for name, *cells in rows]
+    if intervals:
+        lines.append("in brackets: 95 % intervals from bootstrap resamples of the test images")
     lines.append(", ".join(f"{name}: {_describe_group(metrics, name)}" for name in GROUPS))
     return "\n".join(lines)
+
+
+def _cell(accuracy: float | None, interval: Sequence[float] | None) -> str:
+    if accuracy is None:
+        return "-"
+    return f"{accuracy:.1f}" if interval is None else f"{accuracy:.1f} [{interval[0]:.1f}, {interval[1]:.1f}]"
 
 
 def _describe_group(metrics: Mapping[str, Any], name: str) -> str:
@@ -176,46 +212,18 @@ def _describe_group(metrics: Mapping[str, Any], name: str) -> str:
     return f"{classes} with {images} training images"
 
 
-def _to_numpy(values: Any) -> np.ndarray:
-    # A torch tensor is recognised by what it can do, so that this module works where torch is not loaded.
-    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+@contextmanager
+def _users_mistakes() -> Iterator[None]:
+    """What the metric, which travels without this package, refuses with a `ValueError`."""
+    try:
+        yield
+    except ValueError as error:
+        raise DeiTLTError(str(error)) from error
 
 
-def _as_class_ids(predictions: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Both arguments as int64 class ids of shape `(N,)`, after the checks that every caller needs."""
-    if getattr(predictions, "ndim", 1) == 2:  # before leaving torch: numpy has no bfloat16
-        predictions = predictions.argmax(-1)
-    predictions, labels = _to_numpy(predictions), _to_numpy(labels)
-    if predictions.ndim == 2:
-        predictions = predictions.argmax(-1)
-    if predictions.ndim != 1 or labels.ndim != 1 or len(predictions) != len(labels):
-        raise DeiTLTError(
-            f"predictions of shape {predictions.shape} do not fit labels of shape {labels.shape}: pass one class id or "
-            "one row of logits per label"
-        )
-    if len(labels) == 0:
-        raise DeiTLTError("there are no images to evaluate: pass at least one prediction and its label")
-    for name, values in (("predictions", predictions), ("labels", labels)):
-        if not np.issubdtype(values.dtype, np.integer):
-            raise DeiTLTError(f"{name} have type {values.dtype}: pass class ids as integers, or predictions as logits")
-    if labels.min() < 0:
-        raise DeiTLTError(f"label {labels.min()} is negative: pass class ids from 0 and leave unlabelled images out")
-    return predictions.astype(np.int64), labels.astype(np.int64)
-
-
-def _group_members(groups: Mapping[str, Sequence[int]], name: str) -> np.ndarray:
-    if name not in groups:
-        raise DeiTLTError(f"groups {sorted(groups)} lack {name!r}: pass lists of class ids for head, mid and tail")
-    members = np.asarray(groups[name], dtype=np.int64)
-    if members.size and members.min() < 0:
-        raise DeiTLTError(f"group {name} holds class id {members.min()}: pass class ids from 0")
-    return members
-
-
-def _mean_of_tested(per_class: np.ndarray) -> float:
-    tested = per_class[~np.isnan(per_class)]
-    return float(tested.mean()) if tested.size else float("nan")
-
-
-def _none_for_nan(value: float) -> float | None:
-    return None if np.isnan(value) else value
+def _none_for_nan(values: Any) -> Any:
+    """Arrays and their dicts and lists as JSON has them."""
+    if isinstance(values, dict):
+        return {name: _none_for_nan(value) for name, value in values.items()}
+    values = np.asarray(values)
+    return np.where(np.isnan(values), None, values).tolist()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from PIL import Image
+import numpy as np
 
-from deitlt_hf.data.images import IMAGE_SUFFIXES, BadImage, decode_image
+from deitlt_hf.data.images import IMAGE_SUFFIXES
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERTS
 
@@ -25,10 +24,29 @@ class ClassRow:
 
 @dataclass
 class ImageResult:
-    """A file and its top classes, the most probable first."""
+    """An image's top classes, the most probable first, and where its two tokens look.
 
-    file: Path
+    Args:
+        file: the image's file, None for an image that came as pixels.
+        rows: classes, sorted by the expert that was asked for.
+        attention: `{"cls": ..., "distillation": ...}`, `(rows, cols)` float32 arrays of patches, where asked for.
+        region: `(left, top, right, bottom)` of the part of the upright picture that the model saw and the maps cover,
+            as fractions; given with `attention`.
+
+    Example:
+        >>> rows = [ClassRow("lynx", {"average": 0.6, "cls": 0.3, "distillation": 0.8})]
+        >>> ImageResult(Path("photo.jpg"), rows).rows[0].name
+        'lynx'
+    """
+
+    file: Path | None
     rows: list[ClassRow]
+    attention: dict[str, np.ndarray] | None = None
+    region: tuple[float, float, float, float] | None = None
+
+    def top(self, expert: str, number: int) -> list[ClassRow]:
+        """The `number` most probable of the rows, sorted by another expert."""
+        return sorted(self.rows, key=lambda row: -row.probability[expert])[:number]
 
 
 def check_expert(expert: str) -> None:
@@ -39,7 +57,7 @@ def check_expert(expert: str) -> None:
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The files among `paths`, and the images in the folders among them, in order of their names.
+    """The files among `paths`, and the images in the folders among them, in order of their names, each once.
 
     Raises:
         DeiTLTError: a path that does not exist, or a folder without images.
@@ -55,60 +73,40 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
             files.append(path)
         else:
             raise DeiTLTError(f"{path} does not exist; pass an image file or a folder of images")
-    return files
+    return list(dict.fromkeys(files))
 
 
-@torch.inference_mode()
-def classify(
-    model: torch.nn.Module,
-    processor,
-    files: Sequence[Path],
-    top: int = 3,
-    expert: str = "average",
-    batch_size: int = 32,
-) -> Iterator[ImageResult]:
-    """Classify image files with a DeiT-LT student.
+def rank_classes(
+    cls_logits: np.ndarray, distillation_logits: np.ndarray, class_names: Sequence[str], expert: str, top: int
+) -> list[list[ClassRow]]:
+    """The top classes of each image of a batch, with their probabilities by the average and each expert.
 
     Args:
-        model: a `DeiTLTForImageClassification` in evaluation mode.
-        processor: its image processor.
-        files: images of any format and mode that Pillow reads.
-        top: how many classes to give, at least 1.
-        expert: whose order of the classes: `"average"`, `"cls"` or `"distillation"`.
-        batch_size: images per step.
+        cls_logits, distillation_logits: `(batch, classes)` floats.
+        class_names: in the order of the classes.
+        expert: whose order: `"average"`, `"cls"` or `"distillation"`.
+        top: how many classes to give; all where there are fewer.
 
-    Raises:
-        DeiTLTError: a file that is no image, an unknown expert, or `top` below 1.
+    Returns:
+        A list of rows for each image, the most probable first.
 
     Example:
-        >>> for result in classify(model, processor, [Path("lynx.png")]):  # doctest: +SKIP
-        ...     print(result.file, result.rows[0].name)
+        >>> (rows,) = rank_classes(np.array([[0.0, 1.0]]), np.array([[2.0, 0.0]]), ["cat", "lynx"], "cls", top=1)
+        >>> rows[0].name, round(rows[0].probability["cls"], 2), round(rows[0].probability["average"], 2)
+        ('lynx', 0.73, 0.38)
     """
-    check_expert(expert)
-    if top < 1:
-        raise DeiTLTError(f"top is {top}; pass at least 1")
-    for start in range(0, len(files), batch_size):
-        batch = files[start : start + batch_size]
-        inputs = processor(images=[_open_image(file) for file in batch], return_tensors="pt").to(model.device)
-        outputs = model(**inputs)
-        average = (outputs.cls_logits + outputs.distillation_logits) / 2
-        logits = torch.stack([average, outputs.cls_logits, outputs.distillation_logits])
-        probabilities = logits.float().softmax(-1).cpu()
-        order = probabilities[EXPERTS.index(expert)].topk(min(top, probabilities.shape[-1])).indices.tolist()
-        for image, file in enumerate(batch):
-            yield ImageResult(
-                file, [_class_row(model, probabilities[:, image, index], index) for index in order[image]]
-            )
+    average = (cls_logits + distillation_logits) / 2  # paper: "Prediction", mean of the two heads' logits
+    probabilities = _softmax(np.stack([average, cls_logits, distillation_logits]))
+    order = np.argsort(-probabilities[EXPERTS.index(expert)], axis=-1, kind="stable")[:, :top]
+    return [
+        [
+            ClassRow(class_names[index], dict(zip(EXPERTS, probabilities[:, image, index].tolist(), strict=True)))
+            for index in classes
+        ]
+        for image, classes in enumerate(order)
+    ]
 
 
-def _class_row(model: torch.nn.Module, probabilities: torch.Tensor, index: int) -> ClassRow:
-    return ClassRow(model.config.id2label[index], dict(zip(EXPERTS, probabilities.tolist(), strict=True)))
-
-
-def _open_image(file: Path) -> Image.Image:
-    try:
-        return decode_image({"bytes": None, "path": str(file)})
-    except BadImage as error:
-        raise DeiTLTError(
-            f"{file} cannot be read as an image ({error}); leave it out or convert it to PNG or JPEG"
-        ) from error
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)

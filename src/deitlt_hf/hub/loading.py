@@ -9,12 +9,17 @@ from transformers import AutoConfig, AutoImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 
 from deitlt_hf.errors import DeiTLTError, loading_reason
+from deitlt_hf.hub.run_record import RECIPE_FILE
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 
 
-def load_student(source: str) -> DeiTLTForImageClassification:
+def load_student(source: str, revision: str | None = None) -> DeiTLTForImageClassification:
     """The student in a directory or a hub repository, in evaluation mode.
+
+    Args:
+        source: directory or hub id.
+        revision: branch, tag or commit of a hub repository, by default its main branch.
 
     Raises:
         DeiTLTError: there is no model, or one of another type.
@@ -22,28 +27,49 @@ def load_student(source: str) -> DeiTLTForImageClassification:
     Example:
         >>> model = load_student("demo-output/student")  # doctest: +SKIP
     """
+    load_student_config(source, revision)
     try:
-        config = AutoConfig.from_pretrained(source)
-        if config.model_type == DeiTLTConfig.model_type:
-            return DeiTLTForImageClassification.from_pretrained(source).eval()
+        return DeiTLTForImageClassification.from_pretrained(source, revision=revision).eval()
     except (OSError, ValueError) as error:
+        raise _no_model(source, error) from error
+
+
+def load_student_config(source: str, revision: str | None = None) -> DeiTLTConfig:
+    """The configuration of the student in a directory or a hub repository.
+
+    Raises:
+        DeiTLTError: there is no model, or one of another type.
+
+    Example:
+        >>> load_student_config("demo-output/student").image_size  # doctest: +SKIP
+        16
+    """
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+    except (OSError, ValueError) as error:
+        raise _no_model(source, error) from error
+    if config.model_type != DeiTLTConfig.model_type:
         raise DeiTLTError(
-            f"cannot load a model from {source}: {loading_reason(source, error)}; pass a directory with config.json "
-            "and model.safetensors, such as the output of `deitlt train`, or a hub id"
-        ) from error
-    raise DeiTLTError(
-        f"{source} is a {config.model_type} model, not a DeiT-LT student; pass the output of `deitlt train`"
+            f"{source} is a {config.model_type} model, not a DeiT-LT student; pass the output of `deitlt train`"
+        )
+    return config
+
+
+def _no_model(source: str, error: Exception) -> DeiTLTError:
+    return DeiTLTError(
+        f"cannot load a model from {source}: {loading_reason(source, error)}; pass a directory with config.json "
+        "and model.safetensors, such as the output of `deitlt train`, or a hub id"
     )
 
 
-def load_image_processor(source: str) -> BaseImageProcessor:
+def load_image_processor(source: str, revision: str | None = None) -> BaseImageProcessor:
     """The image processor beside a model.
 
     Raises:
         DeiTLTError: there is none.
     """
     try:
-        return AutoImageProcessor.from_pretrained(source)
+        return AutoImageProcessor.from_pretrained(source, revision=revision)
     except (OSError, ValueError) as error:
         raise DeiTLTError(
             f"{source} has no image processor (preprocessor_config.json); save one with the model"
@@ -53,5 +79,5 @@ def load_image_processor(source: str) -> BaseImageProcessor:
 def load_run_settings(source: str) -> dict:
     """The settings of the run that wrote a local directory, empty where there are none."""
     directories = (Path(source), Path(source).parent)  # averaged weights lie in a directory of their run
-    recipe = next((path for path in (directory / "recipe.yaml" for directory in directories) if path.is_file()), None)
+    recipe = next((path for path in (directory / RECIPE_FILE for directory in directories) if path.is_file()), None)
     return {} if recipe is None else yaml.safe_load(recipe.read_text()) or {}

@@ -11,36 +11,44 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.trainer_callback import ProgressCallback
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.losses.class_balanced import class_balanced_weights
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.callbacks import ProgressBar, SetSamplerEpoch
+from deitlt_hf.training.pushing import PushingTrainer
+
+
+def wraps_adapters(model: nn.Module) -> bool:
+    """Whether the model is peft's around another: it saves and loads adapters, and modules that it trains in full."""
+    return hasattr(model, "peft_config") and not isinstance(model, PreTrainedModel)
 
 
 def load_weights(model: PreTrainedModel, directory: str | Path) -> None:
-    """Give `model` the weights that `save_pretrained` wrote to `directory`.
+    """Give `model`, which may wrap adapters, the weights that `save_pretrained` wrote to `directory`.
 
     `save_pretrained` writes the old names of weights that transformers has renamed, DeiT's layers among them. The
     Trainer's own loading does not rename them back, skips them, and trains on from random layers with only a warning.
+    It also takes averaged adapters in a checkpoint for one more adapter to train.
     """
     try:
-        saved = type(model).from_pretrained(directory)
+        if wraps_adapters(model):
+            model.load_adapter(directory, model.active_adapter, is_trainable=True)
+        else:
+            model.load_state_dict(type(model).from_pretrained(directory).state_dict())
     except (OSError, ValueError) as error:
         raise DeiTLTError(
             f"cannot load the checkpoint {directory}: {str(error).splitlines()[0]}; pass one that is complete"
         ) from error
-    try:
-        model.load_state_dict(saved.state_dict())
     except RuntimeError as error:
         raise DeiTLTError(
             f"the checkpoint {directory} is of a model of another size; resume with the settings it was trained with"
         ) from error
 
 
-class LongTailTrainer(Trainer):
+class LongTailTrainer(PushingTrainer):
     """transformers' `Trainer` with deferred re-weighting and a log of the loss's parts.
 
     Subclasses compute a loss per batch, report its parts with `record`, and give the learning rate of an epoch.
@@ -229,7 +237,7 @@ class LongTailTrainer(Trainer):
 
     def _loads_whole_models(self) -> bool:
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return isinstance(self.model, PreTrainedModel) and not sharded
+        return (isinstance(self.model, PreTrainedModel) or wraps_adapters(self.model)) and not sharded
 
     def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
         # transformers' dataloader_drop_last would drop images from evaluations too.

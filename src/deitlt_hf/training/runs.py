@@ -6,13 +6,16 @@ import dataclasses
 import json
 import math
 import os
+import platform
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from accelerate import Accelerator, PartialState
 from datasets import Dataset, DatasetDict
@@ -29,6 +32,19 @@ from deitlt_hf.errors import DeiTLTError, loading_reason
 from deitlt_hf.evaluation.accuracy import expert_metrics
 from deitlt_hf.evaluation.figures import report_figure, save_figure
 from deitlt_hf.evaluation.predicting import predict_experts
+from deitlt_hf.hub.cards.descriptions import kind_of_data
+from deitlt_hf.hub.cards.model_card import write_model_card
+from deitlt_hf.hub.run_record import (
+    METRICS_FILE,
+    PRIVATE_SETTINGS,
+    RECIPE_FILE,
+    REPORT_FILE,
+    RUN_FILE,
+    find_hub_ids,
+    installed_versions,
+    last_part,
+    teacher_record,
+)
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments, LongTailTrainingArguments, TeacherTrainingArguments
@@ -38,12 +54,8 @@ from deitlt_hf.training.teacher_models import has_cosine_classifier, load_classi
 from deitlt_hf.training.trainer import DeiTLTTrainer
 
 # Not settings that another run, or a run on another machine, should take over.
-_OF_THE_RUN = {"output_dir", "overwrite", "resume", "resume_from_checkpoint"}
+_OF_THE_RUN = {"overwrite", "resume", "resume_from_checkpoint"} | PRIVATE_SETTINGS
 _OF_THE_MACHINE = {"bf16", "dataloader_pin_memory", "report_to", "use_cpu", "disable_tqdm"}
-
-RECIPE_FILE = "recipe.yaml"
-METRICS_FILE = "metrics.json"
-REPORT_FILE = "report.png"
 
 # hidden size, layers, heads: DeiT's published sizes
 STUDENT_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
@@ -211,13 +223,14 @@ def train_teacher(
         processing_class=image_processor(data.image_size),
     )
     claim_output_directory(args, [data, teacher, args], checkpoint)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = _train(trainer, checkpoint)
     save_model(trainer)
     measured = trainer.evaluate()
     accuracies = {group: measured[f"eval_{group}"] for group in ("overall", "head", "mid", "tail")}
     if args.should_save:
         measured = {group: None if math.isnan(value) else value for group, value in accuracies.items()}
         write_json(Path(args.output_dir) / METRICS_FILE, {"accuracy": measured, "class_counts": images.class_counts})
+    finish_run(trainer, data, images, seconds, checkpoint, init_from=teacher.init_from)
     return accuracies
 
 
@@ -268,8 +281,9 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
         eval_dataset=ViewedDataset(images.test, {"pixel_values": evaluation_view(data.image_size)}, "test"),
         processing_class=image_processor(data.image_size),
     )
+    taught = None if trainer.teacher is None else teacher_record(student.teacher, trainer.teacher.model.config)
     claim_output_directory(args, [data, student, args], checkpoint)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = _train(trainer, checkpoint)
     save_model(trainer)
     evaluate = partial(
         evaluate_student,
@@ -285,6 +299,7 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
     result = RunResult(metrics, trainer.state.log_history)
     if args.should_save:
         save_result(result, args.output_dir)
+    finish_run(trainer, data, images, seconds, checkpoint, taught, teacher=student.teacher, init_from=student.init_from)
     return result
 
 
@@ -331,18 +346,87 @@ def evaluate_student(
     accelerator: Accelerator,
     batch_size: int = 64,
     num_workers: int = 0,
+    confidence_intervals: bool = False,
 ) -> dict[str, Any]:
     """Evaluate the average and both experts on the test split; see `expert_metrics`."""
     dataset = ViewedDataset(images.test, {"pixel_values": evaluation_view(image_size)}, "test")
     dataloader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
     predictions, labels = predict_experts(model, dataloader, accelerator=accelerator)
-    return expert_metrics(predictions, labels, images.class_counts, images.class_groups, images.class_names)
+    return expert_metrics(
+        predictions, labels, images.class_counts, images.class_groups, images.class_names, confidence_intervals
+    )
 
 
 def save_result(result: RunResult, directory: str | Path) -> None:
     """Write `metrics.json` and `report.png`, each whole or not at all."""
     write_json(Path(directory) / METRICS_FILE, result.metrics)
     save_figure(report_figure(result.metrics, result.log_history), Path(directory) / REPORT_FILE)
+
+
+def _train(trainer: LongTailTrainer, checkpoint: str | None) -> float:
+    """Train, from a checkpoint where there is one; returns the seconds it took."""
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return time.perf_counter() - started
+
+
+def finish_run(
+    trainer: LongTailTrainer,
+    data: TrainingDataArguments,
+    images: Images,
+    seconds: float,
+    checkpoint: str | None,
+    taught_by: dict[str, Any] | None = None,
+    **sources: str | None,
+) -> None:
+    """Write `run.json` and the card beside what was measured, and push all of it where that was asked for.
+
+    Args:
+        trainer: it has trained, and its model is saved.
+        data: the flags that the images were loaded by.
+        images: what the model was trained and tested on.
+        seconds: that training took.
+        checkpoint: that it was resumed from.
+        taught_by: what `teacher_record` tells of the teacher.
+        **sources: the other settings that may name something on the hub.
+    """
+    args = trainer.args
+    if args.should_save:
+        hub_ids = find_hub_ids({"data": data.data, **sources})
+        record = {
+            "versions": installed_versions(),
+            "python": platform.python_version(),
+            "data": {
+                "name": last_part(data.data),
+                "kind": kind_of_data(data.data, "data" in hub_ids),
+                "train_images": len(images.train),
+                "test_images": len(images.test),
+                "test_counts": class_counts(images.test),
+            },
+            "hub_ids": hub_ids,
+            "teacher": taught_by,
+            "training": _what_it_took(trainer, seconds, checkpoint),
+        }
+        write_json(Path(args.output_dir) / RUN_FILE, record)
+        write_model_card(args.output_dir, trainer.hub_model_id if args.push_to_hub else None)
+    if args.push_to_hub:
+        trainer.push_to_hub()
+
+
+def _what_it_took(trainer: LongTailTrainer, seconds: float, checkpoint: str | None) -> dict[str, Any]:
+    args, steps = trainer.args, trainer.state.global_step
+    global_batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    is_cuda = args.device.type == "cuda"
+    return {
+        "epochs": round(trainer.state.epoch or 0, 2),
+        "steps": steps,
+        "images_seen": steps * global_batch,
+        "processes": args.world_size,
+        "device": torch.cuda.get_device_name(args.device) if is_cuda else args.device.type,
+        "hours": round(seconds / 3600, 4),
+        "hours_of": "the whole run" if checkpoint is None else "the part after it was resumed",
+        "seed": args.seed,
+    }
 
 
 def check_output_directory(args: LongTailTrainingArguments) -> str | None:
@@ -387,7 +471,7 @@ def save_model(trainer: LongTailTrainer) -> None:
     """Put the trained model into the run's directory; it appears there only once it is written completely."""
     directory = Path(trainer.args.output_dir)
     staging = directory / "saving"
-    trainer.save_model(str(staging))
+    trainer.save_model(str(staging), _internal_call=True)  # else it would push what has no card and no numbers yet
     if not trainer.args.should_save:
         return
     (staging / "training_args.bin").unlink()  # a pickle; recipe.yaml says the same in text

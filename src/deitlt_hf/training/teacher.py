@@ -12,7 +12,7 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from deitlt_hf.data.transforms import collate
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.accuracy import grouped_accuracy
+from deitlt_hf.evaluation.accuracy import mean_accuracies
 from deitlt_hf.losses.ldam import LDAMLoss
 from deitlt_hf.losses.paco import PaCoLoss
 from deitlt_hf.training.arguments import TeacherTrainingArguments
@@ -191,7 +191,7 @@ class TeacherTrainer(LongTailTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
 
     def _grouped_accuracies(self, prediction: EvalPrediction) -> dict[str, float]:
-        return grouped_accuracy(prediction.predictions, prediction.label_ids, self.class_groups)
+        return mean_accuracies(prediction.predictions, prediction.label_ids, self.class_groups)
 
 
 def _class_ids(outputs: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Tensor:

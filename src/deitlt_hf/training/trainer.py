@@ -15,7 +15,7 @@ from deitlt_hf.data.mixing import BatchMixing
 from deitlt_hf.data.sampling import repeated_augmentation_sampler
 from deitlt_hf.data.transforms import collate
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.accuracy import EXPERTS, grouped_accuracy
+from deitlt_hf.evaluation.accuracy import EXPERTS, mean_accuracies
 from deitlt_hf.losses.distillation import DistillationLoss
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments
 from deitlt_hf.training.base import LongTailTrainer, load_weights
@@ -30,7 +30,7 @@ class DeiTLTTrainer(LongTailTrainer):
     """transformers' `Trainer` with OOD distillation from a CNN teacher and deferred re-weighting (paper, section 3).
 
     Args:
-        model: a `DeiTLTForImageClassification`, the student.
+        model: a `DeiTLTForImageClassification`, the student; or one with adapters, wrapped by peft's `get_peft_model`.
         args: a `DeiTLTTrainingArguments`.
         teacher: an image classifier, or a directory or hub id of one; needed unless `distillation_type` is `"none"`.
         class_counts: training images per class in label order; by default those in the student's configuration.
@@ -205,7 +205,7 @@ class DeiTLTTrainer(LongTailTrainer):
     def _grouped_accuracies(self, prediction: EvalPrediction) -> dict[str, float]:
         metrics = {}
         for column, expert in enumerate(EXPERTS):
-            accuracies = grouped_accuracy(prediction.predictions[:, column], prediction.label_ids, self.class_groups)
+            accuracies = mean_accuracies(prediction.predictions[:, column], prediction.label_ids, self.class_groups)
             metrics |= {f"{expert}_{group}": value for group, value in accuracies.items()}
         return metrics
 

@@ -131,4 +131,7 @@ def _stage(in_channels: int, out_channels: int, num_blocks: int, stride: int) ->
     return nn.Sequential(first, *(CifarResNetBlock(out_channels, out_channels, 1) for _ in range(num_blocks - 1)))
 
 
+# `save_pretrained` copies the file of a registered class to the weights, so that they load where this package is not.
+CifarResNetForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+
 __all__ = ["CifarResNetForImageClassification"]

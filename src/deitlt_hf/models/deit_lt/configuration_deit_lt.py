@@ -97,4 +97,7 @@ def _nearest_divisor(image_side: int, patch_side: int) -> int:
     return min(divisors, key=lambda side: abs(side - patch_side))
 
 
+# `save_pretrained` copies the file of a registered class to the weights, so that they load where this package is not.
+DeiTLTConfig.register_for_auto_class()
+
 __all__ = ["EXPERTS", "DeiTLTConfig"]

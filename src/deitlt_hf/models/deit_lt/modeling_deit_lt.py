@@ -128,6 +128,17 @@ class DeiTLTPreTrainedModel(DeiTPreTrainedModel):
         else:
             super()._init_weights(module)
 
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Save as transformers does; the configuration then names both models, for `AutoModel` loads the same file."""
+        if type(self).__module__ == __name__:  # a subclass brings a file of its own
+            module = __name__.rsplit(".", 1)[-1]
+            self.config.auto_map = {
+                **(getattr(self.config, "auto_map", None) or {}),
+                "AutoModel": f"{module}.DeiTLTModel",
+                "AutoModelForImageClassification": f"{module}.DeiTLTForImageClassification",
+            }
+        super().save_pretrained(save_directory, *args, **kwargs)
+
 
 class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
     """The bare DeiT-LT transformer: `last_hidden_state` of shape `(batch_size, 2 + num_patches, hidden_size)`.
@@ -275,5 +286,9 @@ def _accept_only_new_heads(report: dict, source: str) -> None:
             "before using its predictions."
         )
 
+
+# `save_pretrained` copies the file of a registered class to the weights, so that they load where this package is not.
+DeiTLTModel.register_for_auto_class("AutoModel")
+DeiTLTForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 
 __all__ = ["DeiTLTForImageClassification", "DeiTLTImageClassifierOutput", "DeiTLTModel", "DeiTLTPreTrainedModel"]

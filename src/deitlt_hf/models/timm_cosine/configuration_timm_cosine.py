@@ -43,4 +43,7 @@ class TimmCosineConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}; pass 1 or more")
 
 
+# `save_pretrained` copies the file of a registered class to the weights, so that they load where this package is not.
+TimmCosineConfig.register_for_auto_class()
+
 __all__ = ["TimmCosineConfig"]

@@ -87,4 +87,7 @@ class TimmCosineForImageClassification(PreTrainedModel):
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
 
 
+# `save_pretrained` copies the file of a registered class to the weights, so that they load where this package is not.
+TimmCosineForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+
 __all__ = ["TimmCosineForImageClassification"]

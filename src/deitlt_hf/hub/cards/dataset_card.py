@@ -10,6 +10,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from deitlt_hf.data.benchmarks import Benchmark
 from deitlt_hf.data.long_tail import class_groups
+from deitlt_hf.hub.cards.markdown import escape, table
 
 PICTURE_FILE = "class_counts.png"
 MAX_LISTED_CLASSES = 100
@@ -114,7 +115,7 @@ def _long_tail(built: BuiltDataset) -> str:
     ]
     if built.selection:
         facts.append(("selection", built.selection))
-    return _table(("of the data set", ""), facts)
+    return table(("of the data set", ""), facts)
 
 
 def _groups(built: BuiltDataset) -> str:
@@ -123,7 +124,7 @@ def _groups(built: BuiltDataset) -> str:
         counts = [built.class_counts[label] for label in labels]
         images = f"{max(counts):,} to {min(counts):,}" if counts else "none"
         rows.append((name, f"{len(labels):,}", images, f"{sum(counts):,}"))
-    return "## Head, mid and tail\n\n" + _table(("group", "classes", "training images per class", "together"), rows)
+    return "## Head, mid and tail\n\n" + table(("group", "classes", "training images per class", "together"), rows)
 
 
 def _class_table(built: BuiltDataset) -> str:
@@ -134,14 +135,5 @@ def _class_table(built: BuiltDataset) -> str:
     if len(order) > MAX_LISTED_CLASSES:
         title += f": the {SHOWN_ENDS} largest and the {SHOWN_ENDS} smallest"
         order = order[:SHOWN_ENDS] + order[-SHOWN_ENDS:]
-    rows = [(str(label), _cell(names[label]), f"{counts[label]:,}") for label in order]
-    return f"{title}\n\n" + _table(("label", "class", "images"), rows)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    rows = [(str(label), escape(names[label]), f"{counts[label]:,}") for label in order]
+    return f"{title}\n\n" + table(("label", "class", "images"), rows)

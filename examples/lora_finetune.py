@@ -1,0 +1,77 @@
+"""Fine-tune a trained student on other long-tailed images with LoRA: small adapters learn, the student stays as it is.
+
+Needs peft: pip install 'deitlt-hf[peft]'. Without --data, the new images are negatives of the digits that the demo's
+student knows, with fewer of the rare ones.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import ImageOps
+from transformers import AutoImageProcessor
+
+from deitlt_hf import DeiTLTForImageClassification, DeiTLTTrainer, DeiTLTTrainingArguments, class_groups
+from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset
+from deitlt_hf.data.transforms import ViewTransform, evaluation_view, weak_view
+from deitlt_hf.evaluation.accuracy import expert_metrics, format_table
+from deitlt_hf.evaluation.predicting import predict_experts
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--student", default="demo-output/student", help="directory or hub id of a student")
+parser.add_argument("--data", help="images with labels, as for `deitlt train`")
+parser.add_argument("--epochs", type=int, default=30)
+parser.add_argument("--output-dir", default="runs/lora", help="where the adapters go")
+parser.add_argument("--merged", help="directory for a student with the adapters in its weights, which needs no peft")
+options = parser.parse_args()
+
+data = load_long_tailed_dataset(options.data or "digits-lt", imbalance_factor=None if options.data else 50)
+if not options.data:
+    data = data.map(lambda example: {"image": ImageOps.invert(example["image"])})
+names, counts = data["train"].features["label"].names, class_counts(data["train"])
+classes = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+classes |= {"class_counts": counts, "class_groups": class_groups(counts)}
+
+# Heads for another number of classes are drawn anew, with a warning.
+student = DeiTLTForImageClassification.from_pretrained(options.student, **classes)
+size = student.config.image_size
+train = data["train"].with_transform(ViewTransform({"pixel_values": weak_view(size, horizontal_flip=False)}))
+test = data["test"].with_transform(ViewTransform({"pixel_values": evaluation_view(size)}))
+
+attention = ["q_proj", "k_proj", "v_proj", "o_proj"]
+heads = ["cls_classifier", "distillation_classifier"]  # learned in full, and saved with the adapters
+model = get_peft_model(student, LoraConfig(r=8, lora_alpha=16, target_modules=attention, modules_to_save=heads))
+model.print_trainable_parameters()
+
+args = DeiTLTTrainingArguments(
+    output_dir=options.output_dir,
+    distillation_type="none",  # both heads learn the labels; or pass the trainer a teacher that knows these classes
+    drw_start_epoch=options.epochs * 4 // 5,  # from here on the DIST expert's loss favours rare classes
+    num_train_epochs=options.epochs,
+    per_device_train_batch_size=32,
+    **{"learning_rate": 5e-3, "scale_learning_rate": False, "warmup_epochs": 1},  # adapters take more than a student
+    **{"repeated_augmentation": 1, "mixup": 0, "cutmix": 0, "save_strategy": "no"},
+)
+processor = AutoImageProcessor.from_pretrained(options.student)
+trainer = DeiTLTTrainer(model, args, train_dataset=train, processing_class=processor)
+batches = trainer.get_eval_dataloader(test)
+for moment in ("before", "after"):
+    if moment == "after":
+        trainer.train()
+    metrics = expert_metrics(*predict_experts(model, batches), counts, student.config.class_groups, names)
+    print(f"{moment}:\n{format_table(metrics)}")
+trainer.save_model()
+adapters = Path(options.output_dir, "adapter_model.safetensors")
+print(f"adapters and heads: {adapters}, {adapters.stat().st_size / 1e6:.2f} MB")
+
+# Whoever has the student and the classes needs only that directory, which brings its own heads.
+fresh = DeiTLTForImageClassification.from_pretrained(options.student, **classes)
+loaded = PeftModel.from_pretrained(fresh, options.output_dir).to(model.device)
+pixel_values = next(iter(batches))["pixel_values"].to(model.device)
+with torch.no_grad():
+    torch.testing.assert_close(loaded.eval()(pixel_values).logits, model.eval()(pixel_values).logits)
+if options.merged:
+    loaded.merge_and_unload().save_pretrained(options.merged)
+    processor.save_pretrained(options.merged)
+    print(f"merged student: {options.merged}")

@@ -1,0 +1,47 @@
+"""A Space that shows what both experts of a DeiT-LT student say of a picture, and where they look.
+
+Set MODEL_ID, a variable of the Space, to a student of the hub. Where it cannot be loaded, the model that `make demo`
+trains takes its place.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from deitlt_hf import DeiTLTError, ExpertClassifier
+from deitlt_hf.hub.app import build_app, serve
+from deitlt_hf.hub.app_examples import examples_of_run
+
+MODEL_ID = os.environ.get("MODEL_ID", "deitlt-hf/digits-lt")
+DEMO_MODEL = (Path(__file__).parent / "../../demo-output/student").resolve()
+
+
+def load() -> tuple[ExpertClassifier, str, str | None]:
+    """The student, where it comes from, and what to say if that is not the one asked for."""
+    try:
+        return ExpertClassifier.from_pretrained(MODEL_ID), MODEL_ID, None
+    except DeiTLTError as error:
+        if not DEMO_MODEL.is_dir():
+            raise DeiTLTError(f"{error}. There is no demo's model either: set MODEL_ID, or run `make demo`") from error
+    note = f"{MODEL_ID} could not be loaded from the hub, so this is the model that `make demo` trained on digits."
+    return ExpertClassifier.from_pretrained(DEMO_MODEL), str(DEMO_MODEL), note
+
+
+def build():
+    """The page."""
+    classifier, source, note = load()
+    if note is not None:
+        print(note)
+    name = MODEL_ID if note is None else "digits-lt, the demo's model"
+    return build_app(classifier, name, examples_of_run(source, classifier.config), note)
+
+
+if __name__ == "__main__":
+    try:
+        serve(build())
+    except DeiTLTError as error:
+        sys.exit(f"cannot start: {error}")
+    except KeyboardInterrupt:
+        pass

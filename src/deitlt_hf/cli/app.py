@@ -1,0 +1,37 @@
+"""`deitlt app`: a page in the browser that shows what both experts say of a picture and where they look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deitlt_hf.cli.console import OneLineParser
+
+
+def run(argv: Sequence[str]) -> None:
+    parser = OneLineParser(
+        prog="deitlt app",
+        description="A page in the browser: choose a picture, see what both experts say and where their tokens look.",
+    )
+    parser.add_argument("model", help="directory or hub id of a student")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    parser.add_argument("--examples", type=Path, metavar="DIR", help="pictures to try, or a folder of them per class")
+    parser.add_argument("--revision", help="branch, tag or commit of a model of the hub")
+    options = parser.parse_args(argv)
+
+    from deitlt_hf.cli.console import quiet_libraries
+    from deitlt_hf.hub.app import build_app, check_address, import_gradio, serve
+    from deitlt_hf.hub.app_examples import examples_in_folder, examples_of_run
+    from deitlt_hf.hub.expert_classifier import ExpertClassifier
+
+    # Before the model is loaded, which may have to be downloaded.
+    import_gradio()
+    check_address(options.host, options.port)
+    quiet_libraries()
+    classifier = ExpertClassifier.from_pretrained(options.model, revision=options.revision)
+    if options.examples is not None:
+        examples = examples_in_folder(options.examples, classifier.config)
+    else:
+        examples = examples_of_run(options.model, classifier.config, options.revision)
+    serve(build_app(classifier, options.model, examples), options.host, options.port)

@@ -1,0 +1,37 @@
+"""`deitlt push`: a saved model on the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deitlt_hf.cli.console import OneLineParser
+
+DESCRIPTION = """Put a model with its card, metrics, pictures and recipe on the hub, in one commit. An interrupted push
+is repeated with the same command."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run `deitlt push` with the arguments in `argv`.
+
+    Raises:
+        DeiTLTError: no model in the directory, or whatever the hub answers.
+
+    Example:
+        >>> run(["runs/cifar10-lt-small", "me/cifar10-lt-small"])  # doctest: +SKIP
+        pushed to https://huggingface.co/me/cifar10-lt-small
+    """
+    parser = OneLineParser(prog="deitlt push", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument(
+        "directory",
+        metavar="DIR",
+        help="a run, a checkpoint-N in it, its averaged weights (ema), a converted or exported model, or an adapter",
+    )
+    parser.add_argument("repo", metavar="REPO", help="owner/name on the hub; made where there is none")
+    parser.add_argument("--private", action="store_true", help="make it a private one")
+    parser.add_argument("--branch", metavar="NAME", help="made where there is none (default: main)")
+    parser.add_argument("--message", metavar="TEXT", help="of the commit")
+    options = parser.parse_args(argv)
+
+    from deitlt_hf.hub.pushing import push_model
+
+    print("pushed to", push_model(options.directory, options.repo, options.private, options.branch, options.message))

@@ -1,0 +1,162 @@
+"""Where the class token and the distillation token look: maps of attention weights, drawn over the picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from transformers.image_processing_utils import BaseImageProcessor
+
+from deitlt_hf.data.images import upright_rgb
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.predicting import evaluation_mode
+from deitlt_hf.evaluation.two_tokens import run_two_tokens
+from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
+from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
+
+TOKENS = ("cls", "distillation")
+LARGEST_DRAWING = 1024  # pixels; more says nothing about a few hundred patches
+OPACITY = 0.6
+WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
+
+Region = tuple[float, float, float, float]
+
+
+@torch.inference_mode()
+def token_attention(model: DeiTLTForImageClassification, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+    """How much each patch is attended to by the class token and the distillation token in the last layer.
+
+    The weights are means over the heads. What a token gives to the two tokens themselves is left out, so that a map
+    sums to the share of its attention that goes to patches, at most 1. The model runs in evaluation mode, and keeps its
+    own mode and attention implementation.
+
+    Args:
+        model: a student.
+        pixel_values: `(batch, channels, height, width)`, normalised, of the model's image size.
+
+    Returns:
+        `{"cls": ..., "distillation": ...}`, float32 tensors `(batch, rows, cols)` of patches, on the model's device.
+
+    Raises:
+        ValueError: another image size than the model's.
+
+    Example:
+        >>> config = DeiTLTConfig(
+        ...     image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, num_labels=10
+        ... )
+        >>> maps = token_attention(DeiTLTForImageClassification(config), torch.zeros(1, 3, 32, 32))
+        >>> maps["cls"].shape, bool(maps["cls"].sum() < 1)
+        (torch.Size([1, 4, 4]), True)
+    """
+    with evaluation_mode(model):
+        weights = run_two_tokens(model, pixel_values.to(model.device)).attention
+    return attention_maps(weights, model.config)
+
+
+def attention_maps(weights: torch.Tensor, config: DeiTLTConfig) -> dict[str, torch.Tensor]:
+    """The maps of `token_attention` from attention weights of shape `(batch, heads, 2, 2 + patches)`.
+
+    Example:
+        >>> config = DeiTLTConfig(image_size=32, patch_size=8)
+        >>> attention_maps(torch.full((1, 3, 2, 18), 1 / 18), config)["distillation"].shape
+        torch.Size([1, 4, 4])
+    """
+    (height, width), (patch_height, patch_width) = _sides(config.image_size), _sides(config.patch_size)
+    mean = weights.float().mean(1)[:, :, 2:].unflatten(-1, (height // patch_height, width // patch_width))
+    return {token: mean[:, index] for index, token in enumerate(TOKENS)}
+
+
+def seen_region(processor: BaseImageProcessor, width: int, height: int) -> Region:
+    """The part of a picture that the model sees after the image processor's resize and centre crop.
+
+    Args:
+        processor: an image processor that resizes to a shortest edge or to a height and width, as DeiT's do.
+        width, height: of the upright picture, in pixels.
+
+    Returns:
+        `(left, top, right, bottom)` as fractions of the picture; beyond 0 and 1 where a crop larger than the picture
+        makes the processor pad it.
+
+    Example:
+        >>> from deitlt_hf.data.processing import image_processor
+        >>> seen_region(image_processor(224), width=512, height=256)
+        (0.28125, 0.0625, 0.71875, 0.9375)
+        >>> seen_region(image_processor(32), width=512, height=256)
+        (0.0, 0.0, 1.0, 1.0)
+    """
+    if not processor.do_center_crop:
+        return WHOLE_PICTURE
+    resized_width, resized_height = width, height
+    if processor.do_resize and processor.size.shortest_edge:
+        edge, shortest = processor.size.shortest_edge, min(width, height)
+        resized_width, resized_height = edge * width // shortest, edge * height // shortest
+    elif processor.do_resize:
+        resized_width, resized_height = processor.size.width, processor.size.height
+    across = processor.crop_size.width / resized_width
+    down = processor.crop_size.height / resized_height
+    return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2
+
+
+def draw_attention(image: Image.Image, weights: np.ndarray, region: Region | None = None) -> Image.Image:
+    """Draw a token's attention over a picture.
+
+    The picture is drawn in grey, and over it one rectangle per patch, from dark violet (no attention) to yellow (the
+    largest weight of this map), in a colour map that colour-blind readers can order. What the model did not see is left
+    grey, outside a white frame.
+
+    Args:
+        image: a picture of any mode; it is brought upright first.
+        weights: `(rows, cols)` of patches, at least 0.
+        region: `(left, top, right, bottom)` of the part that the model saw, as fractions of the picture, as
+            `seen_region` and `ImageResult.region` give it; by default the whole picture.
+
+    Returns:
+        An RGB picture of the same size, or shrunk to 1024 pixels on its longer side.
+
+    Raises:
+        DeiTLTError: weights that are not two-dimensional, negative or not finite.
+
+    Example:
+        >>> draw_attention(Image.new("L", (40, 30)), np.eye(4)).size
+        (40, 30)
+    """
+    weights = np.asarray(weights, dtype=np.float32)
+    if weights.ndim != 2 or not weights.size or not np.isfinite(weights).all() or weights.min() < 0:
+        raise DeiTLTError(
+            f"weights of shape {weights.shape} are no attention map; pass one (rows, cols) array of numbers from 0 up"
+        )
+    picture = shrink(upright_rgb(image), LARGEST_DRAWING)
+    grey = picture.convert("L").convert("RGB")
+    left, top, right, bottom = pixel_box(region or WHOLE_PICTURE, picture.size)
+    patches = Image.fromarray(_colours(weights)).resize((right - left, bottom - top), Image.Resampling.NEAREST)
+    seen = Image.blend(grey.crop((left, top, right, bottom)), patches, OPACITY)
+    grey.paste(seen, (left, top))
+    if region is not None and region != WHOLE_PICTURE:
+        ImageDraw.Draw(grey).rectangle((left, top, right - 1, bottom - 1), outline="white")
+    return grey
+
+
+def shrink(image: Image.Image, side: int) -> Image.Image:
+    """The image, or a copy whose longer side is `side` pixels where it is longer."""
+    scale = side / max(image.size)
+    if scale >= 1:
+        return image
+    size = tuple(max(1, round(length * scale)) for length in image.size)
+    return image.resize(size, Image.Resampling.BOX)
+
+
+def pixel_box(region: Region, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """A region of fractions in pixels of a picture of `(width, height)`, at least one pixel each way."""
+    left, top, right, bottom = (round(part * size[index % 2]) for index, part in enumerate(region))
+    return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def _colours(weights: np.ndarray) -> np.ndarray:
+    from matplotlib import colormaps  # takes a tenth of a second, which only drawings need
+
+    largest = float(weights.max()) or 1.0
+    return colormaps["viridis"](weights / largest, bytes=True)[..., :3].copy()
+
+
+def _sides(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -1,0 +1,104 @@
+"""Accuracy on head, mid and tail classes as a metric of `evaluate`.
+
+`evaluate.load` takes this file's directory, reads the import lines as text, and copies the file and `scores.py` to
+where `deitlt_hf` may be missing: nothing else of the package can be imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+
+from .scores import accuracies, bootstrap_intervals, grouped_tally, groups_by_count, percent
+
+DESCRIPTION = (
+    "Accuracy of a classifier that was trained on long-tailed data: over all test images, on head, mid and tail "
+    "classes, balanced over classes, and per class; with bootstrap intervals on request."
+)
+
+CITATION = """\
+@inproceedings{rangwani2024deitlt,
+  title = {{DeiT-LT}: Distillation Strikes Back for Vision Transformer Training on Long-Tailed Datasets},
+  author = {Rangwani, Harsh and Mondal, Pradipto and Mishra, Mayank and Asokan, Ashish Ramayee and Babu, R. Venkatesh},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year = {2024},
+}
+"""
+
+
+class LongTailAccuracy(evaluate.Metric):
+    """Accuracy overall and on head, mid and tail classes, balanced accuracy, and accuracy per class, in percent.
+
+    `overall` counts images. A group's accuracy and the balanced one are means of their classes' accuracies, so that
+    every class weighs the same; classes without test images are left out.
+
+    Args of `compute`:
+        predictions: class ids, ints of shape `(N,)`; an id that is no class counts as wrong. `evaluate` cuts fractions
+            off.
+        references: true class ids, ints of shape `(N,)`.
+        class_counts: training images per class, in label order; they make the groups.
+        thresholds: `(high, low)`: head classes have more than `high` training images, tail classes fewer than `low`.
+            Default `(100, 20)`.
+        boundaries: `(first, second)`: in order of falling class counts the first `first` classes are head, those up to
+            `second` mid, the rest tail. Overrides `thresholds`.
+        groups: `{"head": [...], "mid": [...], "tail": [...]}`, lists of class ids, in place of `class_counts`.
+        confidence_intervals: add 95 % intervals, see Returns. Default False.
+        num_resamples: of the test images, for the intervals. Default 1000.
+        seed: of the resamples, at least 0. Default 0.
+
+    Returns:
+        A dict of floats in 0 to 100: `overall`, `head`, `mid`, `tail`, `balanced_accuracy`, and `per_class`, a list in
+        label order; nan for a group or class without test images. With `confidence_intervals` also
+        `confidence_intervals`, the 2.5th and 97.5th percentiles over resamples of the test images, a list `[low, high]`
+        for each of the former but `per_class`. On processes other than the first, None.
+
+    Raises:
+        ValueError: neither or both of `class_counts` and `groups`; wrong groups, counts or numbers; no images; a
+            reference that is in none of the groups; inputs that are no numbers or differ in length.
+
+    Example:
+        >>> metric = LongTailAccuracy(keep_in_memory=True)  # or evaluate.load("path/to/long_tail_accuracy")
+        >>> result = metric.compute(predictions=[0, 0, 1, 2], references=[0, 0, 1, 1], class_counts=[500, 60, 5])
+        >>> result["overall"], result["head"], result["mid"], result["tail"]
+        (75.0, 100.0, 50.0, nan)
+        >>> result["balanced_accuracy"], result["per_class"]
+        (75.0, [100.0, 50.0, nan])
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        class_id = datasets.Value("int64")
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=type(self).__doc__,
+            features=datasets.Features({"predictions": class_id, "references": class_id}),
+            format="numpy",
+            reference_urls=["https://arxiv.org/abs/2404.02900"],
+        )
+
+    def _compute(
+        self,
+        predictions: np.ndarray,
+        references: np.ndarray,
+        class_counts: Sequence[int] | None = None,
+        groups: Mapping[str, Sequence[int]] | None = None,
+        thresholds: tuple[int, int] = (100, 20),
+        boundaries: tuple[int, int] | None = None,
+        confidence_intervals: bool = False,
+        num_resamples: int = 1000,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        if (class_counts is None) == (groups is None):
+            raise ValueError("pass either class_counts or groups, which say what head, mid and tail are")
+        if groups is None:
+            groups = groups_by_count(class_counts, thresholds, boundaries)
+        images, correct, members = grouped_tally(predictions, references, groups)
+        result = {name: float(value) for name, value in accuracies(images, correct, members).items()}
+        result["per_class"] = percent(correct, images).tolist()
+        if confidence_intervals:
+            result["confidence_intervals"] = bootstrap_intervals(images, correct, members, num_resamples, seed)
+        return result

@@ -1,0 +1,274 @@
+"""Accuracy on head, mid and tail classes and its bootstrap intervals, from counts per class.
+
+`evaluate.load` copies this file and the metric's out of the package, so it imports numpy alone and raises `ValueError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+GROUPS = ("head", "mid", "tail")
+CELLS_AT_ONCE = 1_000_000  # of resamples x classes x 2 in memory: 8 MB for each of a handful of arrays
+
+
+def groups_by_count(
+    class_counts: Sequence[int], thresholds: tuple[int, int] = (100, 20), boundaries: tuple[int, int] | None = None
+) -> dict[str, list[int]]:
+    """Split the classes into head, mid and tail by their number of training images.
+
+    A copy of `deitlt_hf.class_groups`, which cannot be imported where `evaluate` loads the metric alone.
+
+    Args:
+        class_counts: training images per class, in label order, each at least 1.
+        thresholds: `(high, low)`: head classes have more than `high` images, tail classes fewer than `low`.
+        boundaries: `(first, second)`: in order of falling frequency the first `first` classes are head, those up to
+            `second` mid, the rest tail. Overrides `thresholds`.
+
+    Returns:
+        `{"head": [...], "mid": [...], "tail": [...]}`, lists of class ids.
+
+    Raises:
+        ValueError: a class without training images; thresholds or boundaries out of order or range.
+
+    Example:
+        >>> groups_by_count([500, 60, 5])
+        {'head': [0], 'mid': [1], 'tail': [2]}
+    """
+    empty = next((label for label, count in enumerate(class_counts) if count < 1), None)
+    if empty is not None:
+        raise ValueError(f"class {empty} has {class_counts[empty]} training images: pass counts of at least 1")
+    if boundaries is not None:
+        first, second = boundaries
+        if not 0 <= first <= second <= len(class_counts):
+            raise ValueError(
+                f"boundaries are {tuple(boundaries)}: pass two rising numbers from 0 to {len(class_counts)}"
+            )
+        by_frequency = sorted(range(len(class_counts)), key=lambda label: -class_counts[label])
+        return {"head": by_frequency[:first], "mid": by_frequency[first:second], "tail": by_frequency[second:]}
+    high, low = thresholds
+    if high < low:
+        raise ValueError(f"thresholds are {tuple(thresholds)}: pass the head's first, such as (100, 20)")
+    groups: dict[str, list[int]] = {"head": [], "mid": [], "tail": []}
+    for label, count in enumerate(class_counts):
+        groups["head" if count > high else "tail" if count < low else "mid"].append(label)
+    return groups
+
+
+def to_numpy(values: Any) -> np.ndarray:
+    """The values as an array; torch tensors from any device.
+
+    Example:
+        >>> to_numpy([0, 1])
+        array([0, 1])
+    """
+    # A torch tensor is recognised by what it can do, so that this module works where torch is not loaded.
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
+def group_members(groups: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+    """The class ids of head, mid and tail as int64 arrays.
+
+    Raises:
+        ValueError: a group is missing, or holds a negative id.
+
+    Example:
+        >>> group_members({"head": [0], "mid": [], "tail": range(1, 3)})["tail"]
+        array([1, 2])
+    """
+    missing = [name for name in GROUPS if name not in groups]
+    if missing:
+        raise ValueError(f"groups {sorted(groups)} lack {missing[0]!r}: pass lists of class ids for head, mid and tail")
+    members = {name: np.asarray(groups[name], dtype=np.int64) for name in GROUPS}
+    for name, ids in members.items():
+        if ids.size and ids.min() < 0:
+            raise ValueError(f"group {name} holds class id {ids.min()}: pass class ids from 0")
+    return members
+
+
+def tally(predictions: Any, labels: Any, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Count the test images of each class, and those of them that are predicted right.
+
+    Args:
+        predictions: class ids `(N,)`, or logits `(N, C)`, whose largest is taken; numpy array, torch tensor or list.
+            An id that is no class counts as wrong.
+        labels: true class ids `(N,)`, in `0 .. num_classes - 1`.
+        num_classes: length of the result.
+
+    Returns:
+        `(images, correct)`: int64 arrays `(num_classes,)`.
+
+    Raises:
+        ValueError: no images; shapes or types that do not fit; a label out of range.
+
+    Example:
+        >>> tally([0, 1, 1], [0, 0, 1], num_classes=3)
+        (array([2, 1, 0]), array([1, 1, 0]))
+    """
+    predictions, labels = _as_class_ids(predictions, labels)
+    if labels.max() >= num_classes:
+        raise ValueError(f"label {labels.max()} is outside 0 .. {num_classes - 1}: pass num_classes above every label")
+    images = np.bincount(labels, minlength=num_classes)
+    return images, np.bincount(labels[predictions == labels], minlength=num_classes)
+
+
+def grouped_tally(
+    predictions: Any, labels: Any, groups: Mapping[str, Sequence[int]]
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """`tally` over the classes of the groups, which have to hold every label.
+
+    Args:
+        predictions, labels: as for `tally`.
+        groups: `{"head": [...], "mid": [...], "tail": [...]}`, lists of class ids.
+
+    Returns:
+        `(images, correct, members)`: two int64 arrays, as long as the largest class id of the groups asks for, and the
+        groups as int64 arrays.
+
+    Raises:
+        ValueError: as for `tally`; a group is missing; a class id is negative or in two groups; a label is in none.
+
+    Example:
+        >>> images, correct, members = grouped_tally([0, 1, 1], [0, 0, 1], {"head": [0], "mid": [], "tail": [1]})
+        >>> images, members["tail"]
+        (array([2, 1]), array([1]))
+    """
+    predictions, labels = _as_class_ids(predictions, labels)
+    members = group_members(groups)
+    classes, groups_of_class = np.unique(np.concatenate(list(members.values())), return_counts=True)
+    if (groups_of_class > 1).any():
+        raise ValueError(f"class {classes[groups_of_class > 1][0]} is in the groups twice: pass each class once")
+    outside = labels[~np.isin(labels, classes)]
+    if outside.size:
+        raise ValueError(
+            f"label {outside[0]} is in none of the groups head, mid and tail: pass labels that belong to the groups' "
+            f"{classes.size} classes"
+        )
+    return *tally(predictions, labels, int(classes.max()) + 1), members
+
+
+def percent(correct: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Share of images that are correct, float64 in 0 to 100; nan where there is no image.
+
+    Example:
+        >>> percent(np.array([1, 0]), np.array([4, 0]))
+        array([25., nan])
+    """
+    return _divide(100.0 * correct, images)
+
+
+def accuracies(images: np.ndarray, correct: np.ndarray, members: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every mean accuracy of one test set, or of many at once, in percent.
+
+    `overall` is over images; the others are means of the classes' accuracies, in which classes without test images are
+    left out.
+
+    Args:
+        images, correct: counts per class, ints of shape `(..., num_classes)`.
+        members: class ids of head, mid and tail.
+
+    Returns:
+        `overall`, `head`, `mid`, `tail` and `balanced_accuracy`, float64 arrays of shape `(...)`; nan without images.
+
+    Example:
+        >>> members = {"head": [0], "mid": [1], "tail": []}
+        >>> means = accuracies(np.array([3, 1]), np.array([3, 0]), members)
+        >>> [float(mean) for mean in means.values()]
+        [75.0, 100.0, 0.0, nan, 50.0]
+    """
+    per_class = percent(correct, images)
+    means = {"overall": percent(correct.sum(-1), images.sum(-1))}
+    for name in GROUPS:
+        means[name] = _mean_of_tested(per_class[..., np.asarray(members[name], dtype=np.int64)])
+    return means | {"balanced_accuracy": _mean_of_tested(per_class)}
+
+
+def bootstrap_intervals(
+    images: np.ndarray,
+    correct: np.ndarray,
+    members: Mapping[str, np.ndarray],
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, list[float]]:
+    """95 % intervals of `accuracies`: the 2.5th and 97.5th percentiles over resamples of the test images.
+
+    A resample draws as many images as there are, with replacement. It matters only how many of them fall on each class,
+    right or wrong, so these counts are drawn. A class that a resample misses is left out of that resample's means.
+
+    Args:
+        images, correct: counts per class, ints of shape `(num_classes,)`, of at least one image.
+        members: class ids of head, mid and tail.
+        num_resamples: at least 1; default 1000.
+        seed: of numpy's generator, at least 0.
+
+    Returns:
+        `{"overall": [low, high], ...}` with the keys of `accuracies`; nan for a group without images.
+
+    Raises:
+        ValueError: `num_resamples` below 1 or a negative seed.
+
+    Example:
+        >>> members = {"head": [0], "mid": [1], "tail": []}
+        >>> bootstrap_intervals(np.array([50, 50]), np.array([50, 25]), members)["head"]
+        [100.0, 100.0]
+    """
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples is {num_resamples}: pass at least 1, such as 1000")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}: pass an int of at least 0")
+    means = [accuracies(*counts, members) for counts in _resamples(images, correct, num_resamples, seed)]
+    intervals = {}
+    for name in means[0]:
+        values = np.concatenate([chunk[name] for chunk in means])
+        values = values[~np.isnan(values)]
+        intervals[name] = np.percentile(values, [2.5, 97.5]).tolist() if values.size else [float("nan")] * 2
+    return intervals
+
+
+def _resamples(
+    images: np.ndarray, correct: np.ndarray, num_resamples: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Images and correct ones per class, each `(resamples, num_classes)`, some resamples at a time."""
+    generator = np.random.default_rng(seed)
+    cells = np.concatenate([correct, images - correct])
+    drawn_from = np.flatnonzero(cells)  # an empty cell stays empty
+    shares = cells[drawn_from] / cells.sum()
+    at_once = max(1, CELLS_AT_ONCE // cells.size)
+    for start in range(0, num_resamples, at_once):
+        counts = np.zeros((min(at_once, num_resamples - start), cells.size), dtype=np.int64)
+        counts[:, drawn_from] = generator.multinomial(cells.sum(), shares, size=len(counts))
+        right, wrong = np.split(counts, 2, axis=1)
+        yield right + wrong, right
+
+
+def _mean_of_tested(per_class: np.ndarray) -> np.ndarray:
+    tested = ~np.isnan(per_class)
+    return _divide(np.where(tested, per_class, 0.0).sum(-1), tested.sum(-1))
+
+
+def _divide(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    return np.divide(total, count, out=np.full(np.shape(count), np.nan), where=count > 0)
+
+
+def _as_class_ids(predictions: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Both arguments as int64 class ids of shape `(N,)`, after the checks that every caller needs."""
+    if getattr(predictions, "ndim", 1) == 2:  # before leaving torch: numpy has no bfloat16
+        predictions = predictions.argmax(-1)
+    predictions, labels = to_numpy(predictions), to_numpy(labels)
+    if predictions.ndim == 2:
+        predictions = predictions.argmax(-1)
+    if predictions.ndim != 1 or labels.ndim != 1 or len(predictions) != len(labels):
+        raise ValueError(
+            f"predictions of shape {predictions.shape} do not fit labels of shape {labels.shape}: pass one class id or "
+            "one row of logits per label"
+        )
+    if len(labels) == 0:
+        raise ValueError("there are no images to evaluate: pass at least one prediction and its label")
+    for name, values in (("predictions", predictions), ("labels", labels)):
+        if not np.issubdtype(values.dtype, np.integer):
+            raise ValueError(f"{name} have type {values.dtype}: pass class ids as integers, or predictions as logits")
+    if labels.min() < 0:
+        raise ValueError(f"label {labels.min()} is negative: pass class ids from 0 and leave unlabelled images out")
+    return predictions.astype(np.int64), labels.astype(np.int64)

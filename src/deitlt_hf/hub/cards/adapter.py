@@ -1,0 +1,96 @@
+"""The card of a PEFT adapter: what it adapts and how to load it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCardData
+from safetensors import safe_open
+
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.hub.cards.markdown import code_block, escape
+from deitlt_hf.hub.run_record import find_hub_ids, last_part, read_json
+
+ADAPTER_FILE = "adapter_config.json"
+
+_LOADING = """from peft import PeftModel
+
+from deitlt_hf import DeiTLTForImageClassification
+
+base = DeiTLTForImageClassification.from_pretrained({base}{classes})
+model = PeftModel.from_pretrained(base, {location}).eval()"""
+
+
+def is_adapter(directory: str | os.PathLike[str]) -> bool:
+    """Whether a directory holds an adapter and no whole model.
+
+    Example:
+        >>> is_adapter(".")
+        False
+    """
+    return (Path(directory) / ADAPTER_FILE).is_file() and not (Path(directory) / "config.json").is_file()
+
+
+def is_pefts_form(text: str) -> bool:
+    """Whether a card is the form that PEFT saves with an adapter, and that nobody has filled in.
+
+    Example:
+        >>> is_pefts_form("library_name: transformers")
+        False
+    """
+    return "library_name: peft" in text and "[More Information Needed]" in text
+
+
+def adapter_card(directory: str | os.PathLike[str], repo_id: str | None = None) -> tuple[str, str]:
+    """Header (YAML) and body of an adapter's card.
+
+    Raises:
+        DeiTLTError: its `adapter_config.json` cannot be read or names no base.
+
+    Example:
+        >>> adapter_card("runs/adapter")  # doctest: +SKIP
+    """
+    path = Path(directory)
+    config: dict[str, Any] = read_json(path / ADAPTER_FILE) or {}
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise DeiTLTError(f"{path / ADAPTER_FILE} names no base_model_name_or_path; pass an adapter that PEFT saved")
+    on_hub = find_hub_ids({"init_from": base}).get("init_from")
+    base = last_part(base) if Path(base).is_absolute() else base
+    location = repo_id or (path.name if path.is_absolute() else str(directory))
+    places = {
+        name: json.dumps(value, ensure_ascii=False) for name, value in {"base": base, "location": location}.items()
+    }
+    number = _count_classes(path)
+    places["classes"] = "" if number is None else f", num_labels={number}"
+    metadata = ModelCardData(
+        library_name="peft",
+        pipeline_tag="image-classification",
+        base_model=on_hub,
+        tags=["deit-lt", "long-tailed", "class-imbalance", "lora"],
+    )
+    shown = f"[{on_hub}](https://huggingface.co/{on_hub})" if on_hub else f"`{escape(base)}`"
+    place = "" if on_hub else f"; `{escape(base)}` stands for the directory of that student"
+    kind = escape(config.get("peft_type", "PEFT"))
+    body = [
+        f"# {escape((repo_id or path.absolute().name).split('/')[-1])}",
+        f"A {kind} adapter for the DeiT-LT student {shown}, whose weights stay as they are; here is what is added to "
+        "them.",
+        "## How to use",
+        f"With `pip install 'deitlt-hf[peft]'`{place}:",
+        code_block("python", _LOADING.format(**places)),
+    ]
+    return metadata.to_yaml(), "\n\n".join(body)
+
+
+def _count_classes(path: Path) -> int | None:
+    """How many classes the heads have that are saved with the adapter; None where it has none."""
+    for file in path.glob("adapter_model*.safetensors"):
+        with safe_open(file, framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                if name.endswith("cls_classifier.weight"):
+                    return tensors.get_slice(name).get_shape()[0]
+    return None

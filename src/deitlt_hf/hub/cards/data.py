@@ -1,0 +1,171 @@
+"""The part of a card that is about the data: where they come from and how long their tail is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deitlt_hf.evaluation.accuracy import EXPERT_LABELS, GROUPS
+from deitlt_hf.hub.cards.facts import ONLY_ROW, ModelFacts
+from deitlt_hf.hub.cards.markdown import escape, table
+from deitlt_hf.hub.run_record import REPORT_FILE
+
+MAX_LISTED_CLASSES = 100
+SHOWN_ENDS = 10
+
+
+def data_section(facts: ModelFacts) -> str:
+    """`## Data`: source, counts, groups, and the classes with their images and accuracies.
+
+    Example:
+        >>> data_section(facts)  # doctest: +SKIP
+    """
+    data = facts.data
+    parts = ["## Data"]
+    if data is not None:
+        parts.append(f"**{escape(data.title)}.** {data.about}")
+        parts += [data.terms] if data.terms else []
+    parts += [table(("of the data", ""), _totals(facts)), *_groups(facts)]
+    if facts.has_picture:
+        parts.append(f"![Training images per class, and what was measured on each class]({REPORT_FILE})")
+    return "\n\n".join([*parts, *_class_table(facts)])
+
+
+def selection(settings: Mapping[str, Any]) -> str | None:
+    """How the train split was made long-tailed, in words; None where a run's settings do not ask for it.
+
+    Example:
+        >>> selection({"imbalance_factor": 100})
+        'imbalance factor 100, profile exp, seed 0'
+    """
+    if settings.get("imbalance_factor") is None:
+        return None
+    profile, seed = settings.get("imbalance_profile", "exp"), settings.get("split_seed", 0)
+    return f"imbalance factor {settings['imbalance_factor']:g}, profile {profile}, seed {seed}"
+
+
+def group_rule(settings: Mapping[str, Any]) -> str:
+    """How classes are told into head, mid and tail, in a sentence.
+
+    Example:
+        >>> group_rule({"group_boundaries": [3, 7]})
+        'Of the classes sorted by training images, head is the first 3, mid the next 4, tail the rest.'
+    """
+    boundaries = settings.get("group_boundaries")
+    if boundaries is None:
+        return "Head classes have more than 100 training images, tail classes fewer than 20."
+    first, second = boundaries
+    return (
+        f"Of the classes sorted by training images, head is the first {first:,}, mid the next {second - first:,}, tail "
+        "the rest."
+    )
+
+
+def _totals(facts: ModelFacts) -> list[tuple[str, str]]:
+    classes, rows = facts.classes, []
+    rows.append(("classes", f"{classes.number:,}"))
+    if classes.images is not None:
+        rows += [
+            ("training images", f"{classes.images:,}"),
+            ("training images of the largest class", f"{classes.largest:,}"),
+            ("training images of the smallest class", f"{classes.smallest:,}"),
+            ("imbalance factor (largest / smallest)", f"{classes.largest / classes.smallest:.4g}"),
+        ]
+    chosen = selection(facts.settings or {})
+    if chosen:
+        rows.append(("training images selected by", chosen))
+    test = _test_images(facts)
+    if test:
+        rows.append(("test images", test))
+    return rows
+
+
+def _test_images(facts: ModelFacts) -> str | None:
+    counts = facts.classes.test_counts
+    number = sum(counts) if counts else facts.results and facts.results.num_images
+    if not number:
+        return None
+    if not counts:
+        return f"{number:,}"
+    spread = (
+        f"{min(counts):,} of each class"
+        if min(counts) == max(counts)
+        else f"{min(counts):,} to {max(counts):,} per class"
+    )
+    return f"{number:,} ({spread})"
+
+
+def _groups(facts: ModelFacts) -> list[str]:
+    classes = facts.classes
+    if classes.groups is None:
+        return []
+    if classes.counts is None:
+        rows = [(name, f"{len(classes.groups[name]):,}") for name in GROUPS]
+        shown = table(("group", "classes"), rows)
+    else:
+        rows = [_group_row(name, [classes.counts[label] for label in classes.groups[name]]) for name in GROUPS]
+        shown = table(("group", "classes", "training images per class", "together"), rows)
+    if facts.settings is None:
+        return [shown]
+    return [group_rule(facts.settings), shown]
+
+
+def _group_row(name: str, counts: Sequence[int]) -> tuple[str, str, str, str]:
+    images = "none"
+    if counts:
+        images = f"{max(counts):,}" + (f" to {min(counts):,}" if min(counts) < max(counts) else "")
+    return name, f"{len(counts):,}", images, f"{sum(counts):,}"
+
+
+def _class_table(facts: ModelFacts) -> list[str]:
+    """A row per class, the largest first; of many classes the largest and the smallest."""
+    classes = facts.classes
+    if classes.counts is None or classes.names is None:
+        return []
+    order = sorted(range(classes.number), key=lambda label: -classes.counts[label])
+    title = "### Classes"
+    if classes.number > MAX_LISTED_CLASSES:
+        title += f": the {SHOWN_ENDS} largest and the {SHOWN_ENDS} smallest of {classes.number:,}"
+        order = order[:SHOWN_ENDS] + order[-SHOWN_ENDS:]
+    columns = _class_columns(facts)
+    rows = [[cell(label) for cell in columns.values()] for label in order]
+    return [title, table(list(columns), rows)]
+
+
+def _class_columns(facts: ModelFacts) -> dict[str, Any]:
+    """Head of each column, and what gives its cell for a label."""
+    classes = facts.classes
+    columns: dict[str, Any] = {
+        "class": lambda label: escape(classes.names[label]),
+        "training images": lambda label: f"{classes.counts[label]:,}",
+    }
+    if classes.groups is not None:
+        group_of = {label: name for name in GROUPS for label in classes.groups[name]}
+        columns["group"] = lambda label: group_of.get(label, "")
+    if classes.test_counts is not None:
+        columns["test images"] = lambda label: f"{classes.test_counts[label]:,}"
+    for row, accuracies in (facts.results.rows if facts.results else {}).items():
+        if accuracies.get("per_class"):
+            per_class = accuracies["per_class"]
+            columns[f"{row_label(row)}, %"] = lambda label, values=per_class: percent(values[label])
+    return columns
+
+
+def row_label(row: str) -> str:
+    """What a row of results is called: average, CLS expert, DIST expert, or accuracy of a network with one head.
+
+    Example:
+        >>> row_label("cls")
+        'CLS expert'
+    """
+    return "accuracy" if row == ONLY_ROW else EXPERT_LABELS[row]
+
+
+def percent(value: float | None) -> str:
+    """A percentage with one decimal, a dash where nothing was measured.
+
+    Example:
+        >>> percent(87.25), percent(None)
+        ('87.2', '-')
+    """
+    return "-" if value is None else f"{value:.1f}"

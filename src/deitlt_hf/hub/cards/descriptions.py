@@ -1,0 +1,144 @@
+"""Networks, how they were trained, and data, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from deitlt_hf.data.benchmarks import BENCHMARKS
+from deitlt_hf.data.loading import DIGITS_TEST_IMAGES_PER_CLASS, NAMED_SOURCES
+
+_DIGITS_CITATION = """@misc{alpaydin1998optical,
+  author = {Alpaydin, Ethem and Kaynak, Cenk},
+  title = {Optical Recognition of Handwritten Digits},
+  publisher = {UCI Machine Learning Repository},
+  year = {1998},
+  doi = {10.24432/C50P49}
+}"""
+
+
+@dataclass(frozen=True)
+class DataDescription:
+    """What a card says of the data that a model was trained on.
+
+    Args:
+        title: as people write it.
+        about: what its splits are, in one or two sentences.
+        model_index_type: what the hub's `model-index` calls it: a hub id, a known name, or `imagefolder`.
+        hub_id: on the hub, where it is there.
+        terms: whose it is and under which terms, where that is known.
+        citation: BibTeX, where there is something to cite.
+    """
+
+    title: str
+    about: str
+    model_index_type: str
+    hub_id: str | None = None
+    terms: str | None = None
+    citation: str | None = None
+
+
+_DIGITS = DataDescription(
+    title="digits-lt",
+    about="The handwritten digits that come with scikit-learn, 8 by 8 pixels. The test split has "
+    f"{DIGITS_TEST_IMAGES_PER_CLASS} images of each digit, the train split a long-tailed selection of the others.",
+    model_index_type="digits-lt",
+    terms="Source: the UCI Machine Learning Repository, https://doi.org/10.24432/C50P49.",
+    citation=_DIGITS_CITATION,
+)
+
+
+def kind_of_data(source: str, on_hub: bool = False) -> str:
+    """What `--data` is: `"named"` by this package, on the `"hub"`, or `"local"`.
+
+    Example:
+        >>> kind_of_data("cifar10-lt"), kind_of_data("/home/me/cifar10-lt")
+        ('named', 'local')
+    """
+    if source in NAMED_SOURCES:
+        return "named"
+    return "hub" if on_hub else "local"
+
+
+def describe_data(name: str, kind: str) -> DataDescription:
+    """What is known of a data set.
+
+    Args:
+        name: of the package's named sources, a hub id, or the name of a directory or file.
+        kind: which of these, as `kind_of_data` says.
+
+    Example:
+        >>> describe_data("cifar10-lt", "named").hub_id
+        'uoft-cs/cifar10'
+    """
+    if kind == "hub":
+        about = f"The data set [{name}](https://huggingface.co/datasets/{name}) of the hub; its card tells its terms."
+        return DataDescription(name, about, name, name)
+    if kind == "local":
+        return DataDescription(name, "A local collection, which is not published with the model.", "imagefolder")
+    if name == _DIGITS.title:
+        return _DIGITS
+    benchmark = BENCHMARKS[name]
+    terms = f"Source: {benchmark.homepage}. {benchmark.licence_note}"
+    index_type = benchmark.source or benchmark.name
+    return DataDescription(benchmark.title, benchmark.about, index_type, benchmark.source, terms, benchmark.citation)
+
+
+def describe_architecture(config: PreTrainedConfig) -> str:
+    """What a network is, in words.
+
+    Example:
+        >>> from deitlt_hf import CifarResNetConfig
+        >>> describe_architecture(CifarResNetConfig(depth=32, classifier="cosine"))
+        'CIFAR ResNet-32 with a cosine classifier, for images of 32 pixels'
+    """
+    if config.model_type == "deit_lt":
+        layers = f"{config.num_hidden_layers} layer{'' if config.num_hidden_layers == 1 else 's'}"
+        heads = f"{config.num_attention_heads} head{'' if config.num_attention_heads == 1 else 's'}"
+        name = (
+            f"Vision Transformer of {layers}, hidden size {config.hidden_size} and {heads}, with patches of "
+            f"{config.patch_size} pixels"
+        )
+    elif config.model_type == "cifar_resnet":
+        name = f"CIFAR ResNet-{config.depth}"
+    elif config.model_type in ("timm_wrapper", "timm_cosine"):
+        name = f"timm's {config.architecture}"
+    else:
+        name = f"{config.model_type} of transformers"
+    if config.model_type == "timm_cosine" or getattr(config, "classifier", None) == "cosine":
+        name += " with a cosine classifier"
+    size = _image_size(config)
+    return f"{name}, for images of {size} pixels" if size else name
+
+
+def _image_size(config: PreTrainedConfig) -> int | None:
+    size = getattr(config, "image_size", None)
+    if size is None:  # timm's wrapper says it in its own way
+        size = ((getattr(config, "pretrained_cfg", None) or {}).get("input_size") or [None])[-1]
+    return size[-1] if isinstance(size, (list, tuple)) else size
+
+
+_LOSSES = {"ce": "cross-entropy", "ldam": "LDAM", "paco": "PaCo"}
+
+
+def describe_teacher_training(settings: Mapping[str, Any]) -> str:
+    """How a teacher was trained, from the settings of `deitlt teacher` that differ from its defaults.
+
+    Example:
+        >>> describe_teacher_training({"loss": "ldam", "drw_start_epoch": 160, "sam_rho": [0.8]})
+        'LDAM, deferred re-weighting (DRW) from epoch 160, SAM (rho 0.8)'
+    """
+    parts = [_LOSSES.get(settings.get("loss", "ce"), str(settings.get("loss")))]
+    if settings.get("drw_start_epoch") is not None:
+        parts.append(f"deferred re-weighting (DRW) from epoch {settings['drw_start_epoch']}")
+    radii = settings.get("sam_rho", [])
+    radii = radii if isinstance(radii, list) else [radii]
+    if any(radii):
+        parts.append(f"SAM (rho {', '.join(f'{radius:g}' for radius in radii)})")
+    if settings.get("num_train_epochs") is not None:
+        epochs = settings["num_train_epochs"]
+        parts.append(f"{epochs:g} epoch{'' if epochs == 1 else 's'}")
+    return ", ".join(parts)

@@ -1,0 +1,214 @@
+"""A saved model on the hub: which files of its directory go there, with which card."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+import yaml
+from huggingface_hub import ModelCard
+
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.hub.cards.adapter import is_adapter, is_pefts_form
+from deitlt_hf.hub.cards.facts import read_facts
+from deitlt_hf.hub.cards.model_card import CARD_FILE, card_of, is_generated, model_card
+from deitlt_hf.hub.remote_code import add_remote_code, code_files
+from deitlt_hf.hub.repository import check_hub, commit_folder, make_repository
+from deitlt_hf.hub.run_record import (
+    METRICS_FILE,
+    RECIPE_FILE,
+    REPORT_FILE,
+    RUN_FILE,
+    public_settings,
+    read_json,
+    read_settings,
+)
+
+logger = logging.getLogger(__name__)
+
+MODEL = ("model*.safetensors", "model.safetensors.index.json")
+WEIGHTS = (*MODEL, "adapter_model.safetensors", "model.onnx", "model.onnx[._]data", "model.pt2")
+CONFIGURATIONS = ("config.json", "adapter_config.json", "preprocessor_config.json")
+OF_THE_RUN = (RECIPE_FILE, RUN_FILE)
+OF_THE_RESULT = (METRICS_FILE, REPORT_FILE)
+UPLOADED = (*WEIGHTS, *CONFIGURATIONS, *OF_THE_RUN, *OF_THE_RESULT, CARD_FILE, "*.png")
+
+_PART_OF_A_RUN = re.compile(r"checkpoint-\d+|ema")
+
+
+def push_model(
+    directory: str | os.PathLike[str],
+    repo_id: str,
+    private: bool = False,
+    branch: str | None = None,
+    message: str | None = None,
+) -> str:
+    """Upload a saved model with its card, metrics, pictures and recipe, in one commit.
+
+    The repository is complete afterwards, or as it was before; after an interruption, a repeated push does not send
+    again what arrived. Pickles, checkpoints and the state of an optimiser stay behind.
+
+    Args:
+        directory: of a run, a `checkpoint-N` in one, averaged weights (`ema`), a converted or exported model, or an
+            adapter of PEFT.
+        repo_id: on the hub, `owner/name`, or a name, for the owner of the token; made where there is none.
+        private: visible to its owner alone, if it is made.
+        branch: by default the main one; made where there is none.
+        message: of the commit.
+
+    Returns:
+        The address of the model.
+
+    Raises:
+        DeiTLTError: no model in the directory, no token or a wrong one, or whatever the hub answers.
+
+    Example:
+        >>> push_model("runs/cifar10-lt-small", "me/cifar10-lt-small")  # doctest: +SKIP
+        'https://huggingface.co/me/cifar10-lt-small'
+    """
+    model_files(directory)  # a wrong directory is said before the hub is asked
+    repo_id = check_hub(repo_id, private=private)
+    with tempfile.TemporaryDirectory() as folder:
+        stage_model(directory, folder, repo_id)
+        address = make_repository(repo_id, private=private, branch=branch)
+        commit_folder(folder, repo_id, message or "Push the model", branch=branch, stale=stale_files(folder))
+    return address if branch in (None, "main") else f"{address}/tree/{branch}"
+
+
+def model_files(directory: str | os.PathLike[str]) -> list[Path]:
+    """The files of a directory that are its model, or tell of it.
+
+    A `checkpoint-N` and averaged weights take the image processor and the recipe of their run, but not its results,
+    which are of other weights.
+
+    Raises:
+        DeiTLTError: there is no such directory, or no configuration or no weights in it.
+
+    Example:
+        >>> [path.name for path in model_files("demo-output/teacher")]  # doctest: +SKIP
+        ['config.json', 'metrics.json', 'model.safetensors', 'preprocessor_config.json', 'recipe.yaml']
+    """
+    path = Path(directory)
+    if not path.is_dir():
+        raise DeiTLTError(f"there is no directory {directory}; pass the output of `deitlt train`, or a saved model")
+    files = {
+        entry.name: entry for entry in sorted(path.iterdir()) if entry.is_file() and _is_one_of(UPLOADED, entry.name)
+    }
+    if not any(name in files for name in ("config.json", "adapter_config.json")):
+        raise DeiTLTError(f"{directory} has no config.json; pass the output of `deitlt train`, or a saved model")
+    if not any(_is_one_of(WEIGHTS, name) for name in files):
+        raise DeiTLTError(
+            f"{directory} has no weights (model.safetensors, model.onnx or model.pt2); pass a run that has saved its "
+            "model, or a checkpoint in it"
+        )
+    run = path.absolute()
+    while _PART_OF_A_RUN.fullmatch(run.name):
+        run = run.parent
+        for name in ("preprocessor_config.json", *OF_THE_RUN):
+            if (run / name).is_file():
+                files.setdefault(name, run / name)
+    code = code_files(path) if "config.json" in files else []
+    return sorted([*files.values(), *code], key=lambda file: file.name)
+
+
+def stage_model(directory: str | os.PathLike[str], folder: str | os.PathLike[str], repo_id: str) -> None:
+    """Lay out in a folder what is pushed of a model: its files, the code that it needs, and its card.
+
+    A `README.md` that is not this package's own, or was edited, goes as it is.
+
+    Args:
+        directory: see `push_model`.
+        folder: that is there, and empty.
+        repo_id: what the card's snippets load.
+
+    Raises:
+        DeiTLTError: see `model_files`.
+
+    Example:
+        >>> stage_model("runs/cifar10-lt-small", "empty", "me/cifar10-lt-small")  # doctest: +SKIP
+    """
+    directory, folder = Path(directory), Path(folder)
+    for file in model_files(directory):
+        if _is_one_of(WEIGHTS, file.name):
+            link_or_copy(file, folder / file.name)
+        elif file.name == RECIPE_FILE:
+            (folder / RECIPE_FILE).write_text(_public_recipe(file))
+        else:
+            shutil.copyfile(file, folder / file.name)
+    if any(_is_one_of(MODEL, file.name) for file in folder.iterdir()):
+        add_remote_code(folder)
+    if is_adapter(directory):
+        _warn_of_a_local_base(directory)
+    if has_own_card(directory):
+        logger.warning(f"{directory / CARD_FILE} goes as it is, for it is not as this package wrote it")
+    else:
+        _card(directory, folder, repo_id).save(folder / CARD_FILE)
+
+
+def _warn_of_a_local_base(directory: Path) -> None:
+    base = (read_json(directory / "adapter_config.json") or {}).get("base_model_name_or_path") or ""
+    if Path(base).exists():
+        logger.warning(
+            f"the adapter's base is {base}, which nobody else has, and that path goes to the hub; push the base, and "
+            "train the adapter on its hub id"
+        )
+
+
+def _public_recipe(file: Path) -> str:
+    """A run's recipe without paths of this machine and without what it says of an account."""
+    run = read_json(file.with_name(RUN_FILE)) or {}
+    settings = public_settings(read_settings(file) or {}, run.get("hub_ids") or {})
+    return yaml.safe_dump(settings, sort_keys=False)
+
+
+def _card(directory: Path, folder: Path, repo_id: str) -> ModelCard:
+    """The card of the model in `directory`, which in `folder` has its code beside it."""
+    if is_adapter(directory):
+        return model_card(directory, repo_id)
+    facts = read_facts(directory, repo_id)
+    facts.config.auto_map = json.loads((folder / "config.json").read_text()).get("auto_map")
+    return card_of(facts)
+
+
+def has_own_card(directory: str | os.PathLike[str]) -> bool:
+    """Whether a directory has a `README.md` that somebody wrote or edited; PEFT's empty form is none.
+
+    Example:
+        >>> has_own_card("no/such/directory")
+        False
+    """
+    card = Path(directory) / CARD_FILE
+    if not card.is_file():
+        return False
+    text = card.read_text(encoding="utf-8", errors="replace")
+    return not is_generated(text) and not is_pefts_form(text)
+
+
+def stale_files(folder: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Patterns of files from an earlier push that would contradict the weights in a folder.
+
+    Example:
+        >>> stale_files("no/such/directory")
+        ()
+    """
+    has_model = any(_is_one_of(MODEL, file.name) for file in Path(folder).glob("*"))
+    return (*MODEL, *OF_THE_RUN, *OF_THE_RESULT) if has_model else ()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link, so that nothing is copied and the file stays when its first name goes; a copy across systems."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _is_one_of(patterns: Sequence[str], name: str) -> bool:
+    return not name.startswith(".") and any(fnmatch(name, pattern) for pattern in patterns)

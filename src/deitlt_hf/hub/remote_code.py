@@ -1,0 +1,74 @@
+"""Puts the code of this package's models beside weights that were saved without it.
+
+`save_pretrained` does so by itself, see the ends of the files in `models/`. Directories of older versions lack it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from deitlt_hf.errors import DeiTLTError
+
+_MODELS = Path(__file__).parents[1] / "models"
+_REGISTRATION = re.compile(r'^(\w+)\.register_for_auto_class\((?:"(\w+)")?\)$', re.MULTILINE)
+
+
+def code_files(directory: str | os.PathLike[str]) -> list[Path]:
+    """The files of a directory that hold the code its `config.json` names, and what that imports beside it.
+
+    Example:
+        >>> [path.name for path in code_files("demo-output/student")]  # doctest: +SKIP
+        ['configuration_deit_lt.py', 'modeling_deit_lt.py']
+    """
+    from transformers.dynamic_module_utils import get_relative_import_files
+
+    directory = Path(directory)
+    places = (_read_config(directory).get("auto_map") or {}).values()
+    named = {directory / f"{place.split('.')[0]}.py" for place in places if isinstance(place, str)}
+    imported = {Path(file) for path in named if path.is_file() for file in get_relative_import_files(path)}
+    return sorted(path for path in named | imported if path.parent == directory and path.is_file())
+
+
+def add_remote_code(directory: str | os.PathLike[str]) -> None:
+    """Make a directory load where this package is not installed, with `trust_remote_code=True`.
+
+    Copies the modeling and the configuration file, and names their classes in `config.json`. Directories that have
+    them, and those of other models, stay as they are.
+
+    Args:
+        directory: with a `config.json`.
+
+    Raises:
+        DeiTLTError: there is no `config.json`, or it is damaged.
+
+    Example:
+        >>> add_remote_code("demo-output/student")  # doctest: +SKIP
+    """
+    directory = Path(directory)
+    config = _read_config(directory)
+    model_type = config.get("model_type")
+    if config.get("auto_map") or not (_MODELS / f"{model_type}" / f"modeling_{model_type}.py").is_file():
+        return
+    auto_map = {}
+    for module in (f"configuration_{model_type}", f"modeling_{model_type}"):
+        source = (_MODELS / model_type / f"{module}.py").read_text(encoding="utf-8")
+        (directory / f"{module}.py").write_text(source, encoding="utf-8")
+        for name, auto_class in _REGISTRATION.findall(source):
+            auto_map[auto_class or "AutoConfig"] = f"{module}.{name}"
+    aside = directory / "config.json.part"
+    aside.write_text(json.dumps(config | {"auto_map": auto_map}, indent=2, sort_keys=True) + "\n")
+    os.replace(aside, directory / "config.json")
+
+
+def _read_config(directory: Path) -> dict:
+    file = directory / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DeiTLTError(f"{file} cannot be read ({error}); pass the directory of a model") from error
+    if not isinstance(config, dict):
+        raise DeiTLTError(f"{file} holds no settings; pass the directory of a model")
+    return config

@@ -1,0 +1,165 @@
+"""`deitlt predict` as a user types it; tests/cli/test_commands.py has its table."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification, ExpertClassifier
+from deitlt_hf.cli.main import main
+from deitlt_hf.data.processing import image_processor
+
+NAMES = ["lynx", "cat", "badger, European", "рысь"]
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory) -> str:
+    directory = tmp_path_factory.mktemp("predict") / "student"
+    torch.manual_seed(0)
+    config = DeiTLTConfig(
+        image_size=16,
+        patch_size=8,
+        hidden_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=48,
+        initializer_range=0.3,
+        expert="cls",
+        id2label=dict(enumerate(NAMES)),
+        label2id={name: index for index, name in enumerate(NAMES)},
+    )
+    DeiTLTForImageClassification(config).save_pretrained(directory)
+    image_processor(16).save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Three pictures, two of the same name, and a broken one."""
+    folder = tmp_path / "photos"
+    generator = np.random.default_rng(0)
+    for name in ("a.png", "b/a.jpg", "b/c.webp"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
+    (folder / "broken.png").write_text("no image")
+    return folder
+
+
+def predict(*argv: str | Path) -> int:
+    try:
+        return main(["predict", *map(str, argv)])
+    except SystemExit as stop:
+        return stop.code
+
+
+def test_a_broken_file_of_many_is_named_and_the_others_are_done(student, photos, capsys):
+    assert predict(student, photos) == 2
+    printed = capsys.readouterr()
+    shown = [line for line in printed.out.splitlines() if line.startswith(str(photos))]
+    assert shown == [str(photos / name) for name in ("a.png", "b/a.jpg", "b/c.webp")]
+    first, last = printed.err.splitlines()
+    assert first.startswith(f"deitlt predict: {photos / 'broken.png'} cannot be read as an image")
+    assert last.startswith("deitlt predict: 1 of 4 files could not be read")
+
+
+def test_a_broken_file_alone_is_one_line(student, photos, capsys):
+    assert predict(student, photos / "broken.png") == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+
+
+def test_json_and_csv_hold_what_the_classifier_says(student, photos, tmp_path, capsys):
+    (photos / "broken.png").unlink()
+    for name in ("out.json", "out.csv"):
+        assert predict(student, photos, "--top", 2, "--output", tmp_path / name) == 0
+        assert capsys.readouterr().out == f"predictions: {tmp_path / name}\n"
+    files = sorted(path for path in photos.rglob("*") if path.is_file())
+    expected = [
+        (str(result.file), rank, row.name, row.probability)
+        for result in ExpertClassifier.from_pretrained(student)(files, top=2, expert="cls")
+        for rank, row in enumerate(result.rows, start=1)
+    ]
+    from_json = [
+        (entry["file"], rank, row.pop("name"), row)
+        for entry in json.loads((tmp_path / "out.json").read_text())
+        for rank, row in enumerate(entry["classes"], start=1)
+    ]
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        from_csv = [
+            (row["file"], int(row["rank"]), row["class"], {expert: float(row[expert]) for expert in expected[0][3]})
+            for row in csv.DictReader(file)
+        ]
+    assert len(expected) == 6
+    assert from_json == from_csv == expected
+
+
+def test_no_readable_image_is_still_valid_json(student, photos, tmp_path):
+    for name in ("a.png", "b/a.jpg", "b/c.webp"):
+        (photos / name).write_text("no image either")
+    assert predict(student, photos, "--output", tmp_path / "out.json") == 2
+    assert json.loads((tmp_path / "out.json").read_text()) == []
+
+
+def test_attention_writes_a_picture_per_image(student, photos, tmp_path, capsys):
+    maps = tmp_path / "maps"
+    assert predict(student, photos, "--attention", maps, "--top", 1) == 2
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 3 * 3 + 1
+    assert printed[-1] == f"attention maps: {maps}"
+    assert sorted(path.name for path in maps.iterdir()) == ["a-2.png", "a.png", "c.png"]
+    contents = []
+    for path in maps.iterdir():
+        with Image.open(path) as panel:
+            assert panel.width == 1056
+            contents.append(panel.tobytes())
+    assert len(set(contents)) == 3
+
+    before = {path: path.stat().st_mtime_ns for path in maps.iterdir()}
+    assert predict(student, photos / "a.png", "--attention", maps) == 2
+    assert f"{maps / 'a.png'} exists" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in maps.iterdir()} == before
+    assert predict(student, photos / "a.png", photos / "a.png", "--attention", tmp_path / "other") == 0
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["a.png"]
+
+
+def test_names_that_are_no_utf_8(student, photos, tmp_path):
+    odd = photos / "b" / b"caf\xe9.png".decode(errors="surrogateescape")
+    (photos / "a.png").rename(odd)
+    assert predict(student, odd) == 0
+    assert predict(student, odd, "--output", tmp_path / "out.json", "--attention", tmp_path / "maps") == 0
+    assert predict(student, odd, "--output", tmp_path / "out.csv") == 0
+    (entry,) = json.loads((tmp_path / "out.json").read_text())
+    assert Path(entry["file"]) == odd
+    assert b"caf\xe9.png,1," in (tmp_path / "out.csv").read_bytes()
+    assert (tmp_path / "maps" / odd.name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--output", "out.txt"], "ends in .json or .csv"),
+        (["--output", "no/such/folder/out.json"], "is no directory"),
+        (["--output", "taken.json"], "taken.json exists"),
+        (["--attention", "taken.json"], "taken.json is a file"),
+        (["--expert", "tail"], "'tail'"),
+        (["--top", "0"], "top is 0"),
+        (["--batch-size", "0"], "batch_size is 0"),
+    ],
+)
+def test_mistakes_end_in_one_line(student, photos, tmp_path, capsys, monkeypatch, argv, message):
+    monkeypatch.chdir(tmp_path)
+    Path("taken.json").write_text("mine")
+    assert predict(student, photos, *argv) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1
+    assert message in error[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "taken.json"]
+    assert Path("taken.json").read_text() == "mine"
