@@ -107,7 +107,7 @@ class Repo:
 
 @dataclass
 class Fault:
-    """What becomes of the next LFS upload: after so many bytes, `refuse` it, `drop` the connection, or `stall`."""
+    """What becomes of the next LFS upload of so many bytes: `refuse` it, `drop` the connection, or `stall`."""
 
     after_bytes: int
     how: str
@@ -143,6 +143,15 @@ class HubServer:
         self.requests: list[tuple[str, str]] = []
         self.fault: Fault | None = None
         self.lock = threading.Lock()
+
+    def take_fault(self, received: int) -> Fault | None:
+        """The fault, for the first of the uploads that has come so far."""
+        with self.lock:
+            if self.fault is None or self.fault.times == 0 or received < self.fault.after_bytes:
+                return None
+            self.fault.times -= 1
+        self.fault.reached.set()
+        return self.fault
 
     def __enter__(self) -> HubServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"hub": self}))
@@ -387,22 +396,17 @@ def lfs_batch(request: Handler, datasets: str, repo: str) -> None:
 
 def lfs_upload(request: Handler, kind: str, repo: str, oid: str) -> None:
     """Take an object; its address is signed as a storage's are, so that it takes no token."""
-    hub, received = request.hub, b""
-    with hub.lock:
-        fault = hub.fault if hub.fault is not None and hub.fault.times > 0 else None
-        if fault is not None:
-            fault.times -= 1
+    hub, received, fault = request.hub, b"", None
     for piece in request.pieces():
         received += piece
-        if fault is not None and len(received) >= fault.after_bytes and fault.how != "refuse":
-            fault.reached.set()
+        fault = fault or hub.take_fault(len(received))
+        if fault is not None and fault.how != "refuse":
             if fault.how == "stall":
                 time.sleep(60)
             request.close_connection = True
             request.connection.close()
             return
     if fault is not None:
-        fault.reached.set()
         raise RequestError(507, "Insufficient storage")
     if hashlib.sha256(received).hexdigest() != oid:
         raise RequestError(400, "the content does not match its sha256")
