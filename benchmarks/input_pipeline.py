@@ -14,11 +14,12 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from interleaved import machine, markdown_table, median_and_quartiles, time_in_turns
+from interleaved import HEAD, compare, machine, markdown_table, time_in_turns
 from PIL import Image
 from timm.data import create_dataset, create_loader
 from torch.utils.data import DataLoader
@@ -39,21 +40,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="passes over the images per loader")
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    rows = [["", "images per second: ours", "timm's loader", "ratio (middle half)"]]
+    print(markdown_table([HEAD, *measure(rounds)]))
+    print(f"\n{machine(torch.device('cpu'))}, {rounds} rounds")
+
+
+def measure(rounds: int) -> list[list[str]]:
+    """The lines of the table."""
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         for image_size, (count, shape, suffix) in CASES.items():
             root = Path(folder) / str(image_size)
             write_images(root, count, shape, suffix)
             loaders = {"ours": ours(root, image_size), "timm": timms(root, image_size)}
             seconds = time_in_turns({name: timed_pass(loader, count) for name, loader in loaders.items()}, rounds)
-            # Neighbouring passes are compared, so that a slow minute slows both.
-            ratios = [theirs / mine for mine, theirs in zip(seconds["ours"], seconds["timm"], strict=True)]
-            ratio, lower, upper = median_and_quartiles(ratios)
-            speeds = [f"{count / np.median(seconds[name]):,.0f}" for name in loaders]
-            rows.append([f"{shape[0]} x {shape[1]} {suffix[1:]}, {image_size} pixels", *speeds])
-            rows[-1].append(f"{ratio:.2f} ({lower:.2f} to {upper:.2f})")
-    print(markdown_table(rows))
-    print(f"\n{machine(torch.device('cpu'))}, {rounds} rounds")
+            what = f"input, {shape[0]} x {shape[1]} {suffix[1:]} at {image_size} pixels, timm's loader"
+            show = partial(speed, count)
+            rows.append(compare(what, seconds["ours"], seconds["timm"], show, ">= 1.00"))
+    return rows
+
+
+def speed(count: int, seconds: float) -> str:
+    return f"{count / seconds:,.0f} images/s"
 
 
 def write_images(root: Path, count: int, shape: tuple[int, int], suffix: str) -> None:

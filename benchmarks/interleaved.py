@@ -11,6 +11,10 @@ from pathlib import Path
 import torch
 import transformers
 
+# A line of the table of ratios: what is compared, both sides' figures, what the comparison gives, in the median and the
+# middle half of the rounds, and what it should give.
+HEAD = ["", "ours", "peer", "ratio or difference", "middle half", "aim"]
+
 
 def time_in_turns(contestants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Ask each contestant for its seconds, round by round; the order turns around, which cancels a steady drift."""
@@ -37,16 +41,37 @@ def median_and_quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return median, lower, upper
 
 
+def compare(
+    what: str,
+    ours: Sequence[float],
+    peers: Sequence[float],
+    show: Callable[[float], str],
+    aim: str = "",
+    overhead: bool = False,
+) -> list[str]:
+    """A line of the table from the seconds of both sides; `show` turns the median of one side into its figure.
+
+    Rounds are compared one by one, since a slow moment hits both sides of a round. The ratio is the peer's seconds over
+    ours, so that above 1 ours is the faster one; with `overhead`, what ours takes longer, in percent.
+    """
+    pairs = zip(ours, peers, strict=True)
+    results = [100 * (our - peer) / peer if overhead else peer / our for our, peer in pairs]
+    unit = " %" if overhead else ""
+    result, lower, upper = (f"{value:.2f}{unit}" for value in median_and_quartiles(results))
+    sides = [show(median_and_quartiles(seconds)[0]) for seconds in (ours, peers)]
+    return [what, *sides, result, f"{lower} to {upper}", aim]
+
+
 def machine(device: torch.device) -> str:
     """What the numbers depend on, in one line."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return (
         f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}, "
         f"{torch.get_num_threads()} threads, {device.type}: {name}"
     )
 
 
-def _processor() -> str:
+def processor() -> str:
     facts = Path("/proc/cpuinfo")
     names = [line.split(":", 1)[1].strip() for line in facts.read_text().splitlines() if line.startswith("model name")]
     return names[0] if names else platform.machine()

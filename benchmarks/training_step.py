@@ -1,14 +1,16 @@
 """Times DeiTLTTrainer against what one would write without it, and prints the ratios.
 
 - The training step: mixing, teacher, student, loss in the DRW phase, backward and optimiser, against the same step
-  written by hand around transformers' `DeiTForImageClassificationWithTeacher`.
+  written by hand around transformers' `DeiTForImageClassificationWithTeacher`, which has no stochastic depth, and
+  around timm's distilled DeiT with the same stochastic depth.
 - The loop: that of `DeiTLTTrainer.train()`, with its schedule, progress bar, checks and log, against a bare loop that
   takes the handwritten step with our student. Starting `train()` is left out: it happens once per run.
 
     python benchmarks/training_step.py                                       # about three minutes on two cores
     python benchmarks/training_step.py --device cuda --size base --image-size 224 --patch-size 16 --batch-size 128
 
-Before anything is timed, both sides have to compute the same losses on the same batches.
+Before anything is timed, ours and transformers' have to compute the same losses on the same batches; timm's, which
+draws other paths to drop, has to have as many weights.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
+import timm
 import torch
 import torch.nn.functional as F
-from interleaved import machine, markdown_table, median_and_quartiles, now, time_in_turns
+from interleaved import HEAD, compare, machine, markdown_table, now, time_in_turns
 from timm.data.mixup import Mixup
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -48,6 +51,7 @@ CLASSES = 10
 CLASS_COUNTS = class_counts_for_imbalance(CLASSES, max_per_class=5000, imbalance_factor=100)
 LEARNING_RATE = 5e-4
 TEACHER_SIZE = 32  # also for a 224-pixel student, as in the paper on CIFAR
+DROP_PATH_RATE = 0.1
 CHECKED_STEPS = 3
 TOLERANCE = 1e-4
 
@@ -97,7 +101,11 @@ def student_settings(options: argparse.Namespace) -> dict:
 
 
 def build_trainer(
-    student: DeiTLTForImageClassification, teacher: nn.Module, data: Dataset, options: argparse.Namespace
+    student: DeiTLTForImageClassification,
+    teacher: nn.Module,
+    data: Dataset | list,
+    options: argparse.Namespace,
+    torch_compile: bool = False,
 ) -> DeiTLTTrainer:
     """A trainer in the DRW phase that keeps mixing, at a constant learning rate and without checkpoints."""
     args = DeiTLTTrainingArguments(
@@ -112,6 +120,7 @@ def build_trainer(
         scale_learning_rate=False,
         warmup_epochs=0,
         repeated_augmentation=1,
+        torch_compile=torch_compile,
         train_sampling_strategy="sequential",
         logging_steps=10,
         save_strategy="no",
@@ -134,12 +143,12 @@ def trainer_step(trainer: DeiTLTTrainer) -> Step:
 
 
 def handwritten_step(model: nn.Module, teacher: nn.Module, options: argparse.Namespace) -> Step:
-    """The same step without this package's trainer, for a model that returns `cls_logits` and `distillation_logits`."""
+    """The same step without this package's trainer, for a model of transformers, ours or timm's."""
     device = options.device
     model.to(device).train()
     mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5, label_smoothing=0.1, num_classes=CLASSES)
     weights = class_balanced_weights(CLASS_COUNTS).to(device)
-    spared = ("cls_token", "distillation_token", "position_embeddings")
+    spared = ("cls_token", "distillation_token", "position_embeddings", "dist_token", "pos_embed")
     groups = {True: [], False: []}
     for name, parameter in model.named_parameters():
         groups[parameter.ndim > 1 and not name.endswith(spared)].append(parameter)
@@ -159,9 +168,9 @@ def handwritten_step(model: nn.Module, teacher: nn.Module, options: argparse.Nam
                 if seen.shape[-1] != TEACHER_SIZE:
                     seen = F.interpolate(seen, (TEACHER_SIZE, TEACHER_SIZE), mode="bicubic", align_corners=False)
                 teacher_classes = teacher(seen).logits.argmax(-1)
-            outputs = model(pixel_values)
-            cls_loss = F.cross_entropy(outputs.cls_logits, targets)
-            distillation_loss = F.cross_entropy(outputs.distillation_logits, teacher_classes, weight=weights)
+            cls_logits, distillation_logits = both_heads(model(pixel_values))
+            cls_loss = F.cross_entropy(cls_logits, targets)
+            distillation_loss = F.cross_entropy(distillation_logits, teacher_classes, weight=weights)
             loss = 0.5 * cls_loss + 0.5 * distillation_loss
         loss.backward()
         optimizer.step()
@@ -169,6 +178,38 @@ def handwritten_step(model: nn.Module, teacher: nn.Module, options: argparse.Nam
         return loss.detach()
 
     return step
+
+
+def both_heads(outputs: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of both heads, as timm's DeiT returns them while it trains, and transformers' and ours always do."""
+    return outputs if isinstance(outputs, tuple) else (outputs.cls_logits, outputs.distillation_logits)
+
+
+def timms_student(options: argparse.Namespace) -> nn.Module:
+    """timm's distilled DeiT of the same size, with stochastic depth."""
+    model = timm.create_model(
+        f"deit_{options.size}_distilled_patch16_224",
+        img_size=options.image_size,
+        patch_size=options.patch_size,
+        num_classes=CLASSES,
+        drop_path_rate=DROP_PATH_RATE,
+    )
+    model.set_distilled_training()
+    return model
+
+
+def transformers_student(student: DeiTLTForImageClassification, options: argparse.Namespace) -> nn.Module:
+    """transformers' distilled DeiT with the student's weights."""
+    model = DeiTForImageClassificationWithTeacher(DeiTConfig(**student_settings(options)))
+    model.load_state_dict(student.state_dict())
+    return model
+
+
+def dropping(student: DeiTLTForImageClassification, options: argparse.Namespace) -> DeiTLTForImageClassification:
+    """The student's copy with stochastic depth."""
+    model = DeiTLTForImageClassification(DeiTLTConfig(**student_settings(options), drop_path_rate=DROP_PATH_RATE))
+    model.load_state_dict(student.state_dict())
+    return model
 
 
 def run_steps(step: Step, batches: Iterable[Batch]) -> list[float]:
@@ -197,17 +238,16 @@ def time_steps(
 ) -> list[list[str]]:
     data = ReadyImages(options.batch_size * max(options.steps, CHECKED_STEPS), options.image_size)
     batches = list(DataLoader(data, options.batch_size, collate_fn=collate))
-    peer = DeiTForImageClassificationWithTeacher(DeiTConfig(**student_settings(options)))
-    peer.load_state_dict(student.state_dict())
-    dropping_student = DeiTLTForImageClassification(DeiTLTConfig(**student_settings(options), drop_path_rate=0.1))
-    dropping_student.load_state_dict(student.state_dict())
+    theirs = timms_student(options)
+    check_equal("the number of weights, model", *([sum(map(torch.numel, it.parameters()))] for it in (student, theirs)))
     steps = {
         "ours": trainer_step(build_trainer(copy.deepcopy(student), teacher, data, options)),
-        "by hand": handwritten_step(peer, teacher, options),
-        "ours, dropping": trainer_step(build_trainer(dropping_student, teacher, data, options)),
+        "transformers": handwritten_step(transformers_student(student, options), teacher, options),
+        "ours, dropping": trainer_step(build_trainer(dropping(student, options), teacher, data, options)),
+        "timm": handwritten_step(theirs, teacher, options),
     }
     losses = {name: seeded(partial(run_steps, step, batches[:CHECKED_STEPS])) for name, step in steps.items()}
-    check_equal("the loss of step", losses["ours"], losses["by hand"])
+    check_equal("the loss of step", losses["ours"], losses["transformers"])
 
     def seconds(step: Step) -> float:
         start = now()
@@ -215,10 +255,11 @@ def time_steps(
         return now() - start
 
     times = time_in_turns({name: partial(seconds, step) for name, step in steps.items()}, options.rounds)
-    like_for_like = _row("training step", times["ours"], times["by hand"], options.steps, _ratio, ">= 1.00")
-    # transformers' DeiT has no stochastic depth, so this line says what it costs.
-    dropping = _row("with drop path 0.1", times["ours, dropping"], times["by hand"], options.steps, _ratio, "")
-    return [like_for_like, dropping]
+    show = partial(milliseconds, steps=options.steps)
+    return [
+        compare("training step, transformers' DeiT", times["ours"], times["transformers"], show, ">= 1.00"),
+        compare("training step, timm's DeiT, drop path", times["ours, dropping"], times["timm"], show, ">= 1.00"),
+    ]
 
 
 def time_loops(
@@ -246,25 +287,34 @@ def time_loops(
     (_, our_loss), (_, bare_loss) = seeded(ours), seeded(bare)
     check_equal("the mean loss of loop", [our_loss], [bare_loss])
     times = time_in_turns({"ours": lambda: ours()[0], "bare": lambda: bare()[0]}, options.rounds)
-    return [_row("loop overhead", times["ours"], times["bare"], options.loop_steps, _overhead, "< 3 %")]
+    show = partial(milliseconds, steps=options.loop_steps)
+    return [compare("overhead of the loop, a bare loop", times["ours"], times["bare"], show, "< 3 %", overhead=True)]
 
 
-def _ratio(ours: float, peers: float) -> float:
-    return peers / ours
+def milliseconds(seconds: float, steps: int) -> str:
+    return f"{1000 * seconds / steps:.1f} ms"
 
 
-def _overhead(ours: float, peers: float) -> float:
-    return 100 * (ours - peers) / peers
+def build_models(options: argparse.Namespace) -> tuple[DeiTLTForImageClassification, nn.Module]:
+    """A student without stochastic depth and its teacher, with random weights."""
+    torch.manual_seed(0)
+    student = DeiTLTForImageClassification(DeiTLTConfig(**student_settings(options), drop_path_rate=0.0))
+    config = CifarResNetConfig(depth=options.teacher_depth, image_size=TEACHER_SIZE, num_labels=CLASSES)
+    return student, CifarResNetForImageClassification(config)
 
 
-def _row(
-    name: str, ours: list[float], peers: list[float], steps: int, compare: Callable[[float, float], float], aim: str
-) -> list[str]:
-    """One line of the table; rounds are compared one by one, since a slow moment hits both sides of a round."""
-    unit = " %" if compare is _overhead else ""
-    result, lower, upper = (f"{value:.2f}{unit}" for value in median_and_quartiles(list(map(compare, ours, peers))))
-    times = [f"{1000 * median_and_quartiles(seconds)[0] / steps:.1f}" for seconds in (ours, peers)]
-    return [name, *times, result, f"{lower} to {upper}", aim]
+def measure(options: argparse.Namespace) -> list[list[str]]:
+    """The lines of the table."""
+    student, teacher = build_models(options)
+    with tempfile.TemporaryDirectory() as options.scratch:
+        return time_steps(student, teacher, options) + time_loops(student, teacher, options)
+
+
+def describe(options: argparse.Namespace) -> str:
+    return (
+        f"{options.size} student at {options.image_size} pixels, patches of {options.patch_size}, batches of "
+        f"{options.batch_size}, ResNet-{options.teacher_depth} teacher; medians of {options.rounds} rounds"
+    )
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -283,20 +333,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    torch.manual_seed(0)
-    student = DeiTLTForImageClassification(DeiTLTConfig(**student_settings(options), drop_path_rate=0.0))
-    teacher = CifarResNetForImageClassification(
-        CifarResNetConfig(depth=options.teacher_depth, image_size=TEACHER_SIZE, num_labels=CLASSES)
-    )
-    with tempfile.TemporaryDirectory() as options.scratch:
-        rows = time_steps(student, teacher, options) + time_loops(student, teacher, options)
+    rows = measure(options)
     print(machine(options.device))
-    print(
-        f"{options.size} student at {options.image_size} pixels, patches of {options.patch_size}, batches of "
-        f"{options.batch_size}, ResNet-{options.teacher_depth} teacher; medians of {options.rounds} rounds\n"
-    )
-    head = ["", "ours, ms per step", "by hand, ms per step", "by hand / ours, or overhead", "middle half", "aim"]
-    print(markdown_table([head, *rows]))
+    print(f"{describe(options)}\n")
+    print(markdown_table([HEAD, *rows]))
 
 
 if __name__ == "__main__":

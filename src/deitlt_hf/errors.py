@@ -36,4 +36,6 @@ def loading_reason(source: str, error: Exception) -> str:
     is_path = source.startswith(("/", ".", "~")) or source.count("/") > 1 or Path(source.split("/")[0]).is_dir()
     if is_path and not Path(source).exists():
         return "there is no such directory"
-    return str(error).splitlines()[0].rstrip(".")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # The line after one that ends in a colon is the hub's own reason, such as a token that it refuses.
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")

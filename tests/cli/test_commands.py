@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
 
@@ -18,6 +19,7 @@ from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
 from deitlt_hf.cli.main import COMMANDS, main
 from deitlt_hf.data.processing import image_processor
 from deitlt_hf.recipes import is_teacher_recipe, load_recipe, recipe_names
+from hub_server import HubServer
 
 TINY = [
     "--hidden_size",
@@ -106,6 +108,17 @@ def test_evaluate_repeats_what_training_measured(student, capsys, tmp_path):
     assert "head: 1 class with 134 training images" in capsys.readouterr().out
 
 
+def test_evaluate_takes_a_revision_of_the_hub(student, capsys, tmp_path, monkeypatch):
+    with HubServer(tmp_path) as hub:
+        hub.connect(monkeypatch)
+        HfApi().create_repo("me/student")
+        HfApi().create_branch("me/student", branch="second")
+        HfApi().upload_folder(repo_id="me/student", folder_path=student, revision="second")
+        assert "me/student" in fails(capsys, "evaluate", "me/student")
+        assert main(["evaluate", "me/student", "--revision", "second"]) == 0
+    assert "CLS expert" in capsys.readouterr().out
+
+
 def test_evaluate_adds_intervals_on_request(student, capsys, tmp_path):
     output = tmp_path / "metrics.json"
     assert main(["evaluate", str(student), "--confidence_intervals", "true", "--output", str(output)]) == 0
@@ -116,6 +129,14 @@ def test_evaluate_adds_intervals_on_request(student, capsys, tmp_path):
         assert evaluated == measured
         for name in ("overall", "head", "mid", "tail", "balanced_accuracy"):
             assert intervals[name][0] <= measured[name] <= intervals[name][1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_what_it_takes(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"usage: deitlt {command}" in capsys.readouterr().out
 
 
 def test_predict_shows_both_experts_side_by_side(student, capsys, tmp_path):
@@ -152,7 +173,8 @@ def test_recipes_lists_and_prints(capsys):
 def test_every_recipe_has_its_teacher_and_says_known_settings(name, tmp_path, monkeypatch):
     from deitlt_hf.cli.parsing import parse_with_recipe
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
-    from deitlt_hf.training.runs import StudentArguments, TeacherArguments, TrainingDataArguments
+    from deitlt_hf.training.run_data import TrainingDataArguments
+    from deitlt_hf.training.runs import StudentArguments, TeacherArguments
 
     data, student, args = parse_with_recipe(
         "train", "", [TrainingDataArguments, StudentArguments, DeiTLTTrainingArguments], ["--recipe", name]
@@ -230,7 +252,8 @@ CIFAR_NAMES = [f"{data}-lt-if{factor}" for data in ("cifar10", "cifar100") for f
 def test_teachers_recipes_parse_and_have_the_papers_settings(name, paper):
     from deitlt_hf.cli.parsing import parse_with_recipe
     from deitlt_hf.training.arguments import TeacherTrainingArguments
-    from deitlt_hf.training.runs import TeacherArguments, TrainingDataArguments
+    from deitlt_hf.training.run_data import TrainingDataArguments
+    from deitlt_hf.training.runs import TeacherArguments
     from deitlt_hf.training.teacher_models import make_classifier
 
     kinds = [TrainingDataArguments, TeacherArguments, TeacherTrainingArguments]

@@ -60,6 +60,15 @@ def test_export_in_8_bits_and_predict(student, tmp_path, capfd):
     assert shares[1] != shares[0]
 
 
+def test_without_a_directory_it_is_called_after_the_model_and_the_format(student, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(student), "--format", "onnx"]) == 0
+    assert main(["export", str(student), "--int8"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["student-onnx", "student-onnx-int8"]
+    assert main(["export", str(student)]) == 2
+    assert "student-onnx is not empty" in capfd.readouterr().err
+
+
 def test_export_as_a_program(student, tmp_path, capfd):
     assert main(["export", str(student), str(tmp_path / "out"), "--format", "torch"]) == 0
     printed = capfd.readouterr()

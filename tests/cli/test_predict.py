@@ -142,6 +142,23 @@ def test_names_that_are_no_utf_8(student, photos, tmp_path):
     assert (tmp_path / "maps" / odd.name).is_file()
 
 
+def test_names_with_control_characters_are_shown_escaped(student, photos, capsys):
+    (photos / "a.png").rename(photos / "new\nline \x1b[31m.png")
+    (photos / "broken.png").rename(photos / "bro\nken.png")
+    assert predict(student, photos) == 2
+    printed = capsys.readouterr()
+    assert f"{photos}/new\\nline \\x1b[31m.png" in printed.out.splitlines()
+    assert len(printed.err.splitlines()) == 2
+
+
+def test_a_folder_called_like_an_image_is_searched_through(student, photos, capsys):
+    (photos / "broken.png").unlink()
+    (photos / "b").rename(photos / "b.png")
+    assert predict(student, photos) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(photos))]
+    assert shown == [str(photos / name) for name in ("a.png", "b.png/a.jpg", "b.png/c.webp")]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -41,7 +41,7 @@ def folder(tmp_path_factory) -> Path:
         picture.save(folder / "examples" / name / "picture.png")
     colourful(400, 300).save(folder / "a <b>photo.png")
     (folder / "notes.txt").write_text("not a picture")
-    Image.new("1", (10_000, 5_000)).save(folder / "fifty.png")
+    Image.new("RGB", (10_000, 5_000)).save(folder / "fifty.bmp")  # 150 MB
     return folder
 
 
@@ -149,8 +149,8 @@ def test_an_uploaded_picture_gets_both_experts_answers_and_maps(visit, classifie
     [
         ("notes.txt", "notes.txt is no picture that can be read; upload a PNG, JPEG, WebP, GIF, BMP or TIFF file"),
         (
-            "fifty.png",
-            "fifty.png has 50.0 megapixels (10000 x 5000), more than the 25 that this page takes; upload a smaller "
+            "fifty.bmp",
+            "fifty.bmp has 50.0 megapixels (10000 x 5000), more than the 25 that this page takes; upload a smaller "
             "picture",
         ),
     ],

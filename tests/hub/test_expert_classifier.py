@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -136,10 +137,30 @@ def test_arrays_are_pictures(classifier, student, upright):
         np.testing.assert_allclose(probabilities(result, "average"), expected["average"], atol=1e-5)
 
 
-@pytest.mark.parametrize("array", [np.zeros((8, 8), np.float32), np.zeros((3, 8, 8), np.uint8), np.zeros(8, np.uint8)])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((8, 8), np.float32),
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros(8, np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+    ],
+)
 def test_other_arrays_are_refused(classifier, array):
     with pytest.raises(DeiTLTError, match=r"picture 1 .*uint8"):
         classifier([Image.new("RGB", (4, 4)), array])
+
+
+def test_anything_that_holds_pictures_is_taken(classifier, upright):
+    pictures = [upright, upright.rotate(90)]
+    features = datasets.Features({"image": datasets.Image()})
+    column = datasets.Dataset.from_dict({"image": pictures}, features)["image"]
+    assert classifier(column) == classifier(iter(pictures)) == classifier(pictures)
+
+
+def test_what_is_no_picture_is_refused(classifier, upright):
+    with pytest.raises(DeiTLTError, match="picture 1 is a Tensor; pass a path, a PIL image or a uint8 array"):
+        classifier([upright, torch.zeros(3, 8, 8)])
 
 
 def test_results_come_in_order_whatever_the_batch(classifier, upright, tmp_path):
@@ -215,6 +236,13 @@ def test_other_models_and_bare_directories_are_refused(student, tmp_path):
     (tmp_path / "bare" / "preprocessor_config.json").unlink()
     with pytest.raises(DeiTLTError, match="no image processor"):
         ExpertClassifier.from_pretrained(tmp_path / "bare")
+
+
+def test_a_processor_that_does_not_fit_the_model_is_named(student, upright, tmp_path):
+    shutil.copytree(student, tmp_path / "student")
+    image_processor(32).save_pretrained(tmp_path / "student")
+    with pytest.raises(DeiTLTError, match=r"of shape \(3, 32, 32\), and the model takes \(3, 48, 48\)"):
+        ExpertClassifier.from_pretrained(tmp_path / "student")(upright)
 
 
 @pytest.fixture

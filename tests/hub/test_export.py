@@ -192,6 +192,10 @@ def test_an_exported_student_on_the_hub_loads_by_its_id(exported, pictures, tmp_
             ExpertClassifier.from_pretrained("me/torch")
         with pytest.raises(DeiTLTError, match="cannot load a model from me/nothing"):
             ExpertClassifier.from_pretrained("me/nothing")
+        hub.connect(monkeypatch, token="no token of this hub")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+        with pytest.raises(DeiTLTError, match=r"cannot load a model from me/onnx: .*401"):
+            ExpertClassifier.from_pretrained("me/onnx")
 
 
 def test_weights_come_before_what_was_exported(exported, student, tmp_path):

@@ -233,6 +233,7 @@ def test_training_is_told_with_settings_teacher_time_and_versions(here) -> None:
         training
     )
     assert "deitlt train --recipe recipe.yaml --teacher runs/teacher\n" in training
+    assert "\nhidden_size: 24\n" in training  # a line each, as in the file
 
 
 def test_the_settings_in_a_card_train_again(here, capsys) -> None:
@@ -323,6 +324,38 @@ def test_a_teachers_card_has_one_row_and_says_how_to_teach(here) -> None:
     assert "cross-entropy, deferred re-weighting (DRW) from epoch 0, SAM (rho 0.1), 1 epoch," in card
 
 
+def test_the_teachers_command_trains_a_student_on_a_folder_of_pictures(here) -> None:
+    for label, count in enumerate(COUNTS):
+        folder = Path("pictures", str(label))
+        folder.mkdir(parents=True)
+        for number in range(2 + count // 20):
+            Image.effect_noise((16, 16), 90 + number).save(folder / f"{number}.png")
+    card = Path("runs/digits-lt-teacher/README.md").read_text()
+    (command,) = re.findall(r"```sh\n(.*?)\n```", section(card, "How to use"), re.DOTALL)
+    assert main([*command.split()[1:], "--num_train_epochs", "1", *SIZE, *TINY]) == 0
+    card = Path("runs/pictures/README.md").read_text()
+    assert "It was tested on its own test or validation split or, where it has none, on images held out" in card
+    assert ModelCard(card).data.eval_results[0].dataset_split is None  # the folder has none
+    # Its teacher was measured on the digits, by another run.
+    assert "Its accuracy on the test split of its own run, in percent: overall" in card
+
+
+def test_what_was_chosen_and_what_is_alike_is_told(tmp_path: Path) -> None:
+    accuracies = {"overall": 50.0, "head": 50.0, "mid": None, "tail": 50.0}
+    files = {"metrics": {"experts": dict.fromkeys(EXPERTS, accuracies)}, "run": {"data": {"test_counts": [4, 4]}}}
+    recipe = {"load_best_model_at_end": True, "metric_for_best_model": "average_tail", "distillation_type": "none"}
+    config = student_config(class_counts=[9, 9])
+    card = str(model_card(saved(tmp_path / "a", config, recipe=recipe, **files)))
+    assert "that with the best average_tail was kept" in card
+    assert "One of the rarest classes, cat, has 9 training images and 4 test images" in card
+    # Without a teacher and without weights for rare classes, nothing makes DIST an expert for them.
+    assert "on the distillation token (DIST), which learns the labels too. Its" in card
+    recipe = {"distillation_type": "none", "drw_start_epoch": 3}
+    card = str(model_card(saved(tmp_path / "b", config, recipe=recipe, **files)))
+    assert "chose these weights" not in card
+    assert "learns the labels too, with more weight on rare classes from epoch 3 on, and is for tail classes." in card
+
+
 def test_what_no_file_tells_is_left_out(tmp_path: Path) -> None:
     card = str(model_card(saved(tmp_path / "plain", student_config()), "me/plain"))
     for title in ("Training", "Results"):
@@ -394,6 +427,12 @@ def test_an_exported_model_is_used_with_this_package(tmp_path: Path) -> None:
     assert "deitlt-hf[onnx]" in str(card)
     assert card.data.library_name == "deitlt_hf"
     assert "onnx" in card.data.tags
+
+
+def test_an_export_in_8_bits_says_so(tmp_path: Path) -> None:
+    directory = saved(tmp_path / "exported", student_config(exported_precision="int8"))
+    (directory / "model.onnx").write_bytes(b"")
+    assert "an export for ONNX Runtime in 8 bits, whose predictions differ" in str(model_card(directory))
 
 
 def test_an_adapter_names_its_base(tmp_path: Path) -> None:
@@ -512,6 +551,8 @@ def test_an_edited_card_stays(tmp_path: Path) -> None:
         ),
         ({"config.json": '{"model_type": "cifar_resnet"}', "recipe.yaml": "a: ["}, "recipe.yaml cannot be read"),
         ({"config.json": '{"model_type": "cifar_resnet"}', "model.safetensors": "x"}, "pass a directory with complete"),
+        ({"config.json": '{"model_type": "bert", "architectures": ["BertModel"]}'}, "a BertModel, which is no image"),
+        ({"config.json": '{"model_type": "deit_lt", "architectures": ["DeiTLTModel"]}'}, "no image classifier"),
         ({"adapter_config.json": "{}"}, "names no base_model_name_or_path"),
     ],
 )

@@ -20,7 +20,7 @@ from deitlt_hf.data.processing import image_processor
 from deitlt_hf.evaluation.accuracy import expert_metrics
 from deitlt_hf.hub.cards.model_card import is_generated, write_model_card
 from deitlt_hf.hub.pushing import push_model
-from deitlt_hf.training.runs import write_json
+from deitlt_hf.hub.run_record import write_json
 from hub_server import Fault, HubServer
 
 COUNTS = [120, 30, 6]
@@ -106,6 +106,25 @@ def test_the_card_loads_the_repository_and_nothing_tells_of_this_machine(hub: Hu
     assert str(run.parent).encode() not in text
 
 
+@pytest.mark.parametrize("base", ["birds", "me/birds"])
+def test_of_an_adapters_base_on_this_machine_the_name_alone_goes(
+    hub: HubServer, run: Path, base: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter = run.parent / "adapter"
+    adapter.mkdir()
+    path = str(run) if base == "birds" else base
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": path, "peft_type": "LORA"}))
+    save_file({"lora_A.weight": torch.zeros(3)}, adapter / "adapter_model.safetensors")
+    push_model(adapter, "me/adapter")
+    pushed = hub.files("me/adapter")
+    assert set(pushed) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert json.loads(pushed["adapter_config.json"])["base_model_name_or_path"] == base
+    assert f'from_pretrained("{base}"' in pushed["README.md"].decode()
+    assert str(run.parent).encode() not in b"".join(pushed.values())
+    assert ("which nobody else has" in caplog.text) == (base == "birds")
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == path
+
+
 def test_a_readme_that_somebody_wrote_goes_as_it_is(
     hub: HubServer, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -172,6 +191,20 @@ def test_a_repeated_push_sends_nothing_and_commits_nothing(hub: HubServer, run: 
     uploads, messages = list(hub.uploads), hub.messages("me/birds")
     push_model(run, "me/birds")
     assert (hub.uploads, hub.messages("me/birds")) == (uploads, messages)
+
+
+def test_an_export_does_not_go_over_weights_that_load_elsewhere(hub: HubServer, run: Path, tmp_path: Path) -> None:
+    export = tmp_path / "export"
+    export.mkdir()
+    (export / "config.json").write_bytes((run / "config.json").read_bytes())
+    (export / "model.onnx").write_bytes(b"onnx")
+    push_model(run, "me/birds")
+    before = hub.files("me/birds")
+    with pytest.raises(DeiTLTError, match="me/birds holds PyTorch weights; push an export or adapter to a repository"):
+        push_model(export, "me/birds")
+    assert hub.files("me/birds") == before
+    push_model(export, "me/birds-onnx")
+    assert set(hub.files("me/birds-onnx")) == {"README.md", "config.json", "model.onnx"}
 
 
 def test_a_refused_upload_leaves_the_repository_as_it_was(

@@ -41,7 +41,12 @@ def make_trainer(tiny_student, tiny_teacher, images, arguments):
         defaults = {"push_to_hub": True, "hub_model_id": "me/student", "save_strategy": "epoch", "num_train_epochs": 2}
         args = arguments(**defaults | {"hub_always_push": True, "save_total_limit": 1} | settings)
         return DeiTLTTrainer(
-            tiny_student(), args, teacher=tiny_teacher(), train_dataset=images(), processing_class=image_processor(8)
+            tiny_student(),
+            args,
+            teacher=tiny_teacher(),
+            train_dataset=images(),
+            eval_dataset=images(),
+            processing_class=image_processor(8),
         )
 
     return make
@@ -82,6 +87,17 @@ def test_a_pushed_checkpoint_resumes_elsewhere(hub: HubServer, make_trainer, tmp
     again.train(resume_from_checkpoint=str(Path(folder) / "last-checkpoint"))
     for name, weight in trainer.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], weight)
+
+
+def test_nothing_that_is_pushed_names_a_directory_of_this_machine(hub: HubServer, make_trainer) -> None:
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "eval_strategy": "epoch"}
+    trainer = make_trainer(hub_strategy="all_checkpoints", save_total_limit=2, **best)
+    trainer.train()
+    trainer.push_to_hub()
+    pushed, output_dir = hub.files("me/student"), trainer.args.output_dir
+    assert b'"best_model_checkpoint": "checkpoint-' in pushed["checkpoint-8/trainer_state.json"]
+    assert output_dir in Path(output_dir, "checkpoint-8/trainer_state.json").read_text()
+    assert not [name for name, content in pushed.items() if output_dir.encode() in content]
 
 
 def test_the_end_alone_goes_to_a_branch_that_is_made(hub: HubServer, make_trainer) -> None:

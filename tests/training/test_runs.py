@@ -20,16 +20,8 @@ from deitlt_hf import (
     TeacherTrainingArguments,
     class_groups,
 )
-from deitlt_hf.training import runs
-from deitlt_hf.training.runs import (
-    StudentArguments,
-    TeacherArguments,
-    TrainingDataArguments,
-    check_output_directory,
-    claim_output_directory,
-    train_student,
-    train_teacher,
-)
+from deitlt_hf.training.run_data import TrainingDataArguments
+from deitlt_hf.training.runs import StudentArguments, TeacherArguments, train_student, train_teacher
 
 # Largest class 134 images, imbalance factor 20, exponential profile: 134 * (1/20) ** (i/9), rounded down.
 COUNTS = [134, 96, 68, 49, 35, 25, 18, 13, 9, 6]
@@ -243,10 +235,6 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_written(tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def arguments(directory, **settings):
-    return DeiTLTTrainingArguments(output_dir=str(directory), use_cpu=True, **settings)
-
-
 def test_a_run_resumes_from_its_last_checkpoint(tmp_path):
     directory = tmp_path / "run"
     # Repeated augmentation shows 256 images in an epoch, in four steps.
@@ -261,47 +249,3 @@ def test_a_run_resumes_from_its_last_checkpoint(tmp_path):
     assert [entry["step"] for entry in resumed.log_history] == [entry["step"] for entry in whole.log_history]
     assert resumed.log_history[0] == whole.log_history[0]  # of before the cut, from the checkpoint
     assert sorted(path.name for path in directory.glob("checkpoint-*")) == [f"checkpoint-{n}" for n in (3, 6, 8)]
-
-
-@pytest.mark.parametrize("occupied_by", ["a run", "other files"])
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_an_occupied_directory_is_replaced_only_if_it_is_a_run(tmp_path, occupied_by, overwrite):
-    (tmp_path / "thesis.txt").write_text("years of work")
-    if occupied_by == "a run":
-        (tmp_path / "recipe.yaml").write_text("data: digits-lt\n")
-    args = arguments(tmp_path, overwrite=overwrite)
-    if overwrite and occupied_by == "a run":
-        assert check_output_directory(args) is None
-        assert (tmp_path / "thesis.txt").exists()  # until training begins
-        claim_output_directory(args, [args], None)
-        assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
-        return
-    message = "no run of this package" if overwrite else "is not empty"
-    with pytest.raises(DeiTLTError, match=message):
-        check_output_directory(args)
-    assert (tmp_path / "thesis.txt").read_text() == "years of work"
-
-
-@pytest.mark.parametrize("exists", [False, True])
-def test_resuming_needs_a_checkpoint(tmp_path, exists):
-    directory = tmp_path / "run"
-    if exists:
-        directory.mkdir()
-        (directory / "recipe.yaml").write_text("{}")
-    args = arguments(directory, resume=True)
-    with pytest.raises(DeiTLTError, match="holds no checkpoint to resume from; leave resume out"):
-        check_output_directory(args)
-
-
-def test_resuming_takes_the_last_checkpoint_or_the_named_one(tmp_path):
-    for step in (2, 10):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    last = check_output_directory(arguments(tmp_path, resume=True))
-    assert last == str(tmp_path / "checkpoint-10")
-    named = str(tmp_path / "checkpoint-2")
-    assert check_output_directory(arguments(tmp_path, resume_from_checkpoint=named)) == named
-
-
-def test_a_recipe_keeps_a_zero_but_nothing_that_was_left_unset(tmp_path):
-    args = TeacherTrainingArguments(output_dir=str(tmp_path), drw_start_epoch=0, loss="ldam", use_cpu=True)
-    assert runs._changed_settings(args) == {"drw_start_epoch": 0, "loss": "ldam"}

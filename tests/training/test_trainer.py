@@ -222,7 +222,7 @@ def averaged(tiny_student, tiny_teacher, images, arguments):
 def test_the_average_is_the_arithmetic_from_the_initial_weights(averaged):
     trainer, by_hand = averaged
     assert trainer.state.global_step == 8
-    torch.testing.assert_close(dict(trainer.ema.module.state_dict()), by_hand, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(dict(trainer.ema.weights), by_hand, rtol=1e-5, atol=1e-6)
 
 
 def test_the_average_is_evaluated_beside_the_student(averaged):

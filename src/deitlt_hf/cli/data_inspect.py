@@ -37,7 +37,7 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.data.inspection_table import format_inspection
     from deitlt_hf.data.loading import class_counts
     from deitlt_hf.evaluation.figures import inspection_figure, save_figure
-    from deitlt_hf.training.runs import DataArguments, group_classes, load_splits
+    from deitlt_hf.training.run_data import DataArguments, group_classes, load_splits
 
     parser = DataclassParser(
         [DataArguments, InspectArguments],

@@ -25,14 +25,8 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.parsing import parse_with_recipe
     from deitlt_hf.evaluation.accuracy import format_table
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
-    from deitlt_hf.training.runs import (
-        StudentArguments,
-        TeacherArguments,
-        TrainingDataArguments,
-        save_result,
-        train_student,
-        train_teacher,
-    )
+    from deitlt_hf.training.run_data import TrainingDataArguments
+    from deitlt_hf.training.runs import StudentArguments, TeacherArguments, save_result, train_student, train_teacher
 
     quiet_libraries()
     teacher_dir, student_dir = options.output_dir / "teacher", options.output_dir / "student"

@@ -17,7 +17,7 @@ class EvaluateArguments:
     output: str | None = field(default=None, metadata={"help": "JSON file for the result; it must not exist yet."})
     batch_size: int = field(default=64, metadata={"help": "Images per step."})
     confidence_intervals: bool = field(
-        default=False, metadata={"help": "Add 95 % intervals from 1000 bootstrap resamples of the test images."}
+        default=False, metadata={"help": "Add 95 %% intervals from 1000 bootstrap resamples of the test images."}
     )
 
 
@@ -28,7 +28,9 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.parsing import DataclassParser
     from deitlt_hf.evaluation.accuracy import format_table
     from deitlt_hf.hub.loading import load_run_settings, load_student
-    from deitlt_hf.training.runs import DataArguments, evaluate_student, group_classes, load_images, write_json
+    from deitlt_hf.hub.run_record import write_json
+    from deitlt_hf.training.run_data import DataArguments, group_classes, load_images
+    from deitlt_hf.training.runs import evaluate_student
 
     parser = DataclassParser(
         [DataArguments, EvaluateArguments],
@@ -38,16 +40,17 @@ def run(argv: Sequence[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("model", help="directory or hub id of a student")
+    parser.add_argument("--revision", default="main", help="Branch, tag or commit of a model on the hub.")
     model_source = parser.parse_known_args(argv)[0].model
     if not any(argument.split("=")[0] == "--data" for argument in argv):
         of_data = {part.name for part in dataclasses.fields(DataArguments)}
         settings = load_run_settings(model_source)
         parser.set_defaults(**{name: value for name, value in settings.items() if name in of_data})
-    data, options, _ = parser.parse_into(argv)
+    data, options, of_model = parser.parse_into(argv)
     _check(options)
 
     quiet_libraries()
-    model = load_student(model_source)
+    model = load_student(model_source, of_model.revision)
     images = load_images(data)
     known = list(model.config.id2label.values())
     if known != images.class_names:

@@ -15,7 +15,9 @@ def run(argv: Sequence[str]) -> None:
         "logits against PyTorch's. deitlt predict takes the directory.",
     )
     parser.add_argument("model", help="directory or hub id of a student")
-    parser.add_argument("out", metavar="OUT", type=Path, help="directory to make")
+    parser.add_argument(
+        "out", metavar="OUT", nargs="?", type=Path, help="directory to make (default: the model's name and the format)"
+    )
     parser.add_argument("--format", default="onnx", help="onnx, or torch for torch.export (default: %(default)s)")
     parser.add_argument("--int8", action="store_true", help="quantise to 8 bits: smaller, faster, other logits")
     parser.add_argument("--revision", help="branch, tag or commit of a model on the hub (default: main)")
@@ -25,7 +27,8 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.hub.export import export_model
 
     quiet_libraries()
-    report = export_model(options.model, options.out, options.format, options.int8, options.revision)
+    name = f"{Path(options.model).resolve().name}-{options.format}{'-int8' * options.int8}"
+    report = export_model(options.model, options.out or name, options.format, options.int8, options.revision)
     print(f"{report.file}: {report.file.stat().st_size / 1e6:.1f} MB")
     print(f"largest difference from PyTorch's logits on random input: {report.largest_difference:.2g}")
     if report.agreement is not None:

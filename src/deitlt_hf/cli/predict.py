@@ -102,7 +102,8 @@ def _hides_progress(files: list[Path], options) -> bool | None:
 def _print_result(result) -> None:
     from deitlt_hf.evaluation.accuracy import EXPERT_LABELS
 
-    print(str(result.file).encode(errors="replace").decode())
+    # A line break or an escape sequence in a name would do to the terminal what it says.
+    print("".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(result.file)))
     width = max(len(row.name) for row in result.rows)
     print(f"  {'':<{width}}" + "".join(f"{label:>13}" for label in EXPERT_LABELS.values()))
     for row in result.rows:

@@ -12,7 +12,9 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.suggesting import settings_for_data
     from deitlt_hf.data.suggestion import suggest_teacher_recipe
     from deitlt_hf.training.arguments import TeacherTrainingArguments
-    from deitlt_hf.training.runs import TeacherArguments, TrainingDataArguments, check_output_directory, train_teacher
+    from deitlt_hf.training.run_data import TrainingDataArguments
+    from deitlt_hf.training.run_directory import check_output_directory
+    from deitlt_hf.training.runs import TeacherArguments, train_teacher
 
     def suggest(instances: Sequence[Any], given: dict[str, Any]) -> dict[str, Any]:
         data, _, args = instances

@@ -15,7 +15,9 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.data.suggestion import suggest_recipe
     from deitlt_hf.evaluation.accuracy import format_table
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments
-    from deitlt_hf.training.runs import StudentArguments, TrainingDataArguments, check_output_directory, train_student
+    from deitlt_hf.training.run_data import TrainingDataArguments
+    from deitlt_hf.training.run_directory import check_output_directory
+    from deitlt_hf.training.runs import StudentArguments, train_student
 
     def suggest(instances: Sequence[Any], given: dict[str, Any]) -> dict[str, Any]:
         data, student, args = instances

@@ -28,6 +28,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_FIRST_ON_ITS_SIDE = 5  # from this orientation on, width and height are exchanged
 
 
 class BadImage(DeiTLTError):  # noqa: N818 - it is the image that is bad, as in on_bad_image
@@ -96,6 +97,29 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         rgb = rgb.transpose(_UPRIGHT[orientation])
         rgb.info = {}  # it would carry the orientation along, to be applied again
     return rgb
+
+
+def upright_size(value: Mapping[str, Any] | Image.Image) -> tuple[int, int]:
+    """Width and height of the image that `decode_image` would give, from its header.
+
+    Raises:
+        BadImage: as `decode_image` does, as far as the header tells.
+
+    Example:
+        >>> upright_size(Image.new("L", (8, 6)))
+        (8, 6)
+    """
+    try:
+        if isinstance(value, Image.Image):
+            width, height = value.size
+            return (height, width) if _orientation(value) >= _FIRST_ON_ITS_SIDE else (width, height)
+        with Image.open(_source(value)) as image:
+            # Asking a PNG for its orientation decodes it, and squares need not be asked.
+            return image.size if image.width == image.height else upright_size(image)
+    except BadImage:
+        raise
+    except Exception as error:
+        raise BadImage(_reason(error)) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -7,8 +7,10 @@ ImageNet's mean and standard deviation. Views are picklable, so loader workers c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from PIL import Image
@@ -16,7 +18,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transf
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from deitlt_hf.data.draws import Draw, follow, generators_untouched
 from deitlt_hf.data.images import BadImage, decode_image, upright_rgb
+from deitlt_hf.data.in_memory import keep_images
 from deitlt_hf.data.readable import SKIP_HINT, image_name, undecoded
 from deitlt_hf.errors import DeiTLTError
 
@@ -123,7 +127,7 @@ def evaluation_view(image_size: int) -> View:
     """
     shortest_edge = evaluation_resize(image_size)
     if shortest_edge is None:
-        resized = [_resize_to_square(image_size)]
+        resized = [resize_to_square(image_size)]
     else:
         resized = [
             transforms.Resize(shortest_edge, interpolation=InterpolationMode.BICUBIC),
@@ -170,7 +174,9 @@ class ViewedDataset(torch.utils.data.Dataset):
         views: the view for each output, as for `ViewTransform`.
         split: the split's name, for messages.
 
-    An example is a dict of a tensor `(3, image_size, image_size)` per view, and an int under `labels`.
+    An example is a dict of a tensor `(3, image_size, image_size)` per view, and an int under `labels`. Where the index
+    is a `Draw`, what views draw follows from its seed alone. Images are decoded once and kept where all of the split's
+    fit into memory, see `in_memory`.
 
     Raises:
         DeiTLTError: on reading an image that cannot be read, with its index, its file if it has one, and the reason.
@@ -185,27 +191,61 @@ class ViewedDataset(torch.utils.data.Dataset):
         self.rows = undecoded(dataset)
         self.views = views
         self.split = split
+        self.kept = keep_images(self.rows.num_rows, self._first_image())
+        self._images_alone = self.rows.select_columns("image")
 
     def __len__(self) -> int:
         return self.rows.num_rows
+
+    def _first_image(self) -> Image.Image | None:
+        try:
+            return decode_image(self.rows[0]["image"]) if len(self) else None
+        except BadImage:  # to be reported when somebody reads it
+            return None
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """A batch of examples in one read, which torch's `DataLoader` prefers."""
-        rows = self.rows[list(indices)]
+        if not any(isinstance(index, Draw) for index in indices):
+            return self._examples(indices)
+        with generators_untouched():
+            return self._examples(indices)
+
+    def _examples(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        plain = [int(index) for index in indices]
+        rows = self._undecoded_rows(plain)
         examples: list[dict[str, Any]] = []
         for start in range(0, len(indices), DECODED_AT_ONCE):
             few = slice(start, start + DECODED_AT_ONCE)
-            images = [
-                _decoded(value, image_name(int(index), self.split, value and value["path"]))
-                for index, value in zip(indices[few], rows["image"][few], strict=True)
-            ]
-            examples += [{name: view(image) for name, view in self.views.items()} for image in images]
-        for example, label in zip(examples, rows.get("label", ()), strict=False):
-            example["labels"] = label
+            # With repeated augmentation neighbours are often the same image.
+            images = {index: self._image(index, rows) for index in dict.fromkeys(plain[few])}
+            for index in indices[few]:
+                follow(index)
+                examples.append({name: view(images[int(index)]) for name, view in self.views.items()})
+        if self._labels is not None:
+            for index, example in zip(plain, examples, strict=True):
+                example["labels"] = int(self._labels[index])
         return examples
+
+    @cached_property
+    def _labels(self) -> np.ndarray | None:
+        return np.asarray(self.rows["label"][:]) if "label" in self.rows.column_names else None
+
+    def _undecoded_rows(self, indices: list[int]) -> dict[int, Any]:
+        """What the data set holds for those of the images that are not kept decoded."""
+        missing = [index for index in dict.fromkeys(indices) if self.kept is None or not self.kept.has(index)]
+        return dict(zip(missing, self._images_alone[missing]["image"], strict=True)) if missing else {}
+
+    def _image(self, index: int, rows: dict[int, Any]) -> Image.Image:
+        if index not in rows:
+            return self.kept.get(index)
+        value = rows[index]
+        image = _decoded(value, image_name(index, self.split, value and value["path"]))
+        if self.kept is not None:
+            self.kept.keep(index, image)
+        return image
 
 
 def _decoded(value: Any, name: str) -> Image.Image:
@@ -240,13 +280,14 @@ def check_image_size(image_size: int) -> None:
         raise DeiTLTError(f"image_size is {image_size}: pass a size in pixels of at least 1")
 
 
-def _resize_to_square(image_size: int) -> transforms.Resize:
+def resize_to_square(image_size: int) -> transforms.Resize:
+    """Bicubic resizing of a PIL image to a square."""
     return transforms.Resize((image_size, image_size), interpolation=InterpolationMode.BICUBIC)
 
 
 def padded_crop(image_size: int) -> list[Callable]:
     """Steps: resize to a square, and crop a square of that size after zero padding of an eighth of it."""
-    return [_resize_to_square(image_size), transforms.RandomCrop(image_size, padding=image_size // 8)]
+    return [resize_to_square(image_size), transforms.RandomCrop(image_size, padding=image_size // 8)]
 
 
 def to_normalized_tensor() -> list[Callable]:

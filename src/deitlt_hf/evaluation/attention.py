@@ -61,7 +61,7 @@ def attention_maps(weights: torch.Tensor, config: DeiTLTConfig) -> dict[str, tor
         >>> attention_maps(torch.full((1, 3, 2, 18), 1 / 18), config)["distillation"].shape
         torch.Size([1, 4, 4])
     """
-    (height, width), (patch_height, patch_width) = _sides(config.image_size), _sides(config.patch_size)
+    (height, width), (patch_height, patch_width) = sides(config.image_size), sides(config.patch_size)
     mean = weights.float().mean(1)[:, :, 2:].unflatten(-1, (height // patch_height, width // patch_width))
     return {token: mean[:, index] for index, token in enumerate(TOKENS)}
 
@@ -158,5 +158,11 @@ def _colours(weights: np.ndarray) -> np.ndarray:
     return colormaps["viridis"](weights / largest, bytes=True)[..., :3].copy()
 
 
-def _sides(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+def sides(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    """`(height, width)` of a size as configurations have it.
+
+    Example:
+        >>> sides(32), sides([32, 48])
+        ((32, 32), (32, 48))
+    """
     return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -65,7 +65,8 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     files = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            named = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            inside = sorted(file for file in named if not file.is_dir())
             if not inside:
                 raise DeiTLTError(f"{path} holds no images; pass a folder with files such as photo.png or photo.jpg")
             files += inside

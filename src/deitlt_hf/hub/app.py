@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from deitlt_hf.hub.expert_classifier import ExpertClassifier
 
-MAX_UPLOAD = "100mb"  # 25 megapixels in a format that does not compress
+MAX_UPLOAD = "200mb"  # 50 megapixels that no format compresses: the page says more of them than gradio would
 TOP = 5
 _ALERT_STYLE = "border-left: 6px solid #D55E00; padding: 0.6em 1em; background: var(--block-background-fill)"
 

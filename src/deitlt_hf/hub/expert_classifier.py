@@ -13,7 +13,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from deitlt_hf.data.images import BadImage, decode_image
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.attention import seen_region
+from deitlt_hf.evaluation.attention import seen_region, sides
 from deitlt_hf.evaluation.classifying import ImageResult, check_expert, rank_classes
 from deitlt_hf.hub.loading import load_image_processor
 from deitlt_hf.hub.runtimes import Runtime, load_runtime
@@ -83,7 +83,7 @@ class ExpertClassifier:
         """Classify pictures.
 
         Args:
-            images: one picture or a list: paths, PIL images of any mode, or uint8 arrays `(height, width)` or
+            images: one picture or several: paths, PIL images of any mode, or uint8 arrays `(height, width)` or
                 `(height, width, channels)` with 1, 3 (RGB) or 4 (RGBA) channels.
             top: how many classes to give, at least 1; all where the student has fewer.
             expert: whose order of the classes: `"average"`, `"cls"` or `"distillation"`; by default the
@@ -95,10 +95,10 @@ class ExpertClassifier:
             One result per picture, in their order.
 
         Raises:
-            DeiTLTError: a picture that cannot be read, an unknown expert, a wrong number, or attention where the
-                runtime has none.
+            DeiTLTError: a picture that cannot be read, an unknown expert, a wrong number, attention where the runtime
+                has none, or an image processor that does not make what the model takes.
         """
-        pictures = list(images) if isinstance(images, list | tuple) else [images]
+        pictures = [images] if isinstance(images, str | os.PathLike | Image.Image | np.ndarray) else list(images)
         return list(self.stream(pictures, top, expert, attention, batch_size))
 
     def stream(
@@ -146,6 +146,7 @@ class ExpertClassifier:
             results, pixel_values = self._read(images, range(start, min(start + batch_size, len(images))), on_error)
             if not results:
                 continue
+            self._check_shape(pixel_values)
             outputs = self._run(pixel_values)
             ranked = rank_classes(outputs.cls_logits, outputs.distillation_logits, self.class_names, expert, top)
             for index, (result, rows) in enumerate(zip(results, ranked, strict=True)):
@@ -178,10 +179,20 @@ class ExpertClassifier:
                 parts.append(self._processor(images=decoded, return_tensors="pt").pixel_values)
         return results, torch.cat(parts) if parts else None
 
+    def _check_shape(self, pixel_values: torch.Tensor) -> None:
+        made, taken = tuple(pixel_values.shape[1:]), (self.config.num_channels, *sides(self.config.image_size))
+        if made != taken:
+            raise DeiTLTError(
+                f"the image processor makes pixel values of shape {made}, and the model takes {taken}; pass a model "
+                "with a preprocessor_config.json that fits it"
+            )
+
 
 def _decode(picture: Picture, name: Path | str) -> Image.Image:
     if isinstance(picture, np.ndarray):
         picture = _from_array(picture, name)
+    if not isinstance(picture, str | os.PathLike | Image.Image):
+        raise DeiTLTError(f"{name} is a {type(picture).__name__}; pass a path, a PIL image or a uint8 array")
     value = picture if isinstance(picture, Image.Image) else {"bytes": None, "path": os.fspath(picture)}
     try:
         return decode_image(value)
@@ -194,7 +205,8 @@ def _decode(picture: Picture, name: Path | str) -> Image.Image:
 def _from_array(array: np.ndarray, name: Path | str) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+    has_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not has_shape or array.size == 0:
         raise DeiTLTError(
             f"{name} is a {array.dtype} array of shape {array.shape}; pass uint8 of shape (height, width), or "
             "(height, width, channels) with 1, 3 or 4 channels"

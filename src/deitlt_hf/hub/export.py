@@ -97,7 +97,7 @@ def export_model(
         if int8:
             quantise_onnx(file)
             difference, agreement = _compare_int8(model, file)
-        _save_plain_json(model, processor, unfinished)
+        _save_plain_json(model, processor, unfinished, int8)
     return ExportReport(Path(out) / file.name, difference, agreement)
 
 
@@ -151,9 +151,13 @@ def _pytorch(model: DeiTLTForImageClassification, pixel_values: torch.Tensor) ->
     return np.stack([outputs[name].numpy() for name in OUTPUTS])
 
 
-def _save_plain_json(model: DeiTLTForImageClassification, processor: BaseImageProcessor, directory: Path) -> None:
+def _save_plain_json(
+    model: DeiTLTForImageClassification, processor: BaseImageProcessor, directory: Path, int8: bool
+) -> None:
     """Configuration and processor, without references to modeling files, which lie beside PyTorch weights alone."""
     config = copy.deepcopy(model.config)
     config.__dict__.pop("auto_map", None)
+    if int8:  # the card says so
+        config.exported_precision = "int8"
     config.to_json_file(directory / "config.json", use_diff=True)
     processor.to_json_file(directory / "preprocessor_config.json")

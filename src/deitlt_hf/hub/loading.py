@@ -71,8 +71,9 @@ def load_image_processor(source: str, revision: str | None = None) -> BaseImageP
     try:
         return AutoImageProcessor.from_pretrained(source, revision=revision)
     except (OSError, ValueError) as error:
+        reason = "" if Path(source).is_dir() else f": {loading_reason(source, error)}"
         raise DeiTLTError(
-            f"{source} has no image processor (preprocessor_config.json); save one with the model"
+            f"{source} has no image processor (preprocessor_config.json){reason}; save one with the model"
         ) from error
 
 

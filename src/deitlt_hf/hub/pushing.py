@@ -16,19 +16,21 @@ import yaml
 from huggingface_hub import ModelCard
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.hub.cards.adapter import is_adapter, is_pefts_form
+from deitlt_hf.hub.cards.adapter import ADAPTER_FILE, is_adapter, is_pefts_form
 from deitlt_hf.hub.cards.facts import read_facts
 from deitlt_hf.hub.cards.model_card import CARD_FILE, card_of, is_generated, model_card
 from deitlt_hf.hub.remote_code import add_remote_code, code_files
-from deitlt_hf.hub.repository import check_hub, commit_folder, make_repository
+from deitlt_hf.hub.repository import check_hub, commit_folder, list_files, make_repository
 from deitlt_hf.hub.run_record import (
     METRICS_FILE,
     RECIPE_FILE,
     REPORT_FILE,
     RUN_FILE,
+    last_part,
     public_settings,
     read_json,
     read_settings,
+    write_json,
 )
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,8 @@ def push_model(
     with tempfile.TemporaryDirectory() as folder:
         stage_model(directory, folder, repo_id)
         address = make_repository(repo_id, private=private, branch=branch)
+        if not _has_weights_of_pytorch(folder):
+            _refuse_beside_weights_of_pytorch(repo_id, branch)
         commit_folder(folder, repo_id, message or "Push the model", branch=branch, stale=stale_files(folder))
     return address if branch in (None, "main") else f"{address}/tree/{branch}"
 
@@ -142,23 +146,23 @@ def stage_model(directory: str | os.PathLike[str], folder: str | os.PathLike[str
             (folder / RECIPE_FILE).write_text(_public_recipe(file))
         else:
             shutil.copyfile(file, folder / file.name)
-    if any(_is_one_of(MODEL, file.name) for file in folder.iterdir()):
+    if _has_weights_of_pytorch(folder):
         add_remote_code(folder)
     if is_adapter(directory):
-        _warn_of_a_local_base(directory)
+        _hide_a_local_base(folder)
     if has_own_card(directory):
         logger.warning(f"{directory / CARD_FILE} goes as it is, for it is not as this package wrote it")
     else:
         _card(directory, folder, repo_id).save(folder / CARD_FILE)
 
 
-def _warn_of_a_local_base(directory: Path) -> None:
-    base = (read_json(directory / "adapter_config.json") or {}).get("base_model_name_or_path") or ""
+def _hide_a_local_base(folder: Path) -> None:
+    """Of a base on this machine the name alone goes to the hub."""
+    config = read_json(folder / ADAPTER_FILE) or {}
+    base = config.get("base_model_name_or_path") or ""
     if Path(base).exists():
-        logger.warning(
-            f"the adapter's base is {base}, which nobody else has, and that path goes to the hub; push the base, and "
-            "train the adapter on its hub id"
-        )
+        logger.warning(f"the adapter's base is {base}, which nobody else has; push it, and train on its hub id")
+        write_json(folder / ADAPTER_FILE, config | {"base_model_name_or_path": last_part(base)})
 
 
 def _public_recipe(file: Path) -> str:
@@ -195,11 +199,23 @@ def stale_files(folder: str | os.PathLike[str]) -> tuple[str, ...]:
     """Patterns of files from an earlier push that would contradict the weights in a folder.
 
     Example:
-        >>> stale_files("no/such/directory")
+        >>> stale_files(".")
         ()
     """
-    has_model = any(_is_one_of(MODEL, file.name) for file in Path(folder).glob("*"))
-    return (*MODEL, *OF_THE_RUN, *OF_THE_RESULT) if has_model else ()
+    return (*MODEL, *OF_THE_RUN, *OF_THE_RESULT) if _has_weights_of_pytorch(folder) else ()
+
+
+def _has_weights_of_pytorch(folder: str | os.PathLike[str]) -> bool:
+    return any(_is_one_of(MODEL, file.name) for file in Path(folder).iterdir())
+
+
+def _refuse_beside_weights_of_pytorch(repo_id: str, branch: str | None) -> None:
+    """An export's configuration names no modeling files, without which the weights there would not load any more."""
+    if any(_is_one_of(MODEL, name) for name in list_files(repo_id, branch=branch)):
+        raise DeiTLTError(
+            f"{repo_id} holds PyTorch weights{f' on {branch}' if branch else ''}; push an export or adapter to a "
+            "repository of its own"
+        )
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -96,6 +96,24 @@ def make_repository(
     return str(address)
 
 
+def list_files(repo_id: str, kind: str = "model", branch: str | None = None, token: str | None = None) -> list[str]:
+    """Names of the files of a repository, by default of its main branch.
+
+    Raises:
+        DeiTLTError: whatever the hub answers, in one line.
+
+    Example:
+        >>> list_files("me/student")  # doctest: +SKIP
+        ['README.md', 'config.json', 'model.safetensors']
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi(token=token).list_repo_files(repo_id, repo_type=kind, revision=branch)
+    except Exception as error:
+        raise hub_error(repo_id, error) from error
+
+
 def commit_folder(
     folder: str | os.PathLike[str],
     repo_id: str,
@@ -129,13 +147,13 @@ def commit_folder(
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    api, folder = HfApi(token=token), Path(folder)
+    folder = Path(folder)
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    there = list_files(repo_id, kind, branch, token)
+    gone = [name for name in there if name not in files and any(fnmatch(name, pattern) for pattern in stale)]
     try:
-        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        there = api.list_repo_files(repo_id, repo_type=kind, revision=branch)
-        gone = [name for name in there if name not in files and any(fnmatch(name, pattern) for pattern in stale)]
         # Not `upload_folder`, which may make several commits of one folder.
-        return api.create_commit(
+        return HfApi(token=token).create_commit(
             repo_id,
             [*map(CommitOperationDelete, gone), *(CommitOperationAdd(name, path) for name, path in files.items())],
             commit_message=message,

@@ -160,6 +160,17 @@ def read_json(file: Path) -> dict[str, Any] | None:
     return _read(file, json.loads, "a JSON object")
 
 
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object as JSON, whole or not at all.
+
+    Example:
+        >>> write_json(Path("numbers.json"), {"overall": 81.0})  # doctest: +SKIP
+    """
+    aside = path.with_name(f"{path.name}.part")
+    aside.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(aside, path)
+
+
 def _read(file: Path, parse: Any, what: str) -> dict[str, Any] | None:
     if not file.is_file():
         return None

@@ -18,6 +18,7 @@ VIEWS = ("strong", "weak")
 TEACHER_PIXELS = ("reference", "own", "student")
 TEACHER_LOSSES = ("ce", "ldam", "paco")
 TEACHER_SCHEDULES = ("steps", "cosine")
+AUGMENTATION_DEVICES = ("auto", "cpu", "device")
 
 
 def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -50,6 +51,32 @@ class LongTailTrainingArguments(TrainingArguments):
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace the run that output_dir already holds."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir."})
+    profile: int = field(
+        default=0,
+        metadata={
+            "help": "Do not train, but say where the time of a training step goes, as the mean of so many steps (20 "
+            "where no number follows), and write a trace of a few more to trace.json in output_dir.",
+            "nargs": "?",
+            "const": 20,
+        },
+    )
+
+    rewind_at_non_finite: int = field(
+        default=0,
+        metadata={
+            "help": "How often a loss that is not finite may send the training back to its last checkpoint, with half "
+            "the learning rate each time; 0 stops at the first."
+        },
+    )
+
+    augmentation_device: str = field(
+        default="auto",
+        metadata={
+            "help": "Where training images are augmented: cpu (one by one by the loader's workers), device (in batches "
+            "where the model is), or auto (device on a GPU for images up to 32 pixels or of one size up to 256, else "
+            "cpu)."
+        },
+    )
 
     max_grad_norm: float = field(
         default=0.0, metadata={"help": "Gradient clipping; 0, the reference's value, is none."}
@@ -70,10 +97,14 @@ class LongTailTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})
 
     def __post_init__(self):
+        # Said or not: otherwise several processes without a GPU would each train alone, over each other's files.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         if self.bf16 is None:
             has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
             self.bf16 = has_bf16 and not self.use_cpu and not self.fp16
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+        if self.accelerator_config is None:  # else every batch would wait for all that the device has to do
+            self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
         # torch refuses to keep no workers: a run's recipe asks for it, and the flag that leaves them out does not.
         self.dataloader_persistent_workers = self.dataloader_persistent_workers and self.dataloader_num_workers > 0
         super().__post_init__()
@@ -81,6 +112,13 @@ class LongTailTrainingArguments(TrainingArguments):
             raise DeiTLTError(f"warmup_steps is {self.warmup_steps:g}; the reference's schedule takes warmup_epochs")
         if self.overwrite and self.resume:
             raise DeiTLTError("both overwrite and resume were asked for; pass one of them")
+        if self.profile < 0:
+            raise DeiTLTError(f"profile is {self.profile}; pass how many steps to time, or 0 to train")
+        if self.rewind_at_non_finite < 0:
+            raise DeiTLTError(
+                f"rewind_at_non_finite is {self.rewind_at_non_finite}; pass 0 or how many rewinds to allow"
+            )
+        one_of("augmentation_device", self.augmentation_device, AUGMENTATION_DEVICES)
         if self.learning_rate <= 0:
             raise DeiTLTError(f"learning_rate is {self.learning_rate}; pass a number above 0")
         if self.drw_start_epoch is not None and self.drw_start_epoch < 0:

@@ -1,24 +1,33 @@
-"""What training a teacher and a student share: the DRW phase, the log, stopping at a loss that is not finite."""
+"""What training a teacher and a student share: the DRW phase, the schedule, the order of the images, the log."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler
 from transformers import PreTrainedModel, set_seed
 from transformers.trainer_callback import ProgressCallback
 
+from deitlt_hf.data.device_augmentation.views import BatchView
+from deitlt_hf.data.draws import DrawingSampler
+from deitlt_hf.data.sampling import ShufflingSampler
+from deitlt_hf.data.transforms import ViewedDataset
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.losses.class_balanced import class_balanced_weights
 from deitlt_hf.training.arguments import LongTailTrainingArguments
+from deitlt_hf.training.batch_views import BatchViews
 from deitlt_hf.training.callbacks import ProgressBar, SetSamplerEpoch
-from deitlt_hf.training.pushing import PushingTrainer
+from deitlt_hf.training.profiling import stage
+from deitlt_hf.training.rewinding import RewindingTrainer
+from deitlt_hf.training.sharding import ShardingTrainer
+from deitlt_hf.training.stopping import leave_signals_to_the_training
 
 
 def wraps_adapters(model: nn.Module) -> bool:
@@ -48,18 +57,25 @@ def load_weights(model: PreTrainedModel, directory: str | Path) -> None:
         ) from error
 
 
-class LongTailTrainer(PushingTrainer):
+class LongTailTrainer(ShardingTrainer, RewindingTrainer):
     """transformers' `Trainer` with deferred re-weighting and a log of the loss's parts.
 
     Subclasses compute a loss per batch, report its parts with `record`, and give the learning rate of an epoch.
     """
 
     args: LongTailTrainingArguments
+    learner = "model"  # what a profile calls the model that is trained
 
     def __init__(
-        self, model: nn.Module, args: LongTailTrainingArguments, class_counts: Sequence[int] | None = None, **kwargs
+        self,
+        model: nn.Module,
+        args: LongTailTrainingArguments,
+        class_counts: Sequence[int] | None = None,
+        batch_views: Mapping[str, BatchView] | None = None,
+        **kwargs,
     ):
         super().__init__(model=model, args=args, **kwargs)
+        self.batch_views = BatchViews(batch_views or {}, self._data_seed, args.process_index)
         # Losses here are means over a batch, so that the Trainer divides them by the accumulated batches, and smoothing
         # is part of the targets.
         self.model_accepts_loss_kwargs = False
@@ -78,7 +94,7 @@ class LongTailTrainer(PushingTrainer):
         self._part_names: tuple[str, ...] = ()
         self._recorded_steps = 0.0
         self._recorded_batches = 0
-        self._non_finite_step = torch.full((), -1, device=args.device)
+        self._floating_point_ops: dict[int, int] = {}  # by the size of a batch
         self._clock = time.perf_counter()
 
     def _needed_class_counts(self) -> Sequence[int]:
@@ -100,9 +116,6 @@ class LongTailTrainer(PushingTrainer):
         """Learning rate at `epoch`, a fraction within epochs, of `epochs`."""
         raise TypeError(f"{type(self).__name__} must say its learning rate")
 
-    def peak_learning_rate(self) -> float:
-        return self.args.learning_rate
-
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """Follow `learning_rate_at`, step by step, unless one of transformers' schedules was asked for."""
         if not self.args.follows_reference_schedule:
@@ -118,18 +131,6 @@ class LongTailTrainer(PushingTrainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Resume the schedule at the learning rate asked for now, which the checkpoint's own would hide."""
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not isinstance(self.lr_scheduler, LambdaLR):
-            return
-        peak = self.peak_learning_rate()
-        self.lr_scheduler.base_lrs = [peak] * len(self.lr_scheduler.base_lrs)
-        rates = [peak * factor(self.lr_scheduler.last_epoch) for factor in self.lr_scheduler.lr_lambdas]
-        self.lr_scheduler._last_lr = rates
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["initial_lr"], group["lr"] = peak, rate
-
     def record(self, **parts: torch.Tensor) -> None:
         """Add scalars of this batch to the next log entry, where their means appear; nothing leaves the device.
 
@@ -143,24 +144,28 @@ class LongTailTrainer(PushingTrainer):
         self._recorded_batches += 1
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        is_first = ~torch.isfinite(loss) & (self._non_finite_step < 0)
-        self._non_finite_step = torch.where(is_first, self.state.global_step + 1, self._non_finite_step)
-        if loss.device.type == "cpu":  # elsewhere looking would wait for the device, so it waits for the next log
-            self._stop_if_not_finite()
-        return loss
+        inputs = self._with_views(inputs)
+        with stage(self.learner):
+            return super().training_step(model, inputs, num_items_in_batch)
 
-    def _stop_if_not_finite(self) -> None:
-        step = int(self._non_finite_step)
-        if step >= 0:
-            raise DeiTLTError(
-                f"the loss is not finite at step {step} (epoch {self.state.epoch or 0:.2f}); checkpoints from "
-                f"before it are untouched in {self.args.output_dir}: resume from the last with a lower learning_rate"
-            )
+    def _with_views(self, inputs: dict) -> dict:
+        """The batch with the views that are made on the device; a batch that has them stays as it is."""
+        with stage("augmentation"):
+            return self.batch_views(self._prepare_inputs(inputs), self.state.global_step)
+
+    def floating_point_ops(self, inputs: dict) -> int:
+        """transformers' estimate, which would count all weights anew in every step."""
+        size = inputs["pixel_values"].numel()
+        if size not in self._floating_point_ops:
+            self._floating_point_ops[size] = super().floating_point_ops(inputs)
+        return self._floating_point_ops[size]
+
+    def get_batch_samples(self, *args, **kwargs):
+        with stage("data"):
+            return super().get_batch_samples(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._parts is not None:
-            self._stop_if_not_finite()
             means = self.accelerator.reduce(self._parts / self._recorded_steps, "mean").tolist()
             logs |= dict(zip(self._part_names, means, strict=True))
             images = self._recorded_batches * self.args.train_batch_size * self.args.world_size
@@ -188,31 +193,64 @@ class LongTailTrainer(PushingTrainer):
             return None
         return super()._get_grad_norm(model, grad_norm)
 
-    def _save_checkpoint(self, model, trial) -> None:
-        self._stop_if_not_finite()
-        # The loss of the last step was finite, but its gradient may have ruined the weights.
-        if not torch.stack([weight.isfinite().all() for weight in self.model.parameters()]).all():
-            self._non_finite_step.fill_(self.state.global_step)
-            self._stop_if_not_finite()
-        super()._save_checkpoint(model, trial)
-
     def train(self, *args, **kwargs):
-        self._clock = time.perf_counter()
-        self._parts, self._recorded_steps, self._recorded_batches = None, 0.0, 0
-        self._non_finite_step.fill_(-1)
         if self.args.world_size > 1:
-            # Every process augments and drops paths in its own way, as with the reference; one seed would give all of
-            # them the same view of a repeated image.
+            # Every process mixes and drops paths in its own way, as with the reference.
             set_seed(self.args.seed + self.args.process_index)
         try:
-            result = super().train(*args, **kwargs)
+            return super().train(*args, **kwargs)
         except BaseException:
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, ProgressBar):
                     callback.close()  # or it would draw itself over the message that follows
             raise
-        self._stop_if_not_finite()  # in steps after the last log
-        return result
+
+    def _begin_attempt(self) -> None:
+        super()._begin_attempt()
+        self.batch_views.forget_step()
+        self._clock = time.perf_counter()
+        self._parts, self._recorded_steps, self._recorded_batches = None, 0.0, 0
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        start, epochs = self.args.drw_start_epoch, self.state.num_train_epochs
+        if start is not None and start >= epochs:  # known only now where max_steps was given
+            raise DeiTLTError(
+                f"drw_start_epoch {start} is beyond the last epoch; pass one below {epochs}, the epochs of "
+                f"max_steps {max_steps}, or none for no re-weighting"
+            )
+        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        sampler = super()._get_train_sampler(train_dataset)
+        if type(sampler) is RandomSampler:
+            sampler = ShufflingSampler(len(dataset), self._data_seed)
+        # The other strategies of transformers are for texts.
+        return self._drawing(sampler) if isinstance(sampler, (ShufflingSampler, SequentialSampler)) else sampler
+
+    def _drawing(self, sampler: Sampler[int], num_replicas: int = 1, rank: int = 0) -> Sampler[int]:
+        """The sampler with a seed for each view, where the data set follows it."""
+        if not isinstance(self.train_dataset, ViewedDataset):
+            return sampler
+        return DrawingSampler(sampler, self._data_seed, num_replicas, rank)
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """As in transformers, with each image once in the loss.
+
+        Images that fill up the last batches, so that all processes have one, are dropped from the gathered predictions,
+        but not from a process's mean loss.
+        """
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        size, state = len(inputs["labels"]), self.accelerator.gradient_state
+        if loss is not None and state.end_of_dataloader and 0 < state.remainder < size * self.args.world_size:
+            own = min(max(state.remainder - size * self.args.process_index, 1), size)
+            first = {name: value[:own] for name, value in inputs.items()}
+            loss = super().prediction_step(model, first, True, ignore_keys)[0]
+        return loss, logits, labels
 
     def get_train_dataloader(self) -> DataLoader:
         dataloader = super().get_train_dataloader()
@@ -221,7 +259,21 @@ class LongTailTrainer(PushingTrainer):
                 f"{len(dataloader.dataset)} training images do not fill one batch of {self.args.train_batch_size} per "
                 "device; pass a smaller per_device_train_batch_size"
             )
+        self._refuse_a_last_image(dataloader)
         return dataloader
+
+    def _refuse_a_last_image(self, dataloader: DataLoader) -> None:
+        """Batch normalisation has no statistics of one image; with several processes, batches are filled up."""
+        sampler, size = dataloader.batch_sampler, self.args.train_batch_size
+        if self.args.world_size > 1 or self.args.dataloader_drop_last or not hasattr(sampler, "sampler"):
+            return
+        if len(sampler.sampler) % size == 1 and any(
+            isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.model.modules()
+        ):
+            raise DeiTLTError(
+                f"{len(sampler.sampler)} training images in batches of {size} leave a last batch of one, too few for "
+                "batch normalisation; pass dataloader_drop_last true or another per_device_train_batch_size"
+            )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self._loads_whole_models():
@@ -244,6 +296,18 @@ class LongTailTrainer(PushingTrainer):
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
         try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+            dataloader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
         finally:
             self.args.dataloader_drop_last = drop_last
+        loader = dataloader.base_dataloader
+        # Its own: a loader that took its seed from the global generator would move what stochastic depth and mixing
+        # draw, at other moments in a resumed run than in an undisturbed one.
+        loader.generator = torch.Generator().manual_seed(self.args.seed)
+        loader.worker_init_fn = partial(_begin_worker, loader.worker_init_fn)
+        return dataloader
+
+
+def _begin_worker(begin: Callable[[int], None] | None, worker: int) -> None:
+    leave_signals_to_the_training(worker)
+    if begin is not None:
+        begin(worker)

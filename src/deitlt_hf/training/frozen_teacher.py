@@ -6,6 +6,7 @@ from collections import Counter
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import patch_environment
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from deitlt_hf.errors import DeiTLTError, loading_reason
@@ -73,7 +74,9 @@ class FrozenTeacher:
 
 def _load(source: str) -> PreTrainedModel:
     try:
-        return AutoModelForImageClassification.from_pretrained(source)
+        # Else, under FSDP with this setting, the other processes would wait for weights that only a student gets.
+        with patch_environment(FSDP_CPU_RAM_EFFICIENT_LOADING="false"):
+            return AutoModelForImageClassification.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise DeiTLTError(
             f"cannot load a teacher from {source}: {loading_reason(source, error)}; pass the directory of an image "

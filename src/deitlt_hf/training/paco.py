@@ -134,6 +134,11 @@ class MomentumContrast(nn.Module):
             self.queue[places], self.queue_labels[places] = keys[-size:], labels[-size:]
         self._staged = []
 
+    def forget_step(self) -> None:
+        """Drop what a step that did not end has left."""
+        self.projection.zero_grad()
+        self._staged = []
+
     def _key_and_query_weights(self, model: PreTrainedModel) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         keys = [*self.key_encoder.parameters(), *self.key_projection.parameters()]
         return keys, [weight.detach() for weight in (*model.parameters(), *self.projection.parameters())]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo
 from transformers import Trainer
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 
@@ -19,6 +19,7 @@ from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.hub.cards.model_card import write_model_card
 from deitlt_hf.hub.pushing import link_or_copy, stage_model, stale_files
 from deitlt_hf.hub.repository import check_hub, commit_folder, make_repository
+from deitlt_hf.hub.run_record import last_part, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -137,13 +138,21 @@ class PushingTrainer(Trainer):
             stage_model(directory, folder, self.hub_model_id)
             if resumable_as is not None:
                 no_pickled_arguments = shutil.ignore_patterns(TRAINING_ARGS_NAME)
-                shutil.copytree(
-                    directory, folder / resumable_as, ignore=no_pickled_arguments, copy_function=link_or_copy
-                )
+                resumable = folder / resumable_as
+                shutil.copytree(directory, resumable, ignore=no_pickled_arguments, copy_function=link_or_copy)
+                _hide_the_best_checkpoint(resumable / TRAINER_STATE_NAME)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return commit
+
+
+def _hide_the_best_checkpoint(state_file: Path) -> None:
+    """Of its path the name alone goes to the hub, as the directory is another one elsewhere."""
+    state = read_json(state_file) or {}
+    best = state.get("best_model_checkpoint")
+    if best is not None:
+        write_json(state_file, state | {"best_model_checkpoint": last_part(best)})  # a new file: the old one is linked
 
 
 def _warn_if_it_fails(commit: Callable[[], CommitInfo]) -> None:

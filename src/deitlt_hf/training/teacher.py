@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel
 
+from deitlt_hf.data.device_augmentation.views import BatchView
 from deitlt_hf.data.transforms import collate
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import mean_accuracies
@@ -18,6 +20,7 @@ from deitlt_hf.losses.paco import PaCoLoss
 from deitlt_hf.training.arguments import TeacherTrainingArguments
 from deitlt_hf.training.base import LongTailTrainer
 from deitlt_hf.training.paco import STATE_FILE, MomentumContrast, UpdateMomentumContrast
+from deitlt_hf.training.profiling import stage
 from deitlt_hf.training.sam import sam_over_sgd
 from deitlt_hf.training.schedule import cosine_with_warmup, sam_radius, steps_with_warmup
 
@@ -30,6 +33,7 @@ class TeacherTrainer(LongTailTrainer):
         args: a `TeacherTrainingArguments`.
         class_counts: training images per class in label order; needed for LDAM, for PaCo and for DRW.
         class_groups: `{"head": [...], "mid": [...], "tail": [...]}` for evaluation.
+        batch_views: for training images that come as uint8: the views that are made of them on the device, by output.
         **kwargs: the Trainer's own; examples have `pixel_values` and `labels`, and for training with PaCo
             `key_pixel_values`, the second view.
 
@@ -47,6 +51,8 @@ class TeacherTrainer(LongTailTrainer):
     """
 
     args: TeacherTrainingArguments
+    learner = "teacher"
+    shards_weights = False  # a CNN fits; its batch statistics would differ between shards, and PaCo copies whole weights
 
     def __init__(
         self,
@@ -54,6 +60,7 @@ class TeacherTrainer(LongTailTrainer):
         args: TeacherTrainingArguments,
         class_counts: Sequence[int] | None = None,
         class_groups: dict[str, list[int]] | None = None,
+        batch_views: Mapping[str, BatchView] | None = None,
         **kwargs,
     ):
         self.class_groups = class_groups
@@ -63,7 +70,7 @@ class TeacherTrainer(LongTailTrainer):
         kwargs.setdefault("preprocess_logits_for_metrics", _class_ids)
         # A fifth to two fifths faster for ResNets on a CPU; convolutions hand their weights' layout on to what follows.
         model = model.to(memory_format=torch.channels_last)
-        super().__init__(model, args, class_counts=class_counts, **kwargs)
+        super().__init__(model, args, class_counts=class_counts, batch_views=batch_views, **kwargs)
         self.ldam = self.paco = self.contrast = None
         if args.loss == "ldam":
             self.ldam = LDAMLoss(self._needed_class_counts(), args.ldam_max_margin, args.ldam_scale).to(args.device)
@@ -74,8 +81,6 @@ class TeacherTrainer(LongTailTrainer):
 
     def _prepare_paco(self) -> None:
         args = self.args
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise DeiTLTError("PaCo's momentum encoder needs whole weights; train without FSDP and DeepSpeed")
         weights = (args.paco_alpha, args.paco_beta, args.paco_gamma, args.paco_temperature)
         self.paco = PaCoLoss(self._needed_class_counts(), *weights).to(args.device)
         self.contrast = MomentumContrast(
@@ -92,16 +97,17 @@ class TeacherTrainer(LongTailTrainer):
         labels = inputs["labels"]
         outputs = model(pixel_values=inputs["pixel_values"])
         weights = self.class_weights if model.training and self.drw_active else None
-        if self.contrast is not None and model.training:
-            candidates, candidate_labels = self.contrast.candidates(inputs["keys"], labels)
-            features = torch.cat([self.contrast.queries(), candidates])
-            loss = self.paco(features, torch.cat([labels, candidate_labels]), outputs.logits)
-        elif self.ldam is not None:
-            loss = self.ldam(outputs.logits, labels, weights)
-        else:
-            loss = F.cross_entropy(outputs.logits, labels, weight=weights)
-        if model.training and not self._weights_are_perturbed:
-            self.record(train_accuracy=100 * (outputs.logits.detach().argmax(-1) == labels).float().mean())
+        with stage("loss"):
+            if self.contrast is not None and model.training:
+                candidates, candidate_labels = self.contrast.candidates(inputs["keys"], labels)
+                features = torch.cat([self.contrast.queries(), candidates])
+                loss = self.paco(features, torch.cat([labels, candidate_labels]), outputs.logits)
+            elif self.ldam is not None:
+                loss = self.ldam(outputs.logits, labels, weights)
+            else:
+                loss = F.cross_entropy(outputs.logits, labels, weight=weights)
+            if model.training and not self._weights_are_perturbed:
+                self.record(train_accuracy=100 * (outputs.logits.detach().argmax(-1) == labels).float().mean())
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
@@ -110,8 +116,10 @@ class TeacherTrainer(LongTailTrainer):
         All accumulated batches have to be seen before SAM knows its perturbation, and once more after it. Batch
         normalisation counts both passes, as in the published implementations.
         """
+        inputs = self._with_views(inputs)  # before they are kept: SAM's second pass meets the same views
         if self.contrast is not None:
-            inputs = self._with_keys(inputs)
+            with stage("key encoder"):
+                inputs = self._with_keys(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.args.uses_sam:
             self._accumulated.append(inputs)
@@ -119,13 +127,23 @@ class TeacherTrainer(LongTailTrainer):
                 sam = getattr(self.optimizer, "optimizer", self.optimizer)
                 for group in sam.param_groups:
                     group["rho"] = self._sam_radius()
-                sam.first_step(zero_grad=True)
+                with stage("optimiser"):
+                    sam.first_step(zero_grad=True)
                 self._weights_are_perturbed = True
-                for batch in self._accumulated:
-                    super().training_step(model, batch, num_items_in_batch)
+                last = len(self._accumulated) - 1
+                for index, batch in enumerate(self._accumulated):
+                    # Processes exchange the gradient once, as in the first pass.
+                    with nullcontext() if index == last else self.accelerator.no_sync(model):
+                        super().training_step(model, batch, num_items_in_batch)
                 self._weights_are_perturbed = False
                 self._accumulated = []
         return loss
+
+    def _begin_attempt(self) -> None:
+        super()._begin_attempt()
+        self._accumulated, self._weights_are_perturbed = [], False
+        if self.contrast is not None:
+            self.contrast.forget_step()
 
     def _with_keys(self, inputs: dict) -> dict:
         """The batch with keys in place of the key view; SAM's second pass meets the same keys."""

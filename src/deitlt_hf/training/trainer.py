@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel
 
+from deitlt_hf.data.device_augmentation.views import BatchView
 from deitlt_hf.data.mixing import BatchMixing
 from deitlt_hf.data.sampling import repeated_augmentation_sampler
 from deitlt_hf.data.transforms import collate
@@ -18,9 +18,10 @@ from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERTS, mean_accuracies
 from deitlt_hf.losses.distillation import DistillationLoss
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments
+from deitlt_hf.training.averaging import AveragedWeights, UpdateAverage
 from deitlt_hf.training.base import LongTailTrainer, load_weights
-from deitlt_hf.training.callbacks import UpdateEma
 from deitlt_hf.training.frozen_teacher import FrozenTeacher
+from deitlt_hf.training.profiling import stage
 from deitlt_hf.training.schedule import cosine_with_warmup
 
 EMA_DIRECTORY = "ema"
@@ -35,6 +36,7 @@ class DeiTLTTrainer(LongTailTrainer):
         teacher: an image classifier, or a directory or hub id of one; needed unless `distillation_type` is `"none"`.
         class_counts: training images per class in label order; by default those in the student's configuration.
         class_groups: `{"head": [...], "mid": [...], "tail": [...]}` for evaluation; by default the configuration's.
+        batch_views: for training images that come as uint8: the views that are made of them on the device, by output.
         **kwargs: the Trainer's own, such as `train_dataset` and `eval_dataset`, whose examples have `pixel_values` and
             `labels`, and `weak_pixel_values` for in-distribution distillation.
 
@@ -55,6 +57,7 @@ class DeiTLTTrainer(LongTailTrainer):
     """
 
     args: DeiTLTTrainingArguments
+    learner = "student"
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class DeiTLTTrainer(LongTailTrainer):
         teacher: PreTrainedModel | str | Path | None = None,
         class_counts: Sequence[int] | None = None,
         class_groups: Mapping[str, Sequence[int]] | None = None,
+        batch_views: Mapping[str, BatchView] | None = None,
         **kwargs,
     ):
         self.class_groups = class_groups or getattr(model.config, "class_groups", None)
@@ -70,7 +74,7 @@ class DeiTLTTrainer(LongTailTrainer):
             kwargs.setdefault("compute_metrics", self._grouped_accuracies)
         kwargs.setdefault("data_collator", collate)
         kwargs.setdefault("preprocess_logits_for_metrics", _expert_class_ids)
-        super().__init__(model, args, class_counts=class_counts, **kwargs)
+        super().__init__(model, args, class_counts=class_counts, batch_views=batch_views, **kwargs)
         if teacher is None and args.distillation_type != "none":
             raise DeiTLTError(
                 f"{args.distillation_type} distillation needs a teacher; pass one, or distillation_type 'none'"
@@ -78,34 +82,39 @@ class DeiTLTTrainer(LongTailTrainer):
         self.teacher = None
         if args.distillation_type != "none":
             self.teacher = FrozenTeacher(teacher, model, args.device, args.teacher_pixels)
+            if args.torch_compile:  # the Trainer compiles the student only
+                self.teacher.model.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         self.distillation_loss = DistillationLoss(
             args.distillation_type, args.distillation_alpha, args.distillation_temperature
         )
         self.mixing = BatchMixing(
             model.config.num_labels, args.mixup, args.cutmix, args.mixup_switch_prob, args.label_smoothing_factor
         )
-        # A copy of the initial weights, like the reference's; every update moves it by 1 - decay towards the student.
-        self.ema = None if args.ema_decay is None else ModelEmaV3(model, decay=args.ema_decay, device=args.device)
-        if self.ema is not None:
-            self.add_callback(UpdateEma(self.ema))
+        self.ema = None
+        if args.ema_decay is not None:
+            self.ema = AveragedWeights(self.model, args.ema_decay)
+            self.add_callback(UpdateAverage(self.ema))
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         """The loss of one batch: hard labels `(N,)`, or soft ones `(N, C)` for pixels that are mixed already."""
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        pixel_values, targets = self._mix(inputs["pixel_values"], inputs["labels"])
-        teacher_logits = self._teacher_logits(pixel_values, inputs)
+        with stage("mixing"):
+            pixel_values, targets = self._mix(inputs["pixel_values"], inputs["labels"])
+        with stage("teacher"):
+            teacher_logits = self._teacher_logits(pixel_values, inputs)
         outputs = model(pixel_values=pixel_values)
-        weights = self.class_weights if self.drw_active else None
-        parts = self.distillation_loss(
-            outputs.cls_logits,
-            outputs.distillation_logits,
-            targets,
-            teacher_logits,
-            weights,
-            weights if self.args.reweight_cls else None,
-        )
-        self._record(parts, outputs, teacher_logits, targets)
+        with stage("loss"):
+            weights = self.class_weights if self.drw_active else None
+            parts = self.distillation_loss(
+                outputs.cls_logits,
+                outputs.distillation_logits,
+                targets,
+                teacher_logits,
+                weights,
+                weights if self.args.reweight_cls else None,
+            )
+            self._record(parts, outputs, teacher_logits, targets)
         return (parts.loss, outputs) if return_outputs else parts.loss
 
     def _mix(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -169,9 +178,9 @@ class DeiTLTTrainer(LongTailTrainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if self.args.repeated_augmentation <= 1 or not hasattr(dataset, "__len__"):
             return super()._get_train_sampler(train_dataset)
-        return repeated_augmentation_sampler(
-            len(dataset), self.args.world_size, self.args.process_index, self.args.repeated_augmentation
-        )
+        processes, process = self.args.world_size, self.args.process_index
+        sampler = repeated_augmentation_sampler(len(dataset), processes, process, self.args.repeated_augmentation)
+        return self._drawing(sampler, processes, process)
 
     def get_train_dataloader(self):
         dataloader = super().get_train_dataloader()
@@ -191,12 +200,8 @@ class DeiTLTTrainer(LongTailTrainer):
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Inside, the student has the averaged weights; after it, its own again."""
-        own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        self.model.load_state_dict(self.ema.module.state_dict())
-        try:
+        with self.ema.lent_to(self.model):
             yield
-        finally:
-            self.model.load_state_dict(own)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = {name: inputs[name] for name in ("pixel_values", "labels") if name in inputs}
@@ -209,23 +214,35 @@ class DeiTLTTrainer(LongTailTrainer):
             metrics |= {f"{expert}_{group}": value for group, value in accuracies.items()}
         return metrics
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.ema is not None and self.args.should_save:
-            averaged = Path(output_dir or self.args.output_dir) / EMA_DIRECTORY
-            self.ema.module.save_pretrained(averaged)
-            if self.processing_class is not None:
-                self.processing_class.save_pretrained(averaged)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the student, and its averaged weights as another model in the directory `ema`."""
+        if self.ema is not None:
+            self._save_average(Path(output_dir or self.args.output_dir) / EMA_DIRECTORY)
+        super().save_model(output_dir, _internal_call)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self.ema is None:
+    def _save_average(self, directory: Path) -> None:
+        with self.averaged_weights():
+            model = self.unsharded_model()
+            if self.args.should_save:
+                model.save_pretrained(directory)
+        if self.processing_class is not None and self.args.should_save:
+            self.processing_class.save_pretrained(directory)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.ema is not None and checkpoint is not None:
+            self._load_average(Path(checkpoint) / EMA_DIRECTORY)
+
+    def _load_average(self, directory: Path) -> None:
+        self.ema.start(self.model)
+        if not directory.is_dir():  # of a run that kept no average: it starts here, not at weights that nothing trained
             return
-        averaged = Path(resume_from_checkpoint) / EMA_DIRECTORY
-        if averaged.is_dir():
-            load_weights(self.ema.module, averaged)
-        else:  # of a run that kept no average: it starts here, not at weights that nothing trained
-            self.ema.set(self.model)
+        with self.averaged_weights():
+            model = self.unsharded_model()
+            if model is self.model or self.is_world_process_zero():
+                load_weights(model, directory)
+            self.take_weights(model)
+            self.ema.start(self.model)
 
 
 def _expert_class_ids(logits: tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:

@@ -26,12 +26,21 @@ def about_section(facts: ModelFacts) -> str:
         sentences.append("These are the exponential moving average (EMA) of a run's weights.")
     if facts.step is not None:
         sentences.append(f"These are the weights after {facts.step:,} optimiser steps of a run.")
+    if facts.runtime != "torch":
+        sentences.append(_exported(facts))
     if facts.is_student:
         sentences.append(_experts(facts))
     elif facts.settings is not None:
         how = describe_teacher_training(facts.settings)
         sentences.append(f"It was trained with {how}, to label images for DeiT-LT students.")
     return " ".join(sentences)
+
+
+def _exported(facts: ModelFacts) -> str:
+    what = {"onnx": "an export for ONNX Runtime", "exported": "a program of torch.export"}[facts.runtime]
+    if getattr(facts.config, "exported_precision", None) == "int8":
+        return f"This is {what} in 8 bits, whose predictions differ from those of the weights it was made from."
+    return f"This is {what}."
 
 
 def _trained_on(facts: ModelFacts) -> str:
@@ -60,7 +69,7 @@ def _experts(facts: ModelFacts) -> str:
         cls, dist = "in DeiT-LT the expert for head classes", "the expert for tail classes"
     else:
         cls = "which learns the labels and is for head classes"
-        dist = f"which {_lesson(settings)} and is for tail classes"
+        dist = f"which {_lesson(settings)}"
     return (
         f"It has two heads: one on the class token (CLS), {cls}, and one on the distillation token (DIST), {dist}. Its "
         f"`logits` are {_LOGITS[facts.config.expert]}."
@@ -70,7 +79,10 @@ def _experts(facts: ModelFacts) -> str:
 def _lesson(settings: Mapping[str, Any]) -> str:
     """What the distillation token learns."""
     lesson = f"learns what a teacher says about {_VIEWS[settings.get('distillation_view', 'strong')]} augmented images"
+    start = settings.get("drw_start_epoch")
     if settings.get("distillation_type") == "none":
         lesson = "learns the labels too"
-    start = settings.get("drw_start_epoch")
-    return lesson if start is None else f"{lesson}, with more weight on rare classes from epoch {start} on,"
+        if start is None:
+            return lesson  # in the same way
+    weighted = "" if start is None else f", with more weight on rare classes from epoch {start} on,"
+    return f"{lesson}{weighted} and is for tail classes"

@@ -59,7 +59,8 @@ def adapter_card(directory: str | os.PathLike[str], repo_id: str | None = None) 
     if not isinstance(base, str) or not base:
         raise DeiTLTError(f"{path / ADAPTER_FILE} names no base_model_name_or_path; pass an adapter that PEFT saved")
     on_hub = find_hub_ids({"init_from": base}).get("init_from")
-    base = last_part(base) if Path(base).is_absolute() else base
+    is_elsewhere = on_hub is None and (repo_id is not None or Path(base).is_absolute())
+    base = last_part(base) if is_elsewhere else base
     location = repo_id or (path.name if path.is_absolute() else str(directory))
     places = {
         name: json.dumps(value, ensure_ascii=False) for name, value in {"base": base, "location": location}.items()

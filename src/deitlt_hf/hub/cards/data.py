@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from deitlt_hf.evaluation.accuracy import EXPERT_LABELS, GROUPS
+from deitlt_hf.hub.cards.class_counts import group_row, labels_to_list
 from deitlt_hf.hub.cards.facts import ONLY_ROW, ModelFacts
 from deitlt_hf.hub.cards.markdown import escape, table
 from deitlt_hf.hub.run_record import REPORT_FILE
-
-MAX_LISTED_CLASSES = 100
-SHOWN_ENDS = 10
 
 
 def data_section(facts: ModelFacts) -> str:
@@ -103,18 +101,11 @@ def _groups(facts: ModelFacts) -> list[str]:
         rows = [(name, f"{len(classes.groups[name]):,}") for name in GROUPS]
         shown = table(("group", "classes"), rows)
     else:
-        rows = [_group_row(name, [classes.counts[label] for label in classes.groups[name]]) for name in GROUPS]
+        rows = [group_row(name, [classes.counts[label] for label in classes.groups[name]]) for name in GROUPS]
         shown = table(("group", "classes", "training images per class", "together"), rows)
     if facts.settings is None:
         return [shown]
     return [group_rule(facts.settings), shown]
-
-
-def _group_row(name: str, counts: Sequence[int]) -> tuple[str, str, str, str]:
-    images = "none"
-    if counts:
-        images = f"{max(counts):,}" + (f" to {min(counts):,}" if min(counts) < max(counts) else "")
-    return name, f"{len(counts):,}", images, f"{sum(counts):,}"
 
 
 def _class_table(facts: ModelFacts) -> list[str]:
@@ -122,14 +113,10 @@ def _class_table(facts: ModelFacts) -> list[str]:
     classes = facts.classes
     if classes.counts is None or classes.names is None:
         return []
-    order = sorted(range(classes.number), key=lambda label: -classes.counts[label])
-    title = "### Classes"
-    if classes.number > MAX_LISTED_CLASSES:
-        title += f": the {SHOWN_ENDS} largest and the {SHOWN_ENDS} smallest of {classes.number:,}"
-        order = order[:SHOWN_ENDS] + order[-SHOWN_ENDS:]
+    labels, which = labels_to_list(classes.counts)
     columns = _class_columns(facts)
-    rows = [[cell(label) for cell in columns.values()] for label in order]
-    return [title, table(list(columns), rows)]
+    rows = [[cell(label) for cell in columns.values()] for label in labels]
+    return [f"### Classes{which}", table(list(columns), rows)]
 
 
 def _class_columns(facts: ModelFacts) -> dict[str, Any]:

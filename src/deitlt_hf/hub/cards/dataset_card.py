@@ -10,11 +10,10 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from deitlt_hf.data.benchmarks import Benchmark
 from deitlt_hf.data.long_tail import class_groups
+from deitlt_hf.hub.cards.class_counts import group_row, labels_to_list
 from deitlt_hf.hub.cards.markdown import escape, table
 
 PICTURE_FILE = "class_counts.png"
-MAX_LISTED_CLASSES = 100
-SHOWN_ENDS = 10
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -92,7 +91,7 @@ def _header(built: BuiltDataset) -> DatasetCardData:
         **(named if benchmark.licence == "other" else {}),
         task_categories=["image-classification"],
         size_categories=[next((name for limit, name in _SIZES if total < limit), "1M<n<10M")],
-        source_datasets=[benchmark.source] if benchmark.source else ["original"],
+        source_datasets=[benchmark.source] if benchmark.source else None,
         tags=["long-tailed", "class-imbalance", "deit-lt"],
         configs=[{"config_name": "default", "data_files": data_files}],
     )
@@ -119,21 +118,14 @@ def _long_tail(built: BuiltDataset) -> str:
 
 
 def _groups(built: BuiltDataset) -> str:
-    rows = []
-    for name, labels in built.groups().items():
-        counts = [built.class_counts[label] for label in labels]
-        images = f"{max(counts):,} to {min(counts):,}" if counts else "none"
-        rows.append((name, f"{len(labels):,}", images, f"{sum(counts):,}"))
+    counts = built.class_counts
+    rows = [group_row(name, [counts[label] for label in labels]) for name, labels in built.groups().items()]
     return "## Head, mid and tail\n\n" + table(("group", "classes", "training images per class", "together"), rows)
 
 
 def _class_table(built: BuiltDataset) -> str:
     """Training images per class, the largest first; of many classes the largest and the smallest."""
     counts, names = built.class_counts, built.class_names
-    order = sorted(range(len(counts)), key=lambda label: -counts[label])
-    title = "## Training images per class"
-    if len(order) > MAX_LISTED_CLASSES:
-        title += f": the {SHOWN_ENDS} largest and the {SHOWN_ENDS} smallest"
-        order = order[:SHOWN_ENDS] + order[-SHOWN_ENDS:]
-    rows = [(str(label), escape(names[label]), f"{counts[label]:,}") for label in order]
-    return f"{title}\n\n" + table(("label", "class", "images"), rows)
+    labels, which = labels_to_list(counts)
+    rows = [(str(label), escape(names[label]), f"{counts[label]:,}") for label in labels]
+    return f"## Training images per class{which}\n\n" + table(("label", "class", "images"), rows)

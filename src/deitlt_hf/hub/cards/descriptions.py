@@ -31,6 +31,7 @@ class DataDescription:
         hub_id: on the hub, where it is there.
         terms: whose it is and under which terms, where that is known.
         citation: BibTeX, where there is something to cite.
+        test_split: what the split of the test images is called, where that is known.
     """
 
     title: str
@@ -39,6 +40,7 @@ class DataDescription:
     hub_id: str | None = None
     terms: str | None = None
     citation: str | None = None
+    test_split: str | None = None
 
 
 _DIGITS = DataDescription(
@@ -48,7 +50,11 @@ _DIGITS = DataDescription(
     model_index_type="digits-lt",
     terms="Source: the UCI Machine Learning Repository, https://doi.org/10.24432/C50P49.",
     citation=_DIGITS_CITATION,
+    test_split="test",
 )
+
+
+_TEST = "It was tested on its own test or validation split or, where it has none, on images held out of each class."
 
 
 def kind_of_data(source: str, on_hub: bool = False) -> str:
@@ -76,15 +82,18 @@ def describe_data(name: str, kind: str) -> DataDescription:
     """
     if kind == "hub":
         about = f"The data set [{name}](https://huggingface.co/datasets/{name}) of the hub; its card tells its terms."
-        return DataDescription(name, about, name, name)
+        return DataDescription(name, f"{about} {_TEST}", name, name)
     if kind == "local":
-        return DataDescription(name, "A local collection, which is not published with the model.", "imagefolder")
+        about = f"A local collection, which is not published with the model. {_TEST}"
+        return DataDescription(name, about, "imagefolder")
     if name == _DIGITS.title:
         return _DIGITS
     benchmark = BENCHMARKS[name]
     terms = f"Source: {benchmark.homepage}. {benchmark.licence_note}"
     index_type = benchmark.source or benchmark.name
-    return DataDescription(benchmark.title, benchmark.about, index_type, benchmark.source, terms, benchmark.citation)
+    return DataDescription(
+        benchmark.title, benchmark.about, index_type, benchmark.source, terms, benchmark.citation, "test"
+    )
 
 
 def describe_architecture(config: PreTrainedConfig) -> str:

@@ -219,7 +219,9 @@ def _find_part(path: Path) -> _Part:
 def _read_config(path: Path) -> PreTrainedConfig:
     if not (path / "config.json").is_file():
         raise DeiTLTError(f"{path} has no config.json; pass the directory of a model, such as a run's output")
-    read_json(path / "config.json")
+    classes = (read_json(path / "config.json") or {}).get("architectures") or ()
+    if classes and not any("ForImageClassification" in name for name in classes):
+        raise DeiTLTError(f"{path} holds a {classes[0]}, which is no image classifier; pass the directory of one")
     try:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:

@@ -48,7 +48,7 @@ def _eval_results(facts: ModelFacts) -> list[EvalResult]:
             task_type=TASK,
             dataset_type=index_type,
             dataset_name=name,
-            dataset_split="test",
+            dataset_split=data.test_split if data is not None else None,
             metric_type="accuracy",
             metric_name=_metric_name(row, column),
             metric_value=round(accuracies[column], 2),

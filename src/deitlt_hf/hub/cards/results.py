@@ -75,6 +75,7 @@ def limits_section(facts: ModelFacts) -> str:
     points = [
         _few_test_images(facts),
         _one_run(facts),
+        _chosen_by_the_test_split(facts),
         _trade_off(facts),
         _real_use(facts),
         "**Groups follow training images.** Whether a class is head or tail depends on how many training images it has "
@@ -100,7 +101,10 @@ def _few_test_images(facts: ModelFacts) -> str | None:
     if classes.rarest is not None and classes.names is not None:
         tested = classes.test_counts[classes.rarest]
         counted = _images(classes.counts[classes.rarest], "training")
-        rarest = f"The rarest class, {escape(classes.names[classes.rarest])}, has {counted} and"
+        name = escape(classes.names[classes.rarest])
+        is_alone = classes.counts.count(classes.smallest) == 1
+        rarest = f"The rarest class, {name}, has" if is_alone else f"One of the rarest classes, {name}, has"
+        rarest += f" {counted} and"
     if tested == 0:
         return f"**Not every class was tested.** {rarest} no test image, so that nothing is known of it."
     half = min(98 / math.sqrt(tested), 50)  # 1.96 standard deviations of a share of one half, in percent
@@ -122,6 +126,17 @@ def _one_run(facts: ModelFacts) -> str | None:
     return (
         f"**This is one run.** It was trained once, with seed {seed}, on one selection of images. Another seed gives "
         "other numbers, and the fewer images a class has, the more they change."
+    )
+
+
+def _chosen_by_the_test_split(facts: ModelFacts) -> str | None:
+    settings = facts.settings or {}
+    if facts.results is None or not settings.get("load_best_model_at_end"):
+        return None
+    by = escape(settings.get("metric_for_best_model") or "loss")
+    return (
+        f"**The test split chose these weights.** Of all evaluations in the run, that with the best {by} was kept, so "
+        "new images tend to have lower numbers."
     )
 
 
@@ -154,7 +169,7 @@ def _real_use(facts: ModelFacts) -> str | None:
                 f"{percent(value)} %" if row == ONLY_ROW else f"{percent(value)} % for {_SHORT[row]}"
                 for row, value in expected.items()
             )
-            text += f" Were they as uneven as the training images, it would be {shown}."
+            text += f" Were they as uneven as the training images, it would be about {shown}."
     else:
         text += " Overall depends on how often each class occurs in them."
     return text + " Other cameras, places and times change all numbers."
@@ -168,8 +183,11 @@ def _expected(facts: ModelFacts, per_class: list[float | None] | None) -> float 
 
 
 def _calibration(facts: ModelFacts) -> str:
-    why = " Mixed images, smoothed labels and weights for rare classes change what they mean." * facts.is_student
-    return f"**Probabilities are not calibrated.**{why} Choose thresholds on images that were not trained on."
+    why = " DeiT-LT mixes images, smooths labels and weighs rare classes up, which changes what they mean."
+    return (
+        f"**Probabilities are not calibrated.**{why * facts.is_student} Choose thresholds on images that were not "
+        "trained on."
+    )
 
 
 def _spurious(facts: ModelFacts) -> str:

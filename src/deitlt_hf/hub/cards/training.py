@@ -39,7 +39,7 @@ def training_section(facts: ModelFacts) -> str | None:
 
 
 def _as_yaml(settings: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True, default_flow_style=None).rstrip()
+    return yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True).rstrip()
 
 
 def _how_to_repeat(facts: ModelFacts) -> list[str]:
@@ -96,7 +96,7 @@ def _teacher(facts: ModelFacts) -> list[str]:
     accuracy = teacher.get("accuracy")
     if accuracy:
         values = ", ".join(f"{group} {percent(accuracy.get(group))}" for group in ("overall", *GROUPS))
-        sentences.append(f"Its own accuracy on the test split, in percent: {values}.")
+        sentences.append(f"Its accuracy on the test split of its own run, in percent: {values}.")
     parts = ["### Teacher", " ".join(sentences)]
     if settings and facts.recipe is None:
         parts.append(code_block("yaml", _as_yaml(settings)))

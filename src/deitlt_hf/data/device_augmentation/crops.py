@@ -1,0 +1,144 @@
+"""Crops of whole batches, each image its own, with the horizontal flip in the same pass."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from deitlt_hf.data.device_augmentation.draws import Draws
+
+# Share of the image's area and range of width / height, torchvision's and timm's defaults.
+SCALE = (0.08, 1.0)
+RATIO = (3 / 4, 4 / 3)
+ATTEMPTS = 10
+
+
+def flipped(images: torch.Tensor, flip_probability: float, draws: Draws) -> torch.Tensor:
+    """Mirror some of the images `(N, 3, H, W)`, each with `flip_probability`.
+
+    Example:
+        >>> flipped(torch.arange(4).view(1, 1, 1, 4), 1.0, Draws(0, device="cpu")).flatten()
+        tensor([3, 2, 1, 0])
+    """
+    flips = draws.send(draws.chance(flip_probability, len(images))).view(-1, 1, 1, 1)
+    return torch.where(flips, images.flip(-1), images)
+
+
+def padded_crops(images: torch.Tensor, flip_probability: float, draws: Draws) -> torch.Tensor:
+    """A random crop of the images' own size after zero padding of an eighth of it, and a flip.
+
+    Args:
+        images: `(N, 3, S, S)` uint8.
+        flip_probability: share of images that are mirrored.
+        draws: the batch's random numbers.
+
+    Returns:
+        `(N, 3, S, S)` uint8.
+
+    Example:
+        >>> padded_crops(torch.ones(2, 3, 8, 8, dtype=torch.uint8), 0.5, Draws(0, device="cpu")).shape
+        torch.Size([2, 3, 8, 8])
+    """
+    count, channels, size = images.shape[:3]
+    padding = size // 8
+    tops, lefts = draws.up_to(np.full((2, count, 1), 2 * padding))
+    columns = lefts + np.arange(size)
+    columns = np.where(draws.chance(flip_probability, count)[:, None], columns[:, ::-1], columns)
+    rows, columns = draws.send(tops + np.arange(size)), draws.send(columns)
+    image = torch.arange(count, device=images.device).view(-1, 1, 1, 1)
+    channel = torch.arange(channels, device=images.device).view(1, -1, 1, 1)
+    padded = F.pad(images, (padding,) * 4)
+    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def resized_crops(images: torch.Tensor, image_size: int, flip_probability: float, draws: Draws) -> torch.Tensor:
+    """A random crop of another size and shape, resized as Pillow does (bicubic with antialiasing), and a flip.
+
+    Args:
+        images: `(N, 3, H, W)` uint8.
+        image_size: side S of the square output in pixels.
+        flip_probability: share of images that are mirrored.
+        draws: the batch's random numbers.
+
+    Returns:
+        `(N, 3, S, S)` uint8.
+
+    Example:
+        >>> resized_crops(torch.ones(2, 3, 30, 40, dtype=torch.uint8), 64, 0.5, Draws(0, device="cpu")).shape
+        torch.Size([2, 3, 64, 64])
+    """
+    count, _, height, width = images.shape
+    boxes = draw_boxes(count, height, width, draws)
+    flips = draws.chance(flip_probability, count)
+    top, left, box_height, box_width = draws.send(boxes.astype(np.float32).T).unbind()
+    along_width = _resampling(left, box_width, width, image_size)
+    along_width = torch.where(draws.send(flips).view(-1, 1, 1), along_width.flip(1), along_width)
+    along_height = _resampling(top, box_height, height, image_size)
+    # Pillow resizes the width first, and rounds in between.
+    lines = images.float().view(count, -1, width)
+    narrowed = _rounded(lines @ along_width.transpose(1, 2)).view(count, -1, height, image_size)
+    return torch.stack([_rounded(along_height @ channel).to(torch.uint8) for channel in narrowed.unbind(1)], dim=1)
+
+
+def draw_boxes(count: int, height: int, width: int, draws: Draws) -> np.ndarray:
+    """Random crops as torchvision's and timm's `RandomResizedCrop` draw them.
+
+    Args:
+        count: number of images N.
+        height, width: their size in pixels.
+        draws: the batch's random numbers.
+
+    Returns:
+        `(N, 4)` int64: top, left, height and width.
+
+    Example:
+        >>> draw_boxes(1, 1, 1, Draws(0, device="cpu"))
+        array([[0, 0, 1, 1]])
+    """
+    areas = draws.host.uniform(*SCALE, (count, ATTEMPTS)) * height * width
+    ratios = np.exp(draws.host.uniform(math.log(RATIO[0]), math.log(RATIO[1]), (count, ATTEMPTS)))
+    widths = np.rint(np.sqrt(areas * ratios)).astype(np.int64)
+    heights = np.rint(np.sqrt(areas / ratios)).astype(np.int64)
+    fits = (widths <= width) & (heights <= height) & (widths > 0) & (heights > 0)
+    first = fits.argmax(1)[:, None]
+    whole_height, whole_width = _central(height, width)
+    found = fits.any(1)
+    heights = np.where(found, np.take_along_axis(heights, first, 1)[:, 0], whole_height)
+    widths = np.where(found, np.take_along_axis(widths, first, 1)[:, 0], whole_width)
+    tops = np.where(found, draws.up_to(height - heights), (height - whole_height) // 2)
+    lefts = np.where(found, draws.up_to(width - widths), (width - whole_width) // 2)
+    return np.stack([tops, lefts, heights, widths], axis=1)
+
+
+def _central(height: int, width: int) -> tuple[int, int]:
+    """The largest crop of a permitted shape, for images that are too long for the attempts."""
+    if width / height < RATIO[0]:
+        return round(width / RATIO[0]), width
+    if width / height > RATIO[1]:
+        return height, round(height * RATIO[1])
+    return height, width
+
+
+def _resampling(start: torch.Tensor, length: torch.Tensor, source: int, target: int) -> torch.Tensor:
+    """Weights `(N, target, source)` of the source's pixels in each of the target's, as in Pillow's `Resample.c`."""
+    start, length = start.view(-1, 1, 1), length.view(-1, 1, 1)
+    scale = length / target
+    pixel = torch.arange(source, device=start.device) + 0.5
+    centre = start + (torch.arange(target, device=start.device).view(1, -1, 1) + 0.5) * scale
+    distance = ((pixel - centre) / scale.clamp(min=1)).abs()
+    weights = _cubic(distance).masked_fill((pixel < start) | (pixel > start + length), 0.0)
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def _cubic(x: torch.Tensor) -> torch.Tensor:
+    """Keys' cubic with a = -1/2."""
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
+def _rounded(values: torch.Tensor) -> torch.Tensor:
+    return values.add_(0.5).floor_().clamp_(0, 255)

@@ -1,0 +1,70 @@
+"""timm's random erasing, mode `pixel`, for a batch on its device."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from deitlt_hf.data.device_augmentation.draws import Draws
+
+PROBABILITY = 0.25
+AREA = (0.02, 1 / 3)  # share of the image
+ASPECT = (0.3, 1 / 0.3)  # height / width
+ATTEMPTS = 10
+
+
+def random_erasing(pixel_values: torch.Tensor, draws: Draws) -> torch.Tensor:
+    """Fill a rectangle in a quarter of the images with standard normal noise, in place.
+
+    Args:
+        pixel_values: `(N, 3, H, W)` float32, normalised.
+        draws: the batch's random numbers.
+
+    Returns:
+        `pixel_values`.
+
+    Example:
+        >>> random_erasing(torch.zeros(64, 3, 8, 8), Draws(0, device="cpu")).any()
+        tensor(True)
+    """
+    count, channels, height, width = pixel_values.shape
+    boxes = draw_rectangles(count, height, width, draws)
+    chosen = np.flatnonzero(boxes[:, 2] > 0)
+    if not len(chosen):
+        return pixel_values
+    index = draws.send(chosen)
+    top, left, box_height, box_width = draws.send(boxes[chosen].T).view(4, -1, 1).unbind()
+    row = torch.arange(height, device=pixel_values.device)
+    column = torch.arange(width, device=pixel_values.device)
+    in_rows, in_columns = (row >= top) & (row < top + box_height), (column >= left) & (column < left + box_width)
+    is_erased = in_rows[:, None, :, None] & in_columns[:, None, None, :]
+    noise = draws.normal(len(chosen), channels, height, width).to(pixel_values.dtype)
+    return pixel_values.index_copy_(0, index, torch.where(is_erased, noise, pixel_values[index]))
+
+
+def draw_rectangles(count: int, height: int, width: int, draws: Draws) -> np.ndarray:
+    """Rectangles as timm's `RandomErasing` draws them.
+
+    Args:
+        count: number of images N.
+        height, width: their size in pixels.
+        draws: the batch's random numbers.
+
+    Returns:
+        `(N, 4)` int64: top, left, height and width, with a height of 0 where nothing is erased.
+
+    Example:
+        >>> draw_rectangles(4, 32, 32, Draws(0, device="cpu")).shape
+        (4, 4)
+    """
+    areas = draws.host.uniform(*AREA, (count, ATTEMPTS)) * height * width
+    aspects = np.exp(draws.host.uniform(math.log(ASPECT[0]), math.log(ASPECT[1]), (count, ATTEMPTS)))
+    heights = np.rint(np.sqrt(areas * aspects)).astype(np.int64)
+    widths = np.rint(np.sqrt(areas / aspects)).astype(np.int64)
+    fits = (heights < height) & (widths < width)
+    first = fits.argmax(1)[:, None]
+    erased = fits.any(1) & draws.chance(PROBABILITY, count)
+    heights, widths = (np.where(erased, np.take_along_axis(sides, first, 1)[:, 0], 0) for sides in (heights, widths))
+    return np.stack([draws.up_to(height - heights), draws.up_to(width - widths), heights, widths], axis=1)

@@ -1,0 +1,92 @@
+"""The exponential moving average (EMA) of a model's weights, also of weights that are spread over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+
+
+class AveragedWeights:
+    """Keeps `decay` of itself and takes `1 - decay` of the model's weights at every update.
+
+    Each process averages the part of the weights that it holds, so that under FSDP2 the average is sharded as they are.
+
+    Args:
+        model: the average starts as a copy of its weights and buffers, in float32 or finer.
+        decay: share of itself that the average keeps, 0.99996 in the reference.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = model.weight.data.fill_(1.0)
+        >>> average = AveragedWeights(model, decay=0.75)
+        >>> _ = model.weight.data.fill_(5.0)
+        >>> average.update(model)
+        >>> average.weights["weight"].item()  # 0.75 * 1 + 0.25 * 5
+        2.0
+        >>> with average.lent_to(model):
+        ...     model.weight.item()
+        2.0
+        >>> model.weight.item()
+        5.0
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.start(model)
+
+    def start(self, model: nn.Module) -> None:
+        """Be the model's weights as they are now."""
+        self.weights = {name: _fine(weight).detach().clone() for name, weight in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        averages, weights = [], []
+        for average, weight in zip(self.weights.values(), model.state_dict().values(), strict=True):
+            if average.is_floating_point():
+                averages.append(_local(average))
+                weights.append(_fine(_local(weight)))
+            else:
+                average.copy_(weight)
+        torch._foreach_lerp_(averages, weights, 1 - self.decay)
+
+    @contextmanager
+    def lent_to(self, model: nn.Module) -> Iterator[None]:
+        """Inside, the model has the averaged weights; after it, its own again."""
+        own = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+        model.load_state_dict(self.weights)
+        try:
+            yield
+        finally:
+            model.load_state_dict(own)
+
+
+class UpdateAverage(TrainerCallback):
+    """Moves the averaged weights after every optimiser step."""
+
+    def __init__(self, average: AveragedWeights):
+        self.average = average
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        # Only now all processes have the first one's weights, and under FSDP2 their shards.
+        if state.global_step == 0:
+            self.average.start(model)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.average.update(model)
+
+
+def _local(weight: torch.Tensor) -> torch.Tensor:
+    """What this process holds of it, in the same memory."""
+    return weight.to_local() if isinstance(weight, DTensor) else weight
+
+
+def _fine(weight: torch.Tensor) -> torch.Tensor:
+    """A decay near 1 moves the average by less than half precision can tell apart."""
+    coarse = weight.dtype in (torch.float16, torch.bfloat16)
+    return weight.float() if coarse else weight

@@ -1,0 +1,108 @@
+"""Views that are made of whole batches in the training step, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from datasets import Dataset
+
+from deitlt_hf.data.device_augmentation.draws import Draws
+from deitlt_hf.data.device_augmentation.loading import device_views, small_common_size
+from deitlt_hf.data.device_augmentation.views import BatchView
+from deitlt_hf.data.transforms import LARGEST_PADDED_SIZE, View, strong_view, weak_view
+from deitlt_hf.training.arguments import LongTailTrainingArguments
+
+
+class BatchViews:
+    """Turns a batch of decoded images into views, with random numbers of the step at hand.
+
+    They follow from the seed, the step, the place of the batch among those that are accumulated for the step, and the
+    process, so that a run that is resumed goes on with the views that it would have had.
+
+    Args:
+        views: the view for each of a batch's tensors of images.
+        seed: of the run.
+        process: index of this process.
+
+    Example:
+        >>> views = BatchViews({"pixel_values": BatchView(8)}, seed=0, process=0)
+        >>> batch = {"pixel_values": torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "labels": torch.tensor([1, 0])}
+        >>> views(batch, step=0)["pixel_values"].dtype
+        torch.float32
+    """
+
+    def __init__(self, views: Mapping[str, BatchView], seed: int, process: int) -> None:
+        self.views = views
+        self._seed = seed % (1 << 64)
+        self._process = process
+        self.forget_step()
+
+    def forget_step(self) -> None:
+        """Begin anew, at whatever step, as a training does that goes back to a checkpoint."""
+        self._step, self._batch = -1, 0
+
+    def __call__(self, inputs: dict[str, torch.Tensor], step: int) -> dict[str, torch.Tensor]:
+        """The batch with views `(N, 3, S, S)` float32 in place of images `(N, 3, H, W)` uint8; one that has them stays.
+
+        Args:
+            inputs: the batch, on its device.
+            step: optimiser steps made before it.
+        """
+        decoded = [name for name in self.views if inputs[name].dtype == torch.uint8]
+        if not decoded:
+            return inputs
+        self._batch = self._batch + 1 if step == self._step else 0
+        self._step = step
+        made = {}
+        for place, name in enumerate(decoded):
+            key = (self._seed, step, self._batch, self._process, place)
+            made[name] = self.views[name](inputs[name], Draws(*key, device=inputs[name].device))
+        return inputs | made
+
+
+def training_views(
+    args: LongTailTrainingArguments,
+    dataset: Dataset,
+    strong: Mapping[str, bool],
+    image_size: int,
+    horizontal_flip: bool,
+) -> tuple[dict[str, View], dict[str, BatchView]]:
+    """The views that the loader makes, and those that the trainer makes on the device, see `augments_on_device`.
+
+    Args:
+        args: of the run.
+        dataset: the rows with `image` that are trained on.
+        strong: the view for each output: strong (True) or weak (False).
+        image_size: side of the views in pixels.
+        horizontal_flip: mirror half of the images.
+
+    Example:
+        >>> args = LongTailTrainingArguments("runs/student", use_cpu=True)
+        >>> training_views(args, Dataset.from_dict({}), {"pixel_values": True}, 32, True)[1]
+        {}
+    """
+    if augments_on_device(args, dataset, image_size):
+        return device_views(strong, image_size, horizontal_flip, dataset)
+    make = {True: strong_view, False: weak_view}
+    return {name: make[is_strong](image_size, horizontal_flip) for name, is_strong in strong.items()}, {}
+
+
+def augments_on_device(args: LongTailTrainingArguments, dataset: Dataset, image_size: int) -> bool:
+    """Whether `args.augmentation_device` puts the training views of a run on the device.
+
+    `"auto"` does on a CUDA device where images are small: trained on at up to 32 pixels, or of one size up to 256.
+
+    Args:
+        args: of the run.
+        dataset: the rows with `image` that are trained on.
+        image_size: side of the views in pixels.
+
+    Example:
+        >>> augments_on_device(LongTailTrainingArguments("runs/student", use_cpu=True), Dataset.from_dict({}), 32)
+        False
+    """
+    if args.augmentation_device != "auto":
+        return args.augmentation_device == "device"
+    is_small = image_size <= LARGEST_PADDED_SIZE
+    return args.device.type == "cuda" and (is_small or small_common_size(dataset) is not None)

@@ -1,0 +1,141 @@
+"""Checkpoints on disk: complete under their name, or not there.
+
+A checkpoint is written into a hidden directory beside it and renamed at the end; one that goes is renamed before its
+files are removed. So whenever a process is killed, what is called `checkpoint-N` is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers.trainer_utils import sort_checkpoints
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "trainer_state.json"
+
+_SAVING, _REPLACED, _REMOVING = ".saving-", ".replaced-", ".removing-"
+_SAVED_BY_TORCH = (".pt", ".pth", ".bin")
+
+
+def unfinished(checkpoint: Path) -> Path:
+    """Where `checkpoint` is written until it is whole; the same in all processes."""
+    return checkpoint.with_name(_SAVING + checkpoint.name)
+
+
+def finish(checkpoint: Path) -> None:
+    """Give the unfinished checkpoint its name, once the disk has all of it."""
+    written = unfinished(checkpoint)
+    for path in written.rglob("*"):
+        _flush(path)
+    _flush(written)
+    replaced = checkpoint.with_name(_REPLACED + checkpoint.name)
+    if checkpoint.exists():  # a step is saved again, at the end of its epoch or after a rewind
+        checkpoint.rename(replaced)
+    written.rename(checkpoint)
+    _flush(checkpoint.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Without it, a machine that loses its power may keep the name and lose the content."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def tidy(directory: Path) -> None:
+    """Remove what killed processes left in a run's directory, and bring back a checkpoint that was being replaced."""
+    for left in directory.glob(f"{_REPLACED}*"):
+        name = left.with_name(left.name.removeprefix(_REPLACED))
+        if not name.exists():
+            left.rename(name)
+    for prefix in (_SAVING, _REPLACED, _REMOVING):
+        for left in directory.glob(f"{prefix}checkpoint-*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def rotate(directory: str, limit: int | None, best: str | None) -> None:
+    """Keep the newest `limit` checkpoints, and the best; the newest is kept whatever the limit."""
+    if not limit or limit < 0:
+        return
+    checkpoints = [Path(checkpoint) for checkpoint in sort_checkpoints(directory, use_mtime=True)]
+    kept = {checkpoints[-1]} | ({Path(best)} if best is not None else set())
+    others = [checkpoint for checkpoint in checkpoints if checkpoint not in kept]
+    for checkpoint in others[: max(0, len(checkpoints) - max(limit, len(kept)))]:
+        going = checkpoint.with_name(_REMOVING + checkpoint.name)
+        checkpoint.rename(going)
+        shutil.rmtree(going, ignore_errors=True)
+
+
+def newest_complete(directory: str | Path) -> str | None:
+    """The complete checkpoint of the highest step in a run's directory, with a warning for newer ones that are not.
+
+    Example:
+        >>> newest_complete("no/such/directory") is None
+        True
+    """
+    broken = []
+    for checkpoint in _by_step(Path(directory)):
+        if is_complete(checkpoint):
+            if broken:
+                logger.warning(f"{', '.join(broken)}: not complete; going on from {checkpoint}")
+            return str(checkpoint)
+        broken.append(str(checkpoint))
+    return None
+
+
+def _by_step(directory: Path) -> Iterator[Path]:
+    found = {}
+    for path in directory.glob("checkpoint-*"):
+        step = path.name.removeprefix("checkpoint-")
+        if path.is_dir() and step.isdecimal():
+            found[int(step)] = path
+    return (found[step] for step in sorted(found, reverse=True))
+
+
+def is_complete(checkpoint: str | Path) -> bool:
+    """Whether a directory holds a whole checkpoint: its state, its weights, and no file that was cut off.
+
+    Example:
+        >>> is_complete("no/such/directory")
+        False
+    """
+    checkpoint = Path(checkpoint)
+    try:
+        json.loads((checkpoint / STATE_FILE).read_text())["global_step"]
+        files = [path for path in checkpoint.rglob("*") if path.is_file()]
+        has_weights = any(path.suffix in (".safetensors", ".distcp") or path.name == "latest" for path in files)
+        return (
+            (has_weights or any(path.name.startswith("pytorch_model") for path in files))
+            and all(_is_whole(path) for path in files)
+            # Shards of several processes are listed in a file that is written after them.
+            and all((path.parent / ".metadata").is_file() for path in files if path.suffix == ".distcp")
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _is_whole(path: Path) -> bool:
+    if path.suffix == ".safetensors":
+        return _safetensors_size(path) == path.stat().st_size
+    if path.name.endswith(".safetensors.index.json"):
+        return all((path.parent / name).is_file() for name in json.loads(path.read_text())["weight_map"].values())
+    return path.suffix not in _SAVED_BY_TORCH or zipfile.is_zipfile(path)
+
+
+def _safetensors_size(path: Path) -> int:
+    """How many bytes the header of a file says that it has."""
+    with path.open("rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(header_size))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return 8 + header_size + max(ends, default=0)

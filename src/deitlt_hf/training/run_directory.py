@@ -1,0 +1,165 @@
+"""The directory of a run: who may write into it, and the model, settings, record and card that it ends with."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import PartialState
+from transformers.trainer_utils import get_last_checkpoint
+
+from deitlt_hf.data.loading import class_counts
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.hub.cards.descriptions import kind_of_data
+from deitlt_hf.hub.cards.model_card import write_model_card
+from deitlt_hf.hub.run_record import (
+    PRIVATE_SETTINGS,
+    RECIPE_FILE,
+    RUN_FILE,
+    find_hub_ids,
+    installed_versions,
+    last_part,
+    write_json,
+)
+from deitlt_hf.training.arguments import LongTailTrainingArguments
+from deitlt_hf.training.base import LongTailTrainer
+from deitlt_hf.training.run_data import Images, TrainingDataArguments
+
+# Not settings that another run, or a run on another machine, should take over.
+_OF_THE_RUN = {"overwrite", "resume", "resume_from_checkpoint"} | PRIVATE_SETTINGS
+_OF_THE_MACHINE = {"bf16", "dataloader_pin_memory", "report_to", "use_cpu", "disable_tqdm"}
+
+
+def check_output_directory(args: LongTailTrainingArguments) -> str | None:
+    """Refuse a directory that holds a run, unless it is resumed or replaced; returns the checkpoint to resume from.
+
+    Raises:
+        DeiTLTError: the directory is occupied, or holds no checkpoint to resume from.
+    """
+    directory = Path(args.output_dir)
+    if args.resume or args.resume_from_checkpoint:
+        checkpoint = args.resume_from_checkpoint
+        if not isinstance(checkpoint, str):
+            checkpoint = get_last_checkpoint(directory) if directory.is_dir() else None
+        if checkpoint is None or not Path(checkpoint).is_dir():
+            raise DeiTLTError(f"{checkpoint or directory} holds no checkpoint to resume from; leave resume out")
+        return checkpoint
+    if _is_occupied(directory) and not args.overwrite:
+        raise DeiTLTError(f"{directory} is not empty; pass --resume, --overwrite, or another --output_dir")
+    if _is_occupied(directory) and not (directory / RECIPE_FILE).is_file():
+        raise DeiTLTError(f"{directory} holds files that are no run of this package; pass another --output_dir")
+    return None
+
+
+def claim_output_directory(args: LongTailTrainingArguments, settings: Sequence[object], checkpoint: str | None) -> None:
+    """Just before training: remove the run that is replaced, and write the settings that mark a directory as a run."""
+    PartialState().wait_for_everyone()  # other processes must not find what the main one writes now
+    if checkpoint is not None or not args.should_save:
+        return
+    directory = Path(args.output_dir)
+    if _is_occupied(directory):
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    changed = {name: value for part in settings for name, value in _changed_settings(part).items()}
+    (directory / RECIPE_FILE).write_text(yaml.safe_dump(changed, sort_keys=False))
+
+
+def _is_occupied(directory: Path) -> bool:
+    return directory.is_dir() and any(directory.iterdir())
+
+
+def save_model(trainer: LongTailTrainer) -> None:
+    """Put the trained model into the run's directory; it appears there only once it is written completely."""
+    directory = Path(trainer.args.output_dir)
+    staging = directory / "saving"
+    trainer.save_model(str(staging), _internal_call=True)  # else it would push what has no card and no numbers yet
+    if not trainer.args.should_save:
+        return
+    (staging / "training_args.bin").unlink()  # a pickle; recipe.yaml says the same in text
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):  # what loading looks for, last
+        target = directory / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(path, target)
+    staging.rmdir()
+
+
+def finish_run(
+    trainer: LongTailTrainer,
+    data: TrainingDataArguments,
+    images: Images,
+    seconds: float,
+    checkpoint: str | None,
+    taught_by: dict[str, Any] | None = None,
+    **sources: str | None,
+) -> None:
+    """Write `run.json` and the card beside what was measured, and push all of it where that was asked for.
+
+    Args:
+        trainer: it has trained, and its model is saved.
+        data: the flags that the images were loaded by.
+        images: what the model was trained and tested on.
+        seconds: that training took.
+        checkpoint: that it was resumed from.
+        taught_by: what `teacher_record` tells of the teacher.
+        **sources: the other settings that may name something on the hub.
+    """
+    args = trainer.args
+    if args.should_save:
+        hub_ids = find_hub_ids({"data": data.data, **sources})
+        record = {
+            "versions": installed_versions(),
+            "python": platform.python_version(),
+            "data": {
+                "name": last_part(data.data),
+                "kind": kind_of_data(data.data, "data" in hub_ids),
+                "train_images": len(images.train),
+                "test_images": len(images.test),
+                "test_counts": class_counts(images.test),
+            },
+            "hub_ids": hub_ids,
+            "teacher": taught_by,
+            "training": _what_it_took(trainer, seconds, checkpoint),
+        }
+        write_json(Path(args.output_dir) / RUN_FILE, record)
+        write_model_card(args.output_dir, trainer.hub_model_id if args.push_to_hub else None)
+    if args.push_to_hub:
+        trainer.push_to_hub()
+
+
+def _what_it_took(trainer: LongTailTrainer, seconds: float, checkpoint: str | None) -> dict[str, Any]:
+    args, steps = trainer.args, trainer.state.global_step
+    global_batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    is_cuda = args.device.type == "cuda"
+    return {
+        "epochs": round(trainer.state.epoch or 0, 2),
+        "steps": steps,
+        "images_seen": steps * global_batch,
+        "processes": args.world_size,
+        "device": torch.cuda.get_device_name(args.device) if is_cuda else args.device.type,
+        "hours": round(seconds / 3600, 4),
+        "hours_of": "the whole run" if checkpoint is None else "the part after it was resumed",
+        "seed": args.seed,
+    }
+
+
+def _changed_settings(settings: object) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults and that YAML can hold."""
+    changed = {}
+    for part in dataclasses.fields(settings):
+        default = part.default if part.default_factory is dataclasses.MISSING else part.default_factory()
+        value = getattr(settings, part.name)
+        plain = getattr(value, "value", value)  # transformers turns some strings into enumerations
+        left_out = part.name in _OF_THE_RUN | _OF_THE_MACHINE or (
+            default in (None, "") and (plain is False or plain == [])
+        )
+        if part.init and not left_out and plain != default and isinstance(plain, (str, int, float, bool, list)):
+            changed[part.name] = plain
+    return changed

@@ -1,0 +1,123 @@
+"""Signals that ask a process to end: a training finishes its step and saves first, anything else ends at once.
+
+Whoever runs a training decides whether signals are its own: the command line does, by `signals_end_runs`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# A terminal sends Ctrl-C to all processes of a launch, and the launcher passes it on once more.
+_SAME_SIGNAL = 1.0  # seconds
+
+
+class Stopped(SystemExit):
+    """A signal ended the process; its exit status is the shell's for that signal, 128 and its number.
+
+    Args:
+        signum: the signal.
+        checkpoint: what a training saved before it left.
+        step: the last one that the checkpoint holds.
+
+    Example:
+        >>> str(Stopped(signal.SIGTERM)), Stopped(signal.SIGTERM).code
+        ('stopped by SIGTERM', 143)
+    """
+
+    def __init__(self, signum: int, checkpoint: str | None = None, step: int | None = None):
+        super().__init__(128 + signum)
+        self.signum = signum
+        self.checkpoint = checkpoint
+        self.step = step
+
+    def __str__(self) -> str:
+        name = signal.Signals(self.signum).name
+        return f"stopped by {name}" + (f" after step {self.step}" if self.step is not None else "")
+
+
+class StopRequest:
+    """What signals have asked for while a training runs; `signum` is 0 until one comes."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self._process = os.getpid()
+        self._since = 0.0
+
+    def note(self, signum: int, frame: object) -> None:
+        """The handler: the first signal is noted, the next ends the process at once."""
+        if os.getpid() != self._process:  # a loader's worker; the training process ends it
+            return
+        now = time.monotonic()
+        if not self.signum:
+            self.signum, self._since = signum, now
+            if os.environ.get("RANK", "0") == "0":  # printing is not safe here, writing is
+                os.write(2, b"\nstopping: finishing the step and saving; a second signal leaves at once\n")
+        elif now - self._since > _SAME_SIGNAL:
+            raise Stopped(signum)
+
+
+_enabled = False
+
+
+@contextmanager
+def signals_end_runs() -> Iterator[None]:
+    """Inside, SIGTERM and Ctrl-C let a training save a checkpoint and leave with `Stopped`.
+
+    What is no training leaves at once, and so do both at a second signal. After it, the handlers are what they were.
+
+    Example:
+        >>> with signals_end_runs():
+        ...     pass  # trainer.train()
+    """
+    global _enabled
+    if threading.current_thread() is not threading.main_thread():  # elsewhere Python lets nobody handle signals
+        yield
+        return
+    before, _enabled = _enabled, True
+    handler = signal.signal(signal.SIGTERM, _end_at_once)
+    try:
+        yield
+    finally:
+        _enabled = before
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _end_at_once(signum: int, frame: object) -> None:
+    raise Stopped(signum)
+
+
+@contextmanager
+def signals_noted() -> Iterator[StopRequest | None]:
+    """Inside, signals are noted in the request that this gives; None where `signals_end_runs` is not in force."""
+    if not _enabled or threading.current_thread() is not threading.main_thread():
+        yield None
+        return
+    request = StopRequest()
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    for signum, handler in before.items():
+        if handler is not signal.SIG_IGN:  # nohup and the like
+            signal.signal(signum, request.note)
+    try:
+        yield request
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def leave_signals_to_the_training(worker: int) -> None:
+    """For a loader's worker: a signal to the whole group must not end it while the training still needs its images."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    threading.Thread(target=_end_when_the_training_says_so, daemon=True).start()
+
+
+def _end_when_the_training_says_so() -> None:
+    # A handler in Python does not learn who sent the signal.
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -1,0 +1,160 @@
+"""Training whose views are made in batches on the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from datasets import ClassLabel, Dataset
+from PIL import Image
+
+from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, DeiTLTError, DeiTLTTrainer, TeacherTrainer
+from deitlt_hf.data.device_augmentation.draws import Draws
+from deitlt_hf.data.device_augmentation.loading import device_views
+from deitlt_hf.data.device_augmentation.views import BatchView
+from deitlt_hf.data.long_tail import class_groups
+from deitlt_hf.data.transforms import ViewedDataset
+from deitlt_hf.training import runs
+from deitlt_hf.training.batch_views import BatchViews, augments_on_device
+from deitlt_hf.training.run_data import Images, TrainingDataArguments
+
+
+def rows_of(count: int, size: int = 8) -> Dataset:
+    random = np.random.default_rng(0)
+    pixels = [Image.fromarray(random.integers(0, 256, (size, size, 3), dtype=np.uint8)) for _ in range(count)]
+    rows = Dataset.from_dict({"image": pixels, "label": [number % 10 for number in range(count)]})
+    return rows.cast_column("label", ClassLabel(num_classes=10))
+
+
+@pytest.fixture
+def train_student(tiny_student, tiny_teacher, arguments):
+    def run(checkpoint=None, weak: bool = False, **settings) -> DeiTLTTrainer:
+        settings = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3, "learning_rate": 0.01} | settings
+        args = arguments(**settings)
+        strong = {"pixel_values": True} | ({"weak_pixel_values": False} if weak else {})
+        rows = rows_of(20)
+        of_loader, of_batch = device_views(strong, 8, True, rows)
+        trainer = DeiTLTTrainer(
+            tiny_student(drop_path_rate=0.3, num_hidden_layers=2),
+            args,
+            teacher=tiny_teacher(),
+            train_dataset=ViewedDataset(rows, of_loader, "train"),
+            batch_views=of_batch,
+        )
+        trainer.train(resume_from_checkpoint=checkpoint and f"{args.output_dir}/checkpoint-{checkpoint}")
+        return trainer
+
+    return run
+
+
+def weights_of(trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_student_resumes_with_the_views_it_would_have_had(train_student, accumulated: int) -> None:
+    settings = {"gradient_accumulation_steps": accumulated, "mixup": 0.8, "cutmix": 1.0, "repeated_augmentation": 3}
+    whole = train_student(**settings)
+    middle = whole.state.max_steps // 2
+    torch.testing.assert_close(
+        weights_of(train_student(checkpoint=middle, **settings)), weights_of(whole), rtol=0, atol=0
+    )
+
+
+def test_every_batch_has_its_own_views(train_student) -> None:
+    seen = []
+    view = BatchView.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BatchView, "__call__", lambda *given: seen.append(view(*given)) or seen[-1].clone())
+        trainer = train_student(gradient_accumulation_steps=2, weak=True, distillation_view="weak", save_strategy="no")
+    assert len(seen) == 2 * 2 * 5  # two views of five batches in each of two epochs
+    assert all(views.shape == (4, 3, 8, 8) and views.dtype == torch.float32 for views in seen)
+    assert len({tuple(views.flatten().tolist()) for views in seen}) == len(seen)
+    # The teacher was shown the weak ones.
+    shown = [pixels for pixels in trainer.teacher.model.seen if len(pixels) == 4]
+    for teachers, weak in zip(shown, seen[1::2], strict=True):
+        torch.testing.assert_close(teachers, weak)
+
+
+def test_sams_second_pass_sees_the_same_views(teacher_arguments) -> None:
+    rows = rows_of(8)
+    of_loader, of_batch = device_views({"pixel_values": False}, 8, True, rows)
+    model = CifarResNetForImageClassification(CifarResNetConfig(depth=20, num_labels=10, image_size=8))
+    seen = []
+    model.register_forward_pre_hook(lambda module, args, given: seen.append(given["pixel_values"]), with_kwargs=True)
+    args = teacher_arguments(sam_rho=0.5, gradient_accumulation_steps=2, num_train_epochs=2)
+    dataset = ViewedDataset(rows, of_loader, "train")
+    TeacherTrainer(model, args, class_counts=[1] * 10, train_dataset=dataset, batch_views=of_batch).train()
+    assert len(seen) == 2 * 4
+    for first in (0, 4):
+        torch.testing.assert_close(seen[first], seen[first + 2])
+        torch.testing.assert_close(seen[first + 1], seen[first + 3])
+        assert not torch.equal(seen[first], seen[first + 1])
+
+
+def test_views_follow_from_seed_step_place_and_process() -> None:
+    batch = {"pixel_values": torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)}
+    view = BatchView(8, strong=True)
+
+    def made(seed: int = 0, process: int = 0, steps: tuple[int, ...] = (3,)) -> torch.Tensor:
+        views = BatchViews({"pixel_values": view}, seed, process)
+        return [views(batch, step)["pixel_values"] for step in steps][-1]
+
+    torch.testing.assert_close(made(), view(batch["pixel_values"], Draws(0, 3, 0, 0, 0, device="cpu")))
+    torch.testing.assert_close(made(steps=(1, 1, 1, 3)), made())
+    for others in ({"seed": 1}, {"process": 1}, {"steps": (4,)}, {"steps": (3, 3)}, {"seed": -1}):
+        assert not torch.equal(made(**others), made()), others
+
+
+def test_auto_stays_with_the_loader_without_a_gpu(arguments) -> None:
+    rows = rows_of(2)
+    assert [augments_on_device(arguments(augmentation_device=name), rows, 8) for name in ("auto", "cpu", "device")] == [
+        False,
+        False,
+        True,
+    ]
+    with pytest.raises(DeiTLTError, match="unknown augmentation_device 'gpu'; pass one of auto, cpu, device"):
+        arguments(augmentation_device="gpu")
+
+
+@pytest.mark.parametrize(("image_size", "size", "expected"), [(8, 300, True), (64, 8, True), (64, 300, False)])
+def test_auto_goes_to_a_gpu_with_small_images(arguments, monkeypatch, image_size, size, expected) -> None:
+    args = arguments()
+    monkeypatch.setattr(type(args), "device", torch.device("cuda"))
+    assert augments_on_device(args, rows_of(2, size), image_size) is expected
+
+
+@pytest.mark.parametrize("kind", ["student", "teacher"])
+def test_a_run_learns_from_views_made_on_the_device(kind: str, arguments, teacher_arguments, monkeypatch) -> None:
+    rows = rows_of(24)
+    images = Images(rows, rows, [str(number) for number in range(10)], [3, 3, 3, 3] + [2] * 6, class_groups([3] * 10))
+    monkeypatch.setattr(runs, "load_images", lambda data: images)
+    data, seen = TrainingDataArguments(image_size=8), []
+    settings = {"augmentation_device": "device", "num_train_epochs": 1, "dataloader_num_workers": 1}
+    view = BatchView.__call__
+    monkeypatch.setattr(BatchView, "__call__", lambda self, *given: seen.append(self) or view(self, *given))
+    if kind == "student":
+        shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 4}
+        args = arguments(distillation_type="none", **settings)
+        runs.train_student(data, runs.StudentArguments(**shape), args)
+    else:
+        args = teacher_arguments(**settings)
+        runs.train_teacher(data, runs.TeacherArguments(depth=20), args)
+    assert seen == [BatchView(8, strong=kind == "student")] * 6
+    recipe = yaml.safe_load((Path(args.output_dir) / "recipe.yaml").read_text())
+    assert recipe["augmentation_device"] == "device"
+
+
+def test_pacos_views_are_not_made_on_the_device(teacher_arguments, monkeypatch) -> None:
+    rows = rows_of(8)
+    images = Images(rows, rows, [str(number) for number in range(10)], [3] * 10, class_groups([3] * 10))
+    monkeypatch.setattr(runs, "load_images", lambda data: images)
+    with pytest.raises(DeiTLTError, match="augmentation_device is 'device', where PaCo's views cannot be made; pass"):
+        runs.train_teacher(
+            TrainingDataArguments(image_size=8),
+            runs.TeacherArguments(depth=20),
+            teacher_arguments(loss="paco", augmentation_device="device"),
+        )

@@ -1,0 +1,172 @@
+"""Where the time of a step goes."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from deitlt_hf import DeiTLTTrainer, TeacherTrainer
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.training import profiling
+from deitlt_hf.training.profiling import (
+    OTHER,
+    TRACE_FILE,
+    TRACED_STEPS,
+    WARM_UP_STEPS,
+    StepProfile,
+    Timeline,
+    format_profile,
+    profile_training,
+    stage,
+)
+
+NAP = 0.02
+STEPS = 4
+
+
+def sleeping(function):
+    def slow(*args, **kwargs):
+        time.sleep(NAP)
+        return function(*args, **kwargs)
+
+    return slow
+
+
+def test_a_moment_belongs_to_the_innermost_stage():
+    timeline = Timeline(torch.device("cpu"))
+    started = time.perf_counter()
+    timeline.enter("student")
+    time.sleep(0.02)
+    timeline.enter("loss")
+    time.sleep(0.04)
+    timeline.leave()
+    time.sleep(0.02)
+    timeline.leave()
+    time.sleep(0.03)
+    timeline.finish()
+    elapsed = time.perf_counter() - started
+    seconds = timeline.seconds()
+    assert list(seconds) == ["student", "loss", OTHER]
+    assert sum(seconds.values()) == pytest.approx(elapsed, abs=2e-3)
+    assert seconds["loss"] >= 0.04
+    assert seconds["student"] >= 0.04
+    assert seconds[OTHER] >= 0.03
+    assert seconds["loss"] < elapsed - 0.07 + 1e-3
+
+
+class Readings(TrainerCallback):
+    """The clock at the end of each step."""
+
+    def __init__(self):
+        self.times = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.times.append(time.perf_counter())
+
+
+@pytest.mark.parametrize("slow", ["data", "mixing", "teacher", "student", "loss", "optimiser", OTHER])
+def test_a_nap_shows_in_its_stage(slow, tiny_student, tiny_teacher, arguments, images):
+    args = arguments(mixup=0.8, cutmix=1.0, ema_decay=0.9, gradient_accumulation_steps=2, num_train_epochs=40)
+    trainer = DeiTLTTrainer(tiny_student(), args, teacher=tiny_teacher(), train_dataset=images(16))
+    owner, name = {
+        "data": (trainer, "data_collator"),
+        "mixing": (trainer, "mixing"),
+        "teacher": (trainer.teacher, "model"),
+        "student": (trainer.accelerator, "backward"),
+        "loss": (trainer, "distillation_loss"),
+        "optimiser": (trainer.ema, "update"),
+        OTHER: (trainer, "floating_point_ops"),
+    }[slow]
+    if isinstance(getattr(owner, name), nn.Module):
+        getattr(owner, name).register_forward_pre_hook(lambda *_: time.sleep(NAP))
+    else:
+        setattr(owner, name, sleeping(getattr(owner, name)))
+    readings = Readings()
+    trainer.add_callback(readings)
+    profile = profile_training(trainer, STEPS)
+    naps = 1 if slow == "optimiser" else 2  # two batches a step
+    assert list(profile.milliseconds)[-1] == OTHER
+    assert set(profile.milliseconds) == {"data", "mixing", "teacher", "student", "loss", "optimiser", OTHER}
+    assert max(profile.milliseconds, key=profile.milliseconds.get) == slow
+    assert profile.milliseconds[slow] >= 1000 * naps * NAP
+    per_step = (readings.times[WARM_UP_STEPS + STEPS - 1] - readings.times[WARM_UP_STEPS - 1]) / STEPS
+    assert profile.step == pytest.approx(1000 * per_step, rel=0.05)
+    assert (profile.images, profile.steps, profile.busy) == (8, STEPS, None)
+
+
+def test_trace_shows_the_stages_and_nothing_else_is_written(tiny_student, tiny_teacher, arguments, images, tmp_path):
+    args = arguments(save_strategy="epoch", eval_strategy="epoch", num_train_epochs=20)
+    data = images(16)
+    trainer = DeiTLTTrainer(tiny_student(), args, teacher=tiny_teacher(), train_dataset=data, eval_dataset=data)
+    profile = profile_training(trainer, 2)
+    assert trainer.state.global_step == WARM_UP_STEPS + 2 + TRACED_STEPS
+    assert not any("eval_loss" in entry for entry in trainer.state.log_history)
+    assert [path.name for path in (tmp_path / "student").iterdir()] == [TRACE_FILE]
+    events = json.loads(profile.trace.read_text())["traceEvents"]
+    spans = {
+        name: [(event["ts"], event["ts"] + event["dur"]) for event in events if event.get("name") == name]
+        for name in ("data", "mixing", "teacher", "student", "loss", "optimiser", "aten::convolution")
+    }
+    assert {name: len(found) for name, found in spans.items() if name != "aten::convolution"} == dict.fromkeys(
+        ("data", "mixing", "teacher", "student", "loss", "optimiser"), TRACED_STEPS
+    )
+    # The patches' convolution runs in the student, the loss inside of it, and neither in the teacher.
+    for start, end in spans["aten::convolution"] + spans["loss"]:
+        assert any(first <= start and end <= last for first, last in spans["student"])
+        assert not any(first <= start and end <= last for first, last in spans["teacher"])
+
+
+def test_a_teacher_with_sam_and_paco(tiny_teacher, teacher_arguments, images):
+    class TwoViews(images):
+        def __getitem__(self, index):
+            example = super().__getitem__(index)
+            return example | {"key_pixel_values": example["pixel_values"]}
+
+    args = teacher_arguments(loss="paco", paco_dim=4, paco_queue=8, sam_rho=[0.1])
+    trainer = TeacherTrainer(tiny_teacher(), args, class_counts=[5] * 10, train_dataset=TwoViews())
+    profile = profile_training(trainer, 3)
+    assert set(profile.milliseconds) == {"data", "key encoder", "teacher", "loss", "optimiser", OTHER}
+
+
+def test_nothing_stays_behind(tiny_student, tiny_teacher, arguments, images, monkeypatch):
+    trainer = DeiTLTTrainer(tiny_student(), arguments(), teacher=tiny_teacher(), train_dataset=images(16))
+    with pytest.raises(DeiTLTError, match="after 16 steps; to profile 20 it takes 28: pass a smaller"):
+        profile_training(trainer, 20)
+    assert profiling._recorder is None
+
+    def fails(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch.profiler.profile, "export_chrome_trace", fails)
+    with pytest.raises(DeiTLTError, match=f"{TRACE_FILE}: No space left on device"):
+        profile_training(trainer, 1)
+    assert profiling._recorder is None
+    assert not list(Path(trainer.args.output_dir).iterdir())
+    with pytest.raises(DeiTLTError, match="profile is -1"):
+        arguments(profile=-1)
+
+
+def test_a_stage_costs_nothing_where_nothing_is_profiled():
+    started = time.perf_counter()
+    for _ in range(10_000):
+        with stage("loss"):
+            pass
+    assert (time.perf_counter() - started) / 10_000 < 2e-5  # six of them in a step of many milliseconds
+
+
+def test_the_table_adds_up():
+    profile = StepProfile({"data": 1.0, "student": 7.0, OTHER: 2.0}, 5, 64, "some GPU", busy=0.873, trace=None)
+    lines = format_profile(profile).splitlines()
+    assert lines[0] == "a training step: the mean of 5 steps of 64 images, some GPU"
+    assert [line.split() for line in lines[1:3]] == [
+        ["data", "1.0", "ms", "10.0", "%"],
+        ["student", "7.0", "ms", "70.0", "%"],
+    ]
+    assert lines[4].split() == ["all", "10.0", "ms", "100.0", "%", "6,400", "images", "per", "second"]
+    assert lines[5] == "  the GPU computes for 87 % of the time"
