@@ -33,7 +33,7 @@ COMPILED = {"torch_compile": True, "torch_compile_backend": "eager"}
 
 
 def test_a_compiled_student_and_teacher_train_as_they_do_otherwise(tiny_student, arguments, images) -> None:
-    def train(checkpoint=None, **settings) -> DeiTLTTrainer:
+    def train(**settings) -> DeiTLTTrainer:
         args = arguments(
             num_train_epochs=3,
             drw_start_epoch=1,
@@ -53,7 +53,7 @@ def test_a_compiled_student_and_teacher_train_as_they_do_otherwise(tiny_student,
             eval_dataset=images(7),
             class_groups={"head": [0], "mid": [1], "tail": list(range(2, 10))},
         )
-        trainer.train(resume_from_checkpoint=checkpoint and f"{args.output_dir}/checkpoint-{checkpoint}")
+        trainer.train()
         return trainer
 
     plain, compiled = train(), train(**COMPILED)
@@ -67,7 +67,6 @@ def test_a_compiled_student_and_teacher_train_as_they_do_otherwise(tiny_student,
     torch.testing.assert_close(compiled.ema.weights, plain.ema.weights)
     saved = DeiTLTForImageClassification.from_pretrained(f"{compiled.args.output_dir}/checkpoint-6")
     torch.testing.assert_close(saved.state_dict(), expected)
-    torch.testing.assert_close(train(checkpoint=4, **COMPILED).model.state_dict(), expected)
 
 
 @pytest.mark.parametrize("loss", ["ldam", "paco"])

@@ -29,6 +29,12 @@ def live_rows(model: torch.nn.Module) -> int:
     return sum(rows.values())
 
 
+def live_pieces() -> int:
+    """Integer tensors of a batch's length that something still holds."""
+    tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+    return sum(one.dtype == torch.int64 and one.ndim > 0 and len(one) == BATCH for one in tensors)
+
+
 @pytest.fixture
 def held(images):
     """Rows of logits that are held when the last batch is read, found by its last image."""
@@ -36,13 +42,15 @@ def held(images):
     class Watched(images):
         model: torch.nn.Module
         rows: list[int] = []
+        pieces: list[int] = []
 
         def __getitem__(self, index):
+            if index in (0, IMAGES - 1):
+                Watched.pieces.append(live_pieces())
             if index == IMAGES - 1:
                 Watched.rows.append(live_rows(Watched.model))
             return super().__getitem__(index)
 
-    Watched.rows = []
     return Watched
 
 
@@ -83,3 +91,6 @@ def test_predict_experts(held, tiny_student):
     predictions, _ = predict_experts(held.model, DataLoader(held(IMAGES), BATCH, collate_fn=collate))
     assert predictions.shape == (IMAGES, 3)
     assert held.rows[0] <= 3 * 2 * BATCH
+    # A piece for each of the 15 batches before would keep the memory between them from the batches' images.
+    first, last = held.pieces
+    assert last - first <= 6

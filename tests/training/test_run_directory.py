@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from deitlt_hf import DeiTLTError, DeiTLTTrainingArguments, TeacherTrainingArguments
 from deitlt_hf.training.run_directory import check_output_directory, claim_output_directory
@@ -39,13 +41,17 @@ def test_resuming_needs_a_checkpoint(tmp_path, exists):
         directory.mkdir()
         (directory / "recipe.yaml").write_text("{}")
     args = arguments(directory, resume=True)
-    with pytest.raises(DeiTLTError, match="holds no checkpoint to resume from; leave resume out"):
+    instead = "pass --overwrite to start anew" if exists else "leave resume out"
+    with pytest.raises(DeiTLTError, match=f"holds no checkpoint to resume from; {instead}"):
         check_output_directory(args)
 
 
 def test_resuming_takes_the_last_checkpoint_or_the_named_one(tmp_path):
-    for step in (2, 10):
+    for step in (2, 10, 20):
         (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
+        save_file({"weight": torch.ones(1)}, tmp_path / f"checkpoint-{step}" / "model.safetensors")
+    (tmp_path / "checkpoint-20" / "trainer_state.json").write_text("")  # of a process that was killed
     last = check_output_directory(arguments(tmp_path, resume=True))
     assert last == str(tmp_path / "checkpoint-10")
     named = str(tmp_path / "checkpoint-2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -24,7 +25,8 @@ def runs(tmp_path_factory):
     torch.manual_seed(0)
     teacher = CifarResNetForImageClassification(CifarResNetConfig(depth=20, num_labels=10, image_size=8)).eval()
     teacher.save_pretrained(directory / "teacher")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    config = Path(__file__).parents[2] / "examples" / "accelerate" / "ddp.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--main_process_port", "0"]
     launched = subprocess.Popen(
         [*command, two_process_runs.__file__, directory],
         stdout=subprocess.PIPE,
@@ -105,6 +107,15 @@ def test_each_test_image_counts_once(runs, two, one):
             assert len(process[two]["predictions"]) == 37
 
 
+def test_fsdp_computes_in_half_precision_what_ddp_does(runs):
+    """With weights and losses in float32, where accelerate's FSDP2 would have both in bfloat16."""
+    ddp, fsdp = (runs.both[0][f"{name}-bf16"] for name in ("ddp", "fsdp"))
+    assert fsdp["losses"] == pytest.approx(ddp["losses"], rel=1e-6)
+    torch.testing.assert_close(fsdp["weights"], ddp["weights"], rtol=0, atol=1e-6)
+    assert {weight.dtype for weight in fsdp["weights"].values()} == {torch.float32}
+    assert fsdp["losses"][0] != pytest.approx(runs.one["student"]["losses"][0], rel=1e-6)
+
+
 def test_fsdp_resumes_exactly(runs):
     whole, resumed = runs.both[0]["fsdp"], runs.both[0]["resumed"]
     for kind in ("weights", "average"):
@@ -139,7 +150,7 @@ def test_a_checkpoint_is_written_once_with_the_random_state_of_both(runs, kind):
 
 def test_the_log_is_printed_once(runs):
     lines = [line for line in runs.output.splitlines() if line.startswith("{'loss'")]
-    assert len(lines) == 4 * STEPS + STEPS - SAVED
+    assert len(lines) == 4 * STEPS + 2 * 3 + STEPS - SAVED
 
 
 def test_every_process_has_the_teachers_weights(runs):

@@ -223,6 +223,10 @@ def train_in_two(directory: Path) -> None:
         trainer.train()
         results[name] = outcome(trainer)
         trainer.save_model(str(directory / name / "final"))
+        half = {"bf16": True, "max_steps": 3, "drw_start_epoch": 0, "save_strategy": "no"}
+        half_trainer = student_trainer(directory / f"{name}-bf16", processes=2, **settings | half)
+        half_trainer.train()
+        results[f"{name}-bf16"] = outcome(half_trainer)
         sam = sam_trainer(directory / f"{name}-sam", processes=2, **settings)
         sam.train()
         results[f"{name}-sam"] = outcome(sam)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
+from deitlt_hf.cli.resuming import resume_command
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.training.stopping import Stopped, signals_end_runs
 
 COMMANDS = {
     "demo": "train and evaluate on handwritten digits, in under four minutes on two cores",
@@ -42,16 +45,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"deitlt: unknown command {command!r}; {hint}", file=sys.stderr)
         return 2
     try:
-        importlib.import_module(f"deitlt_hf.cli.{command}").run(arguments[1:])
+        with signals_end_runs():
+            importlib.import_module(f"deitlt_hf.cli.{command}").run(arguments[1:])
     except DeiTLTError as error:
         print(f"deitlt {command}: {error}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"deitlt {command}: {stop}{_way_back(stop, arguments)}", file=sys.stderr)
+        if stop.checkpoint is not None:  # then all processes of a launch leave
+            _leave_process_group()
+        return stop.code
     except KeyboardInterrupt:
         hint = "; --resume goes on from the last checkpoint" if command in ("teacher", "train") else ""
         print(f"deitlt {command}: interrupted{hint}", file=sys.stderr)
         return 130
     _leave_process_group()
     return 0
+
+
+def _way_back(stop: Stopped, arguments: Sequence[str]) -> str:
+    if arguments[0] not in ("teacher", "train"):
+        return ""
+    if stop.checkpoint is None:
+        return "; --resume goes on from the last checkpoint, if there is one"
+    return f"; saved {stop.checkpoint}; go on with: {resume_command(arguments, os.path.dirname(stop.checkpoint))}"
 
 
 def _leave_process_group() -> None:

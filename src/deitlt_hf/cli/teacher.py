@@ -12,9 +12,10 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.suggesting import settings_for_data
     from deitlt_hf.data.suggestion import suggest_teacher_recipe
     from deitlt_hf.training.arguments import TeacherTrainingArguments
+    from deitlt_hf.training.profiling import format_profile
     from deitlt_hf.training.run_data import TrainingDataArguments
     from deitlt_hf.training.run_directory import check_output_directory
-    from deitlt_hf.training.runs import TeacherArguments, train_teacher
+    from deitlt_hf.training.runs import TeacherArguments, profile_teacher, train_teacher
 
     def suggest(instances: Sequence[Any], given: dict[str, Any]) -> dict[str, Any]:
         data, _, args = instances
@@ -29,6 +30,11 @@ def run(argv: Sequence[str]) -> None:
         suggest,
     )
     quiet_libraries()
+    if args.profile:
+        profile = profile_teacher(data, teacher, args)
+        if args.should_log:
+            print(format_profile(profile))
+        return
     accuracies = train_teacher(data, teacher, args)
     if args.should_log:
         print(", ".join(f"{group} {accuracy:.1f}" for group, accuracy in accuracies.items()) + " % on the test split")

@@ -15,9 +15,10 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.data.suggestion import suggest_recipe
     from deitlt_hf.evaluation.accuracy import format_table
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments
+    from deitlt_hf.training.profiling import format_profile
     from deitlt_hf.training.run_data import TrainingDataArguments
     from deitlt_hf.training.run_directory import check_output_directory
-    from deitlt_hf.training.runs import StudentArguments, train_student
+    from deitlt_hf.training.runs import StudentArguments, profile_student, train_student
 
     def suggest(instances: Sequence[Any], given: dict[str, Any]) -> dict[str, Any]:
         data, student, args = instances
@@ -37,6 +38,11 @@ def run(argv: Sequence[str]) -> None:
         suggest,
     )
     quiet_libraries()
+    if args.profile:
+        profile = profile_student(data, student, args)
+        if args.should_log:
+            print(format_profile(profile))
+        return
     result = train_student(data, student, args)
     if args.should_log:
         print(format_table(result.metrics))

@@ -44,8 +44,8 @@ class Draw(int):
 class DrawingSampler(Sampler[Draw]):
     """Gives the indices of another sampler as `Draw`s.
 
-    The seeds depend on the run's seed, the epoch and the place in the epoch's order over all processes, so that a
-    launch of several processes makes the views that one process with their joint batch would make.
+    The seeds depend on the run's seed, the epoch, and the place in the epoch's order over all processes, so that no two
+    of them share one.
 
     Args:
         sampler: of ints; its `set_epoch`, if it has one, is called along.
@@ -74,9 +74,9 @@ class DrawingSampler(Sampler[Draw]):
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Draw]:
-        epoch = self.epoch
+        of_epoch = _epoch_seed(self.seed, self.epoch)
         for place, index in enumerate(self.sampler):
-            yield Draw(index, draw_seed(self.seed, epoch, place * self.num_replicas + self.rank))
+            yield Draw(index, _mixed(of_epoch ^ (place * self.num_replicas + self.rank)))
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -91,7 +91,11 @@ def draw_seed(seed: int, epoch: int, place: int) -> int:
         >>> len({draw_seed(seed, epoch, place) for seed in range(9) for epoch in range(9) for place in range(9)})
         729
     """
-    return _mixed(_mixed(_mixed(seed & _64_BITS) ^ epoch) ^ place)
+    return _mixed(_epoch_seed(seed, epoch) ^ place)
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return _mixed(_mixed(seed & _64_BITS) ^ epoch)
 
 
 def _mixed(bits: int) -> int:

@@ -174,9 +174,9 @@ class ViewedDataset(torch.utils.data.Dataset):
         views: the view for each output, as for `ViewTransform`.
         split: the split's name, for messages.
 
-    An example is a dict of a tensor `(3, image_size, image_size)` per view, and an int under `labels`. Where the index
-    is a `Draw`, what views draw follows from its seed alone. Images are decoded once and kept where all of the split's
-    fit into memory, see `in_memory`.
+    An example is a dict of a tensor `(3, image_size, image_size)` per view, and an int under `labels`. Where the
+    indices of a batch are `Draw`s, what its views draw follows from their seeds alone. Images are decoded once and kept
+    where all of the split's fit into memory, see `in_memory`.
 
     Raises:
         DeiTLTError: on reading an image that cannot be read, with its index, its file if it has one, and the reason.
@@ -221,9 +221,9 @@ class ViewedDataset(torch.utils.data.Dataset):
             few = slice(start, start + DECODED_AT_ONCE)
             # With repeated augmentation neighbours are often the same image.
             images = {index: self._image(index, rows) for index in dict.fromkeys(plain[few])}
-            for index in indices[few]:
-                follow(index)
-                examples.append({name: view(images[int(index)]) for name, view in self.views.items()})
+            # Not for each image: three generators set and refilled take a twentieth of a small image's view.
+            follow(indices[start])
+            examples += [{name: view(images[index]) for name, view in self.views.items()} for index in plain[few]]
         if self._labels is not None:
             for index, example in zip(plain, examples, strict=True):
                 example["labels"] = int(self._labels[index])

@@ -52,19 +52,46 @@ def predict_experts(
         device = next(model.parameters()).device
     model.to(device)
 
-    predictions, labels = [], []
-    silent = accelerator is not None and not accelerator.is_local_main_process
+    rows = _Rows()
+    silent = accelerator is not None and not accelerator.is_main_process
     with evaluation_mode(model), torch.inference_mode():
         for batch in tqdm(dataloader, desc="predicting", unit="batch", disable=silent, leave=False):
             ids = _expert_class_ids(model(pixel_values=batch["pixel_values"].to(device, non_blocking=True)))
-            pair = (ids, batch["labels"].to(device))
-            ids, true_ids = pair if accelerator is None else accelerator.gather_for_metrics(pair)
+            ids = torch.cat([ids, batch["labels"].to(device).long()[:, None]], dim=1)
             # Ids stay on the device until the end: reading them here would make it wait for the host after each batch.
-            predictions.append(ids)
-            labels.append(true_ids)
-    if not labels:
+            rows.add(ids if accelerator is None else accelerator.gather_for_metrics(ids))
+    if len(rows) == 0:
         raise DeiTLTError("the dataloader yields no batch: pass one with at least one image")
-    return torch.cat(predictions).cpu().numpy(), torch.cat(labels).long().cpu().numpy()
+    table = rows.table().cpu().numpy()
+    return table[:, :-1], table[:, -1]
+
+
+class _Rows:
+    """Rows of ids in one piece of memory, which doubles where it is full.
+
+    A small tensor for each batch, kept to the end, would settle where a batch's images have been, those of the next
+    batch would no longer fit there, and the process would grow with every batch.
+    """
+
+    def __init__(self):
+        self._table: torch.Tensor | None = None
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def add(self, rows: torch.Tensor) -> None:
+        end = self._length + len(rows)
+        if self._table is None or end > len(self._table):
+            larger = rows.new_empty(2 * end, rows.shape[1])
+            if self._length:
+                larger[: self._length] = self.table()
+            self._table = larger
+        self._table[self._length : end] = rows
+        self._length = end
+
+    def table(self) -> torch.Tensor:
+        return self._table[: self._length]
 
 
 def _expert_class_ids(output: object) -> torch.Tensor:

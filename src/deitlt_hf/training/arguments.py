@@ -90,6 +90,7 @@ class LongTailTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Left off: every weight takes part in every step."}
     )
+    log_on_each_node: bool = field(default=False, metadata={"help": "Log on every machine, not on the first alone."})
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Left off: views are made from the `image` column when an image is read."}
     )

@@ -150,6 +150,8 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
 
     def _with_views(self, inputs: dict) -> dict:
         """The batch with the views that are made on the device; a batch that has them stays as it is."""
+        if not self.batch_views.views:
+            return inputs
         with stage("augmentation"):
             return self.batch_views(self._prepare_inputs(inputs), self.state.global_step)
 

@@ -11,6 +11,7 @@ from deitlt_hf.data.device_augmentation.draws import Draws
 from deitlt_hf.data.device_augmentation.loading import device_views, small_common_size
 from deitlt_hf.data.device_augmentation.views import BatchView
 from deitlt_hf.data.transforms import LARGEST_PADDED_SIZE, View, strong_view, weak_view
+from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 
 
@@ -98,10 +99,15 @@ def augments_on_device(args: LongTailTrainingArguments, dataset: Dataset, image_
         dataset: the rows with `image` that are trained on.
         image_size: side of the views in pixels.
 
+    Raises:
+        DeiTLTError: `"device"` is asked for on one that lacks double precision, such as Apple's.
+
     Example:
         >>> augments_on_device(LongTailTrainingArguments("runs/student", use_cpu=True), Dataset.from_dict({}), 32)
         False
     """
+    if args.augmentation_device == "device" and args.device.type not in ("cpu", "cuda"):
+        raise DeiTLTError(f"augmentation_device is 'device', which a {args.device.type} device lacks; pass auto or cpu")
     if args.augmentation_device != "auto":
         return args.augmentation_device == "device"
     is_small = image_size <= LARGEST_PADDED_SIZE

@@ -14,7 +14,7 @@ import torch
 from torch.profiler import ProfilerActivity, record_function
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from deitlt_hf.errors import DeiTLTError
@@ -207,8 +207,9 @@ def profile_training(trainer: LongTailTrainer, steps: int = 20, checkpoint: str 
     args = trainer.args
     args.save_strategy, args.eval_strategy, args.eval_on_start = SaveStrategy.NO, IntervalStrategy.NO, False
     args.load_best_model_at_end = False
-    for callback in [one for one in trainer.callback_handler.callbacks if isinstance(one, ProgressCallback)]:
-        trainer.remove_callback(callback)  # it would count the steps of the whole training
+    for callback in list(trainer.callback_handler.callbacks):
+        if isinstance(callback, PrinterCallback | ProgressCallback):  # they show the progress of a whole training
+            trainer.remove_callback(callback)
     profiler = _ProfileSteps(steps, args.device, traces=args.should_save, silent=args.disable_tqdm)
     trainer.add_callback(profiler)
     try:
@@ -265,6 +266,7 @@ class _ProfileSteps(TrainerCallback):
     def _start_trace(self) -> None:
         _record_with(Ranges())
         if self._traces:
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it reports starts, stops and missing GPUs as errors
             on_gpu = self._device.type == "cuda"
             self.trace = torch.profiler.profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu)
             self.trace.start()

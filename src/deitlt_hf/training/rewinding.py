@@ -42,7 +42,7 @@ class RewindingTrainer(SavingTrainer):
                 result = super().train(resume_from_checkpoint, *args, **kwargs)
                 self._stop_if_not_finite()  # in steps after the last log
                 return result
-            except NonFiniteLossError as error:
+            except NonFiniteLossError:
                 if self._rewinds >= self.args.rewind_at_non_finite:
                     raise
                 self._rewinds += 1
@@ -52,7 +52,7 @@ class RewindingTrainer(SavingTrainer):
                     logger.warning(
                         f"the loss is not finite at step {step}: going back to {resume_from_checkpoint}, the learning "
                         f"rate times {RATE_FACTOR**self._rewinds:g} (rewind {self._rewinds} of at most "
-                        f"{self.args.rewind_at_non_finite}); {error}"
+                        f"{self.args.rewind_at_non_finite})"
                     )
 
     def _begin_attempt(self) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import yaml
 from accelerate import PartialState
-from transformers.trainer_utils import get_last_checkpoint
 
 from deitlt_hf.data.loading import class_counts
 from deitlt_hf.errors import DeiTLTError
@@ -30,6 +29,8 @@ from deitlt_hf.hub.run_record import (
 )
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.base import LongTailTrainer
+from deitlt_hf.training.checkpoints import newest_complete, tidy
+from deitlt_hf.training.profiling import TRACE_FILE
 from deitlt_hf.training.run_data import Images, TrainingDataArguments
 
 # Not settings that another run, or a run on another machine, should take over.
@@ -47,10 +48,15 @@ def check_output_directory(args: LongTailTrainingArguments) -> str | None:
     if args.resume or args.resume_from_checkpoint:
         checkpoint = args.resume_from_checkpoint
         if not isinstance(checkpoint, str):
-            checkpoint = get_last_checkpoint(directory) if directory.is_dir() else None
+            if args.should_save:
+                tidy(directory)
+            checkpoint = newest_complete(directory)
         if checkpoint is None or not Path(checkpoint).is_dir():
-            raise DeiTLTError(f"{checkpoint or directory} holds no checkpoint to resume from; leave resume out")
+            instead = "pass --overwrite to start anew" if _is_occupied(directory) else "leave resume out"
+            raise DeiTLTError(f"{checkpoint or directory} holds no checkpoint to resume from; {instead}")
         return checkpoint
+    if args.profile:  # which only adds its trace
+        return None
     if _is_occupied(directory) and not args.overwrite:
         raise DeiTLTError(f"{directory} is not empty; pass --resume, --overwrite, or another --output_dir")
     if _is_occupied(directory) and not (directory / RECIPE_FILE).is_file():
@@ -72,7 +78,8 @@ def claim_output_directory(args: LongTailTrainingArguments, settings: Sequence[o
 
 
 def _is_occupied(directory: Path) -> bool:
-    return directory.is_dir() and any(directory.iterdir())
+    # A profile leaves its trace where the run that it was made for will be.
+    return directory.is_dir() and any(path.name != TRACE_FILE for path in directory.iterdir())
 
 
 def save_model(trainer: LongTailTrainer) -> None:

@@ -27,6 +27,7 @@ from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassificati
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
 from deitlt_hf.training.base import LongTailTrainer
 from deitlt_hf.training.batch_views import training_views
+from deitlt_hf.training.profiling import StepProfile, profile_training
 from deitlt_hf.training.run_data import Images, TrainingDataArguments, load_images
 from deitlt_hf.training.run_directory import (
     check_output_directory,
@@ -99,19 +100,7 @@ def train_teacher(
     """Train a CNN teacher on weak views into `args.output_dir`; returns its test accuracies in percent."""
     checkpoint = check_output_directory(args)
     images = load_images(data)
-    set_seed(args.seed)
-    model = build_teacher(data, teacher, images)
-    views, batch_views = _teacher_views(data, args, images)
-    trainer = TeacherTrainer(
-        model,
-        args,
-        class_counts=images.class_counts,
-        class_groups=images.class_groups,
-        train_dataset=ViewedDataset(images.train, views, "train"),
-        batch_views=batch_views,
-        eval_dataset=ViewedDataset(images.test, {"pixel_values": evaluation_view(data.image_size)}, "test"),
-        processing_class=image_processor(data.image_size),
-    )
+    trainer = make_teacher_trainer(data, teacher, args, images)
     claim_output_directory(args, [data, teacher, args], checkpoint)
     seconds = _train(trainer, checkpoint)
     save_model(trainer)
@@ -122,6 +111,33 @@ def train_teacher(
         write_json(Path(args.output_dir) / METRICS_FILE, {"accuracy": measured, "class_counts": images.class_counts})
     finish_run(trainer, data, images, seconds, checkpoint, init_from=teacher.init_from)
     return accuracies
+
+
+def profile_teacher(
+    data: TrainingDataArguments, teacher: TeacherArguments, args: TeacherTrainingArguments
+) -> StepProfile:
+    """Say where the time of a teacher's training step goes, in place of training it; see `profile_training`."""
+    checkpoint = check_output_directory(args)
+    return profile_training(make_teacher_trainer(data, teacher, args, load_images(data)), args.profile, checkpoint)
+
+
+def make_teacher_trainer(
+    data: TrainingDataArguments, teacher: TeacherArguments, args: TeacherTrainingArguments, images: Images
+) -> TeacherTrainer:
+    """A trainer that is ready to train, with a model that `args.seed` determines."""
+    set_seed(args.seed)
+    model = build_teacher(data, teacher, images)
+    views, batch_views = _teacher_views(data, args, images)
+    return TeacherTrainer(
+        model,
+        args,
+        class_counts=images.class_counts,
+        class_groups=images.class_groups,
+        train_dataset=ViewedDataset(images.train, views, "train"),
+        batch_views=batch_views,
+        eval_dataset=ViewedDataset(images.test, {"pixel_values": evaluation_view(data.image_size)}, "test"),
+        processing_class=image_processor(data.image_size),
+    )
 
 
 def build_teacher(data: TrainingDataArguments, teacher: TeacherArguments, images: Images) -> PreTrainedModel:
@@ -162,19 +178,8 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
     """Train a DeiT-LT student into `args.output_dir`, evaluate its experts, and draw the report."""
     checkpoint = check_output_directory(args)
     images = load_images(data)
-    set_seed(args.seed)
-    model = build_student(data, student, images)
-    strong = {"pixel_values": True} | ({"weak_pixel_values": False} if args.distillation_view == "weak" else {})
-    views, batch_views = training_views(args, images.train, strong, data.image_size, data.horizontal_flip)
-    trainer = DeiTLTTrainer(
-        model,
-        args,
-        teacher=student.teacher,
-        train_dataset=ViewedDataset(images.train, views, "train"),
-        batch_views=batch_views,
-        eval_dataset=ViewedDataset(images.test, {"pixel_values": evaluation_view(data.image_size)}, "test"),
-        processing_class=image_processor(data.image_size),
-    )
+    trainer = make_student_trainer(data, student, args, images)
+    model = trainer.model
     taught = None if trainer.teacher is None else teacher_record(student.teacher, trainer.teacher.model.config)
     claim_output_directory(args, [data, student, args], checkpoint)
     seconds = _train(trainer, checkpoint)
@@ -196,6 +201,33 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
         save_result(result, args.output_dir)
     finish_run(trainer, data, images, seconds, checkpoint, taught, teacher=student.teacher, init_from=student.init_from)
     return result
+
+
+def profile_student(
+    data: TrainingDataArguments, student: StudentArguments, args: DeiTLTTrainingArguments
+) -> StepProfile:
+    """Say where the time of a student's training step goes, in place of training it; see `profile_training`."""
+    checkpoint = check_output_directory(args)
+    return profile_training(make_student_trainer(data, student, args, load_images(data)), args.profile, checkpoint)
+
+
+def make_student_trainer(
+    data: TrainingDataArguments, student: StudentArguments, args: DeiTLTTrainingArguments, images: Images
+) -> DeiTLTTrainer:
+    """A trainer that is ready to train, with a model that `args.seed` determines."""
+    set_seed(args.seed)
+    model = build_student(data, student, images)
+    strong = {"pixel_values": True} | ({"weak_pixel_values": False} if args.distillation_view == "weak" else {})
+    views, batch_views = training_views(args, images.train, strong, data.image_size, data.horizontal_flip)
+    return DeiTLTTrainer(
+        model,
+        args,
+        teacher=student.teacher,
+        train_dataset=ViewedDataset(images.train, views, "train"),
+        batch_views=batch_views,
+        eval_dataset=ViewedDataset(images.test, {"pixel_values": evaluation_view(data.image_size)}, "test"),
+        processing_class=image_processor(data.image_size),
+    )
 
 
 def build_student(

@@ -151,4 +151,5 @@ def _reason(error: Exception) -> str | None:
     if isinstance(error, SafetensorError):
         return str(error).splitlines()[0]
     # torch's writer says which of its lines failed, but not why.
-    return "the disk did not take all of it" if "inline_container" in str(error) else None
+    is_of_the_writer = "inline_container" in str(error) or "iostream error" in str(error)
+    return "the disk did not take all of it" if is_of_the_writer else None

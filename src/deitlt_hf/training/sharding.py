@@ -7,10 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
+from types import MethodType
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env, patch_environment
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    convert_outputs_to_fp32,
+    parse_flag_from_env,
+    patch_environment,
+)
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from transformers import Trainer, TrainingArguments
@@ -30,10 +37,13 @@ class ShardingTrainer(Trainer):
             # FSDP2 gives the model's modules new classes, which would be saved with their names and torch's source.
             self._unsharded = deepcopy(self.model).to("meta")
             _configure(self.accelerator.state.fsdp_plugin, self.model)
+            self._compute_as_with_ddp()
 
     def create_accelerator_and_postprocess(self) -> None:
         with _sharding_on_cpus(self.args) if self.shards_weights else _whole_weights(self.args):
             super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version != 2:
+            raise DeiTLTError("FSDP of version 1 was asked for; pass fsdp_version 2")
         if self.is_deepspeed_enabled:
             self._check_deepspeed()
 
@@ -42,6 +52,13 @@ class ShardingTrainer(Trainer):
             raise DeiTLTError("DeepSpeed would take SAM's and PaCo's steps apart; train a teacher with DDP or FSDP2")
         if self.accelerator.state.deepspeed_plugin.zero_stage == 3:
             raise DeiTLTError("ZeRO-3 would take apart the teacher and the averaged weights too; use ZeRO-2 or FSDP2")
+
+    def _compute_as_with_ddp(self) -> None:
+        """Autocast, over weights in float32, where accelerate's FSDP2 would compute all in half, the loss too."""
+        self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
+        if self.accelerator.mixed_precision != "no":
+            forward = self.accelerator.autocast()(type(self.model).forward)
+            self.model.forward = MethodType(convert_outputs_to_fp32(forward), self.model)
 
     def unsharded_model(self, weights: dict[str, torch.Tensor] | None = None) -> nn.Module:
         """The model as it was given; under FSDP2 a copy of it, in the main process with all weights.

@@ -52,7 +52,8 @@ class TeacherTrainer(LongTailTrainer):
 
     args: TeacherTrainingArguments
     learner = "teacher"
-    shards_weights = False  # a CNN fits; its batch statistics would differ between shards, and PaCo copies whole weights
+    # A CNN fits into every process; shards would have batch statistics of their own, and PaCo copies whole weights.
+    shards_weights = False
 
     def __init__(
         self,

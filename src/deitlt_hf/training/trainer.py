@@ -107,8 +107,8 @@ class DeiTLTTrainer(LongTailTrainer):
         with stage("loss"):
             weights = self.class_weights if self.drw_active else None
             parts = self.distillation_loss(
-                outputs.cls_logits,
-                outputs.distillation_logits,
+                outputs.cls_logits.float(),  # DeepSpeed's models compute in half precision, which a loss should not
+                outputs.distillation_logits.float(),
                 targets,
                 teacher_logits,
                 weights,

@@ -1,0 +1,48 @@
+"""`--profile` of `deitlt train` and `deitlt teacher`."""
+
+from __future__ import annotations
+
+import pytest
+
+from deitlt_hf.cli.main import main
+from deitlt_hf.training.profiling import OTHER
+
+STUDENT = (
+    "train --recipe digits-lt --distillation_type none --hidden_size 24 --num_hidden_layers 1 --num_attention_heads 2 "
+    "--use_cpu true --disable_tqdm true"
+).split()
+TEACHER = "teacher --recipe digits-lt-teacher --sam_rho 0 --use_cpu true --disable_tqdm true".split()
+
+
+@pytest.mark.parametrize(("command", "learner"), [(STUDENT, "student"), (TEACHER, "teacher")])
+def test_a_profile_is_printed_and_its_trace_is_no_run(command, learner, tmp_path, capsys):
+    run = tmp_path / "run"
+    flags = [*command, "--output_dir", str(run), "--profile", "2"]
+    assert main(flags) == 0
+    title, *rows = capsys.readouterr().out.splitlines()
+    assert title == "a training step: the mean of 2 steps of 32 images, cpu"
+    table = {row[2:14].strip(): float(row[14:24]) for row in rows[:-1]}
+    assert list(table)[-2:] == [OTHER, "all"]
+    assert table[learner] > 0
+    assert sum(table.values()) - table["all"] == pytest.approx(table["all"], abs=0.05 * len(table))  # as rounded
+    assert rows[-1].endswith(f": {run / 'trace.json'}")
+    assert [path.name for path in run.iterdir()] == ["trace.json"]
+    assert main(flags) == 0  # its trace is in nobody's way
+
+
+def test_a_run_keeps_what_it_has(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    assert main([*STUDENT, "--output_dir", str(run), "--profile", "1"]) == 0
+    assert sorted(path.name for path in run.iterdir()) == ["config.json", "trace.json"]
+    assert (run / "config.json").read_text() == "{}"
+
+
+def test_too_short_a_training_is_one_line_and_status_2(tmp_path, capsys):
+    flags = [*STUDENT, "--output_dir", str(tmp_path / "run"), "--num_train_epochs", "1", "--drw_start_epoch", "none"]
+    assert main([*flags, "--profile"]) == 2  # 20 steps where no number follows
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("deitlt train: the training ended after ")
+    assert error.endswith("to profile 20 it takes 28: pass a smaller profile or more epochs")
+    assert len(error.splitlines()) == 1

@@ -1,0 +1,93 @@
+"""What the command line does at SIGTERM and Ctrl-C."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+
+import datasets
+import numpy as np
+import pytest
+from transformers import TrainerCallback
+
+from deitlt_hf.cli.main import main
+from deitlt_hf.cli.resuming import resume_command
+from deitlt_hf.training.trainer import DeiTLTTrainer
+from published_layouts import write_cifar
+
+RUN = ["--data", "digits-lt", "--distillation_type", "none", "--image_size", "16", "--num_train_epochs", "2"]
+RUN += ["--hidden_size", "24", "--num_hidden_layers", "1", "--num_attention_heads", "2", "--patch_size", "8"]
+RUN += ["--per_device_train_batch_size", "32", "--drw_start_epoch", "none"]
+MACHINE = ["--use_cpu", "true", "--disable_tqdm", "true"]
+
+
+def test_a_stopped_run_prints_the_command_that_goes_on(capsys, monkeypatch, tmp_path):
+    class SendSignal(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step + 1 == 3:
+                signal.raise_signal(signal.SIGTERM)
+
+    directory, init = tmp_path / "a run", DeiTLTTrainer.__init__
+    monkeypatch.setattr(DeiTLTTrainer, "__init__", lambda *a, **k: init(*a, callbacks=[SendSignal()], **k))
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["train", *RUN, *MACHINE, "--output_dir", str(directory)]) == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    line = capsys.readouterr().err.splitlines()[-1]
+    said, command = line.split("; go on with: ")
+    assert said == f"deitlt train: stopped by SIGTERM after step 3; saved {directory}/checkpoint-3"
+    assert shlex.split(command) == ["deitlt", "train", "--output_dir", str(directory), "--resume", *MACHINE]
+    assert [path.name for path in directory.glob("checkpoint-*")] == ["checkpoint-3"]
+
+    assert main(shlex.split(command)[1:]) == 0
+    assert (directory / "metrics.json").is_file()
+
+
+def test_a_data_set_that_is_being_built_is_removed(capsys, monkeypatch, tmp_path):
+    seen = []
+
+    def while_it_is_written(*args, **kwargs):
+        seen.extend(path.name for path in (tmp_path / "there").iterdir())
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("deitlt_hf.hub.dataset_directory._draw", while_it_is_written)
+    write_cifar(tmp_path / "cifar10", np.tile(np.arange(10), 4), np.arange(10))
+    argv = [
+        "--data-dir",
+        str(tmp_path / "cifar10"),
+        "--out",
+        str(tmp_path / "there" / "out"),
+        "--imbalance-factor",
+        "2",
+    ]
+    assert main(["data", "build", "cifar10-lt", *argv]) == 143
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "deitlt data: stopped by SIGTERM"
+    assert len(seen) == 1
+    assert not list((tmp_path / "there").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "command"),
+    [
+        (
+            "train --recipe digits-lt --report_to=none --learning_rate 1e-3",
+            "deitlt train --output_dir runs/x --resume --report_to=none",
+        ),
+        (
+            "teacher --overwrite --push_to_hub true --hub_model_id me/x --hub_token hf_secret --bf16",
+            "deitlt teacher --output_dir runs/x --resume --push_to_hub true --hub_model_id me/x --bf16",
+        ),
+        (
+            "train --output_dir runs/x --resume --learning_rate 1e-3",
+            "deitlt train --output_dir runs/x --resume --learning_rate 1e-3",
+        ),
+    ],
+)
+def test_the_command_repeats_what_the_runs_recipe_does_not_hold(given, command):
+    assert resume_command(given.split(), "runs/x") == command
+
+
+def test_a_launch_of_several_processes_is_started_as_one_again(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    expected = "accelerate launch -m deitlt_hf train --output_dir 'a b' --resume"
+    assert resume_command(["train", "--recipe", "digits-lt"], "a b") == expected
