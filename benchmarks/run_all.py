@@ -1,6 +1,6 @@
 """Measures everything against its peers in one run, and prints one table of ratios.
 
-    python benchmarks/run_all.py             # about eight minutes on two cores with nothing else running
+    python benchmarks/run_all.py             # about nine minutes on two cores with nothing else running
     python benchmarks/run_all.py --quick     # two minutes, with small batches and few rounds
 
 Training steps, the loop around them, reading and augmenting images, evaluation, peak memory, and two processes; where

@@ -2,7 +2,8 @@
 
 - The training step: mixing, teacher, student, loss in the DRW phase, backward and optimiser, against the same step
   written by hand around transformers' `DeiTForImageClassificationWithTeacher`, which has no stochastic depth, and
-  around timm's distilled DeiT with the same stochastic depth.
+  around timm's distilled DeiT with the same stochastic depth; against that one also with `--torch_compile`, which is an
+  argument here.
 - The loop: that of `DeiTLTTrainer.train()`, with its schedule, progress bar, checks and log, against a bare loop that
   takes the handwritten step with our student. Starting `train()` is left out: it happens once per run.
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import copy
 import io
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
@@ -240,12 +242,16 @@ def time_steps(
     batches = list(DataLoader(data, options.batch_size, collate_fn=collate))
     theirs = timms_student(options)
     check_equal("the number of weights, model", *([sum(map(torch.numel, it.parameters()))] for it in (student, theirs)))
+    plain_teacher = copy.deepcopy(teacher).eval()  # the trainer changes the layout of its own
     steps = {
         "ours": trainer_step(build_trainer(copy.deepcopy(student), teacher, data, options)),
-        "transformers": handwritten_step(transformers_student(student, options), teacher, options),
+        "transformers": handwritten_step(transformers_student(student, options), plain_teacher, options),
         "ours, dropping": trainer_step(build_trainer(dropping(student, options), teacher, data, options)),
-        "timm": handwritten_step(theirs, teacher, options),
+        "timm": handwritten_step(theirs, plain_teacher, options),
     }
+    if can_compile(options.device):
+        compiled = build_trainer(dropping(student, options), teacher, data, options, torch_compile=True)
+        steps["ours, compiled"] = trainer_step(compiled)
     losses = {name: seeded(partial(run_steps, step, batches[:CHECKED_STEPS])) for name, step in steps.items()}
     check_equal("the loss of step", losses["ours"], losses["transformers"])
 
@@ -256,10 +262,20 @@ def time_steps(
 
     times = time_in_turns({name: partial(seconds, step) for name, step in steps.items()}, options.rounds)
     show = partial(milliseconds, steps=options.steps)
-    return [
+    rows = [
         compare("training step, transformers' DeiT", times["ours"], times["transformers"], show, ">= 1.00"),
         compare("training step, timm's DeiT, drop path", times["ours, dropping"], times["timm"], show, ">= 1.00"),
     ]
+    if "ours, compiled" in times:
+        rows.append(
+            compare("--torch_compile, timm's DeiT as it is", times["ours, compiled"], times["timm"], show, ">= 1.00")
+        )
+    return rows
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile has what it needs; on a CPU that is a C++ compiler."""
+    return device.type != "cpu" or any(map(shutil.which, ("g++", "clang++")))
 
 
 def time_loops(
@@ -307,7 +323,9 @@ def measure(options: argparse.Namespace) -> list[list[str]]:
     """The lines of the table."""
     student, teacher = build_models(options)
     with tempfile.TemporaryDirectory() as options.scratch:
-        return time_steps(student, teacher, options) + time_loops(student, teacher, options)
+        loops = time_loops(student, teacher, options)
+        # Afterwards, because the environment variables that `torch_compile` sets hold for every later trainer.
+        return time_steps(student, teacher, options) + loops
 
 
 def describe(options: argparse.Namespace) -> str:
@@ -324,9 +342,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--patch-size", type=int, default=4, help="pixels (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="images per step (default: %(default)s)")
     parser.add_argument("--teacher-depth", type=int, default=32, help="of the CIFAR ResNet (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns that each side gets (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=3, help="of a turn, comparing steps (default: %(default)s)")
-    parser.add_argument("--loop-steps", type=int, default=10, help="of a turn, comparing loops (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=15, help="turns that each side gets (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1, help="of a turn, comparing steps (default: %(default)s)")
+    parser.add_argument("--loop-steps", type=int, default=6, help="of a turn, comparing loops (default: %(default)s)")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="default: %(default)s")
     return parser.parse_args(argv)
 

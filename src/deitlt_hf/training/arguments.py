@@ -250,6 +250,13 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Images per device and step."})
 
     loss: str = field(default="ce", metadata={"help": "ce (cross-entropy), ldam or paco."})
+    training_view: str = field(
+        default="weak",
+        metadata={
+            "help": "View that the teacher is trained on: weak (the paper's: a student's strong views are then out of "
+            "distribution), or strong (they are in distribution, for comparison). PaCo has views of its own."
+        },
+    )
     ldam_max_margin: float = field(default=0.5, metadata={"help": "LDAM's margin of the rarest class."})
     ldam_scale: float = field(default=30.0, metadata={"help": "LDAM's factor on the logits."})
     paco_alpha: float = field(default=0.01, metadata={"help": "PaCo's weight of a sample of the class (224 px: 0.05)."})
@@ -279,6 +286,7 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
         super().__post_init__()
         one_of("loss", self.loss, TEACHER_LOSSES)
         one_of("schedule", self.schedule, TEACHER_SCHEDULES)
+        one_of("training view", self.training_view, VIEWS)
         for name in ("decay_epochs", "sam_rho", "sam_rho_epochs"):
             if not isinstance(getattr(self, name), list):
                 setattr(self, name, [getattr(self, name)])
@@ -312,6 +320,8 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
             )
 
     def _check_paco(self) -> None:
+        if self.training_view != "weak":
+            raise DeiTLTError(f"training_view is {self.training_view!r}, but PaCo has views of its own; leave it out")
         if self.drw_start_epoch is not None:
             raise DeiTLTError(
                 f"drw_start_epoch is {self.drw_start_epoch}, but PaCo adjusts by the class prior and takes no weights; "

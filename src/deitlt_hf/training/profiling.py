@@ -206,7 +206,7 @@ def profile_training(trainer: LongTailTrainer, steps: int = 20, checkpoint: str 
     """
     args = trainer.args
     args.save_strategy, args.eval_strategy, args.eval_on_start = SaveStrategy.NO, IntervalStrategy.NO, False
-    args.load_best_model_at_end = False
+    args.load_best_model_at_end, args.rewind_at_non_finite, trainer.writes_checkpoints = False, 0, False
     for callback in list(trainer.callback_handler.callbacks):
         if isinstance(callback, PrinterCallback | ProgressCallback):  # they show the progress of a whole training
             trainer.remove_callback(callback)

@@ -96,10 +96,10 @@ class RewindingTrainer(SavingTrainer):
         super()._save_checkpoint(model, trial)
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        if self.args.rewind_at_non_finite and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise DeiTLTError("rewind_at_non_finite needs whole weights; train without FSDP and DeepSpeed")
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if self.args.rewind_at_non_finite and resume_from_checkpoint is None:
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise DeiTLTError("rewind_at_non_finite needs whole weights; train without FSDP and DeepSpeed")
             self._save_checkpoint(prepared[0], None)  # the start, to which a rewind before the first save goes
         return prepared
 

@@ -50,6 +50,7 @@ def check_output_directory(args: LongTailTrainingArguments) -> str | None:
         if not isinstance(checkpoint, str):
             if args.should_save:
                 tidy(directory)
+            PartialState().wait_for_everyone()  # all processes must find the same one
             checkpoint = newest_complete(directory)
         if checkpoint is None or not Path(checkpoint).is_dir():
             instead = "pass --overwrite to start anew" if _is_occupied(directory) else "leave resume out"

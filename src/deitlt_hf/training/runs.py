@@ -97,7 +97,7 @@ class RunResult:
 def train_teacher(
     data: TrainingDataArguments, teacher: TeacherArguments, args: TeacherTrainingArguments
 ) -> dict[str, float]:
-    """Train a CNN teacher on weak views into `args.output_dir`; returns its test accuracies in percent."""
+    """Train a CNN teacher into `args.output_dir`; returns its test accuracies in percent."""
     checkpoint = check_output_directory(args)
     images = load_images(data)
     trainer = make_teacher_trainer(data, teacher, args, images)
@@ -165,7 +165,8 @@ def _teacher_views(
     data: TrainingDataArguments, args: TeacherTrainingArguments, images: Images
 ) -> tuple[dict[str, View], dict[str, BatchView]]:
     if args.loss != "paco":
-        return training_views(args, images.train, {"pixel_values": False}, data.image_size, data.horizontal_flip)
+        strong = {"pixel_values": args.training_view == "strong"}
+        return training_views(args, images.train, strong, data.image_size, data.horizontal_flip)
     if args.augmentation_device == "device":
         raise DeiTLTError("augmentation_device is 'device', where PaCo's views cannot be made; pass auto or cpu")
     return {

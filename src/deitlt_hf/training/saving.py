@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ class SavingTrainer(PushingTrainer):
     """
 
     last_checkpoint: str | None = None
+    writes_checkpoints = True  # at signals too; False leaves the directory, where another run may be, as it is
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -38,7 +40,7 @@ class SavingTrainer(PushingTrainer):
             Stopped: a signal came, and a checkpoint is saved; only inside `signals_end_runs`.
         """
         directory = self.args.output_dir
-        if self.args.should_save:
+        if self.args.should_save and self.writes_checkpoints:
             tidy(Path(directory))
         self._wait_for_all()
         if resume_from_checkpoint is True:
@@ -50,9 +52,17 @@ class SavingTrainer(PushingTrainer):
                 f"cannot load the checkpoint {resume_from_checkpoint}: it is not complete; pass one that is"
             )
         self.last_checkpoint = resume_from_checkpoint or None
-        with signals_noted() as request:
+        with signals_noted() if self.writes_checkpoints else nullcontext() as request:
             self._signals.begin(request, self.args.world_size)
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+            try:
+                result = super().train(resume_from_checkpoint, *args, **kwargs)
+            except EvaluationCutError:  # in the evaluation before the first step
+                raise Stopped(self._signals.signum, self.last_checkpoint) from None
+            finally:
+                self._signals.begin(None, self.args.world_size)
+        if request is not None and request.signum:  # it came after the last step, when there was nothing left to save
+            raise Stopped(request.signum)
+        return result
 
     def _run_epoch(self, *args, **kwargs) -> None:
         if self.state.global_step >= self.state.max_steps:  # resumed at the end, where transformers adds a step

@@ -28,7 +28,7 @@ from deitlt_hf.errors import DeiTLTError
 class ShardingTrainer(Trainer):
     """transformers' `Trainer`, whose models are saved under FSDP2 as without it, and which shards on CPUs too."""
 
-    shards_weights = True  # where FSDP is asked for; otherwise each process has all of them, as with DDP
+    shards_weights = True  # where FSDP or DeepSpeed is asked for; False trains with DDP whatever is asked for
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -40,18 +40,12 @@ class ShardingTrainer(Trainer):
             self._compute_as_with_ddp()
 
     def create_accelerator_and_postprocess(self) -> None:
+        if self.args.deepspeed_plugin is not None and self.args.deepspeed_plugin.zero_stage == 3:
+            raise DeiTLTError("ZeRO-3 would take apart the teacher and the averaged weights too; use ZeRO-2 or FSDP2")
         with _sharding_on_cpus(self.args) if self.shards_weights else _whole_weights(self.args):
             super().create_accelerator_and_postprocess()
         if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version != 2:
             raise DeiTLTError("FSDP of version 1 was asked for; pass fsdp_version 2")
-        if self.is_deepspeed_enabled:
-            self._check_deepspeed()
-
-    def _check_deepspeed(self) -> None:
-        if not self.shards_weights:
-            raise DeiTLTError("DeepSpeed would take SAM's and PaCo's steps apart; train a teacher with DDP or FSDP2")
-        if self.accelerator.state.deepspeed_plugin.zero_stage == 3:
-            raise DeiTLTError("ZeRO-3 would take apart the teacher and the averaged weights too; use ZeRO-2 or FSDP2")
 
     def _compute_as_with_ddp(self) -> None:
         """Autocast, over weights in float32, where accelerate's FSDP2 would compute all in half, the loss too."""
@@ -129,6 +123,10 @@ def _sharding_on_cpus(args: TrainingArguments) -> Iterator[None]:
 
 @contextmanager
 def _whole_weights(args: TrainingArguments) -> Iterator[None]:
-    args.fsdp_plugin_args = None
-    with patch_environment(ACCELERATE_USE_FSDP="false"):
+    """Let accelerate train with DDP, whether FSDP or DeepSpeed was asked for."""
+    args.fsdp_plugin_args = args.deepspeed_plugin = None
+    state = PartialState._shared_state
+    if state["distributed_type"] == DistributedType.DEEPSPEED:
+        state["distributed_type"] = DistributedType.MULTI_GPU
+    with patch_environment(ACCELERATE_USE_FSDP="false", ACCELERATE_USE_DEEPSPEED="false"):
         yield

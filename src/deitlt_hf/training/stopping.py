@@ -5,6 +5,7 @@ Whoever runs a training decides whether signals are its own: the command line do
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -112,12 +113,13 @@ def signals_noted() -> Iterator[StopRequest | None]:
 def leave_signals_to_the_training(worker: int) -> None:
     """For a loader's worker: a signal to the whole group must not end it while the training still needs its images."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    threading.Thread(target=_end_when_the_training_says_so, daemon=True).start()
+    if hasattr(signal, "sigwaitinfo"):  # macOS and Windows lack it
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_when_the_training_says_so, daemon=True).start()
 
 
 def _end_when_the_training_says_so() -> None:
     # A handler in Python does not learn who sent the signal.
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != multiprocessing.parent_process().pid:
         pass
     os._exit(0)
