@@ -3,9 +3,12 @@
     python benchmarks/cifar10_lt_study.py --data_dir cifar10                     # hours on a CPU
     python benchmarks/cifar10_lt_study.py --data_dir cifar10 --seeds 0 --only vit deit-lt
     python benchmarks/cifar10_lt_study.py --data_dir cifar10 --base cifar10-lt-if100 --epochs 200 -- --student_size tiny
+    python benchmarks/cifar10_lt_study.py --data_dir cifar10 --report_only --page docs/results.md
 
 What is trained already is not trained again, and a training that was stopped goes on from its last checkpoint. Flags
-after `--` go to every student. One seed after the other, so that what is there is always a comparison.
+after `--` go to every student. One seed after the other, so that what is there is always a comparison. Each run is then
+analysed, once. What all of them saved makes the tables, which are printed and, with `--page` and the figures, replace
+what stands between the page's markers; `--report_only` trains nothing.
 """
 
 from __future__ import annotations
@@ -13,32 +16,35 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
+from study.figures import draw_all
+from study.page import figure_parts, make_parts, write_parts
+from study.saved_runs import (
+    ANALYSIS_FILE,
+    STUDENTS,
+    TEACHERS,
+    Student,
+    read_students,
+    read_teachers,
+    student_directory,
+    teacher_directory,
+)
+from torch.utils.data import DataLoader
 from transformers.trainer_utils import get_last_checkpoint
 
+from deitlt_hf.cli.console import quiet_libraries
 from deitlt_hf.cli.main import main as deitlt
-from deitlt_hf.hub.run_record import METRICS_FILE
+from deitlt_hf.data.transforms import ViewedDataset, collate, evaluation_view
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.analysis.analyze import analyze_model
+from deitlt_hf.hub.loading import load_student
+from deitlt_hf.hub.run_record import METRICS_FILE, read_json, write_json
+from deitlt_hf.recipes import load_recipe
+from deitlt_hf.training.run_data import DataArguments, Images, load_images
 
 DRW_SHARE = 0.25  # of the epochs, at their end, where --epochs says how many; else the recipe says it
-
-
-class Student(NamedTuple):
-    """A student of the study: what the base recipe's name goes on with, and likewise its teacher's."""
-
-    title: str
-    recipe: str
-    teacher: str | None
-
-
-STUDENTS = {
-    "vit": Student("ViT", "-vit", None),
-    "deit": Student("DeiT", "-deit", "-strong"),
-    "no-drw": Student("DeiT-LT without DRW", "-no-drw", ""),
-    "no-sam": Student("DeiT-LT, teacher without SAM", "", "-no-sam"),
-    "deit-lt": Student("DeiT-LT", "", ""),
-}
-TEACHERS = {"cifar10-lt-small": "cifar10-lt-small-teacher", "cifar10-lt-if100": "cifar10-lt-if100-teacher-ldam"}
+BATCH_SIZE = 256  # of the analysis
 
 
 def train(command: list[str], directory: Path, options: argparse.Namespace) -> None:
@@ -56,13 +62,9 @@ def train(command: list[str], directory: Path, options: argparse.Namespace) -> N
         raise SystemExit(status)
 
 
-def teacher_directory(student: Student, options: argparse.Namespace) -> Path:
-    return options.output_dir / f"teacher{student.teacher}"
-
-
 def train_teacher(student: Student, options: argparse.Namespace) -> None:
     recipe = TEACHERS[options.base] + student.teacher
-    train(["teacher", "--recipe", recipe], teacher_directory(student, options), options)
+    train(["teacher", "--recipe", recipe], teacher_directory(options.output_dir, student.teacher), options)
 
 
 def train_student(name: str, seed: int, options: argparse.Namespace) -> None:
@@ -70,12 +72,71 @@ def train_student(name: str, seed: int, options: argparse.Namespace) -> None:
     recipe = options.base + student.recipe
     command = ["train", "--recipe", recipe, "--seed", str(seed), *options.student_flags]
     if student.teacher is not None:
-        command += ["--teacher", str(teacher_directory(student, options))]
+        command += ["--teacher", str(teacher_directory(options.output_dir, student.teacher))]
     if options.epochs is not None:
         command += ["--num_train_epochs", str(options.epochs)]
         if not student.recipe:
             command += ["--drw_start_epoch", str(round(options.epochs * (1 - DRW_SHARE)))]
-    train(command, options.output_dir / f"{name}-seed{seed}", options)
+    train(command, student_directory(options.output_dir, name, seed), options)
+
+
+def train_all(options: argparse.Namespace) -> None:
+    names = [name for name in STUDENTS if options.only is None or name in options.only]
+    for name in names:
+        if STUDENTS[name].teacher is not None:
+            train_teacher(STUDENTS[name], options)
+    for seed in options.seeds:
+        for name in names:
+            train_student(name, seed, options)
+
+
+def analyse_all(options: argparse.Namespace) -> None:
+    """Analyse the finished runs that are not analysed yet, each with every test image."""
+    directories = [
+        student_directory(options.output_dir, name, seed)
+        for name, runs in read_students(options.output_dir).items()
+        for seed, run in runs.items()
+        if not run.analysis
+    ]
+    if not directories:
+        return
+    recipe = load_recipe(options.base)
+    of_data = {name: recipe[name] for name in ("data", "imbalance_factor", "group_boundaries")}
+    images = load_images(DataArguments(**of_data, data_dir=options.data_dir))
+    for directory in directories:
+        print(f"analysing {directory}", flush=True)
+        write_json(directory / ANALYSIS_FILE, analyse(directory, images))
+
+
+def analyse(directory: Path, images: Images) -> dict[str, Any]:
+    """The record of a run's analysis, in which the model has to be as good as its run said."""
+    model = load_student(str(directory))
+    dataset = ViewedDataset(images.test, {"pixel_values": evaluation_view(model.config.image_size)}, "test")
+    analysis = analyze_model(
+        model,
+        DataLoader(dataset, BATCH_SIZE, collate_fn=collate),
+        class_names=images.class_names,
+        class_counts=images.class_counts,
+        groups=images.class_groups,
+        source=directory.name,
+    )
+    measured = read_json(directory / METRICS_FILE)["experts"]
+    for expert, accuracies in analysis.record["experts"].items():
+        # Save an image or two, whose logits other sizes of batches round otherwise.
+        if abs(accuracies["overall"] - measured[expert]["overall"]) > 0.05:
+            raise SystemExit(f"{directory}: {expert} is not what {METRICS_FILE} says; remove the run to train it again")
+    return analysis.record
+
+
+def report(options: argparse.Namespace) -> None:
+    """Make the page of what the runs saved, with figures beside it in `images`, and print its main tables."""
+    runs, teachers = read_students(options.output_dir), read_teachers(options.output_dir)
+    if not any(runs.values()):
+        raise SystemExit(f"no finished run in {options.output_dir}; leave --report_only out to train them")
+    parts = make_parts(options.base, runs, teachers, options.output_dir)
+    if options.page is not None:
+        write_parts(options.page, parts | figure_parts(draw_all(runs, options.page.parent / "images"), options.page))
+    print(parts["students"], parts["claims"], sep="\n\n")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -87,6 +148,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--epochs", type=int, help="of every student; left out, the recipe's")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images (default: %(default)s)")
+    parser.add_argument("--report_only", action="store_true", help="train nothing, report what is trained")
+    parser.add_argument("--page", type=Path, help="put tables and figures between this Markdown page's markers")
     arguments = list(sys.argv[1:] if argv is None else argv)
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     options = parser.parse_args(own)
@@ -96,13 +159,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    names = [name for name in STUDENTS if options.only is None or name in options.only]
-    for name in names:
-        if STUDENTS[name].teacher is not None:
-            train_teacher(STUDENTS[name], options)
-    for seed in options.seeds:
-        for name in names:
-            train_student(name, seed, options)
+    quiet_libraries()
+    if not options.report_only:
+        train_all(options)
+    try:
+        analyse_all(options)
+    except DeiTLTError as error:  # such as data that are not there
+        raise SystemExit(str(error)) from error
+    report(options)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ a GPU, what torch has allocated at the most.
 from __future__ import annotations
 
 import argparse
+import gc
 import tempfile
 from functools import partial
 
@@ -38,6 +39,7 @@ ROUNDS = 3
 def peak(contestant: str, options: argparse.Namespace) -> float:
     """MB at the peak of a few steps, models, gradients and optimiser included."""
     if options.device.type == "cuda":
+        gc.collect()  # what the last contestant left would be freed during this one's steps
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

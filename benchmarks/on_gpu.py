@@ -44,8 +44,11 @@ from deitlt_hf.training.runs import STUDENT_SIZES, StudentArguments, make_studen
 
 WARM_UP_STEPS = 5
 REFERENCE_WORKERS = 10
-# Dense bfloat16 or float16 operations per second of the data sheets.
+# Dense bfloat16 or float16 operations per second of the data sheets, by words of the device's name.
 PEAK_FLOPS = {
+    "H200 NVL": 836e12,
+    "H100 NVL": 835e12,
+    "H100 PCIe": 756e12,
     "H200": 989e12,
     "H100": 989e12,
     "A100": 312e12,
@@ -62,8 +65,9 @@ RECIPES = {"CIFAR-10-LT, imbalance factor 100": (1200, 12_406), "ImageNet-LT": (
 def peak_flops(device: torch.device) -> tuple[float, str]:
     """Operations per second that the device could do, and where the number is from."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    words = name.replace("-", " ").split()
     for part, flops in PEAK_FLOPS.items():
-        if device.type == "cuda" and part in name.replace("-", " ").split():
+        if device.type == "cuda" and all(word in words for word in part.split()):
             return flops, "its data sheet"
     size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
     matrix = torch.randn(size, size, device=device, dtype=dtype)

@@ -75,3 +75,12 @@ def test_timms_student_has_both_heads_while_it_trains(benchmark_module):
     options = training_step.parse("--image-size 16".split())
     heads = training_step.both_heads(training_step.timms_student(options).train()(torch.zeros(2, 3, 16, 16)))
     assert [tuple(logits.shape) for logits in heads] == [(2, 10), (2, 10)]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA A100-SXM4-40GB", 312e12)],
+)
+def test_a_peak_is_that_of_the_devices_own_data_sheet(benchmark_module, monkeypatch, name: str, expected: float):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert benchmark_module("on_gpu").peak_flops(torch.device("cuda")) == (expected, "its data sheet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Re
 from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
 from deitlt_hf.cli.main import COMMANDS, main
 from deitlt_hf.data.processing import image_processor
-from deitlt_hf.recipes import is_teacher_recipe, load_recipe, recipe_names
+from deitlt_hf.recipes import is_teacher_recipe, load_recipe, recipe_names, recipe_text
 from hub_server import HubServer
 
 TINY = [
@@ -179,15 +180,44 @@ def test_every_recipe_has_its_teacher_and_says_known_settings(name, tmp_path, mo
     data, student, args = parse_with_recipe(
         "train", "", [TrainingDataArguments, StudentArguments, DeiTLTTrainingArguments], ["--recipe", name]
     )
+    assert args.output_dir == f"runs/{name}"
+    assert data.image_size % student.patch_size == 0
+    said = re.search(r"^# Teacher: (.*)$", recipe_text(name), flags=re.MULTILINE)
+    if args.distillation_type == "none":
+        assert said is None
+        return
     teacher_data, *_ = parse_with_recipe(
         "teacher",
         "",
         [TrainingDataArguments, TeacherArguments, TeacherTrainingArguments],
-        ["--recipe", f"{name}-teacher"],
+        ["--recipe", said[1] if said else f"{name}-teacher"],
     )
     assert (data.data, data.imbalance_factor) == (teacher_data.data, teacher_data.imbalance_factor)
-    assert args.output_dir == f"runs/{name}"
-    assert data.image_size % student.patch_size == 0
+
+
+BASELINES = {
+    "-vit": {"expert", "distillation_type", "distillation_alpha", "drw_start_epoch"},
+    "-deit": {"drw_start_epoch"},  # and its teacher
+    "-no-drw": {"drw_start_epoch"},
+}
+OF_DRW = {"mixup_in_drw", "class_balanced_beta"}  # say nothing without it
+
+
+@pytest.mark.parametrize("base", ["cifar10-lt-small", "cifar10-lt-if100"])
+@pytest.mark.parametrize("suffix", BASELINES)
+def test_a_baseline_differs_in_what_it_is_for_alone(base, suffix):
+    settings, baseline = load_recipe(base), load_recipe(f"{base}{suffix}")
+    differ = {name for name in settings | baseline if settings.get(name) != baseline.get(name)}
+    assert differ - OF_DRW == BASELINES[suffix]
+    assert baseline.get("drw_start_epoch") is None
+    if suffix == "-vit":
+        assert (baseline["expert"], baseline["distillation_type"], baseline["distillation_alpha"]) == ("cls", "none", 0)
+
+
+@pytest.mark.parametrize("base", ["cifar10-lt-small-teacher", "cifar10-lt-if100-teacher-ldam"])
+@pytest.mark.parametrize(("suffix", "change"), [("-strong", {"training_view": "strong"}), ("-no-sam", {"sam_rho": 0})])
+def test_a_teacher_for_comparison_differs_in_one_setting(base, suffix, change):
+    assert load_recipe(f"{base}{suffix}") == load_recipe(base) | change
 
 
 @pytest.mark.parametrize("data", ["cifar10", "cifar100"])
@@ -245,7 +275,9 @@ CIFAR_NAMES = [f"{data}-lt-if{factor}" for data in ("cifar10", "cifar100") for f
         ("inaturalist-2018-teacher", PACO_AT_224 | INATURALIST),
         ("imagenet-lt-teacher-ldam", LDAM_AT_224 | IMAGENET | {"learning_rate": 0.2, "weight_decay": 2e-4}),
         ("inaturalist-2018-teacher-ldam", LDAM_AT_224 | INATURALIST | {"learning_rate": 0.1, "weight_decay": 1e-4}),
-        ("cifar10-lt-small-teacher", {}),
+        ("cifar10-lt-if100-teacher-ldam-strong", LDAM_AT_32 | {"training_view": "strong"}),
+        ("cifar10-lt-if100-teacher-ldam-no-sam", LDAM_AT_32 | {"sam_rho": [0]}),
+        *((f"cifar10-lt-small-teacher{suffix}", {}) for suffix in ("", "-strong", "-no-sam")),
         ("digits-lt-teacher", {}),
     ],
 )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import signal
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
+import psutil
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from deitlt_hf.cli.main import main
@@ -84,10 +89,64 @@ def test_a_data_set_that_is_being_built_is_removed(capsys, monkeypatch, tmp_path
     ],
 )
 def test_the_command_repeats_what_the_runs_recipe_does_not_hold(given, command):
-    assert resume_command(given.split(), "runs/x") == command
+    assert resume_command(given.split(), "runs/x/checkpoint-3") == command
+
+
+def test_where_a_later_checkpoint_is_left_the_one_to_go_on_from_is_named(tmp_path):
+    for step in (4, 6):
+        checkpoint = tmp_path / f"checkpoint-{step}"
+        checkpoint.mkdir()
+        (checkpoint / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
+        save_file({"weight": torch.ones(1)}, checkpoint / "model.safetensors")
+    arguments = ["train", "--output_dir", str(tmp_path), "--resume_from_checkpoint", f"{tmp_path}/checkpoint-2"]
+    command = f"deitlt train --output_dir {tmp_path} --resume"
+    assert resume_command(arguments, f"{tmp_path}/checkpoint-6") == command
+    assert resume_command(arguments, f"{tmp_path}/checkpoint-4") == f"{command}_from_checkpoint {tmp_path}/checkpoint-4"
+
+
+@pytest.mark.parametrize(
+    ("started_by", "program"),
+    [
+        (
+            "/usr/bin/python /usr/bin/accelerate launch --num_processes 4 -m deitlt_hf train",
+            "accelerate launch --num_processes 4 -m deitlt_hf",
+        ),
+        (
+            "python -m accelerate.commands.launch --config_file ddp.yaml -m deitlt_hf train",
+            "python -m accelerate.commands.launch --config_file ddp.yaml -m deitlt_hf",
+        ),
+        ("-bash", "deitlt"),
+    ],
+)
+def test_what_launched_the_processes_launches_them_again(monkeypatch, started_by, program):
+    launcher = SimpleNamespace(cmdline=started_by.split)
+    monkeypatch.setattr(psutil.Process, "parent", lambda process: launcher)
+    assert resume_command(["train"], "a/checkpoint-3") == f"{program} train --output_dir a --resume"
 
 
 def test_a_launch_of_several_processes_is_started_as_one_again(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     expected = "accelerate launch -m deitlt_hf train --output_dir 'a b' --resume"
-    assert resume_command(["train", "--recipe", "digits-lt"], "a b") == expected
+    assert resume_command(["train", "--recipe", "digits-lt"], "a b/checkpoint-3") == expected
+
+
+def test_a_disk_that_is_full_ends_a_command_in_one_line(capsys, monkeypatch, tmp_path):
+    def fill_up(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("deitlt_hf.training.runs.save_result", fill_up)
+    assert main(["train", *RUN, *MACHINE, "--output_dir", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "deitlt train: No space left on device; --resume goes on from the last checkpoint, if there is one"
+    )
+
+
+def test_a_directory_that_cannot_be_made_is_refused_before_the_data_are_loaded(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("deitlt_hf.training.runs.load_images", lambda data: pytest.fail("loaded"))
+    (tmp_path / "file").touch()
+    for directory in (tmp_path / "file", tmp_path / "file" / "run"):
+        assert main(["train", *RUN, *MACHINE, "--output_dir", str(directory)]) == 2
+        assert capsys.readouterr().err == (
+            f"deitlt train: cannot write {directory}: {tmp_path}/file is no directory that may be written; "
+            "pass another --output_dir\n"
+        )

@@ -78,15 +78,16 @@ def test_a_slurm_job_saves_before_its_time_is_up_and_is_queued_again(tmp_path, c
     assert str(tmp_path) in script
     if checkpoint:
         (tmp_path / "run" / "checkpoint-5").mkdir(parents=True)
-    script = script.replace("srun bash -c", 'srun "$HOW" bash -c')
+    script = script.replace("srun --cpus", 'srun "$HOW" --cpus')
     job = subprocess.Popen(
         ["bash", "-c", SLURM_COMMANDS.format(log=log) + script],
-        env=os.environ | {"SLURM_NNODES": "2", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]"},
+        env=os.environ
+        | {"SLURM_NNODES": "2", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_CPUS_PER_TASK": "64"},
     )
     while not log.exists():
         assert job.poll() is None
     job.terminate()
     job.wait(timeout=10)
     started, saved, queued = (line for line in log.read_text().splitlines() if not line.startswith(" "))
-    assert started.split()[1] == ("--resume" if checkpoint else "--overwrite")
+    assert started.split()[1:3] == ["--resume" if checkpoint else "--overwrite", "--cpus-per-task=64"]
     assert (saved, queued) == ("saved", "scontrol requeue 7")

@@ -24,6 +24,8 @@ STUDENT = [
 ]
 TEACHER = [
     ({"loss": "focal"}, "unknown loss 'focal'; pass one of ce, ldam, paco"),
+    ({"training_view": "medium"}, "unknown training view 'medium'; pass one of strong, weak"),
+    ({"loss": "paco", "training_view": "strong"}, "training_view is 'strong', but PaCo has views of its own; leave it"),
     ({"schedule": "linear"}, "unknown schedule 'linear'; pass one of steps, cosine"),
     ({"sam_rho": -0.1}, "sam_rho is -0.1; pass 0"),
     ({"sam_rho": [0.1, -0.1]}, "sam_rho is 0.1 -0.1; pass 0"),
@@ -33,6 +35,7 @@ TEACHER = [
     ({"sam_rho": [0.1, 0.2, 0.3], "sam_rho_epochs": [3, 2]}, r"\[3, 2\] do not fit the 3 radii .* pass 2 rising"),
     ({"sam_rho": 0.1, "sam_rho_epochs": 2}, r"sam_rho_epochs are \[2\], but sam_rho has one radius; pass one more"),
     ({"sam_rho": float("nan")}, "sam_rho is nan; pass 0"),
+    ({"sam_rho": 0.1, "fp16": True}, "needs bf16 or full precision; leave fp16 out"),
     ({"sam_rho": [0.1, float("inf")]}, "sam_rho is 0.1 inf; pass 0"),
     ({"loss": "paco", "per_device_train_batch_size": 1}, "per_device_train_batch_size is 1; .* pass 2 or more"),
     ({"loss": "paco", "drw_start_epoch": 2}, "drw_start_epoch is 2, but PaCo .* leave it out"),

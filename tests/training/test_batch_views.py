@@ -131,7 +131,7 @@ def test_auto_goes_to_a_gpu_with_small_images(arguments, monkeypatch, image_size
     assert augments_on_device(args, rows_of(2, size), image_size) is expected
 
 
-@pytest.mark.parametrize("kind", ["student", "teacher"])
+@pytest.mark.parametrize("kind", ["student", "teacher", "teacher on strong views"])
 def test_a_run_learns_from_views_made_on_the_device(kind: str, arguments, teacher_arguments, monkeypatch) -> None:
     rows = rows_of(24)
     images = Images(rows, rows, [str(number) for number in range(10)], [3, 3, 3, 3] + [2] * 6, class_groups([3] * 10))
@@ -145,11 +145,25 @@ def test_a_run_learns_from_views_made_on_the_device(kind: str, arguments, teache
         args = arguments(distillation_type="none", **settings)
         runs.train_student(data, runs.StudentArguments(**shape), args)
     else:
-        args = teacher_arguments(**settings)
+        args = teacher_arguments(training_view="weak" if kind == "teacher" else "strong", **settings)
         runs.train_teacher(data, runs.TeacherArguments(depth=20), args)
-    assert seen == [BatchView(8, strong=kind == "student")] * 6
+    assert seen == [BatchView(8, strong=kind != "teacher")] * 6
     recipe = yaml.safe_load((Path(args.output_dir) / "recipe.yaml").read_text())
     assert recipe["augmentation_device"] == "device"
+
+
+@pytest.mark.parametrize(("view", "expected"), [("weak", False), ("strong", True)])
+def test_a_teacher_is_shown_the_views_it_is_trained_on(view, expected, teacher_arguments, monkeypatch) -> None:
+    white = Dataset.from_dict({"image": [Image.new("RGB", (8, 8), "white")] * 24, "label": [0] * 24})
+    white = white.cast_column("label", ClassLabel(num_classes=10))
+    images = Images(white, white, [str(number) for number in range(10)], [3] * 10, class_groups([3] * 10))
+    data, args = TrainingDataArguments(image_size=8), teacher_arguments(training_view=view, num_train_epochs=1)
+    trainer = runs.make_teacher_trainer(data, runs.TeacherArguments(depth=20), args, images)
+    seen = []
+    trainer.model.register_forward_pre_hook(lambda *given: seen.append(given[2]["pixel_values"]), with_kwargs=True)
+    trainer.train()
+    # A weak view of a white image has white and the black of its border; a strong one may be erased by noise, too.
+    assert (len(torch.cat(seen)[:, 0].unique()) > 2) is expected
 
 
 def test_pacos_views_are_not_made_on_the_device(teacher_arguments, monkeypatch) -> None:

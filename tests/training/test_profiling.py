@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from deitlt_hf.training.profiling import (
     profile_training,
     stage,
 )
+from deitlt_hf.training.stopping import Stopped, signals_end_runs
 
 STAGES = {"data", "mixing", "teacher", "student", "loss", "optimiser", OTHER}
 NAP = 0.02
@@ -187,3 +189,22 @@ def test_a_later_phase_from_a_checkpoint(tiny_student, tiny_teacher, arguments, 
     assert trainer.drw_active
     assert {path: path.stat().st_mtime_ns for path in checkpoint.iterdir()} == before
     assert not (tmp_path / "student" / "checkpoint-12").exists()
+
+
+def test_a_signal_and_what_another_run_is_saving_leave_the_directory_as_it_is(
+    tiny_student, arguments, images, tmp_path
+):
+    class SendSignal(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 6:
+                signal.raise_signal(signal.SIGTERM)
+
+    args = arguments(distillation_type="none", num_train_epochs=20, rewind_at_non_finite=1, save_total_limit=1)
+    trainer = DeiTLTTrainer(tiny_student(), args, train_dataset=images(16), callbacks=[SendSignal()])
+    names = ["checkpoint-500", ".saving-checkpoint-600"]
+    for name in names:
+        (tmp_path / "student" / name).mkdir(parents=True)
+    with pytest.raises(Stopped) as stopped, signals_end_runs():
+        profile_training(trainer, 2)
+    assert stopped.value.checkpoint is None
+    assert sorted(path.name for path in (tmp_path / "student").iterdir()) == sorted(names)

@@ -9,24 +9,26 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from deitlt_hf import DeiTLTError, DeiTLTTrainer, TeacherTrainer
-from deitlt_hf.training.sharding import ShardingTrainer, _configure, _sharding_on_cpus
+from deitlt_hf.training.sharding import _configure, _sharding_on_cpus
 
 
-@pytest.mark.parametrize(
-    ("trainer", "stage", "message"),
-    [
-        (DeiTLTTrainer, 3, "ZeRO-3 would take apart the teacher and the averaged weights"),
-        (TeacherTrainer, 2, "train a teacher with DDP or FSDP2"),
-    ],
-)
-def test_deepspeed_is_refused_where_it_would_be_wrong(trainer, stage, message):
-    plugin = SimpleNamespace(zero_stage=stage)
-    launched = SimpleNamespace(
-        shards_weights=trainer.shards_weights,
-        accelerator=SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin)),
-    )
-    with pytest.raises(DeiTLTError, match=message):
-        ShardingTrainer._check_deepspeed(launched)
+def test_zero_3_is_refused(tiny_student, arguments):
+    args = arguments(distillation_type="none")
+    args.deepspeed_plugin = SimpleNamespace(zero_stage=3)
+    with pytest.raises(DeiTLTError, match="ZeRO-3 would take apart the teacher and the averaged weights"):
+        DeiTLTTrainer(tiny_student(), args)
+
+
+@pytest.mark.parametrize("kind", [DistributedType.DEEPSPEED, DistributedType.NO])  # on a GPU, without one
+def test_teachers_take_ddp_where_deepspeed_was_asked_for(tiny_teacher, teacher_arguments, monkeypatch, kind):
+    args = teacher_arguments()
+    args.deepspeed_plugin = SimpleNamespace(zero_stage=2)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setitem(PartialState._shared_state, "distributed_type", kind)
+    trainer = TeacherTrainer(tiny_teacher(), args)
+    assert not trainer.is_deepspeed_enabled
+    expected = DistributedType.MULTI_GPU if kind == DistributedType.DEEPSPEED else kind
+    assert trainer.accelerator.distributed_type == expected
 
 
 def test_students_are_sharded_by_layer_and_saved_whole(tiny_student):

@@ -73,6 +73,26 @@ def test_an_evaluation_is_left_and_its_epoch_saved(make_trainer):
     assert len(predicted) < STEPS
 
 
+def test_an_evaluation_before_the_first_step_is_left_too(make_trainer):
+    trainer = make_trainer(SendSignal(signal.SIGTERM), eval_on_start=True, per_device_eval_batch_size=4)
+    with pytest.raises(Stopped) as stopped, signals_end_runs():
+        trainer.train()
+    assert (stopped.value.code, stopped.value.checkpoint) == (143, None)
+
+
+def test_a_signal_after_the_last_step_ends_the_process_too(make_trainer):
+    class SendAtEnd(TrainerCallback):
+        def on_train_end(self, args, state, control, **kwargs):
+            signal.raise_signal(signal.SIGTERM)
+
+    trainer = make_trainer(SendAtEnd())
+    with pytest.raises(Stopped) as stopped, signals_end_runs():
+        trainer.train()
+    assert (stopped.value.code, stopped.value.checkpoint) == (143, None)
+    assert trainer.last_checkpoint == f"{trainer.args.output_dir}/checkpoint-{2 * STEPS}"
+    assert "eval_loss" in trainer.evaluate()  # the signal is not still noted
+
+
 def test_outside_a_training_a_signal_ends_at_once():
     with pytest.raises(Stopped) as stopped, signals_end_runs():
         signal.raise_signal(signal.SIGTERM)

@@ -271,6 +271,14 @@ def test_every_test_image_is_evaluated_by_each_expert(tiny_student, images, argu
     assert len({expected[f"{expert}_overall"] for expert in ("average", "cls", "distillation")}) > 1
 
 
+def test_the_average_of_half_precision_logits_is_that_of_a_runs_evaluation(tiny_student, arguments):
+    # In bfloat16 the second mean, 1.00390625, would round to 1 and lose to the first.
+    cls_logits, distillation_logits = torch.tensor([[[1.0, 1.0078125]], [[1.0, 1.0]]], dtype=torch.bfloat16)
+    trainer = DeiTLTTrainer(tiny_student(), arguments(distillation_type="none"))
+    reduce = trainer.preprocess_logits_for_metrics
+    assert reduce((cls_logits, cls_logits, distillation_logits), torch.tensor([1])).tolist() == [[1, 1, 0]]
+
+
 @pytest.mark.parametrize("logging_steps", [1, 2])
 @pytest.mark.parametrize("distillation_view", ["strong", "weak"])
 def test_the_log_is_what_a_count_by_hand_gives(

@@ -1,15 +1,20 @@
-"""`deitlt demo`: a teacher and a student on handwritten digits, and who of the student's experts is good at what."""
+"""`deitlt demo`: a teacher and a student on handwritten digits, and what each of the student's experts is good at."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deitlt_hf.cli.console import OneLineParser
 from deitlt_hf.errors import DeiTLTError
 
-DEMO_FILES = {"teacher", "student", "metrics.json", "report.png"}
+if TYPE_CHECKING:
+    from deitlt_hf.training.run_data import TrainingDataArguments
+    from deitlt_hf.training.runs import RunResult
+
+DEMO_FILES = {"teacher", "student", "analysis", "metrics.json", "report.png"}
 
 
 def run(argv: Sequence[str]) -> None:
@@ -22,15 +27,35 @@ def run(argv: Sequence[str]) -> None:
     _prepare(options.output_dir, options.overwrite)
 
     from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.cli.parsing import parse_with_recipe
     from deitlt_hf.evaluation.accuracy import format_table
-    from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
-    from deitlt_hf.training.run_data import TrainingDataArguments
-    from deitlt_hf.training.runs import StudentArguments, TeacherArguments, save_result, train_student, train_teacher
+    from deitlt_hf.evaluation.analysis_page import PAGE_FILE, write_analysis
+    from deitlt_hf.training.analyzing import analyze_saved_model
+    from deitlt_hf.training.run_data import load_images
+    from deitlt_hf.training.runs import save_result
 
     quiet_libraries()
     teacher_dir, student_dir = options.output_dir / "teacher", options.output_dir / "student"
-    print("1/2 teacher: a small CNN on weak views, made flat by SAM")
+    analysis_dir = options.output_dir / "analysis"
+    data, result = _train(teacher_dir, student_dir)
+    save_result(result, options.output_dir)
+    print("3/3 analysis: what the student's two tokens look at, hold and confuse")
+    write_analysis({"student": analyze_saved_model(str(student_dir), load_images(data), data)}, analysis_dir)
+    print(f"\nAccuracy in percent on {result.metrics['num_images']} test images, as many of each digit:\n")
+    print(format_table(result.metrics))
+    print(f"\n{_best_experts(result.metrics)}\n")
+    print(f"teacher  {teacher_dir}\nstudent  {student_dir}")
+    print(f"numbers  {options.output_dir / 'metrics.json'}\npicture  {options.output_dir / 'report.png'}")
+    print(f"analysis {analysis_dir / PAGE_FILE}")
+
+
+def _train(teacher_dir: Path, student_dir: Path) -> tuple[TrainingDataArguments, RunResult]:
+    """Train a teacher and its student; returns the student's data settings and what it measured."""
+    from deitlt_hf.cli.parsing import parse_with_recipe
+    from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
+    from deitlt_hf.training.run_data import TrainingDataArguments
+    from deitlt_hf.training.runs import StudentArguments, TeacherArguments, train_student, train_teacher
+
+    print("1/3 teacher: a small CNN on weak views, made flat by SAM")
     train_teacher(
         *parse_with_recipe(
             "demo",
@@ -39,21 +64,14 @@ def run(argv: Sequence[str]) -> None:
             ["--recipe", "digits-lt-teacher", "--output_dir", str(teacher_dir)],
         )
     )
-    print("2/2 student: a small Vision Transformer that learns from the labels (CLS) and from the teacher (DIST)")
-    result = train_student(
-        *parse_with_recipe(
-            "demo",
-            "",
-            [TrainingDataArguments, StudentArguments, DeiTLTTrainingArguments],
-            ["--recipe", "digits-lt", "--teacher", str(teacher_dir), "--output_dir", str(student_dir)],
-        )
+    print("2/3 student: a small Vision Transformer that learns from the labels (CLS) and from the teacher (DIST)")
+    data, student, args = parse_with_recipe(
+        "demo",
+        "",
+        [TrainingDataArguments, StudentArguments, DeiTLTTrainingArguments],
+        ["--recipe", "digits-lt", "--teacher", str(teacher_dir), "--output_dir", str(student_dir)],
     )
-    save_result(result, options.output_dir)
-    print(f"\nAccuracy in percent on {result.metrics['num_images']} test images, as many of each digit:\n")
-    print(format_table(result.metrics))
-    print(f"\n{_best_experts(result.metrics)}\n")
-    print(f"teacher  {teacher_dir}\nstudent  {student_dir}")
-    print(f"numbers  {options.output_dir / 'metrics.json'}\npicture  {options.output_dir / 'report.png'}")
+    return data, train_student(data, student, args)
 
 
 def _best_experts(metrics: dict) -> str:

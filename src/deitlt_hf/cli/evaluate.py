@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +24,11 @@ def run(argv: Sequence[str]) -> None:
     from accelerate import Accelerator
 
     from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.cli.parsing import DataclassParser
+    from deitlt_hf.cli.parsing import DataclassParser, take_data_of_run
     from deitlt_hf.evaluation.accuracy import format_table
-    from deitlt_hf.hub.loading import load_run_settings, load_student
+    from deitlt_hf.hub.loading import load_student
     from deitlt_hf.hub.run_record import write_json
-    from deitlt_hf.training.run_data import DataArguments, group_classes, load_images
+    from deitlt_hf.training.run_data import DataArguments, images_for_model, load_images
     from deitlt_hf.training.runs import evaluate_student
 
     parser = DataclassParser(
@@ -41,29 +40,14 @@ def run(argv: Sequence[str]) -> None:
     )
     parser.add_argument("model", help="directory or hub id of a student")
     parser.add_argument("--revision", default="main", help="Branch, tag or commit of a model on the hub.")
-    model_source = parser.parse_known_args(argv)[0].model
-    if not any(argument.split("=")[0] == "--data" for argument in argv):
-        of_data = {part.name for part in dataclasses.fields(DataArguments)}
-        settings = load_run_settings(model_source)
-        parser.set_defaults(**{name: value for name, value in settings.items() if name in of_data})
+    source = parser.parse_known_args(argv)[0].model
+    take_data_of_run(parser, source, argv)
     data, options, of_model = parser.parse_into(argv)
     _check(options)
 
     quiet_libraries()
-    model = load_student(model_source, of_model.revision)
-    images = load_images(data)
-    known = list(model.config.id2label.values())
-    if known != images.class_names:
-        raise DeiTLTError(
-            f"{model_source} was trained for other classes ({len(known)}, first {known[0]!r}) than {data.data} has "
-            f"({len(images.class_names)}, first {images.class_names[0]!r}); pass its own data with --data"
-        )
-    # Groups are about what the student was trained on, which its configuration tells.
-    images.class_counts = model.config.class_counts or images.class_counts
-    if data.group_boundaries is not None:
-        images.class_groups = group_classes(images.class_counts, data.group_boundaries)
-    else:
-        images.class_groups = model.config.class_groups or images.class_groups
+    model = load_student(source, of_model.revision)
+    images = images_for_model(load_images(data), data, model.config, source)
     accelerator = Accelerator()
     metrics = evaluate_student(
         model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -17,6 +18,8 @@ COMMANDS = {
     "teacher": "train a CNN teacher",
     "train": "train a DeiT-LT student",
     "evaluate": "accuracy of a student's experts on head, mid and tail classes",
+    "analyze": "what a model's experts are good at and where its tokens look: numbers, figures and a page",
+    "compare": "models side by side: accuracies with intervals, their differences, and the same figures",
     "predict": "what both experts say of images",
     "app": "a page in the browser: upload a picture, see what both experts say and where they look",
     "export": "write a student for ONNX Runtime, or as a torch.export program",
@@ -25,6 +28,9 @@ COMMANDS = {
     "convert": "turn a checkpoint of the reference into a model of this package",
     "recipes": "list the settings that come with the package, or print one",
 }
+
+_TRAINING = ("teacher", "train")
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,19 +63,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             _leave_process_group()
         return stop.code
     except KeyboardInterrupt:
-        hint = "; --resume goes on from the last checkpoint" if command in ("teacher", "train") else ""
-        print(f"deitlt {command}: interrupted{hint}", file=sys.stderr)
+        print(f"deitlt {command}: interrupted{_last_checkpoint(command)}", file=sys.stderr)
         return 130
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"deitlt {command}: {where}{error.strerror}{_last_checkpoint(command)}", file=sys.stderr)
+        return 2
     _leave_process_group()
     return 0
 
 
 def _way_back(stop: Stopped, arguments: Sequence[str]) -> str:
-    if arguments[0] not in ("teacher", "train"):
-        return ""
-    if stop.checkpoint is None:
-        return "; --resume goes on from the last checkpoint, if there is one"
-    return f"; saved {stop.checkpoint}; go on with: {resume_command(arguments, os.path.dirname(stop.checkpoint))}"
+    if stop.checkpoint is None or arguments[0] not in _TRAINING:
+        return _last_checkpoint(arguments[0])
+    return f"; saved {stop.checkpoint}; go on with: {resume_command(arguments, stop.checkpoint)}"
+
+
+def _last_checkpoint(command: str) -> str:
+    return "; --resume goes on from the last checkpoint, if there is one" if command in _TRAINING else ""
 
 
 def _leave_process_group() -> None:

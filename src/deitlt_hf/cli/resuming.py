@@ -5,39 +5,57 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 
-# Flags that a run's recipe.yaml does not hold, because another machine has others, or because they say where it is.
-_REPEATED = {
-    *("bf16", "dataloader_pin_memory", "report_to", "use_cpu", "disable_tqdm"),
-    *("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"),
-    *("run_name", "logging_dir"),
-}
 _NEVER_SHOWN = {"hub_token"}
+_MODULE = "deitlt_hf"
 
 
-def resume_command(arguments: Sequence[str], output_dir: str) -> str:
+def resume_command(arguments: Sequence[str], checkpoint: str) -> str:
     """The command line to type, for a shell.
 
     Args:
         arguments: the subcommand and its flags, as they were given.
-        output_dir: the directory of the run, whose recipe.yaml holds its other settings.
+        checkpoint: where to go on, in the directory of the run, whose recipe.yaml holds its other settings.
 
     Example:
-        >>> resume_command(["train", "--recipe", "digits-lt", "--use_cpu", "true"], "runs/digits-lt")
+        >>> resume_command(["train", "--recipe", "digits-lt", "--use_cpu", "true"], "runs/digits-lt/checkpoint-3")
         'deitlt train --output_dir runs/digits-lt --resume --use_cpu true'
-        >>> resume_command(["train", "--output_dir", "a", "--resume", "--learning_rate", "1e-4"], "a")
+        >>> resume_command(["train", "--output_dir", "a", "--resume", "--learning_rate", "1e-4"], "a/checkpoint-3")
         'deitlt train --output_dir a --resume --learning_rate 1e-4'
     """
+    from deitlt_hf.hub.run_record import PRIVATE_SETTINGS
+    from deitlt_hf.training.checkpoints import newest_complete
+    from deitlt_hf.training.run_directory import OF_THE_MACHINE
+
     command, *flags = arguments
+    directory, name = os.path.split(checkpoint)
+    newest = newest_complete(directory)
+    # A run that went back to an older checkpoint leaves those that it has not reached again.
+    is_newest = newest is None or os.path.basename(newest) == name
+    resume = ["--resume"] if is_newest else ["--resume_from_checkpoint", checkpoint]
     options = _options(flags)
-    # What was changed when the run was resumed before is in no recipe.
+    in_no_recipe = OF_THE_MACHINE | PRIVATE_SETTINGS
+    # Nor is what was changed when the run was resumed before.
     was_resumed = any(name in ("resume", "resume_from_checkpoint") for name, _ in options)
     ours = {"output_dir", "resume", "resume_from_checkpoint", "overwrite"} | _NEVER_SHOWN
-    kept = [words for name, words in options if name not in ours and (was_resumed or name in _REPEATED)]
-    program = ["deitlt"] if os.environ.get("WORLD_SIZE", "1") == "1" else ["accelerate", "launch", "-m", "deitlt_hf"]
+    kept = [words for name, words in options if name not in ours and (was_resumed or name in in_no_recipe)]
     return shlex.join(
-        [*program, command, "--output_dir", output_dir, "--resume", *(word for words in kept for word in words)]
+        [*_program(), command, "--output_dir", directory, *resume, *(word for words in kept for word in words)]
     )
+
+
+def _program() -> list[str]:
+    """What stands before the subcommand: with a launcher all of its options, for the number of processes is one."""
+    import psutil
+
+    words = []
+    with suppress(psutil.Error, AttributeError):  # not ours to see; no parent, as the first process of a container
+        words = psutil.Process().parent().cmdline()
+    if _MODULE in words:
+        program = words[: words.index(_MODULE) + 1]
+        return program if program[1].startswith("-") else [os.path.basename(program[1]), *program[2:]]
+    return ["deitlt"] if os.environ.get("WORLD_SIZE", "1") == "1" else ["accelerate", "launch", "-m", _MODULE]
 
 
 def _options(flags: Sequence[str]) -> list[tuple[str, list[str]]]:

@@ -19,7 +19,7 @@ _64_BITS = (1 << 64) - 1
 
 
 class Draw(int):
-    """An index with the seed of the random numbers that its view takes.
+    """An index with a seed for the random numbers that its view, and a few of those read with it, take.
 
     Args:
         index: of an image.

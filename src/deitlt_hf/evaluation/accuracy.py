@@ -105,27 +105,28 @@ def expert_metrics(
     groups: Mapping[str, Sequence[int]],
     class_names: Sequence[str],
     confidence_intervals: bool = False,
+    experts: Sequence[str] = EXPERTS,
 ) -> dict[str, Any]:
     """The one result of an evaluation, from which the table, the figures and the model card are made.
 
     Args:
-        predictions: class ids of the three predictions, integers of shape `(N, 3)`, columns in the order of `EXPERTS`
-            (average, cls, distillation), as `predict_experts` gives them.
+        predictions: class ids, integers `(N, 3)`, a column for each of `experts`, as `predict_experts` gives them.
         labels: true class ids `(N,)`.
         class_counts: training images per class, in label order.
         groups: `{"head": [...], "mid": [...], "tail": [...]}`, lists of class ids.
         class_names: names of the classes, in label order.
         confidence_intervals: add 95 % intervals over 1000 bootstrap resamples of the test images. Default False.
+        experts: what the columns are; default `EXPERTS` (average, cls, distillation).
 
     Returns:
         A dict that `json.dump` writes as it is: `num_images`, `class_names`, `class_counts`, `groups`, and `experts`,
-        which holds for each of `EXPERTS` the percentages `overall`, `head`, `mid`, `tail` and `balanced_accuracy`, the
+        which holds for each of them the percentages `overall`, `head`, `mid`, `tail` and `balanced_accuracy`, the
         list `per_class`, and on request `confidence_intervals`, lists `[low, high]` by the names of the percentages;
         None where there is no test image.
 
     Raises:
-        DeiTLTError: as for `grouped_accuracy`; `predictions` is not `(N, 3)`; `class_names`, `class_counts` and
-            `groups` speak of different numbers of classes.
+        DeiTLTError: as for `grouped_accuracy`; `predictions` have not a column for each of `experts`; `class_names`,
+            `class_counts` and `groups` speak of different numbers of classes.
 
     Example:
         >>> groups = {"head": [0], "mid": [], "tail": [1]}
@@ -134,9 +135,10 @@ def expert_metrics(
         (100.0, [100.0, 0.0])
     """
     predictions = to_numpy(predictions)
-    if predictions.ndim != 2 or predictions.shape[1] != len(EXPERTS):
+    if predictions.ndim != 2 or predictions.shape[1] != len(experts):
         raise DeiTLTError(
-            f"predictions have shape {predictions.shape}: pass class ids of shape (N, 3), columns {', '.join(EXPERTS)}"
+            f"predictions have shape {predictions.shape}: pass class ids of shape (N, {len(experts)}), columns "
+            f"{', '.join(experts)}"
         )
     with _users_mistakes():
         members = {name: ids.tolist() for name, ids in group_members(groups).items()}
@@ -146,20 +148,19 @@ def expert_metrics(
             f"{len(class_names)} class names, {len(class_counts)} class counts and groups over {len(grouped)} classes "
             "do not fit together: pass one name and one count per class, and each class in exactly one group"
         )
-    experts = {}
-    for column, expert in enumerate(EXPERTS):
+    measured = {}
+    for column, expert in enumerate(experts):
         with _users_mistakes():
             images, correct, ids = grouped_tally(predictions[:, column], labels, members)
-        experts[expert] = _none_for_nan(accuracies(images, correct, ids))
-        experts[expert]["per_class"] = _none_for_nan(percent(correct, images))
+        measured[expert] = accuracies(images, correct, ids) | {"per_class": percent(correct, images)}
         if confidence_intervals:
-            experts[expert]["confidence_intervals"] = _none_for_nan(bootstrap_intervals(images, correct, ids))
+            measured[expert]["confidence_intervals"] = bootstrap_intervals(images, correct, ids)
     return {
         "num_images": len(predictions),
         "class_names": [str(name) for name in class_names],
         "class_counts": [int(count) for count in class_counts],
         "groups": members,
-        "experts": experts,
+        "experts": none_for_nan(measured),
     }
 
 
@@ -185,15 +186,14 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         head: 1 class with 90 training images, mid: no classes, tail: 1 class with 3 training images
     """
     rows = [("", *TABLE_COLUMNS)]
-    for expert in EXPERTS:
-        accuracies = metrics["experts"][expert]
-        intervals = accuracies.get("confidence_intervals", {})
-        rows.append((EXPERT_LABELS[expert], *(_cell(accuracies[name], intervals.get(name)) for name in TABLE_COLUMNS)))
+    for expert, measured in metrics["experts"].items():
+        intervals = measured.get("confidence_intervals", {})
+        rows.append((EXPERT_LABELS[expert], *(_cell(measured[name], intervals.get(name)) for name in TABLE_COLUMNS)))
     width = max(8, 2 + max(len(cell) for row in rows[1:] for cell in row[1:]))
     lines = [f"{name:<12}" + "".join(f"{cell:>{width}}" for cell in cells) for name, *cells in rows]
     if intervals:
         lines.append("in brackets: 95 % intervals from bootstrap resamples of the test images")
-    lines.append(", ".join(f"{name}: {_describe_group(metrics, name)}" for name in GROUPS))
+    lines.append(", ".join(f"{name}: {describe_group(metrics, name)}" for name in GROUPS))
     return "\n".join(lines)
 
 
@@ -203,7 +203,13 @@ def _cell(accuracy: float | None, interval: Sequence[float] | None) -> str:
     return f"{accuracy:.1f}" if interval is None else f"{accuracy:.1f} [{interval[0]:.1f}, {interval[1]:.1f}]"
 
 
-def _describe_group(metrics: Mapping[str, Any], name: str) -> str:
+def describe_group(metrics: Mapping[str, Any], name: str) -> str:
+    """A group in words: how many classes, and how many training images they have.
+
+    Example:
+        >>> describe_group({"class_counts": [90, 3], "groups": {"tail": [1]}}, "tail")
+        '1 class with 3 training images'
+    """
     counts = [metrics["class_counts"][class_id] for class_id in metrics["groups"][name]]
     if not counts:
         return "no classes"
@@ -221,9 +227,17 @@ def _users_mistakes() -> Iterator[None]:
         raise DeiTLTError(str(error)) from error
 
 
-def _none_for_nan(values: Any) -> Any:
-    """Arrays and their dicts and lists as JSON has them."""
+def none_for_nan(values: Any) -> Any:
+    """Arrays and floats, and dicts and lists of them, as JSON has them.
+
+    Example:
+        >>> none_for_nan({"head": np.array([50.0, np.nan]), "classes": ["cat"]})
+        {'head': [50.0, None], 'classes': ['cat']}
+    """
     if isinstance(values, dict):
-        return {name: _none_for_nan(value) for name, value in values.items()}
-    values = np.asarray(values)
-    return np.where(np.isnan(values), None, values).tolist()
+        return {name: none_for_nan(value) for name, value in values.items()}
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if isinstance(values, list):
+        return [none_for_nan(value) for value in values]
+    return None if isinstance(values, float) and np.isnan(values) else values

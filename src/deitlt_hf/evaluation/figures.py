@@ -33,15 +33,15 @@ _GROUP_STYLES = {
     "mid": {"facecolor": "#56B4E9", "hatch": "//"},
     "tail": {"facecolor": "#E69F00", "hatch": ".."},
 }
-_EXPERT_STYLES = {
+EXPERT_STYLES = {
     "average": {"color": "#000000", "linestyle": "-", "marker": "o"},
     "cls": {"color": "#0072B2", "linestyle": "--", "marker": "s"},
     "distillation": {"color": "#D55E00", "linestyle": ":", "marker": "^"},
 }
 _LOSS_STYLES = {
-    "loss": ("loss (sum of both)", _EXPERT_STYLES["average"]),
-    "cls_loss": ("CLS part", _EXPERT_STYLES["cls"]),
-    "distillation_loss": ("DIST part", _EXPERT_STYLES["distillation"]),
+    "loss": ("loss (sum of both)", EXPERT_STYLES["average"]),
+    "cls_loss": ("CLS part", EXPERT_STYLES["cls"]),
+    "distillation_loss": ("DIST part", EXPERT_STYLES["distillation"]),
 }
 
 _SIDE_STYLES = {
@@ -125,7 +125,7 @@ def draw_image_sizes(axes: Axes, splits: Mapping[str, SplitInspection]) -> None:
         axes.plot(spread["median"], row, "o", color="black", markersize=7, zorder=3)
         median = {"ha": "center", "va": "bottom", "fontsize": FONT_SIZE - 1}
         axes.text(spread["median"], row - 0.26, f"{spread['median']:g}", **median)
-    _finish_without_legend(axes, "Image sizes: range, middle half, median")
+    finish_axes(axes, "Image sizes: range, middle half, median")
     axes.set_xlabel("pixels", fontsize=FONT_SIZE)
     axes.set_yticks(range(len(rows)), [label for label, _, _ in rows], parse_math=False)
     if not rows:
@@ -156,7 +156,7 @@ def draw_class_counts(axes: Axes, metrics: Mapping[str, Any]) -> None:
     Example:
         >>> draw_class_counts(Figure().add_subplot(), metrics)  # doctest: +SKIP
     """
-    order = _head_to_tail(metrics)
+    order = head_to_tail(metrics)
     counts = np.asarray(metrics["class_counts"])[order]
     end = 0
     for name in GROUPS:
@@ -192,13 +192,13 @@ def draw_class_accuracy(axes: Axes, metrics: Mapping[str, Any]) -> None:
     Example:
         >>> draw_class_accuracy(Figure().add_subplot(), metrics)  # doctest: +SKIP
     """
-    order = _head_to_tail(metrics)
+    order = head_to_tail(metrics)
     many = len(order) > MAX_NAMED_CLASSES
     window = max(3, 2 * (len(order) // 40) + 1) if many else 1
     for expert in EXPERTS:
         values = np.array(metrics["experts"][expert]["per_class"], dtype=float)[order]
-        style = _EXPERT_STYLES[expert] | {"markersize": 6, "markevery": len(order) // 12 if many else 1}
-        axes.plot(_running_mean(values, window), label=EXPERT_LABELS[expert], linewidth=1.8, **style)
+        style = EXPERT_STYLES[expert] | {"markersize": 6, "markevery": len(order) // 12 if many else 1}
+        axes.plot(running_mean(values, window), label=EXPERT_LABELS[expert], linewidth=1.8, **style)
     for boundary in np.cumsum([len(metrics["groups"][name]) for name in GROUPS[:-1]]) - 0.5:
         if 0 < boundary < len(order) - 1:  # else the group before or behind it is empty
             axes.axvline(boundary, color="0.6", linewidth=1, zorder=0)
@@ -261,7 +261,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _head_to_tail(metrics: Mapping[str, Any]) -> np.ndarray:
+def head_to_tail(metrics: Mapping[str, Any]) -> np.ndarray:
     """Class ids, most frequent first; of equally frequent classes those of the group nearer to the head."""
     group_of = np.empty(len(metrics["class_counts"]), dtype=int)
     for index, name in enumerate(GROUPS):
@@ -269,7 +269,7 @@ def _head_to_tail(metrics: Mapping[str, Any]) -> np.ndarray:
     return np.lexsort((-np.asarray(metrics["class_counts"]), group_of))
 
 
-def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Mean over `window` neighbours (odd), fewer at the ends and without nan; nan where no neighbour has a value."""
     kernel = np.ones(window)
     known = ~np.isnan(values)
@@ -317,10 +317,10 @@ def _label_classes(axes: Axes, metrics: Mapping[str, Any], order: np.ndarray) ->
 def _finish(axes: Axes, title: str, ylabel: str) -> None:
     axes.set_ylabel(ylabel, fontsize=FONT_SIZE)
     axes.legend(fontsize=FONT_SIZE - 1, frameon=True, framealpha=0.9)
-    _finish_without_legend(axes, title)
+    finish_axes(axes, title)
 
 
-def _finish_without_legend(axes: Axes, title: str) -> None:
+def finish_axes(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=FONT_SIZE + 1)
     axes.tick_params(labelsize=FONT_SIZE - 1)
     axes.spines[["top", "right"]].set_visible(False)

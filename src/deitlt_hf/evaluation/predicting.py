@@ -52,11 +52,11 @@ def predict_experts(
         device = next(model.parameters()).device
     model.to(device)
 
-    rows = _Rows()
+    rows = Rows()
     silent = accelerator is not None and not accelerator.is_main_process
     with evaluation_mode(model), torch.inference_mode():
         for batch in tqdm(dataloader, desc="predicting", unit="batch", disable=silent, leave=False):
-            ids = _expert_class_ids(model(pixel_values=batch["pixel_values"].to(device, non_blocking=True)))
+            ids = _class_ids_of(model(pixel_values=batch["pixel_values"].to(device, non_blocking=True)))
             ids = torch.cat([ids, batch["labels"].to(device).long()[:, None]], dim=1)
             # Ids stay on the device until the end: reading them here would make it wait for the host after each batch.
             rows.add(ids if accelerator is None else accelerator.gather_for_metrics(ids))
@@ -66,8 +66,8 @@ def predict_experts(
     return table[:, :-1], table[:, -1]
 
 
-class _Rows:
-    """Rows of ids in one piece of memory, which doubles where it is full.
+class Rows:
+    """Rows of numbers in one piece of memory, which doubles where it is full.
 
     A small tensor for each batch, kept to the end, would settle where a batch's images have been, those of the next
     batch would no longer fit there, and the process would grow with every batch.
@@ -94,8 +94,7 @@ class _Rows:
         return self._table[: self._length]
 
 
-def _expert_class_ids(output: object) -> torch.Tensor:
-    """Class ids `(batch, 3)` in the order of `EXPERTS`."""
+def _class_ids_of(output: object) -> torch.Tensor:
     cls_logits = getattr(output, "cls_logits", None)
     distillation_logits = getattr(output, "distillation_logits", None)
     if cls_logits is None or distillation_logits is None:
@@ -103,10 +102,35 @@ def _expert_class_ids(output: object) -> torch.Tensor:
             f"{type(output).__name__} has no cls_logits and distillation_logits: pass a DeiT-LT student, which has two "
             "heads"
         )
+    return expert_class_ids(cls_logits, distillation_logits)
+
+
+def expert_class_ids(cls_logits: torch.Tensor, distillation_logits: torch.Tensor) -> torch.Tensor:
+    """What the average and both experts predict.
+
+    Args:
+        cls_logits, distillation_logits: `(N, classes)`, of any floating point.
+
+    Returns:
+        Class ids `(N, 3)` int64 on their device, in the order of `EXPERTS`.
+
+    Example:
+        >>> expert_class_ids(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+        tensor([[0, 0, 1]])
+    """
+    return torch.stack([logits.argmax(-1) for logits in expert_logits(cls_logits, distillation_logits)], dim=-1)
+
+
+def expert_logits(cls_logits: torch.Tensor, distillation_logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Float32 logits of the average and of both experts, in the order of `EXPERTS`.
+
+    Example:
+        >>> expert_logits(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 1.0]))[0]
+        tensor([1.5000, 0.5000])
+    """
     # In float32: the mean of two bfloat16 logits has ties that the logits themselves do not have.
     cls_logits, distillation_logits = cls_logits.float(), distillation_logits.float()
-    average = (cls_logits + distillation_logits) / 2  # paper: "Prediction", mean of the two heads
-    return torch.stack([logits.argmax(-1) for logits in (average, cls_logits, distillation_logits)], dim=-1)
+    return (cls_logits + distillation_logits) / 2, cls_logits, distillation_logits  # paper: "Prediction", the mean
 
 
 @contextmanager

@@ -16,10 +16,10 @@ from transformers.image_processing_utils import BaseImageProcessor
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.hub.exported_student import INPUT, OUTPUTS, input_shape, quiet_exporters, trace
 from deitlt_hf.hub.loading import load_image_processor, load_student
-from deitlt_hf.hub.new_directory import check_is_free, new_directory
 from deitlt_hf.hub.onnx_file import quantise_onnx, require_onnx, write_onnx
 from deitlt_hf.hub.runtimes import ONNX_FILE, PROGRAM_FILE, onnx_session
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
+from deitlt_hf.new_directory import check_is_free, new_directory
 
 FORMATS = ("onnx", "torch")
 TOLERANCE = 1e-4

@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.image_processing_utils import BaseImageProcessor
 
 from deitlt_hf.errors import DeiTLTError, loading_reason
@@ -44,15 +50,48 @@ def load_student_config(source: str, revision: str | None = None) -> DeiTLTConfi
         >>> load_student_config("demo-output/student").image_size  # doctest: +SKIP
         16
     """
-    try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
-    except (OSError, ValueError) as error:
-        raise _no_model(source, error) from error
+    config = load_any_config(source, revision)
     if config.model_type != DeiTLTConfig.model_type:
         raise DeiTLTError(
             f"{source} is a {config.model_type} model, not a DeiT-LT student; pass the output of `deitlt train`"
         )
     return config
+
+
+def load_any_classifier(source: str, revision: str | None = None) -> PreTrainedModel:
+    """The image classifier in a directory or a hub repository, a student or any other, in evaluation mode.
+
+    Args:
+        source: directory or hub id.
+        revision: branch, tag or commit of a hub repository, by default its main branch.
+
+    Raises:
+        DeiTLTError: there is no image classifier.
+
+    Example:
+        >>> load_any_classifier("google/vit-base-patch16-224").config.model_type  # doctest: +SKIP
+        'vit'
+    """
+    try:
+        return AutoModelForImageClassification.from_pretrained(source, revision=revision).eval()
+    except (OSError, ValueError) as error:
+        raise _no_model(source, error) from error
+
+
+def load_any_config(source: str, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration of the model in a directory or a hub repository.
+
+    Raises:
+        DeiTLTError: there is none.
+
+    Example:
+        >>> load_any_config("google/vit-base-patch16-224").model_type  # doctest: +SKIP
+        'vit'
+    """
+    try:
+        return AutoConfig.from_pretrained(source, revision=revision)
+    except (OSError, ValueError) as error:
+        raise _no_model(source, error) from error
 
 
 def _no_model(source: str, error: Exception) -> DeiTLTError:

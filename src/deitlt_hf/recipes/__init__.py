@@ -12,12 +12,19 @@ from deitlt_hf.errors import DeiTLTError
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package, students before their teachers."""
+    """Names of the recipes that come with the package, by the alphabet."""
     return sorted(Path(path.name).stem for path in files(__name__).iterdir() if path.name.endswith(".yaml"))
 
 
 def is_teacher_recipe(name: str) -> bool:
-    """Whether a recipe is for `deitlt teacher`: `NAME-teacher`, or `NAME-teacher-ldam` for the paper's ablations."""
+    """Whether a recipe is for `deitlt teacher`, as those are whose names hold `-teacher`.
+
+    What follows says how it differs: `-ldam` for the paper's ablations, `-strong` and `-no-sam` for its comparisons.
+
+    Example:
+        >>> is_teacher_recipe("cifar10-lt-small-teacher-no-sam"), is_teacher_recipe("cifar10-lt-small-no-drw")
+        (True, False)
+    """
     return re.search("-teacher(-|$)", name) is not None
 
 

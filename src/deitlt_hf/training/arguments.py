@@ -101,8 +101,8 @@ class LongTailTrainingArguments(TrainingArguments):
         # Said or not: otherwise several processes without a GPU would each train alone, over each other's files.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         if self.bf16 is None:
-            has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-            self.bf16 = has_bf16 and not self.use_cpu and not self.fp16
+            on_cuda = torch.cuda.is_available() and not self.use_cpu  # asking further would start CUDA
+            self.bf16 = on_cuda and not self.fp16 and torch.cuda.is_bf16_supported(including_emulation=False)
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         if self.accelerator_config is None:  # else every batch would wait for all that the device has to do
             self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
@@ -304,6 +304,8 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
         if not radii or not all(0 <= radius < math.inf for radius in radii):
             shown = " ".join(f"{radius:g}" for radius in radii) or "empty"
             raise DeiTLTError(f"sam_rho is {shown}; pass 0 for plain SGD or a radius above it")
+        if self.uses_sam and self.fp16:  # whose skipped steps would leave the weights at the perturbed point
+            raise DeiTLTError("sharpness-aware minimisation needs bf16 or full precision; leave fp16 out, or sam_rho")
         if epochs and len(radii) == 1:
             raise DeiTLTError(
                 f"sam_rho_epochs are {epochs}, but sam_rho has one radius; pass one more for each epoch, or no epochs"

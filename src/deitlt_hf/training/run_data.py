@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from datasets import Dataset, DatasetDict
+from transformers import PreTrainedConfig
 
 from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset
 from deitlt_hf.data.long_tail import class_groups
@@ -93,6 +94,31 @@ def load_images(data: DataArguments) -> Images:
     counts = class_counts(splits["train"])
     groups = group_classes(counts, data.group_boundaries)
     return Images(splits["train"], splits["test"], splits["train"].features["label"].names, counts, groups)
+
+
+def images_for_model(images: Images, data: DataArguments, config: PreTrainedConfig, source: str) -> Images:
+    """The images with the class counts and groups of what a model was trained on, which its configuration may tell.
+
+    Args:
+        images: what `load_images` gave for `data`.
+        data: the flags that chose the images; their `group_boundaries` stand over the configuration's groups.
+        config: the model's.
+        source: the model's directory or hub id, for messages.
+
+    Raises:
+        DeiTLTError: the model was trained for other classes.
+    """
+    known = list(config.id2label.values())
+    if known != images.class_names:
+        raise DeiTLTError(
+            f"{source} was trained for other classes ({len(known)}, first {known[0]!r}) than {data.data} has "
+            f"({len(images.class_names)}, first {images.class_names[0]!r}); pass its own data with --data"
+        )
+    counts = getattr(config, "class_counts", None) or images.class_counts
+    groups = getattr(config, "class_groups", None) or images.class_groups
+    if data.group_boundaries is not None:
+        groups = group_classes(counts, data.group_boundaries)
+    return replace(images, class_counts=counts, class_groups=groups)
 
 
 def group_classes(class_counts: list[int], boundaries: list[int] | None) -> dict[str, list[int]]:

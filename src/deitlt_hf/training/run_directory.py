@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import PartialState
+from safetensors import SafetensorError
 
 from deitlt_hf.data.loading import class_counts
 from deitlt_hf.errors import DeiTLTError
@@ -35,20 +36,21 @@ from deitlt_hf.training.run_data import Images, TrainingDataArguments
 
 # Not settings that another run, or a run on another machine, should take over.
 _OF_THE_RUN = {"overwrite", "resume", "resume_from_checkpoint"} | PRIVATE_SETTINGS
-_OF_THE_MACHINE = {"bf16", "dataloader_pin_memory", "report_to", "use_cpu", "disable_tqdm"}
+OF_THE_MACHINE = {"bf16", "dataloader_pin_memory", "report_to", "use_cpu", "disable_tqdm"}
 
 
 def check_output_directory(args: LongTailTrainingArguments) -> str | None:
     """Refuse a directory that holds a run, unless it is resumed or replaced; returns the checkpoint to resume from.
 
     Raises:
-        DeiTLTError: the directory is occupied, or holds no checkpoint to resume from.
+        DeiTLTError: the directory is occupied, holds no checkpoint to resume from, or cannot be written.
     """
     directory = Path(args.output_dir)
+    _check_writable(directory)
     if args.resume or args.resume_from_checkpoint:
         checkpoint = args.resume_from_checkpoint
         if not isinstance(checkpoint, str):
-            if args.should_save:
+            if args.should_save and not args.profile:
                 tidy(directory)
             PartialState().wait_for_everyone()  # all processes must find the same one
             checkpoint = newest_complete(directory)
@@ -63,6 +65,14 @@ def check_output_directory(args: LongTailTrainingArguments) -> str | None:
     if _is_occupied(directory) and not (directory / RECIPE_FILE).is_file():
         raise DeiTLTError(f"{directory} holds files that are no run of this package; pass another --output_dir")
     return None
+
+
+def _check_writable(directory: Path) -> None:
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise DeiTLTError(
+            f"cannot write {directory}: {there} is no directory that may be written; pass another --output_dir"
+        )
 
 
 def claim_output_directory(args: LongTailTrainingArguments, settings: Sequence[object], checkpoint: str | None) -> None:
@@ -87,7 +97,11 @@ def save_model(trainer: LongTailTrainer) -> None:
     """Put the trained model into the run's directory; it appears there only once it is written completely."""
     directory = Path(trainer.args.output_dir)
     staging = directory / "saving"
-    trainer.save_model(str(staging), _internal_call=True)  # else it would push what has no card and no numbers yet
+    try:
+        trainer.save_model(str(staging), _internal_call=True)  # else it would push what has no card and no numbers yet
+    except SafetensorError as error:  # as an OSError, which says what the disk refuses
+        shutil.rmtree(staging, ignore_errors=True)
+        raise DeiTLTError(f"cannot write the model into {directory}: {error}; make room, and resume") from error
     if not trainer.args.should_save:
         return
     (staging / "training_args.bin").unlink()  # a pickle; recipe.yaml says the same in text
@@ -165,7 +179,7 @@ def _changed_settings(settings: object) -> dict[str, Any]:
         default = part.default if part.default_factory is dataclasses.MISSING else part.default_factory()
         value = getattr(settings, part.name)
         plain = getattr(value, "value", value)  # transformers turns some strings into enumerations
-        left_out = part.name in _OF_THE_RUN | _OF_THE_MACHINE or (
+        left_out = part.name in _OF_THE_RUN | OF_THE_MACHINE or (
             default in (None, "") and (plain is False or plain == [])
         )
         if part.init and not left_out and plain != default and isinstance(plain, (str, int, float, bool, list)):

@@ -88,7 +88,7 @@ class SavingTrainer(PushingTrainer):
         self._or_stop(self._write, checkpoint)
         self._or_stop(self._finish, checkpoint)
         self.last_checkpoint = os.path.join(directory, checkpoint.name)
-        if self.args.push_to_hub:
+        if self.args.push_to_hub and self.state.global_step:  # before the first step there is nothing to show
             self._push_from_checkpoint(self.last_checkpoint)
         if self.args.should_save:
             rotate(directory, self.args.save_total_limit, self.state.best_model_checkpoint)

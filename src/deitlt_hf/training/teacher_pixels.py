@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_data_config
 from transformers import AutoImageProcessor, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
 
 from deitlt_hf.errors import DeiTLTError
 
@@ -70,6 +71,17 @@ def read_own_pixels(teacher: PreTrainedModel) -> OwnPixels:
             f"teacher_pixels 'own' needs the teacher's image processor, and {source} has none "
             "(preprocessor_config.json); save one with the teacher, or pass teacher_pixels 'reference'"
         ) from error
+    return pixels_of(processor)
+
+
+def pixels_of(processor: BaseImageProcessor) -> OwnPixels:
+    """What an image processor makes of an image.
+
+    Example:
+        >>> from deitlt_hf.data.processing import image_processor
+        >>> pixels_of(image_processor(32)).size
+        (32, 32)
+    """
     normalises = getattr(processor, "do_normalize", True)
     mean, std = (getattr(processor, name, None) if normalises else None for name in ("image_mean", "image_std"))
     crops, resizes = getattr(processor, "do_center_crop", False), getattr(processor, "do_resize", True)

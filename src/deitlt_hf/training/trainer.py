@@ -16,6 +16,7 @@ from deitlt_hf.data.sampling import repeated_augmentation_sampler
 from deitlt_hf.data.transforms import collate
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERTS, mean_accuracies
+from deitlt_hf.evaluation.predicting import expert_class_ids
 from deitlt_hf.losses.distillation import DistillationLoss
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments
 from deitlt_hf.training.averaging import AveragedWeights, UpdateAverage
@@ -248,5 +249,4 @@ class DeiTLTTrainer(LongTailTrainer):
 def _expert_class_ids(logits: tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
     """Reduce the outputs of a batch to class ids `(N, 3)` in the order of `EXPERTS`, so that logits never pile up."""
     _, cls_logits, distillation_logits, *_ = logits
-    average = (cls_logits + distillation_logits) / 2
-    return torch.stack([average.argmax(-1), cls_logits.argmax(-1), distillation_logits.argmax(-1)], dim=-1)
+    return expert_class_ids(cls_logits, distillation_logits)

@@ -54,7 +54,7 @@ class Draws:
         return torch.randn(shape, generator=self._noise, device=self.device)
 
     def send(self, array: np.ndarray) -> torch.Tensor:
-        """A copy of a host array on the device, which nobody waits for.
+        """A host array on the device, without waiting for it; on a CPU it is the array's own memory.
 
         Example:
             >>> Draws(0, device="cpu").send(np.arange(3))

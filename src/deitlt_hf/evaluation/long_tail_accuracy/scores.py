@@ -214,33 +214,56 @@ def bootstrap_intervals(
         >>> bootstrap_intervals(np.array([50, 50]), np.array([50, 25]), members)["head"]
         [100.0, 100.0]
     """
+    resamples = resample_cells(np.concatenate([correct, images - correct]), num_resamples, seed)
+    means = []
+    for cells in resamples:
+        right, wrong = np.split(cells, 2, axis=1)
+        means.append(accuracies(right + wrong, right, members))
+    return {name: percentile_interval(np.concatenate([chunk[name] for chunk in means])) for name in means[0]}
+
+
+def resample_cells(cells: np.ndarray, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Draw as many images as there are, with replacement, again and again, where only each image's cell matters.
+
+    Args:
+        cells: images per cell, ints `(cells,)`, of at least one image.
+        num_resamples: at least 1.
+        seed: of numpy's generator, at least 0.
+
+    Yields:
+        Images per cell of some of the resamples, int64 `(resamples, cells)`, as few as fit into little memory.
+
+    Raises:
+        ValueError: `num_resamples` below 1 or a negative seed.
+
+    Example:
+        >>> next(resample_cells(np.array([3, 0]), num_resamples=2, seed=0))
+        array([[3, 0],
+               [3, 0]])
+    """
     if num_resamples < 1:
         raise ValueError(f"num_resamples is {num_resamples}: pass at least 1, such as 1000")
     if seed < 0:
         raise ValueError(f"seed is {seed}: pass an int of at least 0")
-    means = [accuracies(*counts, members) for counts in _resamples(images, correct, num_resamples, seed)]
-    intervals = {}
-    for name in means[0]:
-        values = np.concatenate([chunk[name] for chunk in means])
-        values = values[~np.isnan(values)]
-        intervals[name] = np.percentile(values, [2.5, 97.5]).tolist() if values.size else [float("nan")] * 2
-    return intervals
-
-
-def _resamples(
-    images: np.ndarray, correct: np.ndarray, num_resamples: int, seed: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Images and correct ones per class, each `(resamples, num_classes)`, some resamples at a time."""
     generator = np.random.default_rng(seed)
-    cells = np.concatenate([correct, images - correct])
     drawn_from = np.flatnonzero(cells)  # an empty cell stays empty
     shares = cells[drawn_from] / cells.sum()
     at_once = max(1, CELLS_AT_ONCE // cells.size)
     for start in range(0, num_resamples, at_once):
         counts = np.zeros((min(at_once, num_resamples - start), cells.size), dtype=np.int64)
         counts[:, drawn_from] = generator.multinomial(cells.sum(), shares, size=len(counts))
-        right, wrong = np.split(counts, 2, axis=1)
-        yield right + wrong, right
+        yield counts
+
+
+def percentile_interval(values: np.ndarray) -> list[float]:
+    """The 2.5th and 97.5th percentiles over resamples, of those that have a value; nan where none has.
+
+    Example:
+        >>> percentile_interval(np.array([0.0, 100.0, np.nan]))
+        [2.5, 97.5]
+    """
+    values = values[~np.isnan(values)]
+    return np.percentile(values, [2.5, 97.5]).tolist() if values.size else [float("nan")] * 2
 
 
 def _mean_of_tested(per_class: np.ndarray) -> np.ndarray:

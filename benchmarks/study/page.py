@@ -1,0 +1,181 @@
+"""The page of the study: what stands between markers is made of what the runs saved, the prose around it stays."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from interleaved import markdown_table
+
+from deitlt_hf.evaluation.accuracy import EXPERT_LABELS, EXPERTS, GROUPS
+from deitlt_hf.hub.cards.paper_settings import PAPER_SETTINGS
+from deitlt_hf.recipes import load_recipe
+from study.claims import CLAIMS, differences, standard_error, verdict
+from study.saved_runs import (
+    STUDENTS,
+    TEACHER_TITLES,
+    TEACHERS,
+    Run,
+    Runs,
+    mean_and_deviation,
+    student_directory,
+    teacher_directory,
+)
+
+COLUMNS = ("overall", *GROUPS)
+PAPERS = "cifar10-lt-if100"  # its setting of the same data
+WHOLE_RUN = "the whole run"  # what run.json's hours are of, unless the run was resumed
+ALTERNATIVES = {  # what a reader without pictures is told of them
+    "accuracy": "Test accuracy of every student, overall and on head, mid and tail classes",
+    "experts": "Accuracy of DeiT-LT's experts on each class, the most frequent first",
+    "attention distance": "Mean attention distance in each block of ViT and of DeiT-LT",
+    "rank": "Rank of DIST's features in each block, with SAM in the teacher and without",
+}
+# Settings that say where a run computed, or that its command names anyway.
+_NAMED = {"data_dir", "teacher", "seed", "augmentation_device", "dataloader_num_workers"}
+
+
+def make_parts(base: str, runs: Runs, teachers: Mapping[str, Run], directory: Path) -> dict[str, str]:
+    """The text of the page's parts, by the names in their markers.
+
+    Args:
+        base: recipe of DeiT-LT.
+        runs: of the students, which may be missing.
+        teachers: likewise.
+        directory: of the runs, as the commands name it.
+    """
+    return {
+        "students": students_table(runs),
+        "experts": experts_table(runs["deit-lt"]),
+        "claims": claims_table(runs),
+        "teachers": teachers_table(teachers),
+        "budget": budget_table(runs | {f"teacher{suffix}": {0: run} for suffix, run in teachers.items()}),
+        "commands": commands(base, runs, directory),
+    }
+
+
+def figure_parts(figures: Mapping[str, Path | None], page: Path) -> dict[str, str]:
+    """The pictures, by the names in their markers; `figures` has None where nothing is measured yet."""
+    parts = {}
+    for name, file in figures.items():
+        link = file and Path(os.path.relpath(file, page.parent)).as_posix()
+        parts[f"figure of {name}"] = f"![{ALTERNATIVES[name]}]({link})" if link else "Not measured yet."
+    return parts
+
+
+def write_parts(page: Path, parts: Mapping[str, str]) -> None:
+    """Put each part between its markers; the page is there whole or unchanged."""
+    text = page.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, found, rest = text.partition(begin)
+        if not found or end not in rest:
+            raise SystemExit(f"{page} lacks the lines {begin} and {end}, between which its {name} go")
+        text = f"{before}{begin}\n\n{part}\n\n{end}{rest.partition(end)[2]}"
+    aside = page.with_name(f"{page.name}.part")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, page)
+
+
+def students_table(runs: Runs) -> str:
+    """Every student's own prediction, and what the paper published."""
+    rows = [["student", "seeds", *COLUMNS]]
+    for name, of_seeds in runs.items():
+        accuracies = [_spread(run.accuracy(group) for run in of_seeds.values()) for group in COLUMNS]
+        rows.append([STUDENTS[name].title, str(len(of_seeds)), *accuracies])
+    setting, recipe = PAPER_SETTINGS[PAPERS], load_recipe(PAPERS)
+    title = f"*the paper's DeiT-LT: ViT-B/16, {recipe['image_size']} pixels, {recipe['num_train_epochs']} epochs*"
+    return markdown_table([*rows, [title, "", *(f"*{value:.1f}*" for value in setting.accuracy)]])
+
+
+def experts_table(runs: Mapping[int, Run]) -> str:
+    """DeiT-LT's average and experts."""
+    rows = [["DeiT-LT", *COLUMNS]]
+    for expert in EXPERTS:
+        accuracies = [_spread(run.accuracy(group, expert) for run in runs.values()) for group in COLUMNS]
+        rows.append([EXPERT_LABELS[expert], *accuracies])
+    return markdown_table(rows)
+
+
+def claims_table(runs: Runs) -> str:
+    """The paper's claims, the differences that they are about, and what these decide."""
+    rows = [["the paper's claim", "difference", "of each seed", "verdict"]]
+    for claim in CLAIMS:
+        found = list(differences(claim, runs).values())
+        error = standard_error(found)
+        of_error = "" if error is None else f" ± {error:.1f}"
+        difference = f"{statistics.fmean(found):+.1f}{of_error} {claim.unit}" if found else "-"
+        rows.append([claim.text, difference, ", ".join(f"{value:+.1f}" for value in found), verdict(found)])
+    return markdown_table(rows)
+
+
+def teachers_table(teachers: Mapping[str, Run]) -> str:
+    rows = [["teacher", *COLUMNS]]
+    for suffix, run in teachers.items():
+        rows.append([TEACHER_TITLES[suffix], *(f"{run.metrics['accuracy'][group]:.1f}" for group in COLUMNS)])
+    return markdown_table(rows)
+
+
+def budget_table(runs: Runs) -> str:
+    """What every run saw and took; runs that left no record of it are left out."""
+    rows = [["run", "images seen", "epochs", "hours, by seed", "hours in all"]]
+    for name, of_seeds in runs.items():
+        took = [run.took for run in of_seeds.values() if run.took]
+        if took:
+            seen = _each({f"{part['images_seen']:,}" for part in took})
+            epochs = _each({f"{part['epochs']:g}" for part in took})
+            hours = ", ".join(f"{part['hours']:.2f}{'*' * (part['hours_of'] != WHOLE_RUN)}" for part in took)
+            title = STUDENTS[name].title if name in STUDENTS else name
+            rows.append([title, seen, epochs, hours, f"{sum(part['hours'] for part in took):.2f}"])
+    return markdown_table(rows)
+
+
+def commands(base: str, runs: Runs, directory: Path) -> str:
+    """The study's command, and those that it gives, from the settings that the runs saved."""
+    teachers, students, common = [], [], {}
+    for suffix in TEACHER_TITLES:
+        output = teacher_directory(directory, suffix)
+        teachers.append(f"deitlt teacher --recipe {TEACHERS[base]}{suffix} --output_dir {output} --data_dir cifar10")
+    for name, of_seeds in runs.items():
+        student = STUDENTS[name]
+        for run in list(of_seeds.values())[:1]:
+            changed = changed_settings(run.settings, load_recipe(base + student.recipe))
+            common |= changed
+            taught = "" if student.teacher is None else f" --teacher {teacher_directory(directory, student.teacher)}"
+            students.append(
+                f"deitlt train --recipe {base}{student.recipe}{taught}{_flags(changed)} --seed SEED "
+                f"--output_dir {student_directory(directory, name, 'SEED')} --data_dir cifar10"
+            )
+    common.pop("drw_start_epoch", None)  # follows from the epochs
+    epochs = _flags({"epochs": common.pop("num_train_epochs")}) if "num_train_epochs" in common else ""
+    seeds = " ".join(map(str, sorted({seed for of_seeds in runs.values() for seed in of_seeds})))
+    flags = f" --{_flags(common)}" if common else ""
+    study = f"python benchmarks/cifar10_lt_study.py --data_dir cifar10{epochs} --seeds {seeds}{flags}"
+    given = [f"    {line}" for line in teachers + students]
+    return "\n".join([f"    {study}", "", "It gives these, each with `--augmentation_device device`:", "", *given])
+
+
+def changed_settings(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that a run was given beside its recipe; a default that it went back to is not told of."""
+    told = {name: value for name, value in settings.items() if name not in _NAMED}
+    return {name: value for name, value in told.items() if value != recipe.get(name) and value != []}
+
+
+def _flags(settings: Mapping[str, Any]) -> str:
+    said = ((name, f"{value:g}" if isinstance(value, float) else str(value)) for name, value in settings.items())
+    return "".join(f" --{name} {value}" for name, value in said)
+
+
+def _spread(values: Iterable[float]) -> str:
+    values = list(values)
+    if not values:
+        return "-"
+    mean, deviation = mean_and_deviation(values)
+    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def _each(texts: Iterable[str]) -> str:
+    return " or ".join(sorted(texts))

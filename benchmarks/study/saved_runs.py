@@ -1,0 +1,104 @@
+"""The runs of the study, as they are saved."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from deitlt_hf.hub.run_record import METRICS_FILE, RECIPE_FILE, RUN_FILE, read_json, read_settings
+
+ANALYSIS_FILE = "analysis.json"
+
+
+class Student(NamedTuple):
+    """A student of the study: what the base recipe's name goes on with, and likewise its teacher's."""
+
+    title: str
+    recipe: str
+    teacher: str | None
+
+
+STUDENTS = {
+    "vit": Student("ViT", "-vit", None),
+    "deit": Student("DeiT", "-deit", "-strong"),
+    "no-drw": Student("DeiT-LT without DRW", "-no-drw", ""),
+    "no-sam": Student("DeiT-LT, teacher without SAM", "", "-no-sam"),
+    "deit-lt": Student("DeiT-LT", "", ""),
+}
+TEACHERS = {"cifar10-lt-small": "cifar10-lt-small-teacher", "cifar10-lt-if100": "cifar10-lt-if100-teacher-ldam"}
+TEACHER_TITLES = {"": "as the paper's: weak views, SAM", "-no-sam": "without SAM", "-strong": "on strong views"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its settings, and what it and its analysis measured; `{}` for what it did not leave."""
+
+    settings: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    took: Mapping[str, Any]
+    analysis: Mapping[str, Any]
+
+    @property
+    def expert(self) -> str:
+        """Which expert the model's own logits are."""
+        return self.settings.get("expert", "average")
+
+    def accuracy(self, group: str, expert: str | None = None) -> float:
+        """Percent of the test images, by the model's own logits or by an expert."""
+        return self.metrics["experts"][expert or self.expert][group]
+
+    def attention_distance(self) -> list[float] | None:
+        """Of each block in pixels, the mean over heads and all tokens; None before the analysis."""
+        distances = self.analysis.get("attention_distance")
+        return distances and [statistics.fmean(heads) for heads in distances["all"]]
+
+    def distillation_rank(self) -> list[int] | None:
+        """Of each block, how many components hold 99 % of the variance of DIST's features; None before the analysis."""
+        rank = self.analysis.get("feature_rank")
+        return rank and rank["distillation"]
+
+
+Runs = dict[str, dict[int, Run]]  # of a student's name and a seed
+
+
+def read_run(directory: Path) -> Run | None:
+    """The run in a directory, None while it is not finished."""
+    metrics = read_json(directory / METRICS_FILE)
+    if metrics is None:
+        return None
+    took = (read_json(directory / RUN_FILE) or {}).get("training", {})
+    analysis = read_json(directory / ANALYSIS_FILE) or {}
+    return Run(read_settings(directory / RECIPE_FILE) or {}, metrics, took, analysis)
+
+
+def student_directory(directory: Path, name: str, seed: int | str) -> Path:
+    return directory / f"{name}-seed{seed}"
+
+
+def teacher_directory(directory: Path, suffix: str) -> Path:
+    return directory / f"teacher{suffix}"
+
+
+def read_students(directory: Path) -> Runs:
+    """The finished runs of every student, seeds in order."""
+    runs: Runs = {}
+    for name in STUDENTS:
+        seeds = sorted(int(path.name.removeprefix(f"{name}-seed")) for path in directory.glob(f"{name}-seed*"))
+        found = {seed: read_run(student_directory(directory, name, seed)) for seed in seeds}
+        runs[name] = {seed: run for seed, run in found.items() if run is not None}
+    return runs
+
+
+def read_teachers(directory: Path) -> dict[str, Run]:
+    """The finished teachers, by what their names go on with."""
+    found = {suffix: read_run(teacher_directory(directory, suffix)) for suffix in TEACHER_TITLES}
+    return {suffix: run for suffix, run in found.items() if run is not None}
+
+
+def mean_and_deviation(values: Iterable[float]) -> tuple[float, float | None]:
+    """The mean over seeds and their standard deviation (over one less than their number); None for one seed."""
+    values = list(values)
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None

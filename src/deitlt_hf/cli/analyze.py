@@ -1,0 +1,81 @@
+"""`deitlt analyze`: what a model's experts are good at and what its tokens do, as numbers, figures and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deitlt_hf.errors import DeiTLTError
+
+if TYPE_CHECKING:
+    from deitlt_hf.cli.compare import CompareArguments
+
+
+@dataclass
+class AnalyzeArguments:
+    """How to analyze, and where the result goes."""
+
+    out: str = field(metadata={"help": "Directory for the result; it must not exist yet."})
+    teacher: str | None = field(
+        default=None,
+        metadata={"help": "Directory or hub id of a teacher; left out, that of the model's run if it is still there."},
+    )
+    batch_size: int = field(default=64, metadata={"help": "Images per step."})
+
+
+def run(argv: Sequence[str]) -> None:
+    from accelerate import PartialState
+
+    from deitlt_hf.cli.console import quiet_libraries
+    from deitlt_hf.cli.parsing import DataclassParser, take_data_of_run
+    from deitlt_hf.evaluation.accuracy import format_table
+    from deitlt_hf.evaluation.analysis_page import ANALYSIS_FILE, PAGE_FILE, write_analysis
+    from deitlt_hf.hub.run_record import last_part
+    from deitlt_hf.training.analyzing import analyze_saved_model
+    from deitlt_hf.training.run_data import DataArguments, load_images
+
+    parser = DataclassParser(
+        [DataArguments, AnalyzeArguments],
+        prog="deitlt analyze",
+        usage="deitlt analyze MODEL --out DIR [options]",
+        description="Accuracy, attention, features and calibration of a student, DeiT or ViT, as a page with figures. "
+        "The data are those of the run unless flags say otherwise.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", help="directory or hub id of a student, DeiT or ViT")
+    parser.add_argument("--revision", default="main", help="Branch, tag or commit of a model on the hub.")
+    source = parser.parse_known_args(argv)[0].model
+    take_data_of_run(parser, source, argv)
+    data, options, of_model = parser.parse_into(argv)
+    state = PartialState()
+    check_options(options, state.num_processes)
+
+    quiet_libraries()
+    analysis = analyze_saved_model(
+        source,
+        load_images(data),
+        data,
+        revision=of_model.revision,
+        teacher=options.teacher,
+        batch_size=options.batch_size,
+        device=state.device,
+    )
+    write_analysis({last_part(source): analysis}, options.out)
+    print(format_table(analysis.record))
+    if "teacher" not in analysis.record["agreement"]:
+        print("no teacher was found to compare with; --teacher DIR names one")
+    print(f"numbers: {Path(options.out) / ANALYSIS_FILE}\npage: {Path(options.out) / PAGE_FILE}")
+
+
+def check_options(options: AnalyzeArguments | CompareArguments, processes: int) -> None:
+    """Refuse before the analysis what would fail after it."""
+    from deitlt_hf.new_directory import check_is_free
+
+    if options.batch_size < 1:
+        raise DeiTLTError(f"batch_size is {options.batch_size}; pass 1 or more")
+    if processes > 1:
+        raise DeiTLTError(f"the analysis runs in one process, not {processes}; run it without accelerate launch")
+    if options.out is not None:
+        check_is_free(options.out)

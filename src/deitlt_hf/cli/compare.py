@@ -1,0 +1,93 @@
+"""`deitlt compare`: models side by side on the same images, with intervals, differences and overlaid figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deitlt_hf.errors import DeiTLTError
+
+
+@dataclass
+class CompareArguments:
+    """How to compare, and where the result goes."""
+
+    out: str | None = field(
+        default=None,
+        metadata={"help": "Directory for numbers, figures and a page; it must not exist yet. Left out, a table only."},
+    )
+    batch_size: int = field(default=64, metadata={"help": "Images per step."})
+
+
+def run(argv: Sequence[str]) -> None:
+    from accelerate import PartialState
+
+    from deitlt_hf.cli.analyze import check_options
+    from deitlt_hf.cli.console import quiet_libraries
+    from deitlt_hf.cli.parsing import DataclassParser, take_data_of_run
+    from deitlt_hf.evaluation.analysis_page import ANALYSIS_FILE, PAGE_FILE, write_analysis
+    from deitlt_hf.evaluation.comparing import compare_models, format_comparison
+    from deitlt_hf.hub.loading import load_any_config
+    from deitlt_hf.training.analyzing import analyze_saved_model
+    from deitlt_hf.training.run_data import DataArguments, images_for_model, load_images
+
+    parser = DataclassParser(
+        [DataArguments, CompareArguments],
+        prog="deitlt compare",
+        usage="deitlt compare MODEL MODEL ... [options]",
+        description="Models side by side: accuracies with 95 %% intervals, differences from the first, and figures. "
+        "The data are those of the first model's run unless flags say otherwise.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "models",
+        metavar="MODEL",
+        nargs="+",
+        help="directory or hub id of a student, DeiT or ViT, or NAME=DIR to show it under another name",
+    )
+    sources = name_models(parser.parse_known_args(argv)[0].models)
+    take_data_of_run(parser, next(iter(sources.values())), argv)
+    data, options, _models = parser.parse_into(argv)
+    state = PartialState()
+    check_options(options, state.num_processes)
+
+    quiet_libraries()
+    images = load_images(data)
+    for source in sources.values():  # before the first is analyzed, which may take long
+        images_for_model(images, data, load_any_config(source), source)
+    analyses = {
+        name: analyze_saved_model(source, images, data, batch_size=options.batch_size, device=state.device)
+        for name, source in sources.items()
+    }
+    print(format_comparison(compare_models(analyses)))
+    if options.out is not None:
+        write_analysis(analyses, options.out)
+        print(f"numbers: {Path(options.out) / ANALYSIS_FILE}\npage: {Path(options.out) / PAGE_FILE}")
+
+
+def name_models(models: Sequence[str]) -> dict[str, str]:
+    """Name -> directory or hub id: the last part of each, or what stands before a `=`.
+
+    Raises:
+        DeiTLTError: fewer than two models, or two of the same name.
+
+    Example:
+        >>> name_models(["runs/vit", "DeiT-LT=runs/cifar10-lt-small"])
+        {'vit': 'runs/vit', 'DeiT-LT': 'runs/cifar10-lt-small'}
+    """
+    from deitlt_hf.hub.run_record import last_part
+
+    if len(models) < 2:
+        raise DeiTLTError(f"there is only {models[0]} to compare; pass at least two models")
+    sources: dict[str, str] = {}
+    for model in models:
+        name, equals, source = model.partition("=")
+        if not (name and equals and source) or Path(model).exists():
+            name, source = last_part(model), model
+        if name in sources:
+            raise DeiTLTError(
+                f"{sources[name]} and {source} are both named {name}; name one of them yourself: other={source}"
+            )
+        sources[name] = source
+    return sources

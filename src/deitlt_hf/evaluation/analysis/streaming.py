@@ -1,0 +1,137 @@
+"""What the analysis adds up while batches go by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from deitlt_hf.evaluation.accuracy import EXPERTS
+from deitlt_hf.evaluation.analysis.attention_distance import READERS, mean_attention_distance
+from deitlt_hf.evaluation.analysis.examples import Example, make_example
+from deitlt_hf.evaluation.analysis.feature_rank import VARIANCE, FeatureSpectrum, count_components
+from deitlt_hf.evaluation.analysis.token_similarity import token_similarity
+from deitlt_hf.evaluation.analysis.vit import Patches, ViTPass
+from deitlt_hf.evaluation.predicting import Rows
+
+
+class Stream:
+    """Sums over the images, and of each image its class ids and confidences.
+
+    Args:
+        patches: of the model.
+        example_classes: classes of which the first image is kept as an example, in the examples' order.
+        normalisation: mean and standard deviation of the pixels' channels.
+
+    Example:
+        >>> stream = Stream(patches_of(model), [0, 9], (mean, std))  # doctest: +SKIP
+        >>> stream.add(pixel_values, labels, run_vit(model, pixel_values))  # doctest: +SKIP
+        >>> stream.layer_measures()["feature_rank"]["cls"]  # doctest: +SKIP
+        [21, 24, 20]
+    """
+
+    def __init__(
+        self,
+        patches: Patches,
+        example_classes: Sequence[int],
+        normalisation: tuple[Sequence[float], Sequence[float]],
+    ) -> None:
+        self._patches = patches
+        self._normalisation = normalisation
+        self._examples: dict[int, Example | None] = dict.fromkeys(example_classes)
+        self._ids, self._confidences = Rows(), Rows()
+        self._spectra: dict[str, FeatureSpectrum] = {}
+        self._distances: dict[str, np.ndarray] = {}
+        self._similarity: np.ndarray | float = 0.0
+        self.experts: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def add(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor,
+        output: ViTPass,
+        teachers_logits: torch.Tensor | None = None,
+    ) -> None:
+        """Add a batch: its pixels and true class ids, what the model makes of it, and what the teacher says."""
+        self.experts = tuple(expert for expert in EXPERTS if expert in output.logits)
+        self._add_predictions(labels, output, teachers_logits)
+        self._add_layers(output)
+        self._add_examples(pixel_values, labels, output)
+
+    def _add_predictions(self, labels: torch.Tensor, output: ViTPass, teachers_logits: torch.Tensor | None) -> None:
+        logits = torch.stack([output.logits[expert] for expert in self.experts], dim=1)
+        ids = [logits.argmax(-1), labels.long()[:, None]]
+        if teachers_logits is not None:
+            ids.append(teachers_logits.argmax(-1, keepdim=True))
+        self._ids.add(torch.cat(ids, dim=1))
+        self._confidences.add(logits.softmax(-1).amax(-1))
+
+    def _add_layers(self, output: ViTPass) -> None:
+        rows, columns = self._patches.grid
+        num_special_tokens = output.attentions[0].shape[-1] - rows * columns
+        for reader in READERS:
+            if reader == "all" or reader in output.tokens:
+                distance = mean_attention_distance(
+                    output.attentions,
+                    self._patches.patch_size,
+                    self._patches.image_size,
+                    num_special_tokens,
+                    token=reader,
+                )
+                total = self._distances.get(reader, 0.0)
+                self._distances[reader] = total + _float64(distance) * len(output.logits["cls"])
+        for token, states in output.tokens.items():
+            self._spectra.setdefault(token, FeatureSpectrum()).add(states)
+        if "distillation" in output.tokens:
+            similarity = token_similarity(output.tokens["cls"], output.tokens["distillation"])
+            self._similarity = self._similarity + _float64(similarity).sum(-1)
+
+    def _add_examples(self, pixel_values: torch.Tensor, labels: torch.Tensor, output: ViTPass) -> None:
+        wanted = {label for label, example in self._examples.items() if example is None}
+        for index, label in enumerate(labels.tolist()) if wanted else ():
+            if label in wanted:
+                wanted.remove(label)
+                self._examples[label] = make_example(
+                    index, pixel_values, label, output, self._patches, self._normalisation
+                )
+
+    def class_ids(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Predictions `(N, experts)`, labels `(N,)`, and the teacher's predictions `(N,)` or None; int64."""
+        table = self._ids.table().cpu().numpy()
+        experts = len(self.experts)
+        teachers = table[:, experts + 1] if table.shape[1] > experts + 1 else None
+        return table[:, :experts], table[:, experts], teachers
+
+    def confidences(self) -> np.ndarray:
+        """Largest probability of each expert, float32 `(N, experts)`."""
+        return self._confidences.table().cpu().numpy()
+
+    def layer_measures(self) -> dict[str, Any]:
+        """What the record says of the layers: `attention_distance`, `feature_rank`, `spectrum`, `token_similarity`."""
+        shares = {token: spectrum.shares() for token, spectrum in self._spectra.items()}
+        ranks = {token: count_components(of_token, VARIANCE).tolist() for token, of_token in shares.items()}
+        both = "distillation" in self._spectra
+        return {
+            "attention_distance": {reader: (total / len(self)).tolist() for reader, total in self._distances.items()},
+            "feature_rank": {"variance": VARIANCE, **ranks},
+            "spectrum": {token: _four_digits(of_token) for token, of_token in shares.items()},
+            "token_similarity": (self._similarity / len(self)).tolist() if both else None,
+        }
+
+    def examples(self) -> list[Example]:
+        """The examples, without those classes of which no image came."""
+        return [example for example in self._examples.values() if example is not None]
+
+
+def _float64(values: torch.Tensor) -> np.ndarray:
+    return values.cpu().double().numpy()
+
+
+def _four_digits(shares: torch.Tensor) -> list[list[float]]:
+    """Shares as they are worth writing: a spectrum has a number for each hidden unit and layer."""
+    return [[float(f"{share:.4g}") for share in layer] for layer in shares.tolist()]

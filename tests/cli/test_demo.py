@@ -1,0 +1,68 @@
+"""`deitlt demo`, with trainings of an epoch."""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from deitlt_hf.cli import parsing
+from deitlt_hf.cli.main import main
+from deitlt_hf.recipes import is_teacher_recipe, load_recipe
+
+TINY = {"num_train_epochs": 1, "drw_start_epoch": 0, "disable_tqdm": True, "use_cpu": True}
+TINY_STUDENT = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> tuple[Path, str]:
+    """The directory that it wrote, and what it printed."""
+    directory = tmp_path_factory.mktemp("demo") / "output"
+    with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(io.StringIO()) as printed:
+        monkeypatch.setattr(parsing, "load_recipe", _shortened)
+        assert main(["demo", "--output_dir", str(directory)]) == 0
+    return directory, printed.getvalue()
+
+
+def _shortened(name: str) -> dict:
+    return load_recipe(name) | TINY | ({} if is_teacher_recipe(name) else TINY_STUDENT)
+
+
+def test_it_ends_with_the_analysis_of_its_student(demo):
+    directory, printed = demo
+    assert {path.name for path in directory.iterdir()} == {
+        *("teacher", "student", "analysis", "metrics.json", "report.png")
+    }
+    assert printed.splitlines()[-1] == f"analysis {directory / 'analysis' / 'index.html'}"
+    assert "<html" in (directory / "analysis" / "index.html").read_text()
+    record = json.loads((directory / "analysis" / "analysis.json").read_text())
+    metrics = json.loads((directory / "metrics.json").read_text())
+    assert record["experts"] == metrics["experts"]
+    assert record["num_images"] == metrics["num_images"] == 400
+    assert "teacher-distillation" in record["agreement"]  # the teacher that it trained is the one compared with
+
+
+def test_it_names_the_best_experts_by_what_it_measured(demo):
+    directory, printed = demo
+    experts = json.loads((directory / "metrics.json").read_text())["experts"]
+    (line,) = [line for line in printed.splitlines() if line.startswith("Best on head classes: ")]
+    said = {"average": "average", "cls": "CLS expert", "distillation": "DIST expert"}
+    for sentence, group in zip(line.rstrip(".").split(". "), ("head", "tail", "overall"), strict=True):
+        best = max(scores[group] for scores in experts.values())
+        named = {said[name] for name, scores in experts.items() if scores[group] == best}
+        assert set(sentence.partition(": ")[2].split(" and ")) == named
+
+
+def test_it_replaces_only_what_a_demo_left(demo, tmp_path, capsys):
+    directory = demo[0]
+    before = (directory / "metrics.json").read_bytes()
+    assert main(["demo", "--output_dir", str(directory)]) == 2
+    assert "is not empty; pass --overwrite" in capsys.readouterr().err
+    (tmp_path / "mine").write_text("")
+    assert main(["demo", "--output_dir", str(tmp_path), "--overwrite"]) == 2
+    assert "files that are no demo's" in capsys.readouterr().err
+    assert (directory / "metrics.json").read_bytes() == before
+    assert (tmp_path / "mine").exists()

@@ -1,0 +1,135 @@
+"""An analysis as files: whole or not at all, with every number, and with names that stay text."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from html import escape, unescape
+from pathlib import Path
+
+import pytest
+from made_up_analysis import NAMES, made_up_analysis
+
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation import analysis_page
+from deitlt_hf.evaluation.analysis_page import SECTIONS, write_analysis
+from deitlt_hf.evaluation.comparing import compare_models, format_difference
+
+NASTY = '_<script>alert("$x")</script> & co'
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("one") / "new" / "analysis"
+    write_analysis({"DeiT-LT": made_up_analysis()}, directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def models() -> dict:
+    vit = made_up_analysis(1, two_tokens=False, num_images=400)
+    vit.examples.clear()
+    return {"ViT": vit, NASTY: made_up_analysis(2, accuracy=0.95)}
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory, models) -> Path:
+    directory = tmp_path_factory.mktemp("several") / "analysis"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(analysis_page, "save_figure", lambda figure, path: _touch(path))  # drawing takes seconds
+        write_analysis(models, directory)
+    return directory
+
+
+def cells(page: str, heading: str) -> list[list[str]]:
+    """The rows of the table with a column that is headed so."""
+    table = next(part for part in page.split("<table>") if f"<th>{escape(heading)}</th>" in part.split("</thead>")[0])
+    rows = re.findall(r"<tr>(.*?)</tr>", table.split("</table>")[0].split("</thead>")[1], re.DOTALL)
+    return [[unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", row)] for row in rows]
+
+
+def test_one_model_has_its_record_a_page_and_every_figure_twice(one):
+    assert json.loads((one / "analysis.json").read_text()) == made_up_analysis().record
+    assert sorted(path.name for path in one.iterdir()) == ["analysis.json", "figures", "index.html"]
+    names = [section.name for section in SECTIONS] + ["examples"]
+    expected = {f"{name}.{suffix}" for name in names for suffix in ("png", "svg")}
+    assert {path.name for path in (one / "figures").iterdir()} == expected
+    page = (one / "index.html").read_text()
+    inlined = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
+    assert inlined == [(one / "figures" / f"{name}.png").read_bytes() for name in names]
+    for section in SECTIONS:
+        assert f"<p>{escape(section.reading)}</p>" in page
+        assert re.search(r"\(.*\d{4}.*\)", section.reading), f"{section.name} cites nothing"
+    assert list(one.parent.iterdir()) == [one]  # nothing is left beside it
+
+
+def test_tables_of_one_model_hold_the_records_numbers(one):
+    page, record = (one / "index.html").read_text(), made_up_analysis().record
+    rows = {row[0]: row[1:] for row in cells(page, "prediction")}
+    for label, expert in (("average", "average"), ("CLS expert", "cls"), ("DIST expert", "distillation")):
+        scores = record["experts"][expert]
+        names = ("overall", "head", "mid", "tail", "balanced_accuracy")
+        assert rows[label] == [f"{scores[name]:.1f}" for name in names]
+    classes = cells(page, "class")
+    assert [row[0] for row in classes] == NAMES  # they are in order of frequency
+    assert classes[2][1:3] == ["head", "179"]
+    assert classes[9][3] == f"{record['experts']['average']['per_class'][9]:.1f}"
+    assert cells(page, "true class")[0] == ["DeiT-LT", "truck", "airplane", "12"]
+    assert "cross at 70 training images" in page
+
+
+def test_names_stay_text(several):
+    page = (several / "index.html").read_text()
+    assert "<script" not in page
+    assert "<b>bird" not in page
+    assert page.count(escape(NASTY)) >= 4
+
+
+def test_several_models_come_with_their_differences(several, models):
+    content = json.loads((several / "analysis.json").read_text())
+    assert list(content["models"]) == list(models)
+    comparison = compare_models(models)
+    assert {key: content[key] for key in comparison} == comparison
+    page = (several / "index.html").read_text()
+    (row,) = cells(page, "better than ViT by (points)")
+    assert row == [NASTY, *map(format_difference, comparison["differences"][NASTY].values())]
+    assert "*" in row[1]
+    assert {path.stem for path in (several / "figures").glob("examples*")} == {"examples_2"}  # the first has none
+
+
+def test_figures_that_no_model_has_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(analysis_page, "save_figure", lambda figure, path: _touch(path))
+    write_analysis({"ViT": made_up_analysis(two_tokens=False)}, tmp_path / "vit")
+    left = {path.stem for path in (tmp_path / "vit" / "figures").iterdir()}
+    assert left == {section.name for section in SECTIONS} - {"agreement", "token_similarity"} | {"examples"}
+    assert "Agreement" not in (tmp_path / "vit" / "index.html").read_text()
+
+
+def test_thousands_of_classes_are_left_to_the_json_file(monkeypatch):
+    monkeypatch.setattr(analysis_page, "MOST_CLASSES", 9)
+    assert analysis_page._class_table({"a": made_up_analysis().record}) == ""
+
+
+def test_a_directory_that_is_not_free_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(DeiTLTError, match=r"is not empty; pass a directory that does not exist yet$"):
+        write_analysis({"DeiT-LT": made_up_analysis()}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
+    def fill_the_disk(figure, path):
+        _touch(path)
+        if path.name == "feature_rank.svg":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(analysis_page, "save_figure", fill_the_disk)
+    with pytest.raises(DeiTLTError, match="No space left on device"):
+        write_analysis({"DeiT-LT": made_up_analysis()}, tmp_path / "analysis")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _touch(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"")

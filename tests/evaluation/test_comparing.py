@@ -1,0 +1,151 @@
+"""Paired differences: against arithmetic, resampling image by image, and how often their intervals are right."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from made_up_analysis import GROUPS, made_up_analysis
+
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.accuracy import expert_metrics, mean_accuracies
+from deitlt_hf.evaluation.comparing import MEASURES, compare_models, format_comparison, paired_differences
+
+THREE_GROUPS = {"head": [0, 1], "mid": [2], "tail": [3, 4]}
+SHARES = np.array([0.3, 0.25, 0.2, 0.15, 0.1])  # of the five classes among the test images
+
+
+def draw_predictions(generator, num_images, first_accuracy, second_accuracy, independent):
+    """Labels, and predictions of two models that are right with the probabilities of each class.
+
+    An image is as hard for the second model as for the first, except for the share of `independent` images.
+    """
+    labels = generator.choice(len(SHARES), num_images, p=SHARES)
+    hard = generator.random(num_images)
+    second_hard = np.where(generator.random(num_images) < independent, generator.random(num_images), hard)
+    wrong = (labels + 1) % len(SHARES)
+    first = np.where(hard < np.asarray(first_accuracy)[labels], labels, wrong)
+    second = np.where(second_hard < np.asarray(second_accuracy)[labels], labels, wrong)
+    return first, second, labels
+
+
+def test_values_are_the_differences_of_the_accuracies():
+    first, second, labels = draw_predictions(np.random.default_rng(0), 300, [0.5] * 5, [0.7] * 5, 0.5)
+    before, after = (mean_accuracies(predictions, labels, THREE_GROUPS) for predictions in (first, second))
+    found = paired_differences(first, second, labels, THREE_GROUPS)
+    assert {name: of["value"] for name, of in found.items()} == pytest.approx(
+        {name: after[name] - before[name] for name in MEASURES}
+    )
+
+
+def test_intervals_are_those_of_resampling_the_images_one_by_one():
+    first, second, labels = draw_predictions(np.random.default_rng(1), 800, [0.8] * 5, [0.6] * 5, 0.4)
+    generator = np.random.default_rng(2)
+    drawn = {name: [] for name in MEASURES}
+    for _ in range(1000):
+        rows = generator.integers(0, len(labels), len(labels))
+        before, after = (mean_accuracies(of[rows], labels[rows], THREE_GROUPS) for of in (first, second))
+        for name in MEASURES:
+            drawn[name].append(after[name] - before[name])
+    found = paired_differences(first, second, labels, THREE_GROUPS, num_resamples=1000)
+    for name in MEASURES:
+        low, high = np.percentile(drawn[name], [2.5, 97.5])
+        # An end's standard deviation over so many resamples is about 0.02 of the width.
+        assert found[name]["interval"] == pytest.approx([low, high], abs=0.07 * (high - low)), name
+        assert found[name]["excludes_zero"] == (found[name]["interval"][1] < 0)
+
+
+def test_95_percent_intervals_hold_the_true_difference_about_95_times_in_100():
+    first_accuracy, second_accuracy = np.array([0.9, 0.8, 0.6, 0.3, 0.2]), np.array([0.85, 0.8, 0.65, 0.5, 0.45])
+    per_class = 100 * (second_accuracy - first_accuracy)
+    truth = {
+        "overall": per_class @ SHARES,
+        "head": per_class[:2].mean(),
+        "mid": per_class[2],
+        "tail": per_class[3:].mean(),
+        "balanced_accuracy": per_class.mean(),
+    }
+    held = dict.fromkeys(MEASURES, 0)
+    sets = 300
+    for seed in range(sets):
+        generator = np.random.default_rng(1000 + seed)
+        first, second, labels = draw_predictions(generator, 400, first_accuracy, second_accuracy, 0.5)
+        for name, of in paired_differences(first, second, labels, THREE_GROUPS, 500, seed).items():
+            low, high = of["interval"]
+            held[name] += low <= truth[name] <= high
+    # Of 300 sets, a true 95 % leaves these limits (3 standard deviations) about once in 300 times.
+    assert {name: count / sets for name, count in held.items() if not 0.91 <= count / sets <= 0.98} == {}
+
+
+def test_pairing_narrows_the_interval_where_models_fail_on_the_same_images():
+    widths = []
+    for independent in (0.1, 1.0):
+        pair = draw_predictions(np.random.default_rng(3), 2000, [0.5] * 5, [0.55] * 5, independent)
+        low, high = paired_differences(*pair, THREE_GROUPS)["overall"]["interval"]
+        widths.append(high - low)
+    assert widths[0] < 0.6 * widths[1]
+
+
+def test_a_model_and_itself_differ_by_nothing():
+    first, _, labels = draw_predictions(np.random.default_rng(4), 50, [0.5] * 5, [0.5] * 5, 1.0)
+    for of in paired_differences(first, first, labels, THREE_GROUPS).values():
+        assert of == {"value": 0.0, "interval": [0.0, 0.0], "excludes_zero": False}
+
+
+def test_groups_without_images_have_no_difference():
+    found = paired_differences(
+        np.array([0, 1]), np.array([0, 0]), np.array([0, 0]), {"head": [0], "mid": [1], "tail": []}
+    )
+    assert found["mid"] == found["tail"] == {"value": None, "interval": None, "excludes_zero": False}
+    assert found["head"]["value"] == 50.0
+
+
+def test_models_are_compared_by_their_own_prediction_with_the_first():
+    analyses = {
+        "ViT": made_up_analysis(1, two_tokens=False),
+        "DeiT-LT": made_up_analysis(2, accuracy=0.95),
+        "twin": made_up_analysis(2, accuracy=0.95),
+    }
+    analyses["twin"].record["model"]["prediction"] = "distillation"
+    found = compare_models(analyses)
+    columns = {"ViT": 0, "DeiT-LT": 0, "twin": 2}
+    own = {name: analysis.predictions[:, columns[name]] for name, analysis in analyses.items()}
+    labels = analyses["ViT"].labels
+    # The same intervals as of an evaluation.
+    three = np.stack([own["ViT"], own["DeiT-LT"], own["twin"]], axis=1)
+    record = analyses["ViT"].record
+    of_evaluation = expert_metrics(three, labels, record["class_counts"], GROUPS, record["class_names"], True)[
+        "experts"
+    ]
+    for name, expert in zip(own, of_evaluation.values(), strict=True):
+        assert {of: found["accuracies"][name][of]["value"] for of in MEASURES} == {of: expert[of] for of in MEASURES}
+        intervals = {of: found["accuracies"][name][of]["interval"] for of in MEASURES}
+        assert intervals == expert["confidence_intervals"]
+    assert found["reference"] == "ViT"
+    assert found["differences"] == {
+        name: paired_differences(own["ViT"], own[name], labels, GROUPS) for name in ("DeiT-LT", "twin")
+    }
+    json.dumps(found, allow_nan=False)
+
+    text = format_comparison(found).splitlines()
+    assert [line.split("  ")[0] for line in text[1:4]] == ["ViT", "DeiT-LT", "twin"]
+    assert [line.split("  ")[0] for line in text[5:7]] == ["DeiT-LT - ViT", "twin - ViT"]
+    overall = found["differences"]["DeiT-LT"]["overall"]
+    low, high = overall["interval"]
+    assert f"{overall['value']:+.1f} [{low:+.1f}, {high:+.1f}] *" in text[5]
+
+
+def test_what_cannot_be_compared_is_refused():
+    one = made_up_analysis(0)
+    with pytest.raises(DeiTLTError, match=r"^1 model to compare; pass at least two$"):
+        compare_models({"a": one})
+    other_images = made_up_analysis(0, num_images=200)
+    with pytest.raises(DeiTLTError, match=r"^b was analyzed on other images than a; pass analyses of the same images$"):
+        compare_models({"a": one, "b": other_images})
+    other_groups = dataclasses.replace(one, record=one.record | {"groups": GROUPS | {"mid": [6, 5, 4, 3]}})
+    with pytest.raises(
+        DeiTLTError, match=r"^b has other groups than a; pass models of the same classes, and the same head"
+    ):
+        compare_models({"a": one, "b": other_groups})
