@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from study.figures import draw_all
 from study.page import figure_parts, make_parts, write_parts
 from study.saved_runs import (
@@ -119,6 +120,7 @@ def analyse(directory: Path, images: Images) -> dict[str, Any]:
         class_counts=images.class_counts,
         groups=images.class_groups,
         source=directory.name,
+        device=PartialState().device,
     )
     measured = read_json(directory / METRICS_FILE)["experts"]
     for expert, accuracies in analysis.record["experts"].items():

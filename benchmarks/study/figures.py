@@ -13,7 +13,14 @@ from matplotlib.ticker import MaxNLocator
 
 from deitlt_hf.evaluation.accuracy import EXPERTS, GROUPS
 from deitlt_hf.evaluation.analysis.attention_distance import mean_attention_distance
-from deitlt_hf.evaluation.figures import EXPERT_STYLES, FONT_SIZE, draw_class_accuracy, finish_axes, save_figure
+from deitlt_hf.evaluation.figures import (
+    EXPERT_STYLES,
+    FONT_SIZE,
+    draw_class_accuracy,
+    finish_axes,
+    head_to_tail,
+    save_figure,
+)
 from study.saved_runs import STUDENTS, Run, Runs, mean_and_deviation
 
 SIZE = (9, 4.8)  # inches; drawn at half of it the text is still read
@@ -81,7 +88,7 @@ def experts_figure(runs: Runs) -> Figure | None:
     names = [f"{name} {count}" for name, count in zip(found[0]["class_names"], counts, strict=True)]
     experts = {expert: {"per_class": values.mean(0)} for expert, values in per_class.items()}
     draw_class_accuracy(axes, found[0] | {"class_names": names, "experts": experts})
-    order = np.argsort([-count for count in counts], kind="stable")
+    order = head_to_tail(found[0])
     for expert, values in per_class.items():
         _draw_band(axes, np.arange(len(order)), values[:, order], EXPERT_STYLES[expert]["color"])
     axes.set_title(f"Accuracy per class: {_label('deit-lt', found)}", fontsize=FONT_SIZE + 1)

@@ -51,7 +51,7 @@ class Run:
         return self.metrics["experts"][expert or self.expert][group]
 
     def attention_distance(self) -> list[float] | None:
-        """Of each block in pixels, the mean over heads and all tokens; None before the analysis."""
+        """Of each block in pixels, the mean over heads and patches; None before the analysis."""
         distances = self.analysis.get("attention_distance")
         return distances and [statistics.fmean(heads) for heads in distances["all"]]
 
@@ -86,7 +86,8 @@ def read_students(directory: Path) -> Runs:
     """The finished runs of every student, seeds in order."""
     runs: Runs = {}
     for name in STUDENTS:
-        seeds = sorted(int(path.name.removeprefix(f"{name}-seed")) for path in directory.glob(f"{name}-seed*"))
+        seeds = (path.name.removeprefix(f"{name}-seed") for path in directory.glob(f"{name}-seed*"))
+        seeds = sorted(int(seed) for seed in seeds if seed.isdigit())
         found = {seed: read_run(student_directory(directory, name, seed)) for seed in seeds}
         runs[name] = {seed: run for seed, run in found.items() if run is not None}
     return runs

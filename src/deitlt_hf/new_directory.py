@@ -12,10 +12,10 @@ from deitlt_hf.errors import DeiTLTError
 
 
 def check_is_free(directory: str | os.PathLike[str]) -> None:
-    """Refuse a directory that holds something already.
+    """Refuse a directory that holds something already, or that cannot be made where it is to be.
 
     Raises:
-        DeiTLTError: it is a file or not empty.
+        DeiTLTError: it is a file or not empty, or lies in what is no directory or cannot be written.
 
     Example:
         >>> check_is_free("no/such/directory")
@@ -24,6 +24,9 @@ def check_is_free(directory: str | os.PathLike[str]) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         what = "is not empty" if path.is_dir() else "is a file"
         raise DeiTLTError(f"{directory} {what}; pass a directory that does not exist yet")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise DeiTLTError(f"cannot write {directory}: {above} is no directory to write into; pass another")
 
 
 @contextmanager

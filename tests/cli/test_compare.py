@@ -9,10 +9,12 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
-from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification
+from deitlt_hf import CifarResNetConfig, DeiTLTConfig, DeiTLTForImageClassification
 from deitlt_hf.cli.main import main
 from deitlt_hf.data.processing import image_processor
 from deitlt_hf.evaluation import analysis_page
+from deitlt_hf.training import analyzing
+from deitlt_hf.training.run_data import DataArguments, images_for_model, load_images
 
 DATA = ["--data", "digits-lt", "--imbalance_factor", "20", "--group_boundaries", "3", "7"]
 SHAPE = {"image_size": 16, "patch_size": 8, "hidden_size": 24, "intermediate_size": 48, "num_attention_heads": 2}
@@ -34,6 +36,7 @@ def models(tmp_path_factory) -> Path:
     ):
         model.save_pretrained(folder / name)
         image_processor(16).save_pretrained(folder / name)
+    CifarResNetConfig(**label_maps).save_pretrained(folder / "teacher")
     return folder
 
 
@@ -92,6 +95,16 @@ def test_a_table_figures_and_a_page_of_models_side_by_side(models, tmp_path, cap
             ["{models}/vit", "{models}/student", "--out", "{models}"],
             "{models} is not empty; pass a directory that does not exist yet",
         ),
+        (
+            ["{models}/vit", "{models}/student", "--out", "{models}/vit/config.json/compared"],
+            "cannot write {models}/vit/config.json/compared: {models}/vit/config.json is no directory to write into; "
+            "pass another",
+        ),
+        (
+            ["{models}/vit", "{models}/teacher"],
+            "a cifar_resnet model has no patches whose attention could be shown; pass a Vision Transformer of "
+            "transformers: DeiT-LT, DeiT, DeiT with teacher, or ViT",
+        ),
         (["{models}/vit", "{models}/student", "--batch_size", "0"], "batch_size is 0; pass 1 or more"),
     ],
 )
@@ -103,6 +116,22 @@ def test_what_cannot_be_compared_is_refused_in_one_line(models, capsys, argument
 def test_a_missing_model_is_refused_before_the_first_is_analyzed(models, capsys):
     line = fails(capsys, "compare", str(models / "vit"), str(models / "nothing"), *DATA)
     assert line.startswith(f"cannot load a model from {models / 'nothing'}: ")
+
+
+def test_models_of_other_groups_are_refused_before_the_first_is_analyzed(models, capsys, tmp_path, monkeypatch):
+    groups = {"head": [0, 1, 2], "mid": [3, 4, 5, 6], "tail": [7, 8, 9]}
+    DeiTLTConfig.from_pretrained(models / "student", class_groups=groups).save_pretrained(tmp_path / "other")
+    monkeypatch.setattr(analyzing, "analyze_saved_model", None)
+    line = fails(capsys, "compare", str(models / "vit"), str(tmp_path / "other"), *DATA[:4])
+    assert line.startswith("other has other groups than vit; pass models of the same classes")
+
+
+def test_the_classes_of_a_configuration_are_in_order_of_their_numbers(models):
+    data = DataArguments("digits-lt", imbalance_factor=20, group_boundaries=[3, 7])
+    config = DeiTLTConfig.from_pretrained(models / "student")
+    config.id2label = dict(sorted(DIGITS.items(), reverse=True))
+    images = load_images(data)
+    assert images_for_model(images, data, config, "student").class_names == images.class_names
 
 
 def _stand_in(drawn: list[str], path: Path) -> None:

@@ -57,7 +57,7 @@ def legend_texts(figure) -> list[str]:
 
 def test_attention_distance_has_a_dot_per_head_and_their_mean(several):
     figure = attention_distance_figure(several)
-    assert titles(figure) == ["all tokens", "CLS token", "DIST token"]
+    assert titles(figure) == ["patches", "CLS token", "DIST token"]
     for axes, token in zip(figure.axes, ("all", "cls", "distillation"), strict=True):
         having = {
             name: of["attention_distance"][token] for name, of in several.items() if token in of["attention_distance"]

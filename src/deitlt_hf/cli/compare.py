@@ -26,8 +26,9 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.analyze import check_options
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import DataclassParser, take_data_of_run
+    from deitlt_hf.evaluation.analysis.vit import patches_of
     from deitlt_hf.evaluation.analysis_page import ANALYSIS_FILE, PAGE_FILE, write_analysis
-    from deitlt_hf.evaluation.comparing import compare_models, format_comparison
+    from deitlt_hf.evaluation.comparing import check_same_classes, compare_models, format_comparison
     from deitlt_hf.hub.loading import load_any_config
     from deitlt_hf.training.analyzing import analyze_saved_model
     from deitlt_hf.training.run_data import DataArguments, images_for_model, load_images
@@ -54,8 +55,13 @@ def run(argv: Sequence[str]) -> None:
 
     quiet_libraries()
     images = load_images(data)
-    for source in sources.values():  # before the first is analyzed, which may take long
-        images_for_model(images, data, load_any_config(source), source)
+    classes = {}
+    for name, source in sources.items():  # before the first is analyzed, which may take long
+        config = load_any_config(source)
+        patches_of(config)
+        of_model = images_for_model(images, data, config, source)
+        classes[name] = {"class_names": of_model.class_names, "groups": of_model.class_groups}
+    check_same_classes(classes)
     analyses = {
         name: analyze_saved_model(source, images, data, batch_size=options.batch_size, device=state.device)
         for name, source in sources.items()

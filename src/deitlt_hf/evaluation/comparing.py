@@ -53,12 +53,7 @@ def compare_models(analyses: Mapping[str, Analysis]) -> dict[str, Any]:
     for name in others:
         if not np.array_equal(analyses[name].labels, first.labels):
             raise DeiTLTError(f"{name} was analyzed on other images than {reference}; pass analyses of the same images")
-        for key in ("class_names", "groups"):
-            if analyses[name].record[key] != first.record[key]:
-                raise DeiTLTError(
-                    f"{name} has other {key} than {reference}; pass models of the same classes, and the same head, mid "
-                    "and tail for all (--group_boundaries 3 7)"
-                )
+    check_same_classes({name: analysis.record for name, analysis in analyses.items()})
     groups = first.record["groups"]
     predictions = {name: own_prediction(analysis) for name, analysis in analyses.items()}
     return {
@@ -68,6 +63,29 @@ def compare_models(analyses: Mapping[str, Analysis]) -> dict[str, Any]:
             name: paired_differences(predictions[reference], predictions[name], first.labels, groups) for name in others
         },
     }
+
+
+def check_same_classes(described: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse models whose accuracies on head, mid and tail would be of different classes.
+
+    Args:
+        described: model's name -> `class_names` and `groups`, as records have them.
+
+    Raises:
+        DeiTLTError: a model has others than the first.
+
+    Example:
+        >>> cats = {"class_names": ["cat", "lynx"], "groups": {"head": [0], "mid": [], "tail": [1]}}
+        >>> check_same_classes({"DeiT": cats, "DeiT-LT": cats})
+    """
+    reference, *others = described
+    for name in others:
+        for key in ("class_names", "groups"):
+            if described[name][key] != described[reference][key]:
+                raise DeiTLTError(
+                    f"{name} has other {key} than {reference}; pass models of the same classes, and the same head, mid "
+                    "and tail for all (--group_boundaries 3 7)"
+                )
 
 
 def own_prediction(analysis: Analysis) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -36,7 +37,7 @@ def load_student(source: str, revision: str | None = None) -> DeiTLTForImageClas
     load_student_config(source, revision)
     try:
         return DeiTLTForImageClassification.from_pretrained(source, revision=revision).eval()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _no_model(source, error) from error
 
 
@@ -74,7 +75,7 @@ def load_any_classifier(source: str, revision: str | None = None) -> PreTrainedM
     """
     try:
         return AutoModelForImageClassification.from_pretrained(source, revision=revision).eval()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _no_model(source, error) from error
 
 

@@ -59,7 +59,7 @@ def analyze_saved_model(
         65.0
     """
     model = load_any_classifier(source, revision)
-    patches = patches_of(model)
+    patches = patches_of(model.config)
     images = images_for_model(images, data, model.config, source)
     view, pixels = _view_of(model, source, revision)
     dataset = ViewedDataset(images.test, {"pixel_values": view}, "test")
@@ -73,6 +73,7 @@ def analyze_saved_model(
         source=source,
         teacher=_teacher_of(model, source, teacher, pixels, device or model.device),
         device=device,
+        dist_is_trained=load_run_settings(source).get("distillation_type") != "none",
         image_mean=pixels.mean,
         image_std=pixels.std,
     )
@@ -81,7 +82,7 @@ def analyze_saved_model(
 def _view_of(model: PreTrainedModel, source: str, revision: str | None) -> tuple[View, OwnPixels]:
     """What makes a model's pixel values of an image, and their normalisation."""
     if model.config.model_type == DeiTLTConfig.model_type:
-        size = patches_of(model).image_size
+        size = patches_of(model.config).image_size
         return evaluation_view(size[0]), OwnPixels(list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD), size)
     processor = load_image_processor(source, revision)
 

@@ -7,6 +7,7 @@ from collections import Counter
 import torch
 import torch.nn.functional as F
 from accelerate.utils import patch_environment
+from safetensors import SafetensorError
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from deitlt_hf.errors import DeiTLTError, loading_reason
@@ -77,7 +78,7 @@ def _load(source: str) -> PreTrainedModel:
         # Else, under FSDP with this setting, the other processes would wait for weights that only a student gets.
         with patch_environment(FSDP_CPU_RAM_EFFICIENT_LOADING="false"):
             return AutoModelForImageClassification.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise DeiTLTError(
             f"cannot load a teacher from {source}: {loading_reason(source, error)}; pass the directory of an image "
             "classifier, such as the output of `deitlt teacher`, or a hub id"

@@ -108,7 +108,7 @@ def images_for_model(images: Images, data: DataArguments, config: PreTrainedConf
     Raises:
         DeiTLTError: the model was trained for other classes.
     """
-    known = list(config.id2label.values())
+    known = [name for _, name in sorted(config.id2label.items())]  # files may have 10 before 2
     if known != images.class_names:
         raise DeiTLTError(
             f"{source} was trained for other classes ({len(known)}, first {known[0]!r}) than {data.data} has "

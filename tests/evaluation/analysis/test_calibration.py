@@ -25,6 +25,12 @@ def test_agrees_with_torchmetrics(num_bins, golden):
         assert error == pytest.approx(100 * golden, rel=1e-6)
 
 
+def test_half_precision():
+    probabilities, labels = waves()
+    expected = expected_calibration_error(probabilities.bfloat16().float(), labels)
+    assert expected_calibration_error(probabilities.bfloat16(), labels) == expected
+
+
 def test_agrees_with_plain_loops():
     probabilities, labels = waves()
     confidences, classes = probabilities.max(-1)

@@ -42,6 +42,11 @@ def test_classes_without_test_images_are_left_out():
     assert find_crossing(cls, distillation, COUNTS)["class_count"] == pytest.approx(55.0)
 
 
+def test_classes_without_training_images_are_left_out():
+    cls, distillation = accuracies(55.0, -8.0)
+    assert find_crossing([*cls, 3.0], [*distillation, 90.0], [*COUNTS, 0])["class_count"] == pytest.approx(55.0)
+
+
 @pytest.mark.parametrize(("cls", "counts"), [([50.0, 60.0], [7, 7]), ([50.0, None], [7, 70]), ([None, None], [7, 70])])
 def test_one_frequency_is_no_line(cls, counts):
     assert set(find_crossing(cls, cls, counts).values()) == {None}

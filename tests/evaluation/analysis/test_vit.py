@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_vits import KINDS, SIZES, make_vit
+from small_vits import KINDS, make_vit
+from transformers import SwinConfig, SwinForImageClassification
 
-from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, DeiTLTError
+from deitlt_hf import CifarResNetConfig, DeiTLTError
 from deitlt_hf.evaluation.analysis.vit import eager_attention, patches_of, run_vit
 
 
@@ -44,18 +45,29 @@ def test_reads_logits_tokens_and_attention(kind, pixel_values):
 def test_attention_implementation_is_restored(before):
     model = make_vit("DeiT-LT")
     model.set_attn_implementation(before)
-    with pytest.raises(KeyError), eager_attention(model):
-        assert model.config._attn_implementation == "eager"
-        raise KeyError
+
+    def fail() -> None:
+        with eager_attention(model):
+            assert model.config._attn_implementation == "eager"
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert model.config._attn_implementation == model.deit.config._attn_implementation == before
 
 
 def test_patches_may_be_oblong():
-    patches = patches_of(make_vit("ViT", image_size=[16, 24], patch_size=[4, 8]))
+    patches = patches_of(make_vit("ViT", image_size=[16, 24], patch_size=[4, 8]).config)
     assert (patches.image_size, patches.patch_size, patches.grid) == ((16, 24), (4, 8), (4, 3))
 
 
 def test_networks_without_patches_are_refused():
-    model = CifarResNetForImageClassification(CifarResNetConfig(depth=20, num_labels=SIZES["num_labels"]))
-    with pytest.raises(DeiTLTError, match="cifar_resnet model has no patches.*DeiT-LT, DeiT"):
-        patches_of(model)
+    with pytest.raises(DeiTLTError, match=r"cifar_resnet model has no patches.*DeiT-LT, DeiT"):
+        patches_of(CifarResNetConfig())
+
+
+def test_networks_without_a_class_token_are_refused(pixel_values):
+    swin = SwinConfig(image_size=16, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4)
+    model = SwinForImageClassification(swin).eval()
+    with eager_attention(model), pytest.raises(DeiTLTError, match=r"SwinForImageClassification gives no .*class token"):
+        run_vit(model, pixel_values)

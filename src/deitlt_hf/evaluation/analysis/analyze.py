@@ -52,6 +52,7 @@ def analyze_model(
     teacher: Teacher | None = None,
     device: torch.device | str | None = None,
     num_examples: int = 6,
+    dist_is_trained: bool = True,
     image_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
     image_std: Sequence[float] = IMAGENET_DEFAULT_STD,
 ) -> Analysis:
@@ -75,6 +76,8 @@ def analyze_model(
         device: where to run, the model is moved there; by default where the model is.
         num_examples: images to keep with maps of attention and rollout: the first of each of so many classes, evenly
             spaced from the most frequent to the rarest. Default 6.
+        dist_is_trained: False for a student that was trained without distillation, as the ViT baselines are: it has a
+            second head that says nothing, and is analyzed as a model with one. Default True.
         image_mean, image_std: of the pixels' normalisation, to show the examples; ImageNet's by default.
 
     Returns:
@@ -101,7 +104,7 @@ def analyze_model(
         >>> analysis.record["num_images"], len(analysis.record["feature_rank"]["cls"]), len(analysis.examples)
         (4, 2, 3)
     """
-    patches = patches_of(model)
+    patches = patches_of(model.config)
     if model.config.num_labels != len(class_names):
         raise DeiTLTError(
             f"the model has {model.config.num_labels} classes and class_names {len(class_names)}; pass those of the "
@@ -114,7 +117,8 @@ def analyze_model(
         for batch in tqdm(dataloader, desc="analyzing", unit="batch", leave=False):
             pixel_values = batch["pixel_values"].to(device, non_blocking=True)
             teachers_logits = None if teacher is None else teacher(pixel_values)
-            stream.add(pixel_values, batch["labels"].to(device), run_vit(model, pixel_values), teachers_logits)
+            output = run_vit(model, pixel_values, dist_is_trained)
+            stream.add(pixel_values, batch["labels"].to(device), output, teachers_logits)
     if len(stream) == 0:
         raise DeiTLTError("the dataloader yields no batch: pass one with at least one image")
     record = make_record(model, source, stream, class_names, class_counts, groups)

@@ -17,7 +17,7 @@ def find_crossing(
     """Where the experts' accuracies cross over class frequency.
 
     A straight line is fitted by least squares to the classes' differences, DIST minus CLS, over the logarithm of their
-    training images; they cross where it is 0.
+    training images; they cross where it is 0. Classes without test or without training images are left out.
 
     Args:
         cls_accuracy, distillation_accuracy: accuracy on each class in percent, None for a class without test images.
@@ -34,7 +34,7 @@ def find_crossing(
         >>> {name: round(value, 1) for name, value in crossing.items()}
         {'class_count': 100.0, 'slope': -10.0, 'at_most': -10.0, 'at_fewest': 10.0}
     """
-    tested = [index for index, accuracy in enumerate(cls_accuracy) if accuracy is not None]
+    tested = [index for index, accuracy in enumerate(cls_accuracy) if accuracy is not None and class_counts[index] > 0]
     logarithms = np.log10([class_counts[index] for index in tested])
     if len(set(logarithms.tolist())) < 2:
         return dict(NO_CROSSING)

@@ -26,7 +26,7 @@ class Stream:
         normalisation: mean and standard deviation of the pixels' channels.
 
     Example:
-        >>> stream = Stream(patches_of(model), [0, 9], (mean, std))  # doctest: +SKIP
+        >>> stream = Stream(patches_of(model.config), [0, 9], (mean, std))  # doctest: +SKIP
         >>> stream.add(pixel_values, labels, run_vit(model, pixel_values))  # doctest: +SKIP
         >>> stream.layer_measures()["feature_rank"]["cls"]  # doctest: +SKIP
         [21, 24, 20]

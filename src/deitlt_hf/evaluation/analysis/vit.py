@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERTS
@@ -50,39 +50,34 @@ class ViTPass(NamedTuple):
     attentions: tuple[torch.Tensor, ...]
 
 
-def patches_of(model: PreTrainedModel) -> Patches:
-    """The patches of a Vision Transformer, from its configuration.
+def patches_of(config: PreTrainedConfig) -> Patches:
+    """The patches of a Vision Transformer with a configuration.
 
     Raises:
         DeiTLTError: the model is another kind of network.
 
     Example:
-        >>> from transformers import ViTConfig, ViTForImageClassification
-        >>> config = ViTConfig(
-        ...     image_size=32, patch_size=8, hidden_size=24, intermediate_size=48, num_hidden_layers=1,
-        ...     num_attention_heads=2,
-        ... )
-        >>> patches_of(ViTForImageClassification(config)).grid
+        >>> from transformers import ViTConfig
+        >>> patches_of(ViTConfig(image_size=32, patch_size=8)).grid
         (4, 4)
     """
-    image_size, patch_size = (getattr(model.config, name, None) for name in ("image_size", "patch_size"))
+    image_size, patch_size = (getattr(config, name, None) for name in ("image_size", "patch_size"))
     if image_size is None or patch_size is None:
-        raise DeiTLTError(
-            f"a {model.config.model_type} model has no patches whose attention could be shown; {_WHAT_TO_PASS}"
-        )
+        raise DeiTLTError(f"a {config.model_type} model has no patches whose attention could be shown; {_WHAT_TO_PASS}")
     return Patches(sides(image_size), sides(patch_size))
 
 
-def run_vit(model: PreTrainedModel, pixel_values: torch.Tensor) -> ViTPass:
+def run_vit(model: PreTrainedModel, pixel_values: torch.Tensor, dist_is_trained: bool = True) -> ViTPass:
     """Run a Vision Transformer and read its layers; the caller puts it into evaluation mode and `eager_attention`.
 
     Args:
         model: `DeiTLTForImageClassification`, transformers' `DeiTForImageClassificationWithTeacher`,
             `DeiTForImageClassification` or `ViTForImageClassification`, or one with the same outputs.
         pixel_values: `(batch, channels, height, width)`, normalised, of the model's image size, on its device.
+        dist_is_trained: False reads of a model with two heads the CLS expert alone. Default True.
 
     Raises:
-        DeiTLTError: the model gives no attention weights.
+        DeiTLTError: the model gives no attention weights, or has no class token.
         ValueError: another image size than the model's.
 
     Example:
@@ -99,9 +94,13 @@ def run_vit(model: PreTrainedModel, pixel_values: torch.Tensor) -> ViTPass:
     """
     output = model(pixel_values=pixel_values, output_hidden_states=True, output_attentions=True)
     layers = getattr(output, "attentions", None)
-    if not layers or layers[0] is None:
-        raise DeiTLTError(f"{type(model).__name__} gives no attention weights; {_WHAT_TO_PASS}")
-    logits = _logits(output)
+    rows, columns = patches_of(model.config).grid
+    # A Swin Transformer's are those of windows, and it has no class token.
+    if not layers or layers[0] is None or layers[0].shape[-1] <= rows * columns:
+        raise DeiTLTError(
+            f"{type(model).__name__} gives no attention weights of a class token and all patches; {_WHAT_TO_PASS}"
+        )
+    logits = _logits(output, dist_is_trained)
     after_layers = output.hidden_states[1:]  # the first are the embeddings
     tokens = {
         token: torch.stack([states[:, index] for states in after_layers])
@@ -111,9 +110,11 @@ def run_vit(model: PreTrainedModel, pixel_values: torch.Tensor) -> ViTPass:
     return ViTPass(logits, tokens, tuple(layers))
 
 
-def _logits(output: object) -> dict[str, torch.Tensor]:
+def _logits(output: object, dist_is_trained: bool) -> dict[str, torch.Tensor]:
     if getattr(output, "distillation_logits", None) is None:
         return {"cls": output.logits.float()}
+    if not dist_is_trained:
+        return {"cls": output.cls_logits.float()}
     return dict(zip(EXPERTS, expert_logits(output.cls_logits, output.distillation_logits), strict=True))
 
 

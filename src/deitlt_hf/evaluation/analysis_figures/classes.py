@@ -191,11 +191,17 @@ def _plot_classes(axes: Axes, line: Series, per_class: Any, in_legend: bool = Tr
 
 def _draw_crossing(axes: Axes, record: Mapping[str, Any], color: str) -> None:
     """The line that was fitted to the differences, thin, and a stroke where it crosses 0."""
-    crossing, counts = record["crossing"], record["class_counts"]
+    crossing = record["crossing"]
     if crossing["slope"] is not None:
-        ends = np.geomspace(min(counts), max(counts), 2)
+        per_class = record["experts"]["cls"]["per_class"]
+        # It was fitted to the classes that have images in both splits, and ends with them.
+        counts = [
+            count
+            for count, tested in zip(record["class_counts"], per_class, strict=True)
+            if count and tested is not None
+        ]
         heights = (crossing["at_fewest"], crossing["at_most"])
-        axes.plot(ends, heights, color=color, linewidth=1, alpha=0.6)
+        axes.plot((min(counts), max(counts)), heights, color=color, linewidth=1, alpha=0.6)
     if crossing["class_count"] is not None:
         axes.plot(crossing["class_count"], 0, "|", color=color, markersize=40, markeredgewidth=2.5)
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from deitlt_hf.evaluation.figures import EXPERT_STYLES, FONT_SIZE, finish_axes
 
-TOKEN_LABELS = {"all": "all tokens", "cls": "CLS token", "distillation": "DIST token"}
+TOKEN_LABELS = {"all": "patches", "cls": "CLS token", "distillation": "DIST token"}
 WIDTH = 12  # inches, as of the other figures; legible at half of it
 LONGEST_NAME = 32
 

@@ -65,7 +65,10 @@ def to_numpy(values: Any) -> np.ndarray:
         array([0, 1])
     """
     # A torch tensor is recognised by what it can do, so that this module works where torch is not loaded.
-    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        return (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()  # numpy has no bfloat16
+    return np.asarray(values)
 
 
 def group_members(groups: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:

@@ -1,0 +1,101 @@
+"""`deitlt analyze` as a user types it, in this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+import shutil
+
+import pytest
+import torch
+
+from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification
+from deitlt_hf.cli.main import main
+from deitlt_hf.evaluation import analysis_page
+from deitlt_hf.training.analyzing import analyze_saved_model
+from deitlt_hf.training.run_data import DataArguments, load_images
+
+NAMES = {index: str(index) for index in range(10)}
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory) -> str:
+    directory = tmp_path_factory.mktemp("runs") / "student"
+    config = DeiTLTConfig(
+        image_size=16,
+        patch_size=8,
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        id2label=NAMES,
+        label2id={name: index for index, name in NAMES.items()},
+    )
+    torch.manual_seed(0)
+    DeiTLTForImageClassification(config).save_pretrained(directory)
+    (directory / "recipe.yaml").write_text("imbalance_factor: 20\ngroup_boundaries: [3, 7]\nteacher: runs/gone\n")
+    return str(directory)
+
+
+def fails(capsys, *argv: str) -> str:
+    """The one line that a command which must fail prints."""
+    try:
+        status = main(["analyze", *argv])
+    except SystemExit as stop:  # the parser's own errors
+        status = stop.code
+    printed = capsys.readouterr()
+    assert status == 2
+    assert not printed.out
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_writes_numbers_figures_and_a_page(student, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(analysis_page, "save_figure", lambda figure, path: _stand_in(path))  # takes seconds
+    out, numbers = tmp_path / "analysis", tmp_path / "numbers.json"
+    assert main(["analyze", student, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "no teacher was found to compare with" in printed
+    assert f"page: {out / 'index.html'}" in printed
+    assert (out / "index.html").is_file()
+    assert (out / "figures" / "attention_distance.svg").is_file()
+    assert main(["evaluate", student, "--output", str(numbers)]) == 0
+    record, metrics = json.loads((out / "analysis.json").read_text()), json.loads(numbers.read_text())
+    assert {name: record[name] for name in metrics} == metrics  # the run's data and groups, as in an evaluation
+    assert len(record["groups"]["head"]) == 3
+    assert capsys.readouterr().out.splitlines()[:5] == printed.splitlines()[:5]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "--out"),
+        (["--out", "OUT", "--batch_size", "0"], "batch_size is 0; pass 1 or more"),
+        (["--out", "OUT", "--data", "no-such-data"], "no-such-data"),
+        (["--out", "OUT", "--teacher", "/no/such/teacher"], "cannot load a teacher from /no/such/teacher"),
+        (["--out", "FULL"], "is not empty"),
+        (["--out", "OUT", "--batchsize", "2"], "did you mean --batch_size"),
+    ],
+)
+def test_mistakes_are_one_line(student, tmp_path, capsys, options, said):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file.txt").write_text("mine")
+    places = {"OUT": str(tmp_path / "out"), "FULL": str(tmp_path / "full")}
+    assert said in fails(capsys, student, *(places.get(option, option) for option in options))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
+
+
+def test_a_student_of_the_vit_recipe_has_one_expert(student, tmp_path):
+    vit = shutil.copytree(student, tmp_path / "vit")
+    (vit / "recipe.yaml").write_text("expert: cls\ndistillation_type: none\n")
+    data = DataArguments("digits-lt", imbalance_factor=20, group_boundaries=[3, 7])
+    assert analyze_saved_model(str(vit), load_images(data), data).experts == ("cls",)
+
+
+def test_a_model_that_is_not_there_is_one_line(tmp_path, capsys):
+    assert "no such directory" in fails(capsys, "/no/such/model", "--out", str(tmp_path / "out"))
+
+
+def _stand_in(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"")
