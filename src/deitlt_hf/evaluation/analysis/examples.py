@@ -37,8 +37,8 @@ def spread_classes(class_counts: Sequence[int], number: int) -> list[int]:
     """At most `number` classes, evenly spaced from the most frequent to the rarest.
 
     Example:
-        >>> spread_classes([5, 900, 60, 8], number=3)
-        [1, 2, 0]
+        >>> spread_classes([5, 900, 60, 8, 30], number=3)
+        [1, 4, 0]
     """
     by_frequency = sorted(range(len(class_counts)), key=lambda label: -class_counts[label])
     places = np.linspace(0, len(by_frequency) - 1, min(number, len(by_frequency))).round().astype(int)
