@@ -12,6 +12,7 @@ Augmentation is the reference's on both sides; at 32 pixels it pads and crops wh
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from interleaved import HEAD, compare, machine, markdown_table, time_in_turns
 from PIL import Image
 from timm.data import create_dataset, create_loader
 from torch.utils.data import DataLoader
+from transformers import set_seed
 
 from deitlt_hf import load_long_tailed_dataset
 from deitlt_hf.data.transforms import ViewedDataset, collate, strong_view
@@ -110,7 +112,10 @@ def timms(root: Path, image_size: int) -> DataLoader:
 
 
 def timed_pass(loader: DataLoader, count: int) -> Callable[[], float]:
+    rounds = itertools.count()
+
     def seconds() -> float:
+        set_seed(next(rounds))  # in a round every loader draws the same operations, whose costs differ
         start = time.process_time()  # of one process on one core; other programs do not count
         seen = sum(len(next(iter(batch.values())) if isinstance(batch, dict) else batch[0]) for batch in loader)
         elapsed = time.process_time() - start
