@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.figure import Figure
 
+from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERT_LABELS, GROUPS, describe_group
 from deitlt_hf.evaluation.analysis_figures.classes import (
     agreement_figure,
@@ -120,11 +121,14 @@ def write_analysis(analyses: Mapping[str, Analysis], directory: str | os.PathLik
         directory: to make; it must be absent or empty.
 
     Raises:
-        DeiTLTError: the directory is not free or cannot be written; several models of other images or classes.
+        DeiTLTError: no analysis; the directory is not free or cannot be written; several models of other images or
+            classes.
 
     Example:
         >>> write_analysis({"DeiT-LT": analyze_model(model, dataloader, **classes)}, "analysis")  # doctest: +SKIP
     """
+    if not analyses:
+        raise DeiTLTError("there is no analysis to write; pass at least one")
     records = {name: analysis.record for name, analysis in analyses.items()}
     comparison = compare_models(analyses) if len(analyses) > 1 else None
     content = {"models": records, **comparison} if comparison else next(iter(records.values()))
@@ -223,7 +227,7 @@ def _accuracies(records: Mapping[str, Mapping[str, Any]], comparison: Mapping[st
 def _crossings(records: Mapping[str, Mapping[str, Any]]) -> str:
     sentences = []
     for name, record in records.items():
-        if "distillation" in record["experts"]:
+        if record["crossing"]["slope"] is not None:
             count = record["crossing"]["class_count"]
             where = "do not cross" if count is None else f"cross at {count:.0f} training images per class"
             sentences.append(f"{escape(name)}: the experts {where}.")
