@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,15 +16,12 @@ import pytest
 from app_student import CAPTIONS, colourful, save_student
 from PIL import Image
 
+from browsing import DESK, Visit, open_page
 from deitlt_hf import ExpertClassifier
 from deitlt_hf.evaluation.attention import draw_attention
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("gradio", reason="gradio is not installed")
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-QUIET = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split()
-QUIET += ["--disable-component-update", "--disable-sync"]
 EXPERTS = ("average", "cls", "distillation")
 
 
@@ -70,17 +66,8 @@ def address(folder) -> Iterator[str]:
         server.communicate()
 
 
-class Visit:
-    """An open page, and what it asked for and complained about since."""
-
-    def __init__(self, page, address: str):
-        self.page, self.address = page, address
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
-        page.goto(address)
+class AppVisit(Visit):
+    """The open app."""
 
     def upload(self, file: Path) -> None:
         self.page.set_input_files("#upload input[type=file]", file)
@@ -108,19 +95,12 @@ class Visit:
 
 
 @pytest.fixture(scope="module")
-def visit(address) -> Iterator[Visit]:
-    browser_file = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser_file is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    with playwright.sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=browser_file, args=QUIET)
-        try:
-            yield Visit(browser.new_page(viewport={"width": 1200, "height": 900}), address)
-        finally:
-            browser.close()
+def visit(address) -> Iterator[AppVisit]:
+    with open_page(DESK) as page:
+        yield AppVisit(page, address)
 
 
-def assert_answers(visit: Visit, classifier: ExpertClassifier, file: Path) -> None:
+def assert_answers(visit: AppVisit, classifier: ExpertClassifier, file: Path) -> None:
     """The page shows the file and, of it, what the classifier says."""
     (result,) = classifier(file, attention=True)
     picture = Image.open(file)
