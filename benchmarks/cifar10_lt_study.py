@@ -4,11 +4,13 @@
     python benchmarks/cifar10_lt_study.py --data_dir cifar10 --seeds 0 --only vit deit-lt
     python benchmarks/cifar10_lt_study.py --data_dir cifar10 --base cifar10-lt-if100 --epochs 200 -- --student_size tiny
     python benchmarks/cifar10_lt_study.py --data_dir cifar10 --report_only --page docs/results.md
+    python benchmarks/cifar10_lt_study.py --numbers docs/results.json --page docs/results.md
 
 What is trained already is not trained again, and a training that was stopped goes on from its last checkpoint. Flags
 after `--` go to every student. One seed after the other, so that what is there is always a comparison. Each run is then
 analysed, once. What all of them saved makes the tables, which are printed and, with `--page` and the figures, replace
-what stands between the page's markers; `--report_only` trains nothing.
+what stands between the page's markers; its numbers go beside it as JSON, and `--numbers` makes the page of them where
+the runs are not. `--report_only` trains nothing.
 """
 
 from __future__ import annotations
@@ -20,17 +22,22 @@ from typing import Any
 
 from accelerate import PartialState
 from study.figures import draw_all
-from study.page import figure_parts, make_parts, write_parts
+from study.page import check_page, figure_parts, make_parts, write_parts
 from study.saved_runs import (
     ANALYSIS_FILE,
+    RUNS,
     STUDENTS,
     TEACHERS,
     Student,
+    read_numbers,
+    read_run,
     read_students,
     read_teachers,
+    save_numbers,
     student_directory,
     teacher_directory,
 )
+from study.settings import check_comparable, check_is_as_told
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -39,7 +46,7 @@ from deitlt_hf.cli.main import main as deitlt
 from deitlt_hf.data.transforms import ViewedDataset, collate, evaluation_view
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.analysis.analyze import analyze_model
-from deitlt_hf.hub.loading import load_student
+from deitlt_hf.hub.loading import load_run_settings, load_student
 from deitlt_hf.hub.run_record import METRICS_FILE, read_json, write_json
 from deitlt_hf.recipes import load_recipe
 from deitlt_hf.training.run_data import DataArguments, Images, load_images
@@ -50,7 +57,8 @@ BATCH_SIZE = 256  # of the analysis
 
 def train(command: list[str], directory: Path, options: argparse.Namespace) -> None:
     """Run `deitlt` unless its result is there; a run without a checkpoint starts again."""
-    if (directory / METRICS_FILE).is_file():
+    if (finished := read_run(directory)) is not None:
+        check_is_as_told(directory, finished.settings, command[1:])
         return
     command = [*command, "--output_dir", str(directory), "--dataloader_num_workers", str(options.workers)]
     command += ["--augmentation_device", "device"]
@@ -121,6 +129,7 @@ def analyse(directory: Path, images: Images) -> dict[str, Any]:
         groups=images.class_groups,
         source=directory.name,
         device=PartialState().device,
+        dist_is_trained=load_run_settings(str(directory)).get("distillation_type") != "none",
     )
     measured = read_json(directory / METRICS_FILE)["experts"]
     for expert, accuracies in analysis.record["experts"].items():
@@ -132,19 +141,24 @@ def analyse(directory: Path, images: Images) -> dict[str, Any]:
 
 def report(options: argparse.Namespace) -> None:
     """Make the page of what the runs saved, with figures beside it in `images`, and print its main tables."""
-    runs, teachers = read_students(options.output_dir), read_teachers(options.output_dir)
+    if options.numbers is None:
+        runs, teachers = read_students(options.output_dir), read_teachers(options.output_dir)
+    else:
+        runs, teachers = read_numbers(options.numbers)
     if not any(runs.values()):
         raise SystemExit(f"no finished run in {options.output_dir}; leave --report_only out to train them")
-    parts = make_parts(options.base, runs, teachers, options.output_dir)
+    check_comparable(options.base, runs)
+    parts = make_parts(options.base, runs, teachers)
     if options.page is not None:
         write_parts(options.page, parts | figure_parts(draw_all(runs, options.page.parent / "images"), options.page))
+        save_numbers(runs, teachers, options.page.with_suffix(".json"))
     print(parts["students"], parts["claims"], sep="\n\n")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", help="Parquet files of CIFAR-10; left out, the hub's")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/study"), help="default: %(default)s")
+    parser.add_argument("--output_dir", type=Path, default=RUNS, help="default: %(default)s")
     parser.add_argument("--base", choices=list(TEACHERS), default="cifar10-lt-small", help="default: %(default)s")
     parser.add_argument("--only", nargs="+", choices=list(STUDENTS), metavar="NAME", help=f"of {', '.join(STUDENTS)}")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
@@ -152,6 +166,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=0, help="processes that read images (default: %(default)s)")
     parser.add_argument("--report_only", action="store_true", help="train nothing, report what is trained")
     parser.add_argument("--page", type=Path, help="put tables and figures between this Markdown page's markers")
+    parser.add_argument("--numbers", type=Path, help="make the page of these, in place of what runs saved")
     arguments = list(sys.argv[1:] if argv is None else argv)
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     options = parser.parse_args(own)
@@ -162,13 +177,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     quiet_libraries()
-    if not options.report_only:
-        train_all(options)
+    if options.page is not None:
+        check_page(options.page)
     try:
-        analyse_all(options)
+        if options.numbers is None:
+            if not options.report_only:
+                train_all(options)
+            analyse_all(options)
+        report(options)
     except DeiTLTError as error:  # such as data that are not there
         raise SystemExit(str(error)) from error
-    report(options)
 
 
 if __name__ == "__main__":

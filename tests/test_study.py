@@ -93,7 +93,7 @@ def folder(tmp_path_factory) -> Path:
             "cls": accuracies(80.0, 30.0, 10.0),
             "distillation": accuracies(50.0, 40.0, tail + 1.0),
         }
-        settings = {"seed": seed, "drw_start_epoch": 9}
+        settings = {"seed": seed, "drw_start_epoch": 9, "teacher": "runs/study/teacher"}
         save_run(directory / f"deit-lt-seed{seed}", "cifar10-lt-small", experts, 10.0 + seed, 20, **settings)
     for seed in range(2):
         nothing = accuracies(10.0, 10.0, 10.0)
@@ -130,10 +130,10 @@ def part(text: str, name: str) -> str:
     return text.partition(f"<!-- {name} -->")[2].partition(f"<!-- end of {name} -->")[0]
 
 
-def row(text: str, table: str, title: str) -> list[str]:
-    """The cells of a row of one of the page's tables, without its title."""
+def row(text: str, table: str, *titles: str) -> list[str]:
+    """The cells of a row of one of the page's tables, without its title or titles."""
     rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in part(text, table).splitlines()]
-    (found,) = [cells[1:] for cells in rows if cells[0] == title]
+    (found,) = [cells[len(titles) :] for cells in rows if cells[: len(titles)] == list(titles)]
     return found
 
 
@@ -145,8 +145,9 @@ def test_the_page_is_made_of_what_was_saved(page):
     assert row(page, "students", "DeiT") == ["0", "-", "-", "-", "-"]
     papers = row(page, "students", "*the paper's DeiT-LT: ViT-B/16, 224 pixels, 1200 epochs*")
     assert papers == ["", "*87.5*", "*94.5*", "*84.1*", "*85.0*"]
-    assert row(page, "experts", "average") == of_student[1:]
-    assert row(page, "experts", "DIST expert") == ["46.3 ± 3.0", "50.0 ± 0.0", "40.0 ± 0.0", "51.0 ± 10.0"]
+    assert row(page, "experts", "DeiT-LT", "average") == of_student[1:]
+    assert row(page, "experts", "DeiT-LT", "DIST expert") == ["46.3 ± 3.0", "50.0 ± 0.0", "40.0 ± 0.0", "51.0 ± 10.0"]
+    assert "| ViT " not in part(page, "experts")
     assert row(page, "teachers", "as the paper's: weak views, SAM") == ["61.8", "77.3", "57.3", "52.3"]
     assert row(page, "budget", "DeiT-LT") == ["148,224", "12", "0.25, 0.25, 0.25", "0.75"]
 
@@ -184,13 +185,53 @@ def test_prose_stays_and_a_second_report_changes_nothing(page, report, folder):
     assert report() == page
 
 
-def test_a_page_without_the_markers_is_left_as_it_is(module, tmp_path):
+def test_a_page_without_the_markers_is_left_as_it_is(module, folder, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("mine")
-    with pytest.raises(SystemExit, match="lacks the lines <!-- claims --> and <!-- end of claims -->"):
-        module("study.page").write_parts(page, {"claims": "none"})
+    study = ["--report_only", "--output_dir", str(folder / "runs" / "study"), "--page"]
+    with pytest.raises(SystemExit, match="lacks the lines <!-- students --> and <!-- end of students -->"):
+        module("cifar10_lt_study").main([*study, str(page)])
+    with pytest.raises(SystemExit, match=r"no-page.md is not there; pass a page with markers"):
+        module("cifar10_lt_study").main([*study, str(tmp_path / "no-page.md")])
     assert [file.name for file in tmp_path.iterdir()] == ["page.md"]
     assert page.read_text() == "mine"
+
+
+def test_the_committed_page_is_made_of_the_committed_numbers(module, tmp_path):
+    for name in ("results.md", "results.json"):
+        shutil.copy(ROOT / "docs" / name, tmp_path)
+    emptied = re.sub(
+        r"(<!-- ([\w ]+) -->).*?(<!-- end of \2 -->)", r"\1\3", (tmp_path / "results.md").read_text(), flags=re.DOTALL
+    )
+    (tmp_path / "results.md").write_text(emptied)
+    numbers = ["--numbers", str(tmp_path / "results.json"), "--page", str(tmp_path / "results.md")]
+    module("cifar10_lt_study").main(numbers)
+    for name in ("results.md", "results.json"):
+        assert (tmp_path / name).read_text() == (ROOT / "docs" / name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("num_train_epochs", 100.0, r"vit-seed1 and .* with other settings, num_train_epochs 100.0 and 12.0"),
+        ("mixup", 0.0, r"vit-seed1 and .* with other settings, mixup 0.0 and as there"),
+        ("teacher", "runs/study/teacher", r"vit-seed1 has the teacher runs/study/teacher, not None"),
+    ],
+)
+def test_runs_of_other_settings_are_no_page(module, folder, tmp_path, setting, value, said):
+    runs = shutil.copytree(folder / "runs" / "study", tmp_path / "study")
+    recipe = runs / "vit-seed1" / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {setting: value}))
+    with pytest.raises(SystemExit, match=said):
+        module("cifar10_lt_study").main(["--report_only", "--output_dir", str(runs)])
+
+
+def test_finished_runs_of_other_flags_are_not_gone_on_with(module, folder):
+    study = ["--output_dir", str(folder / "runs" / "study"), "--only", "vit", "--seeds", "0", "--epochs"]
+    with pytest.raises(SystemExit, match=r"vit-seed0 was trained with num_train_epochs 12.0, and now it is 50"):
+        module("cifar10_lt_study").main([*study, "50"])
+    with pytest.raises(SystemExit, match=r"vit-seed0 was trained with patch_size 8, and now it is 4"):
+        module("cifar10_lt_study").main([*study, "12", "--", "--patch_size", "4"])
 
 
 def test_nothing_trained_gives_no_page(report):

@@ -15,6 +15,7 @@ from deitlt_hf.hub.cards.paper_settings import PAPER_SETTINGS
 from deitlt_hf.recipes import load_recipe
 from study.claims import CLAIMS, differences, standard_error, verdict
 from study.saved_runs import (
+    RUNS,
     STUDENTS,
     TEACHER_TITLES,
     TEACHERS,
@@ -24,6 +25,7 @@ from study.saved_runs import (
     student_directory,
     teacher_directory,
 )
+from study.settings import FOLLOWS, changed_settings
 
 COLUMNS = ("overall", *GROUPS)
 PAPERS = "cifar10-lt-if100"  # its setting of the same data
@@ -34,26 +36,32 @@ ALTERNATIVES = {  # what a reader without pictures is told of them
     "attention distance": "Mean attention distance in each block of ViT and of DeiT-LT",
     "rank": "Rank of DIST's features in each block, with SAM in the teacher and without",
 }
-# Settings that say where a run computed, or that its command names anyway.
-_NAMED = {"data_dir", "teacher", "seed", "augmentation_device", "dataloader_num_workers"}
+PARTS = (
+    "students",
+    "experts",
+    "claims",
+    "teachers",
+    "budget",
+    "commands",
+    *(f"figure of {name}" for name in ALTERNATIVES),
+)
 
 
-def make_parts(base: str, runs: Runs, teachers: Mapping[str, Run], directory: Path) -> dict[str, str]:
+def make_parts(base: str, runs: Runs, teachers: Mapping[str, Run]) -> dict[str, str]:
     """The text of the page's parts, by the names in their markers.
 
     Args:
         base: recipe of DeiT-LT.
         runs: of the students, which may be missing.
         teachers: likewise.
-        directory: of the runs, as the commands name it.
     """
     return {
         "students": students_table(runs),
-        "experts": experts_table(runs["deit-lt"]),
+        "experts": experts_table(runs),
         "claims": claims_table(runs),
         "teachers": teachers_table(teachers),
         "budget": budget_table(runs | {f"teacher{suffix}": {0: run} for suffix, run in teachers.items()}),
-        "commands": commands(base, runs, directory),
+        "commands": commands(base, runs),
     }
 
 
@@ -66,18 +74,31 @@ def figure_parts(figures: Mapping[str, Path | None], page: Path) -> dict[str, st
     return parts
 
 
+def check_page(page: Path) -> None:
+    """Refuse a page that is not there or lacks a pair of markers."""
+    if not page.is_file():
+        raise SystemExit(f"{page} is not there; pass a page with markers, such as a copy of docs/results.md")
+    text = page.read_text(encoding="utf-8")
+    for name in PARTS:
+        begin, end = _markers(name)
+        if end not in text.partition(begin)[2]:
+            raise SystemExit(f"{page} lacks the lines {begin} and {end}, between which its {name} go")
+
+
 def write_parts(page: Path, parts: Mapping[str, str]) -> None:
-    """Put each part between its markers; the page is there whole or unchanged."""
+    """Put each part between its markers; the page, which `check_page` has seen, is there whole or unchanged."""
     text = page.read_text(encoding="utf-8")
     for name, part in parts.items():
-        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        before, found, rest = text.partition(begin)
-        if not found or end not in rest:
-            raise SystemExit(f"{page} lacks the lines {begin} and {end}, between which its {name} go")
+        begin, end = _markers(name)
+        before, _, rest = text.partition(begin)
         text = f"{before}{begin}\n\n{part}\n\n{end}{rest.partition(end)[2]}"
     aside = page.with_name(f"{page.name}.part")
     aside.write_text(text, encoding="utf-8")
     os.replace(aside, page)
+
+
+def _markers(name: str) -> tuple[str, str]:
+    return f"<!-- {name} -->", f"<!-- end of {name} -->"
 
 
 def students_table(runs: Runs) -> str:
@@ -91,12 +112,13 @@ def students_table(runs: Runs) -> str:
     return markdown_table([*rows, [title, "", *(f"*{value:.1f}*" for value in setting.accuracy)]])
 
 
-def experts_table(runs: Mapping[int, Run]) -> str:
-    """DeiT-LT's average and experts."""
-    rows = [["DeiT-LT", *COLUMNS]]
-    for expert in EXPERTS:
-        accuracies = [_spread(run.accuracy(group, expert) for run in runs.values()) for group in COLUMNS]
-        rows.append([EXPERT_LABELS[expert], *accuracies])
+def experts_table(runs: Runs) -> str:
+    """Average and experts of every student that has a teacher, and with it two experts."""
+    rows = [["student", "prediction", *COLUMNS]]
+    for name in (name for name in runs if STUDENTS[name].teacher is not None):
+        for expert in EXPERTS:
+            accuracies = [_spread(run.accuracy(group, expert) for run in runs[name].values()) for group in COLUMNS]
+            rows.append([STUDENTS[name].title, EXPERT_LABELS[expert], *accuracies])
     return markdown_table(rows)
 
 
@@ -133,35 +155,29 @@ def budget_table(runs: Runs) -> str:
     return markdown_table(rows)
 
 
-def commands(base: str, runs: Runs, directory: Path) -> str:
+def commands(base: str, runs: Runs) -> str:
     """The study's command, and those that it gives, from the settings that the runs saved."""
     teachers, students, common = [], [], {}
     for suffix in TEACHER_TITLES:
-        output = teacher_directory(directory, suffix)
+        output = teacher_directory(RUNS, suffix)
         teachers.append(f"deitlt teacher --recipe {TEACHERS[base]}{suffix} --output_dir {output} --data_dir cifar10")
     for name, of_seeds in runs.items():
         student = STUDENTS[name]
         for run in list(of_seeds.values())[:1]:
-            changed = changed_settings(run.settings, load_recipe(base + student.recipe))
+            changed = changed_settings(run, base + student.recipe)
             common |= changed
-            taught = "" if student.teacher is None else f" --teacher {teacher_directory(directory, student.teacher)}"
+            taught = "" if student.teacher is None else f" --teacher {teacher_directory(RUNS, student.teacher)}"
             students.append(
                 f"deitlt train --recipe {base}{student.recipe}{taught}{_flags(changed)} --seed SEED "
-                f"--output_dir {student_directory(directory, name, 'SEED')} --data_dir cifar10"
+                f"--output_dir {student_directory(RUNS, name, 'SEED')} --data_dir cifar10"
             )
-    common.pop("drw_start_epoch", None)  # follows from the epochs
+    common.pop(FOLLOWS, None)
     epochs = _flags({"epochs": common.pop("num_train_epochs")}) if "num_train_epochs" in common else ""
     seeds = " ".join(map(str, sorted({seed for of_seeds in runs.values() for seed in of_seeds})))
     flags = f" --{_flags(common)}" if common else ""
     study = f"python benchmarks/cifar10_lt_study.py --data_dir cifar10{epochs} --seeds {seeds}{flags}"
     given = [f"    {line}" for line in teachers + students]
     return "\n".join([f"    {study}", "", "It gives these, each with `--augmentation_device device`:", "", *given])
-
-
-def changed_settings(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that a run was given beside its recipe; a default that it went back to is not told of."""
-    told = {name: value for name, value in settings.items() if name not in _NAMED}
-    return {name: value for name, value in told.items() if value != recipe.get(name) and value != []}
 
 
 def _flags(settings: Mapping[str, Any]) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deitlt_hf.hub.run_record import METRICS_FILE, RECIPE_FILE, RUN_FILE, read_json, read_settings
+from deitlt_hf.hub.run_record import METRICS_FILE, RECIPE_FILE, RUN_FILE, read_json, read_settings, write_json
 
+RUNS = Path("runs/study")  # where they are unless told otherwise
 ANALYSIS_FILE = "analysis.json"
+_OF_ANALYSIS = ("model", "attention_distance", "feature_rank")  # what the page is made of
 
 
 class Student(NamedTuple):
@@ -97,6 +99,26 @@ def read_teachers(directory: Path) -> dict[str, Run]:
     """The finished teachers, by what their names go on with."""
     found = {suffix: read_run(teacher_directory(directory, suffix)) for suffix in TEACHER_TITLES}
     return {suffix: run for suffix, run in found.items() if run is not None}
+
+
+def save_numbers(runs: Runs, teachers: Mapping[str, Run], file: Path) -> None:
+    """Write what the page is made of, so that it can be made again where the runs are not."""
+    students = {name: {str(seed): _numbers(run) for seed, run in of_seeds.items()} for name, of_seeds in runs.items()}
+    write_json(file, {"students": students, "teachers": {suffix: _numbers(run) for suffix, run in teachers.items()}})
+
+
+def read_numbers(file: Path) -> tuple[Runs, dict[str, Run]]:
+    """The students' runs and the teachers', as `save_numbers` wrote them."""
+    numbers = read_json(file)
+    if numbers is None:
+        raise SystemExit(f"{file} is not there; pass the numbers of a page, such as docs/results.json")
+    students = numbers["students"].items()
+    runs = {name: {int(seed): Run(**run) for seed, run in of_seeds.items()} for name, of_seeds in students}
+    return runs, {suffix: Run(**run) for suffix, run in numbers["teachers"].items()}
+
+
+def _numbers(run: Run) -> dict[str, Any]:
+    return asdict(run) | {"analysis": {name: run.analysis[name] for name in _OF_ANALYSIS if name in run.analysis}}
 
 
 def mean_and_deviation(values: Iterable[float]) -> tuple[float, float | None]:

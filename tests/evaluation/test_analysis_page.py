@@ -76,7 +76,7 @@ def test_tables_of_one_model_hold_the_records_numbers(one):
     assert classes[2][1:3] == ["head", "179"]
     assert classes[9][3] == f"{record['experts']['average']['per_class'][9]:.1f}"
     assert cells(page, "true class")[0] == ["DeiT-LT", "truck", "airplane", "12"]
-    assert "cross at 70 training images" in page
+    assert "crosses 0 at 70 training images" in page
 
 
 def test_names_stay_text(several):

@@ -21,10 +21,13 @@ from deitlt_hf import (
     DeiTLTForImageClassification,
 )
 from deitlt_hf.data.transforms import evaluation_view
+from deitlt_hf.hub.loading import load_run_settings
+from deitlt_hf.hub.pushing import push_model
 from deitlt_hf.training.analyzing import analyze_saved_model
 from deitlt_hf.training.frozen_teacher import FrozenTeacher
 from deitlt_hf.training.run_data import DataArguments, images_for_model, load_images
 from deitlt_hf.training.runs import evaluate_student
+from hub_server import HubServer
 
 IMAGENET = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 NAMES = {index: str(index) for index in range(10)}
@@ -119,6 +122,27 @@ def test_the_runs_teacher_is_taken_if_it_is_there(student, teacher, images, reco
     agreement = analyze_saved_model(student, images, DATA).record["agreement"]
     assert loaded == ([] if recorded == "gone" else [name])
     assert ("teacher-distillation" in agreement) is (recorded != "gone")
+
+
+def test_a_student_on_the_hub_is_analyzed_as_its_run_made_it(student, images, tmp_path, monkeypatch):
+    settings = {
+        "data": "cifar10-lt",
+        "data_dir": "/images/cifar10",
+        "imbalance_factor": 100,
+        "teacher": "teacher",
+    }
+    recipe = Path(student) / "recipe.yaml"
+    with HubServer(tmp_path) as hub:
+        hub.connect(monkeypatch)
+        recipe.write_text(yaml.safe_dump(settings))
+        push_model(student, "me/vit")
+        recipe.write_text(yaml.safe_dump(settings | {"expert": "cls", "distillation_type": "none"}))
+        push_model(student, "me/vit", branch="alone")
+        assert analyze_saved_model("me/vit", images, DATA).experts == ("average", "cls", "distillation")
+        assert analyze_saved_model("me/vit", images, DATA, revision="alone").experts == ("cls",)
+        # Its data, but not where they and the teacher were on the machine of its run.
+        assert load_run_settings("me/vit") == {"data": "cifar10-lt", "imbalance_factor": 100}
+        assert load_run_settings("me/nothing") == {}
 
 
 def test_groups_are_those_that_the_model_was_trained_with(student, images):

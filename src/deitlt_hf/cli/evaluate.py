@@ -40,8 +40,9 @@ def run(argv: Sequence[str]) -> None:
     )
     parser.add_argument("model", help="directory or hub id of a student")
     parser.add_argument("--revision", default="main", help="Branch, tag or commit of a model on the hub.")
-    source = parser.parse_known_args(argv)[0].model
-    take_data_of_run(parser, source, argv)
+    known = parser.parse_known_args(argv)[0]
+    source = known.model
+    take_data_of_run(parser, source, argv, known.revision)
     data, options, of_model = parser.parse_into(argv)
     _check(options)
 

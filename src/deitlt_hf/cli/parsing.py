@@ -38,7 +38,7 @@ class DataclassParser(OneLineParser, HfArgumentParser):
         return instances
 
 
-def take_data_of_run(parser: DataclassParser, source: str, argv: Sequence[str]) -> None:
+def take_data_of_run(parser: DataclassParser, source: str, argv: Sequence[str], revision: str | None = None) -> None:
     """Let the data of the run that made a model be the defaults of `DataArguments`, unless `--data` names others."""
     if any(argument.split("=")[0] == "--data" for argument in argv):
         return
@@ -46,7 +46,7 @@ def take_data_of_run(parser: DataclassParser, source: str, argv: Sequence[str]) 
     from deitlt_hf.training.run_data import DataArguments
 
     of_data = {part.name for part in dataclasses.fields(DataArguments)}
-    settings = load_run_settings(source)
+    settings = load_run_settings(source, revision)
     parser.set_defaults(**{name: value for name, value in settings.items() if name in of_data})
 
 

@@ -229,8 +229,8 @@ def _crossings(records: Mapping[str, Mapping[str, Any]]) -> str:
     for name, record in records.items():
         if record["crossing"]["slope"] is not None:
             count = record["crossing"]["class_count"]
-            where = "do not cross" if count is None else f"cross at {count:.0f} training images per class"
-            sentences.append(f"{escape(name)}: the experts {where}.")
+            where = "does not cross 0" if count is None else f"crosses 0 at {count:.0f} training images per class"
+            sentences.append(f"{escape(name)}: the line fitted to the differences of the experts {where}.")
     return f"<p>{' '.join(sentences)}</p>" if sentences else ""
 
 

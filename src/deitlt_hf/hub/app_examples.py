@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from deitlt_hf.data.columns import labels_of
@@ -18,7 +17,6 @@ from deitlt_hf.data.readable import undecoded
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.classifying import find_images
 from deitlt_hf.hub.loading import load_run_settings
-from deitlt_hf.hub.run_record import RECIPE_FILE
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 
 PER_END = 3  # classes at each end of the tail that get an example
@@ -112,7 +110,7 @@ def examples_of_run(source: str, config: DeiTLTConfig, revision: str | None = No
         'head: 0 (134 training images)'
     """
     is_local = Path(source).is_dir()
-    settings = load_run_settings(source) if is_local else _settings_on_hub(source, revision)
+    settings = load_run_settings(source, revision)
     if not settings or not _needs_no_hub(settings, is_local):
         return []
     arguments = {name: settings[key] for name, key in _SPLIT_SETTINGS.items() if key in settings}
@@ -125,15 +123,6 @@ def examples_of_run(source: str, config: DeiTLTConfig, revision: str | None = No
         ExamplePicture(decode_image(test[first_image[index]]["image"]), class_caption(config, index))
         for index in both_ends(config, first_image)
     ]
-
-
-def _settings_on_hub(source: str, revision: str | None) -> dict[str, Any]:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return yaml.safe_load(Path(hf_hub_download(source, RECIPE_FILE, revision=revision)).read_text()) or {}
-    except (OSError, ValueError, yaml.YAMLError):  # examples are an extra: the app is as good without them
-        return {}
 
 
 def _needs_no_hub(settings: dict[str, Any], is_local: bool) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import yaml
+from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -16,9 +17,11 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from deitlt_hf.errors import DeiTLTError, loading_reason
-from deitlt_hf.hub.run_record import RECIPE_FILE
+from deitlt_hf.hub.run_record import RECIPE_FILE, is_hub_id, read_settings
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
+
+_PLACES = {"data_dir", "teacher", "init_from"}  # where a run found these: a path in a stranger's recipe is none of ours
 
 
 def load_student(source: str, revision: str | None = None) -> DeiTLTForImageClassification:
@@ -117,8 +120,32 @@ def load_image_processor(source: str, revision: str | None = None) -> BaseImageP
         ) from error
 
 
-def load_run_settings(source: str) -> dict:
-    """The settings of the run that wrote a local directory, empty where there are none."""
+def load_run_settings(source: str, revision: str | None = None) -> dict[str, Any]:
+    """The settings of the run that made a model, empty where there are none.
+
+    Of a model on the hub those are left out that name something on the machine where it was trained.
+
+    Args:
+        source: directory or hub id of the model.
+        revision: branch, tag or commit of a model on the hub.
+
+    Raises:
+        DeiTLTError: they are there and cannot be read.
+
+    Example:
+        >>> load_run_settings("demo-output/student")["data"]  # doctest: +SKIP
+        'digits-lt'
+    """
+    if is_hub_id(source):
+        return _settings_on_hub(source, revision)
     directories = (Path(source), Path(source).parent)  # averaged weights lie in a directory of their run
-    recipe = next((path for path in (directory / RECIPE_FILE for directory in directories) if path.is_file()), None)
-    return {} if recipe is None else yaml.safe_load(recipe.read_text()) or {}
+    found = (read_settings(directory / RECIPE_FILE) for directory in directories)
+    return next((settings for settings in found if settings is not None), {})
+
+
+def _settings_on_hub(source: str, revision: str | None) -> dict[str, Any]:
+    try:
+        settings = read_settings(Path(hf_hub_download(source, RECIPE_FILE, revision=revision))) or {}
+    except (OSError, ValueError):  # no run's model, or no hub, of which loading the model will speak
+        return {}
+    return {name: value for name, value in settings.items() if name not in _PLACES}

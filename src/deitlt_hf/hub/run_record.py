@@ -67,11 +67,16 @@ def find_hub_ids(settings: Mapping[str, Any]) -> dict[str, str]:
         {'data': 'uoft-cs/cifar10'}
     """
     named = {name: settings[name] for name in _SOURCES if isinstance(settings.get(name), str)}
-    return {name: source for name, source in named.items() if _is_hub_id(source)}
+    return {name: source for name, source in named.items() if is_hub_id(source)}
 
 
-def _is_hub_id(source: str) -> bool:
-    """`owner/name`, unless it is a path or starts with a folder that is here."""
+def is_hub_id(source: str) -> bool:
+    """Whether it is `owner/name`, and neither a path nor starts with a folder that is here.
+
+    Example:
+        >>> is_hub_id("google/vit-base-patch16-224"), is_hub_id("./teacher")
+        (True, False)
+    """
     owner, slash, name = source.partition("/")
     if not (slash and name) or Path(source).exists() or Path(owner).is_dir():
         return False

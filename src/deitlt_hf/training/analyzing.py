@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -58,7 +59,7 @@ def analyze_saved_model(
         >>> analysis.record["experts"]["distillation"]["tail"]  # doctest: +SKIP
         65.0
     """
-    model = load_any_classifier(source, revision)
+    model, settings = load_any_classifier(source, revision), load_run_settings(source, revision)
     patches = patches_of(model.config)
     images = images_for_model(images, data, model.config, source)
     view, pixels = _view_of(model, source, revision)
@@ -71,9 +72,9 @@ def analyze_saved_model(
         class_counts=images.class_counts,
         groups=images.class_groups,
         source=source,
-        teacher=_teacher_of(model, source, teacher, pixels, device or model.device),
+        teacher=_teacher_of(model, source, settings, teacher, pixels, device or model.device),
         device=device,
-        dist_is_trained=load_run_settings(source).get("distillation_type") != "none",
+        dist_is_trained=settings.get("distillation_type") != "none",
         image_mean=pixels.mean,
         image_std=pixels.std,
     )
@@ -102,9 +103,13 @@ def _check_size(dataset: ViewedDataset, size: tuple[int, int], source: str) -> N
 
 
 def _teacher_of(
-    model: PreTrainedModel, source: str, teacher: str | None, pixels: OwnPixels, device: torch.device | str
+    model: PreTrainedModel,
+    source: str,
+    settings: Mapping[str, Any],
+    teacher: str | None,
+    pixels: OwnPixels,
+    device: torch.device | str,
 ) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    settings = load_run_settings(source)
     teacher = teacher or _recorded_teacher(source, settings.get("teacher"))
     if teacher is None:
         return None

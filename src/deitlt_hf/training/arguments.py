@@ -254,7 +254,7 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
         default="weak",
         metadata={
             "help": "View that the teacher is trained on: weak (the paper's: a student's strong views are then out of "
-            "distribution), or strong (they are in distribution, for comparison). PaCo has views of its own."
+            "distribution), or strong, as a student's but not mixed (for comparison). PaCo has views of its own."
         },
     )
     ldam_max_margin: float = field(default=0.5, metadata={"help": "LDAM's margin of the rarest class."})

@@ -17,7 +17,7 @@ def waves() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("num_bins", "golden"), [(15, 0.2199370563030243), (4, 0.1960439682006836)])
-def test_agrees_with_torchmetrics(num_bins, golden):
+def test_agrees_with_golden_numbers_of_torchmetrics(num_bins, golden):
     # golden: torchmetrics 1.9.0, multiclass_calibration_error(*waves(), num_classes=5, n_bins=num_bins)
     probabilities, labels = waves()
     for kind in (lambda values: values, torch.Tensor.numpy, torch.Tensor.tolist):

@@ -56,14 +56,15 @@ def class_frequency_figure(records: Records) -> Figure:
     title = "accuracy of the experts" if len(records) == 1 else "accuracy of each model"
     finish(panels[0], title + _neighbours(records), "training images of the class", "accuracy (%)")
     panels[0].set_ylim(-3, 103)
-    for name, record in with_experts.items():
+    for place, (name, record) in enumerate(with_experts.items()):
         cls, distillation = (_floats(record["experts"][expert]["per_class"]) for expert in ("cls", "distillation"))
         style = styles[name] if len(records) > 1 else {"color": "#009E73", "marker": "D", "linestyle": "-"}
         _plot_classes(panels[1], Series(name, style, record, ""), distillation - cls, in_legend=len(records) > 1)
-        _draw_crossing(panels[1], record, style["color"])
+        # Strokes become shorter, so that those at the same place are all seen.
+        _draw_crossing(panels[1], record, style["color"], 28 + 14 * (len(with_experts) - place))
     if with_experts:
         panels[1].axhline(0, color="0.5", linewidth=1, zorder=0)
-        title = "DIST minus CLS expert, and their crossing" + _neighbours(records)
+        title = "DIST minus CLS expert, and a fitted line" + _neighbours(records)
         finish(panels[1], title, "training images of the class", "difference (points)")
     legend_below(figure)
     return figure
@@ -189,7 +190,7 @@ def _plot_classes(axes: Axes, line: Series, per_class: Any, in_legend: bool = Tr
         axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw_crossing(axes: Axes, record: Mapping[str, Any], color: str) -> None:
+def _draw_crossing(axes: Axes, record: Mapping[str, Any], color: str, length: int) -> None:
     """The line that was fitted to the differences, thin, and a stroke where it crosses 0."""
     crossing = record["crossing"]
     if crossing["slope"] is not None:
@@ -203,7 +204,7 @@ def _draw_crossing(axes: Axes, record: Mapping[str, Any], color: str) -> None:
         heights = (crossing["at_fewest"], crossing["at_most"])
         axes.plot((min(counts), max(counts)), heights, color=color, linewidth=1, alpha=0.6)
     if crossing["class_count"] is not None:
-        axes.plot(crossing["class_count"], 0, "|", color=color, markersize=40, markeredgewidth=2.5)
+        axes.plot(crossing["class_count"], 0, "|", color=color, markersize=length, markeredgewidth=2.5)
 
 
 def _window(record: Mapping[str, Any]) -> int:
