@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import pytest
 
 from deitlt_hf.cli.main import main
@@ -46,3 +49,22 @@ def test_too_short_a_training_is_one_line_and_status_2(tmp_path, capsys):
     assert error.startswith("deitlt train: the training ended after ")
     assert error.endswith("to profile 20 it takes 28: pass a smaller profile or more epochs")
     assert len(error.splitlines()) == 1
+
+
+def test_a_disk_that_is_full_is_left_without_a_part_of_a_trace(tmp_path, capsys, monkeypatch):
+    def fill_up(source, target):
+        Path(target).write_text("half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("deitlt_hf.training.profiling.shutil.copyfile", fill_up)
+    run = tmp_path / "run"
+    assert main([*STUDENT, "--output_dir", str(run), "--profile", "1"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == f"deitlt train: cannot write {run}/trace.json: No space left on device; pass another --output_dir"
+    assert list(run.iterdir()) == []
+
+
+def test_nothing_is_pushed(tmp_path, monkeypatch):
+    monkeypatch.setattr("deitlt_hf.training.pushing.PushingTrainer.init_hf_repo", lambda *_: pytest.fail("made"))
+    push = ["--push_to_hub", "true", "--hub_model_id", "me/model"]
+    assert main([*STUDENT, *push, "--output_dir", str(tmp_path / "run"), "--profile", "1"]) == 0

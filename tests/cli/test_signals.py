@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 
 from deitlt_hf.cli.main import main
 from deitlt_hf.cli.resuming import resume_command
+from deitlt_hf.training.stopping import Stopped
 from deitlt_hf.training.trainer import DeiTLTTrainer
 from published_layouts import write_cifar
 
@@ -116,6 +117,7 @@ def test_where_a_later_checkpoint_is_left_the_one_to_go_on_from_is_named(tmp_pat
             "python -m accelerate.commands.launch --config_file ddp.yaml -m deitlt_hf",
         ),
         ("-bash", "deitlt"),
+        ("timeout 25 python -m deitlt_hf train", "deitlt"),
     ],
 )
 def test_what_launched_the_processes_launches_them_again(monkeypatch, started_by, program):
@@ -130,15 +132,29 @@ def test_a_launch_of_several_processes_is_started_as_one_again(monkeypatch):
     assert resume_command(["train", "--recipe", "digits-lt"], "a b/checkpoint-3") == expected
 
 
-def test_a_disk_that_is_full_ends_a_command_in_one_line(capsys, monkeypatch, tmp_path):
-    def fill_up(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize("saves", [False, True])
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "No space left on device"),
+        (Stopped(signal.SIGTERM), 143, "stopped by SIGTERM"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_what_ends_a_run_after_its_last_step_says_what_there_is(
+    capsys, monkeypatch, tmp_path, saves, error, status, said
+):
+    def fail(*args):
+        raise error
 
-    monkeypatch.setattr("deitlt_hf.training.runs.save_result", fill_up)
-    assert main(["train", *RUN, *MACHINE, "--output_dir", str(tmp_path / "run")]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "deitlt train: No space left on device; --resume goes on from the last checkpoint, if there is one"
-    )
+    directory = tmp_path / "run"
+    monkeypatch.setattr("deitlt_hf.training.runs.save_result", fail)
+    flags = [*MACHINE, "--max_steps", "2", "--save_strategy", "steps" if saves else "no"]
+    assert main(["train", *RUN, *flags, "--output_dir", str(directory)]) == status
+    left = f"{directory} holds the trained model, without what it was to be measured by"
+    if saves:
+        left = f"go on with: deitlt train --output_dir {directory} --resume {' '.join(MACHINE)}"
+    assert capsys.readouterr().err.splitlines()[-1] == f"deitlt train: {said}; {left}"
 
 
 def test_a_directory_that_cannot_be_made_is_refused_before_the_data_are_loaded(capsys, monkeypatch, tmp_path):

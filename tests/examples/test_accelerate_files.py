@@ -70,18 +70,22 @@ scontrol() {{ if [ "$1" = show ]; then echo node1; else echo "scontrol $*" >> {l
 """
 
 
-@pytest.mark.parametrize("checkpoint", [False, True])
-def test_a_slurm_job_saves_before_its_time_is_up_and_is_queued_again(tmp_path, checkpoint):
+@pytest.mark.parametrize(
+    ("checkpoint", "restarts", "how"),
+    [(False, "", ""), (False, "1", "--overwrite"), (True, "", "--resume"), (True, "2", "--resume")],
+)
+def test_a_slurm_job_saves_before_its_time_is_up_and_is_queued_again(tmp_path, checkpoint, restarts, how):
     """The script itself, with stand-ins for SLURM's commands, gets SLURM's signal."""
     log = tmp_path / "log"
     script = (FOLDER / "train.slurm").read_text().replace("OUTPUT=runs/imagenet-lt", f"OUTPUT={tmp_path}/run", 1)
     assert str(tmp_path) in script
     if checkpoint:
         (tmp_path / "run" / "checkpoint-5").mkdir(parents=True)
-    script = script.replace("srun --cpus", 'srun "$HOW" --cpus')
+    script = script.replace("srun --cpus", 'srun "how=$HOW" --cpus')
     job = subprocess.Popen(
         ["bash", "-c", SLURM_COMMANDS.format(log=log) + script],
         env=os.environ
+        | ({"SLURM_RESTART_COUNT": restarts} if restarts else {})
         | {"SLURM_NNODES": "2", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_CPUS_PER_TASK": "64"},
     )
     while not log.exists():
@@ -89,5 +93,5 @@ def test_a_slurm_job_saves_before_its_time_is_up_and_is_queued_again(tmp_path, c
     job.terminate()
     job.wait(timeout=10)
     started, saved, queued = (line for line in log.read_text().splitlines() if not line.startswith(" "))
-    assert started.split()[1:3] == ["--resume" if checkpoint else "--overwrite", "--cpus-per-task=64"]
+    assert started.split()[1:3] == [f"how={how}", "--cpus-per-task=64"]
     assert (saved, queued) == ("saved", "scontrol requeue 7")

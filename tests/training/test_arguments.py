@@ -13,6 +13,11 @@ BOTH = [
     ({"class_balanced_beta": 1.0}, r"class_balanced_beta is 1.0; .*\[0, 1\)"),
     ({"learning_rate": 0.0}, "learning_rate is 0.0; pass a number above 0"),
     ({"overwrite": True, "resume": True}, "overwrite and resume"),
+    ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0; pass 1 or more"),
+    ({"dataloader_num_workers": -1}, "dataloader_num_workers is -1; pass 0 or more"),
+    ({"per_device_eval_batch_size": 0}, "per_device_eval_batch_size is 0; pass 1 or more"),
+    ({"fsdp": True}, "fsdp shards over processes, and there is one"),
+    ({"torch_compile_backend": "nosuch"}, "unknown torch_compile_backend 'nosuch'; pass one of .*inductor"),
 ]
 STUDENT = [
     ({"distillation_type": "mild"}, "unknown distillation type 'mild'; pass one of .*hard"),

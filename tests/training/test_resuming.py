@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -53,6 +56,24 @@ def test_another_learning_rate_holds_from_the_checkpoint_on(train):
     _, rest = train(f"checkpoint-{MIDDLE}", learning_rate=0.001, min_learning_rate=0.0, warmup_learning_rate=1e-7)
     expected = [batch["rate"] / 10 for batch in batches[MIDDLE:]]
     assert [batch["rate"] for batch in rest] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("settings", [{"per_device_train_batch_size": 2}, {"gradient_accumulation_steps": 2}])
+def test_steps_of_another_size_are_refused(train, settings):
+    train()
+    with pytest.raises(DeiTLTError, match=r"checkpoint-8 is at epoch 1\.60, where .* be at [^\n]*; resume with the"):
+        train("checkpoint-8", **settings)
+
+
+def test_so_is_another_number_of_processes(train, tmp_path):
+    trainer, _ = train()
+    checkpoint = Path(trainer.args.output_dir) / "checkpoint-8"
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+    shutil.copy(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state | {"epoch": 3.2}))  # of half as many steps
+    with pytest.raises(DeiTLTError, match=r"epoch 3\.20, where .* be at 1\.60; resume with 2 processes, and not 1$"):
+        train("checkpoint-8")
 
 
 def compare(train, seen_before, checkpoint, settings):

@@ -18,7 +18,7 @@ def make_trainer(tiny_student, images, arguments):
     def make(*broken_steps, **settings):
         defaults = {"distillation_type": "none", "save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2}
         args = arguments(**defaults | {"lr_scheduler_type": "constant", "ema_decay": 0.9} | settings)
-        trainer = DeiTLTTrainer(tiny_student(), args, train_dataset=images())
+        trainer = DeiTLTTrainer(tiny_student(), args, train_dataset=images(), eval_dataset=images())
         left = list(broken_steps)
         compute_loss = trainer.compute_loss
 
@@ -117,3 +117,16 @@ def test_without_rewinds_nothing_is_saved_at_the_start(make_trainer):
 def test_a_number_below_0_is_refused(make_trainer):
     with pytest.raises(DeiTLTError, match="rewind_at_non_finite is -1; pass 0 or"):
         make_trainer(rewind_at_non_finite=-1)
+
+
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "linear"])
+def test_other_schedules_go_on_with_half_the_rate_too(make_trainer, schedule, tmp_path):
+    settings = {"lr_scheduler_type": schedule, "eval_strategy": "no"}
+    if schedule == "reduce_lr_on_plateau":
+        settings |= {"eval_strategy": "epoch", "metric_for_best_model": "eval_loss"}
+    undisturbed = make_trainer(**settings, output_dir=str(tmp_path / "undisturbed"))
+    rewound = make_trainer(6, 8, rewind_at_non_finite=2, **settings)
+    for trainer in (undisturbed, rewound):
+        trainer.train()
+    expected = {step: rate * 0.5 ** ((step > 4) + (step > 6)) for step, rate in rates(undisturbed).items()}
+    assert rates(rewound) == pytest.approx(expected)

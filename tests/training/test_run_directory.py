@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
 
 from deitlt_hf import DeiTLTError, DeiTLTTrainingArguments, TeacherTrainingArguments
-from deitlt_hf.training.run_directory import check_output_directory, claim_output_directory
+from deitlt_hf.training.run_directory import check_output_directory, claimed_directory
+
+
+class Run:
+    """Stands for a trainer that makes steps."""
+
+    def __init__(self, args):
+        self.args, self.callbacks, self.state = args, [], SimpleNamespace(global_step=0)
+
+    def add_callback(self, callback):
+        self.callbacks.append(callback)
+
+    def step(self):
+        self.state.global_step += 1
+        for callback in self.callbacks:
+            callback.on_step_end(self.args, self.state, None)
+
+
+def names(directory) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
 
 
 def arguments(directory, **settings):
@@ -24,14 +45,49 @@ def test_an_occupied_directory_is_replaced_only_if_it_is_a_run(tmp_path, occupie
     args = arguments(tmp_path, overwrite=overwrite)
     if overwrite and occupied_by == "a run":
         assert check_output_directory(args) is None
-        assert (tmp_path / "thesis.txt").exists()  # until training begins
-        claim_output_directory(args, [args], None)
-        assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+        run = Run(args)
+        with claimed_directory(run, [args], None):
+            assert (tmp_path / "recipe.yaml").read_text() != "data: digits-lt\n"
+            run.step()
+            run.step()
+        assert names(tmp_path) == ["recipe.yaml"]
         return
     message = "no run of this package" if overwrite else "is not empty"
     with pytest.raises(DeiTLTError, match=message):
         check_output_directory(args)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("error", [DeiTLTError("no"), RuntimeError("no"), KeyboardInterrupt()])
+def test_a_run_that_was_to_be_replaced_is_back_if_the_other_makes_no_step(tmp_path, error):
+    (tmp_path / "recipe.yaml").write_text("data: digits-lt\n")
+    (tmp_path / "checkpoint-3").mkdir()
+    (tmp_path / "checkpoint-3" / "model.safetensors").write_text("weights")
+    args = arguments(tmp_path, overwrite=True)
+
+    def train():
+        with claimed_directory(Run(args), [args], None):
+            (tmp_path / "checkpoint-0").mkdir()  # to which a run may go back
+            raise error
+
+    with pytest.raises(type(error)):
+        train()
+    assert names(tmp_path) == ["checkpoint-3", "recipe.yaml"]
+    assert (tmp_path / "recipe.yaml").read_text() == "data: digits-lt\n"
+    assert (tmp_path / "checkpoint-3" / "model.safetensors").read_text() == "weights"
+
+
+def test_so_it_is_after_a_kill(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("data: digits-lt\n")
+    args = arguments(tmp_path, overwrite=True)
+    claim = claimed_directory(Run(args), [args], None)
+    claim.__enter__()  # and never left
+    assert (tmp_path / "recipe.yaml").read_text() != "data: digits-lt\n"
+    with pytest.raises(DeiTLTError, match="not empty"):
+        check_output_directory(arguments(tmp_path))
+    assert names(tmp_path) == ["recipe.yaml"]
+    assert (tmp_path / "recipe.yaml").read_text() == "data: digits-lt\n"
+    del claim
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -60,5 +116,6 @@ def test_resuming_takes_the_last_checkpoint_or_the_named_one(tmp_path):
 
 def test_a_recipe_keeps_a_zero_but_nothing_that_was_left_unset(tmp_path):
     args = TeacherTrainingArguments(output_dir=str(tmp_path), drw_start_epoch=0, loss="ldam", use_cpu=True)
-    claim_output_directory(args, [args], None)
+    with claimed_directory(Run(args), [args], None):
+        pass
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text()) == {"drw_start_epoch": 0, "loss": "ldam"}

@@ -26,6 +26,7 @@ class AnalyzeArguments:
 
 
 def run(argv: Sequence[str]) -> None:
+    import torch
     from accelerate import PartialState
 
     from deitlt_hf.cli.console import quiet_libraries
@@ -50,7 +51,7 @@ def run(argv: Sequence[str]) -> None:
     source = known.model
     take_data_of_run(parser, source, argv, known.revision)
     data, options, of_model = parser.parse_into(argv)
-    state = PartialState()
+    state = PartialState(cpu=not torch.accelerator.is_available())
     check_options(options, state.num_processes)
 
     quiet_libraries()

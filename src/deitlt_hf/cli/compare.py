@@ -21,6 +21,7 @@ class CompareArguments:
 
 
 def run(argv: Sequence[str]) -> None:
+    import torch
     from accelerate import PartialState
 
     from deitlt_hf.cli.analyze import check_options
@@ -50,7 +51,7 @@ def run(argv: Sequence[str]) -> None:
     sources = name_models(parser.parse_known_args(argv)[0].models)
     take_data_of_run(parser, next(iter(sources.values())), argv)
     data, options, _models = parser.parse_into(argv)
-    state = PartialState()
+    state = PartialState(cpu=not torch.accelerator.is_available())
     check_options(options, state.num_processes)
 
     quiet_libraries()

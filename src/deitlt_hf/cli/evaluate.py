@@ -21,6 +21,7 @@ class EvaluateArguments:
 
 
 def run(argv: Sequence[str]) -> None:
+    import torch
     from accelerate import Accelerator
 
     from deitlt_hf.cli.console import quiet_libraries
@@ -49,7 +50,7 @@ def run(argv: Sequence[str]) -> None:
     quiet_libraries()
     model = load_student(source, of_model.revision)
     images = images_for_model(load_images(data), data, model.config, source)
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # or processes on CPUs would not meet
     metrics = evaluate_student(
         model,
         images,

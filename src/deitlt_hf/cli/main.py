@@ -58,31 +58,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except Stopped as stop:
         if os.environ.get("RANK", "0") == "0":
-            print(f"deitlt {command}: {stop}{_way_back(stop, arguments)}", file=sys.stderr)
+            saved = f"; saved {stop.checkpoint}" if stop.checkpoint and command in _TRAINING else ""
+            print(f"deitlt {command}: {stop}{saved}{_way_back(stop, arguments)}", file=sys.stderr)
         if stop.checkpoint is not None:  # then all processes of a launch leave
             _leave_process_group()
         return stop.code
-    except KeyboardInterrupt:
-        print(f"deitlt {command}: interrupted{_last_checkpoint(command)}", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"deitlt {command}: interrupted{_way_back(interrupt, arguments)}", file=sys.stderr)
         return 130
     except OSError as error:
         if error.errno not in _OF_THE_DISK:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"deitlt {command}: {where}{error.strerror}{_last_checkpoint(command)}", file=sys.stderr)
+        print(f"deitlt {command}: {where}{error.strerror}{_way_back(error, arguments)}", file=sys.stderr)
         return 2
     _leave_process_group()
     return 0
 
 
-def _way_back(stop: Stopped, arguments: Sequence[str]) -> str:
-    if stop.checkpoint is None or arguments[0] not in _TRAINING:
-        return _last_checkpoint(arguments[0])
-    return f"; saved {stop.checkpoint}; go on with: {resume_command(arguments, stop.checkpoint)}"
-
-
-def _last_checkpoint(command: str) -> str:
-    return "; --resume goes on from the last checkpoint, if there is one" if command in _TRAINING else ""
+def _way_back(error: BaseException, arguments: Sequence[str]) -> str:
+    """What can be done with what a stopped training has left."""
+    remains = getattr(error, "remains", None)
+    if remains is None or arguments[0] not in _TRAINING:
+        return ""
+    checkpoint = getattr(error, "checkpoint", None) or remains.checkpoint
+    if checkpoint is not None:
+        return f"; go on with: {resume_command(arguments, checkpoint)}"
+    return f"; {remains.model} holds the trained model, without what it was to be measured by" if remains.model else ""
 
 
 def _leave_process_group() -> None:

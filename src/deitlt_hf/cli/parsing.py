@@ -29,8 +29,9 @@ class DataclassParser(OneLineParser, HfArgumentParser):
             )
         except DeiTLTError:
             raise
-        except ValueError as error:  # of transformers' own arguments, bf16 on a device without it for instance
-            self.error(str(error).splitlines()[0].rstrip("."))
+        except (ValueError, ImportError) as error:  # of transformers' own arguments: no bf16 here, or no DeepSpeed
+            said = str(error).removeprefix("No package metadata was found for ")
+            self.error(said.splitlines()[0].rstrip(". "))
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = difflib.get_close_matches(unknown[0].split("=")[0], flags)

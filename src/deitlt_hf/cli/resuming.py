@@ -9,6 +9,7 @@ from contextlib import suppress
 
 _NEVER_SHOWN = {"hub_token"}
 _MODULE = "deitlt_hf"
+_LAUNCHERS = {"accelerate", "accelerate.commands.launch", "torchrun", "torch.distributed.run"}
 
 
 def resume_command(arguments: Sequence[str], checkpoint: str) -> str:
@@ -52,8 +53,8 @@ def _program() -> list[str]:
     words = []
     with suppress(psutil.Error, AttributeError):  # not ours to see; no parent, as the first process of a container
         words = psutil.Process().parent().cmdline()
-    if _MODULE in words:
-        program = words[: words.index(_MODULE) + 1]
+    program = words[: words.index(_MODULE) + 1] if _MODULE in words else []
+    if any(os.path.basename(word) in _LAUNCHERS for word in program):  # a wrapper such as nohup is none
         return program if program[1].startswith("-") else [os.path.basename(program[1]), *program[2:]]
     return ["deitlt"] if os.environ.get("WORLD_SIZE", "1") == "1" else ["accelerate", "launch", "-m", _MODULE]
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from accelerate.utils import DynamoBackend
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
@@ -19,6 +20,7 @@ TEACHER_PIXELS = ("reference", "own", "student")
 TEACHER_LOSSES = ("ce", "ldam", "paco")
 TEACHER_SCHEDULES = ("steps", "cosine")
 AUGMENTATION_DEVICES = ("auto", "cpu", "device")
+_COMPILERS = tuple(backend.value.lower() for backend in DynamoBackend if backend is not DynamoBackend.NO)
 
 
 def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -98,6 +100,9 @@ class LongTailTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})
 
     def __post_init__(self):
+        self._check_counts()  # before transformers, which computes with them
+        if self.profile:  # which makes nothing to push
+            self.push_to_hub = False
         # Said or not: otherwise several processes without a GPU would each train alone, over each other's files.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         if self.bf16 is None:
@@ -108,7 +113,11 @@ class LongTailTrainingArguments(TrainingArguments):
             self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
         # torch refuses to keep no workers: a run's recipe asks for it, and the flag that leaves them out does not.
         self.dataloader_persistent_workers = self.dataloader_persistent_workers and self.dataloader_num_workers > 0
+        if self.torch_compile_backend is not None:
+            one_of("torch_compile_backend", self.torch_compile_backend.lower(), _COMPILERS)
         super().__post_init__()
+        if self.fsdp and self.world_size == 1:
+            raise DeiTLTError("fsdp shards over processes, and there is one; launch several with accelerate")
         if self.warmup_steps and self.follows_reference_schedule:
             raise DeiTLTError(f"warmup_steps is {self.warmup_steps:g}; the reference's schedule takes warmup_epochs")
         if self.overwrite and self.resume:
@@ -131,6 +140,12 @@ class LongTailTrainingArguments(TrainingArguments):
             )
         if not 0 <= self.class_balanced_beta < 1:
             raise DeiTLTError(f"class_balanced_beta is {self.class_balanced_beta}; pass a number in [0, 1)")
+
+    def _check_counts(self) -> None:
+        lowest = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1}
+        for name, least in (lowest | {"dataloader_num_workers": 0}).items():
+            if getattr(self, name) < least:
+                raise DeiTLTError(f"{name} is {getattr(self, name)}; pass {least} or more")
 
     @property
     def follows_reference_schedule(self) -> bool:

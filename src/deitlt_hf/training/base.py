@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler
 from transformers import PreTrainedModel, set_seed
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
 from deitlt_hf.data.device_augmentation.views import BatchView
 from deitlt_hf.data.draws import DrawingSampler
@@ -23,7 +23,8 @@ from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.losses.class_balanced import class_balanced_weights
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.batch_views import BatchViews
-from deitlt_hf.training.callbacks import ProgressBar, SetSamplerEpoch
+from deitlt_hf.training.callbacks import LogPrinter, ProgressBar, SetSamplerEpoch
+from deitlt_hf.training.checkpoints import STATE_FILE
 from deitlt_hf.training.profiling import stage
 from deitlt_hf.training.rewinding import RewindingTrainer
 from deitlt_hf.training.sharding import ShardingTrainer
@@ -82,6 +83,8 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
         self.label_smoother = None
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ProgressBar)
+        if self.pop_callback(PrinterCallback) is not None:
+            self.add_callback(LogPrinter)
         self.add_callback(SetSamplerEpoch)
         self.class_counts = getattr(model.config, "class_counts", None) if class_counts is None else class_counts
         self.class_weights = None
@@ -220,7 +223,29 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
                 f"drw_start_epoch {start} is beyond the last epoch; pass one below {epochs}, the epochs of "
                 f"max_steps {max_steps}, or none for no re-weighting"
             )
+        if resume_from_checkpoint is not None:
+            self._check_steps_are_as_before(resume_from_checkpoint, train_dataloader)
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    def _check_steps_are_as_before(self, checkpoint: str, train_dataloader: DataLoader) -> None:
+        """Refuse steps of another number of images: the images, the phase and the learning rate would jump."""
+        if not hasattr(train_dataloader.dataset, "__len__"):
+            return
+        state = TrainerState.load_from_json(str(Path(checkpoint, STATE_FILE)))
+        batches, accumulated = len(train_dataloader), self.args.gradient_accumulation_steps
+        whole, rest = divmod(state.global_step, math.ceil(batches / accumulated))
+        epoch = whole + rest * accumulated / batches
+        if abs(epoch - (state.epoch or 0)) < 0.5 / batches:
+            return
+        processes = len(list(Path(checkpoint).glob("rng_state*.pth")))
+        processes, now = len(list(Path(checkpoint).glob("rng_state*.pth"))), self.args.world_size
+        as_before = "the same images, per_device_train_batch_size and gradient_accumulation_steps"
+        if processes not in (0, now):
+            as_before = f"{processes} process{'es' * (processes > 1)}, and not {now}"
+        raise DeiTLTError(
+            f"{checkpoint} is at epoch {state.epoch:.2f}, where a run with the steps of this one would be at "
+            f"{epoch:.2f}; resume with {as_before}"
+        )
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset

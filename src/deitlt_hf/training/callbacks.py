@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from transformers import TrainerCallback
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from deitlt_hf.data.draws import draw_seed
 from deitlt_hf.training.stopping import StopRequest
@@ -70,6 +70,14 @@ class LeaveAtSignal(TrainerCallback):
         self.signum = self._agreed()
         if self.signum:
             raise EvaluationCutError
+
+
+class LogPrinter(PrinterCallback):
+    """transformers' printed log, by the first process of all machines and not of each."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero:
+            super().on_log(args, state, control, logs, **kwargs)
 
 
 class ProgressBar(ProgressCallback):

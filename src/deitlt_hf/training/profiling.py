@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -315,7 +317,10 @@ def _write_trace(trace: torch.profiler.profile, directory: Path) -> Path:
     aside = path.with_name(f"{path.name}.part")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        trace.export_chrome_trace(str(aside))
+        with tempfile.TemporaryDirectory() as elsewhere:  # for torch leaves a part of what a full disk refuses
+            written = Path(elsewhere, TRACE_FILE)
+            trace.export_chrome_trace(str(written))
+            shutil.copyfile(written, aside)
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)

@@ -74,10 +74,15 @@ class RewindingTrainer(SavingTrainer):
         found = [step for step in steps if step >= 0]
         if found:
             self._non_finite_step.fill_(min(found))
-            raise NonFiniteLossError(
-                f"the loss is not finite at step {min(found)} (epoch {self.state.epoch or 0:.2f}); checkpoints from "
-                f"before it are untouched in {self.args.output_dir}: resume from the last with a lower learning_rate"
-            )
+            # It may be some steps ago.
+            epoch = min(found) * (self.state.epoch or 0) / max(self.state.global_step, 1)
+            before = "there is no checkpoint from before it: train again with a lower learning_rate"
+            if self.last_checkpoint:
+                before = (
+                    f"checkpoints from before it are untouched in {self.args.output_dir}: resume from the last with a "
+                    "lower learning_rate"
+                )
+            raise NonFiniteLossError(f"the loss is not finite at step {min(found)} (epoch {epoch:.2f}); {before}")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -117,10 +122,12 @@ class RewindingTrainer(SavingTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        saved = Path(checkpoint) / REWINDS_FILE
-        if saved.is_file():
-            self._rewinds = max(self._rewinds, json.loads(saved.read_text())["rewinds"])
-        if not isinstance(self.lr_scheduler, LambdaLR):
+        file = Path(checkpoint) / REWINDS_FILE
+        saved = json.loads(file.read_text())["rewinds"] if file.is_file() else 0
+        self._rewinds = max(self._rewinds, saved)
+        if not isinstance(self.lr_scheduler, LambdaLR):  # its rate is what the checkpoint says, and what rewinds add
+            for group in self.optimizer.param_groups:
+                group["lr"] *= RATE_FACTOR ** (self._rewinds - saved)
             return
         peak = self.peak_learning_rate() * RATE_FACTOR**self._rewinds
         self.lr_scheduler.base_lrs = [peak] * len(self.lr_scheduler.base_lrs)

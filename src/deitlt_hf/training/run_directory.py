@@ -6,14 +6,16 @@ import dataclasses
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
 from accelerate import PartialState
 from safetensors import SafetensorError
+from transformers import TrainerCallback
 
 from deitlt_hf.data.loading import class_counts
 from deitlt_hf.errors import DeiTLTError
@@ -33,9 +35,11 @@ from deitlt_hf.training.base import LongTailTrainer
 from deitlt_hf.training.checkpoints import newest_complete, tidy
 from deitlt_hf.training.profiling import TRACE_FILE
 from deitlt_hf.training.run_data import Images, TrainingDataArguments
+from deitlt_hf.training.stopping import Stopped
 
 # Not settings that another run, or a run on another machine, should take over.
 _OF_THE_RUN = {"overwrite", "resume", "resume_from_checkpoint"} | PRIVATE_SETTINGS
+_REPLACED = ".run-before"  # no name that `checkpoints.tidy` knows
 OF_THE_MACHINE = {"bf16", "dataloader_pin_memory", "report_to", "use_cpu", "disable_tqdm"}
 
 
@@ -47,6 +51,9 @@ def check_output_directory(args: LongTailTrainingArguments) -> str | None:
     """
     directory = Path(args.output_dir)
     _check_writable(directory)
+    if args.should_save and not args.profile:
+        _bring_back(directory)
+    PartialState().wait_for_everyone()
     if args.resume or args.resume_from_checkpoint:
         checkpoint = args.resume_from_checkpoint
         if not isinstance(checkpoint, str):
@@ -75,17 +82,72 @@ def _check_writable(directory: Path) -> None:
         )
 
 
-def claim_output_directory(args: LongTailTrainingArguments, settings: Sequence[object], checkpoint: str | None) -> None:
-    """Just before training: remove the run that is replaced, and write the settings that mark a directory as a run."""
+class Remains(NamedTuple):
+    """What a run that was stopped has left: its newest checkpoint, and its directory if the trained model is there."""
+
+    checkpoint: str | None
+    model: str | None
+
+
+@contextmanager
+def claimed_directory(trainer: LongTailTrainer, settings: Sequence[object], checkpoint: str | None) -> Iterator[None]:
+    """Inside, the run's directory is the trainer's: it has the settings, and no longer the run that is replaced.
+
+    That run is kept until the first step has shown that the new one can train, and is back if it cannot. What stops a
+    run from outside gets `Remains` as its attribute `remains`.
+    """
+    args, directory = trainer.args, Path(trainer.args.output_dir)
     PartialState().wait_for_everyone()  # other processes must not find what the main one writes now
-    if checkpoint is not None or not args.should_save:
+    if checkpoint is None and args.should_save:
+        if _is_occupied(directory):
+            _put_aside(directory)
+            trainer.add_callback(_ForgetReplaced(directory))
+        directory.mkdir(parents=True, exist_ok=True)
+        changed = {name: value for part in settings for name, value in _changed_settings(part).items()}
+        (directory / RECIPE_FILE).write_text(yaml.safe_dump(changed, sort_keys=False))
+    try:
+        yield
+    except BaseException as error:
+        if args.should_save:
+            _bring_back(directory)
+        if isinstance(error, Stopped | KeyboardInterrupt | OSError):
+            has_model = trainer.state.global_step > 0 and (directory / "config.json").is_file()
+            error.remains = Remains(newest_complete(directory), str(directory) if has_model else None)
+        raise
+
+
+class _ForgetReplaced(TrainerCallback):
+    """Removes the run that was put aside, once the one in its place has made a step."""
+
+    def __init__(self, directory: Path):
+        self._aside = directory / _REPLACED
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            shutil.rmtree(self._aside, ignore_errors=True)
+
+
+def _put_aside(directory: Path) -> None:
+    aside = directory / _REPLACED  # inside, for the directory may be a mount
+    aside.mkdir()
+    for path in directory.iterdir():
+        if path != aside:
+            path.rename(aside / path.name)
+
+
+def _bring_back(directory: Path) -> None:
+    """Undo `_put_aside`, if there is anything to bring back."""
+    aside = directory / _REPLACED
+    if not aside.is_dir():
         return
-    directory = Path(args.output_dir)
-    if _is_occupied(directory):
-        shutil.rmtree(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    changed = {name: value for part in settings for name, value in _changed_settings(part).items()}
-    (directory / RECIPE_FILE).write_text(yaml.safe_dump(changed, sort_keys=False))
+    for path in directory.iterdir():
+        if path != aside and path.is_dir():
+            shutil.rmtree(path)
+        elif path != aside:
+            path.unlink()
+    for path in aside.iterdir():
+        path.rename(directory / path.name)
+    aside.rmdir()
 
 
 def _is_occupied(directory: Path) -> bool:
@@ -101,7 +163,8 @@ def save_model(trainer: LongTailTrainer) -> None:
         trainer.save_model(str(staging), _internal_call=True)  # else it would push what has no card and no numbers yet
     except SafetensorError as error:  # as an OSError, which says what the disk refuses
         shutil.rmtree(staging, ignore_errors=True)
-        raise DeiTLTError(f"cannot write the model into {directory}: {error}; make room, and resume") from error
+        instead = "resume" if newest_complete(directory) else "train again, for there is no checkpoint"
+        raise DeiTLTError(f"cannot write the model into {directory}: {error}; make room, and {instead}") from error
     if not trainer.args.should_save:
         return
     (staging / "training_args.bin").unlink()  # a pickle; recipe.yaml says the same in text

@@ -31,7 +31,7 @@ from deitlt_hf.training.profiling import StepProfile, profile_training
 from deitlt_hf.training.run_data import Images, TrainingDataArguments, load_images
 from deitlt_hf.training.run_directory import (
     check_output_directory,
-    claim_output_directory,
+    claimed_directory,
     finish_run,
     save_model,
 )
@@ -101,15 +101,15 @@ def train_teacher(
     checkpoint = check_output_directory(args)
     images = load_images(data)
     trainer = make_teacher_trainer(data, teacher, args, images)
-    claim_output_directory(args, [data, teacher, args], checkpoint)
-    seconds = _train(trainer, checkpoint)
-    save_model(trainer)
-    measured = trainer.evaluate()
-    accuracies = {group: measured[f"eval_{group}"] for group in ("overall", "head", "mid", "tail")}
-    if args.should_save:
-        measured = {group: None if math.isnan(value) else value for group, value in accuracies.items()}
-        write_json(Path(args.output_dir) / METRICS_FILE, {"accuracy": measured, "class_counts": images.class_counts})
-    finish_run(trainer, data, images, seconds, checkpoint, init_from=teacher.init_from)
+    with claimed_directory(trainer, [data, teacher, args], checkpoint):
+        seconds = _train(trainer, checkpoint)
+        save_model(trainer)
+        measured = trainer.evaluate()
+        accuracies = {group: measured[f"eval_{group}"] for group in ("overall", "head", "mid", "tail")}
+        if args.should_save:
+            shown = {group: None if math.isnan(value) else value for group, value in accuracies.items()}
+            write_json(Path(args.output_dir) / METRICS_FILE, {"accuracy": shown, "class_counts": images.class_counts})
+        finish_run(trainer, data, images, seconds, checkpoint, init_from=teacher.init_from)
     return accuracies
 
 
@@ -182,9 +182,6 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
     trainer = make_student_trainer(data, student, args, images)
     model = trainer.model
     taught = None if trainer.teacher is None else teacher_record(student.teacher, trainer.teacher.model.config)
-    claim_output_directory(args, [data, student, args], checkpoint)
-    seconds = _train(trainer, checkpoint)
-    save_model(trainer)
     evaluate = partial(
         evaluate_student,
         images=images,
@@ -193,14 +190,18 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
         batch_size=args.eval_batch_size,
         num_workers=args.dataloader_num_workers,
     )
-    metrics = evaluate(model)
-    if args.evaluate_ema:
-        with trainer.averaged_weights():
-            metrics["averaged_weights"] = evaluate(model)["experts"]
-    result = RunResult(metrics, trainer.state.log_history)
-    if args.should_save:
-        save_result(result, args.output_dir)
-    finish_run(trainer, data, images, seconds, checkpoint, taught, teacher=student.teacher, init_from=student.init_from)
+    with claimed_directory(trainer, [data, student, args], checkpoint):
+        seconds = _train(trainer, checkpoint)
+        save_model(trainer)
+        metrics = evaluate(model)
+        if args.evaluate_ema:
+            with trainer.averaged_weights():
+                metrics["averaged_weights"] = evaluate(model)["experts"]
+        result = RunResult(metrics, trainer.state.log_history)
+        if args.should_save:
+            save_result(result, args.output_dir)
+        sources = {"teacher": student.teacher, "init_from": student.init_from}
+        finish_run(trainer, data, images, seconds, checkpoint, taught, **sources)
     return result
 
 
