@@ -5,6 +5,7 @@ student knows, with fewer of the rare ones.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -25,6 +26,8 @@ parser.add_argument("--epochs", type=int, default=30)
 parser.add_argument("--output-dir", default="runs/lora", help="where the adapters go")
 parser.add_argument("--merged", help="directory for a student with the adapters in its weights, which needs no peft")
 options = parser.parse_args()
+if options.student == parser.get_default("student") and not Path(options.student).is_dir():
+    parser.error(f"{options.student} is not there; run `make demo`, or pass another --student")
 
 data = load_long_tailed_dataset(options.data or "digits-lt", imbalance_factor=None if options.data else 50)
 if not options.data:
@@ -65,7 +68,8 @@ trainer.save_model()
 adapters = Path(options.output_dir, "adapter_model.safetensors")
 print(f"adapters and heads: {adapters}, {adapters.stat().st_size / 1e6:.2f} MB")
 
-# Whoever has the student and the classes needs only that directory, which brings its own heads.
+# Whoever has the student needs only that directory, which brings its own heads and the names of its classes.
+classes = json.loads(Path(options.output_dir, "classes.json").read_text())
 fresh = DeiTLTForImageClassification.from_pretrained(options.student, **classes)
 loaded = PeftModel.from_pretrained(fresh, options.output_dir).to(model.device)
 pixel_values = next(iter(batches))["pixel_values"].to(model.device)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +161,14 @@ def test_a_folder_called_like_an_image_is_searched_through(student, photos, caps
     assert shown == [str(photos / name) for name in ("a.png", "b.png/a.jpg", "b.png/c.webp")]
 
 
+def test_a_reader_that_has_enough_ends_it_without_a_word(student, photos):
+    command = [sys.executable, "-m", "deitlt_hf", "predict", str(student), str(photos)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running.stdout.close()
+    error = running.stderr.read()
+    assert (running.wait(timeout=60), "Error" in error) == (141, False)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -166,6 +176,7 @@ def test_a_folder_called_like_an_image_is_searched_through(student, photos, caps
         (["--output", "no/such/folder/out.json"], "is no directory"),
         (["--output", "taken.json"], "taken.json exists"),
         (["--attention", "taken.json"], "taken.json is a file"),
+        (["--attention", "taken.json/maps"], "cannot write taken.json/maps: "),
         (["--expert", "tail"], "'tail'"),
         (["--top", "0"], "top is 0"),
         (["--batch-size", "0"], "batch_size is 0"),

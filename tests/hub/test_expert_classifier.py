@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
 
 from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification, ExpertClassifier, token_attention
 from deitlt_hf.data.processing import image_processor
+from deitlt_hf.hub.loading import load_image_processor
 
 NAMES = ["lynx", "cat", "рысь", "badger", "fox"]
 
@@ -156,11 +158,14 @@ def test_anything_that_holds_pictures_is_taken(classifier, upright):
     features = datasets.Features({"image": datasets.Image()})
     column = datasets.Dataset.from_dict({"image": pictures}, features)["image"]
     assert classifier(column) == classifier(iter(pictures)) == classifier(pictures)
+    assert list(classifier.stream(picture for picture in pictures)) == classifier(pictures)
 
 
 def test_what_is_no_picture_is_refused(classifier, upright):
     with pytest.raises(DeiTLTError, match="picture 1 is a Tensor; pass a path, a PIL image or a uint8 array"):
         classifier([upright, torch.zeros(3, 8, 8)])
+    with pytest.raises(DeiTLTError, match="picture 0 is a NoneType; pass a path, a PIL image or a uint8 array"):
+        classifier(None)
 
 
 def test_results_come_in_order_whatever_the_batch(classifier, upright, tmp_path):
@@ -236,6 +241,20 @@ def test_other_models_and_bare_directories_are_refused(student, tmp_path):
     (tmp_path / "bare" / "preprocessor_config.json").unlink()
     with pytest.raises(DeiTLTError, match="no image processor"):
         ExpertClassifier.from_pretrained(tmp_path / "bare")
+
+
+def test_a_student_that_is_not_whole_is_refused(student, tmp_path):
+    shutil.copytree(student, tmp_path / "student")
+    weights = load_file(tmp_path / "student" / "model.safetensors")
+    save_file(weights, tmp_path / "student" / "model.safetensors", {"format": "pt"})
+    ExpertClassifier.from_pretrained(tmp_path / "student")
+    del weights["distillation_classifier.weight"]
+    save_file(weights, tmp_path / "student" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DeiTLTError, match=r"has no distillation_classifier\.weight that fits its configuration"):
+        ExpertClassifier.from_pretrained(tmp_path / "student")
+    (tmp_path / "student" / "preprocessor_config.json").write_text("{")
+    with pytest.raises(DeiTLTError, match="an image processor that cannot be read"):
+        load_image_processor(str(tmp_path / "student"))
 
 
 def test_a_processor_that_does_not_fit_the_model_is_named(student, upright, tmp_path):

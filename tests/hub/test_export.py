@@ -19,9 +19,12 @@ import deitlt_hf
 from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification, ExpertClassifier, export_model
 from deitlt_hf.data.processing import image_processor
 from deitlt_hf.hub import export
+from deitlt_hf.hub.cards.model_card import model_card
 from deitlt_hf.hub.onnx_file import quantise_onnx
 from hub_server import HubServer
 
+ACCURACY = {"overall": 40.0, "head": 60.0, "mid": 40.0, "tail": 20.0}
+METRICS = {"num_images": 50, "experts": dict.fromkeys(("average", "cls", "distillation"), ACCURACY)}
 OUTPUTS = ("logits", "cls_logits", "distillation_logits")
 
 
@@ -177,6 +180,26 @@ def test_8_bits_mostly_agree_and_take_less_room(exported, model):
     ):
         (kind,) = (kind for key, kind in kinds.items() if name in key)
         assert kind == onnx.TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("on_hub", [False, True])
+def test_what_its_card_is_written_from_goes_along(student, tmp_path, monkeypatch, on_hub):
+    run = shutil.copytree(student, tmp_path / "run")
+    told = {"recipe.yaml": "num_train_epochs: 3", "run.json": "{}", "metrics.json": json.dumps(METRICS)}
+    for name, content in told.items():
+        (run / name).write_text(content)
+    with HubServer(tmp_path) as hub:
+        hub.connect(monkeypatch)
+        HfApi().create_repo("me/run")
+        HfApi().upload_folder(repo_id="me/run", folder_path=run)
+        source = "me/run" if on_hub else run
+        export_model(source, tmp_path / "float")
+        export_model(source, tmp_path / "int8", int8=True)
+    plain = {"config.json", "preprocessor_config.json", "model.onnx"}
+    assert {path.name for path in (tmp_path / "float").iterdir()} == plain | told.keys()
+    assert {path.name for path in (tmp_path / "int8").iterdir()} == plain | {"recipe.yaml", "run.json"}
+    assert "| average | 40.0 |" in str(model_card(tmp_path / "float"))
+    assert "40.0" not in str(model_card(tmp_path / "int8"))
 
 
 def test_an_exported_student_on_the_hub_loads_by_its_id(exported, pictures, tmp_path, monkeypatch):

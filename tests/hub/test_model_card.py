@@ -30,6 +30,7 @@ from deitlt_hf import (
 )
 from deitlt_hf.cli.main import main
 from deitlt_hf.evaluation.accuracy import EXPERTS, GROUPS
+from deitlt_hf.hub.cards.adapter import save_classes
 from deitlt_hf.hub.cards.model_card import is_generated, model_card, write_model_card
 from deitlt_hf.hub.conversion import save_model_and_processor
 from hub_server import HubServer
@@ -409,13 +410,27 @@ def test_the_snippet_of_an_adapter_runs(here) -> None:
     settings = peft.LoraConfig(target_modules=["q_proj"], modules_to_save=heads, init_lora_weights=False)
     adapted = peft.get_peft_model(student, settings).eval()
     adapted.save_pretrained("adapter")
-    write_model_card("adapter")  # over the form that PEFT writes
-    (code,) = snippets(Path("adapter/README.md").read_text())
-    loaded: dict = {}
-    exec(code, loaded)
     pixel_values = torch.rand(2, 3, 16, 16)
-    with torch.inference_mode():
-        torch.testing.assert_close(loaded["model"](pixel_values).logits, adapted(pixel_values).logits)
+    for names in ([], ["a", "b", "c"]):
+        if names:
+            save_classes(adapted.config, "adapter")
+        write_model_card("adapter")  # over the form that PEFT writes
+        (code,) = snippets(Path("adapter/README.md").read_text())
+        loaded: dict = {}
+        exec(code, loaded)
+        with torch.inference_mode():
+            torch.testing.assert_close(loaded["model"](pixel_values).logits, adapted(pixel_values).logits)
+        assert list(loaded["model"].config.id2label) == [0, 1, 2]
+        assert not names or list(loaded["model"].config.id2label.values()) == names
+    assert 'hf_hub_download("me/abc", "classes.json", revision="late")' in str(model_card("adapter", "me/abc", "late"))
+
+
+def test_a_program_on_the_hub_is_downloaded_first(here, capsys, monkeypatch) -> None:
+    export_model(here.student, "program", format="torch")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", {"me/program": "program"}.get)
+    (code,) = snippets(str(model_card("program", "me/program")))
+    exec(code, {})
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_an_exported_model_is_used_with_this_package(tmp_path: Path) -> None:

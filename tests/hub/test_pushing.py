@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,12 +14,22 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import HfApi
+from peft import LoraConfig, get_peft_model
+from PIL import Image
 from safetensors.torch import save_file
+from transformers import AutoModelForImageClassification
 
-from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification
+from deitlt_hf import (
+    CifarResNetConfig,
+    CifarResNetForImageClassification,
+    DeiTLTConfig,
+    DeiTLTError,
+    DeiTLTForImageClassification,
+)
 from deitlt_hf.data.processing import image_processor
 from deitlt_hf.evaluation.accuracy import expert_metrics
-from deitlt_hf.hub.cards.model_card import is_generated, write_model_card
+from deitlt_hf.hub.cards.adapter import save_classes
+from deitlt_hf.hub.cards.model_card import is_generated, model_card, write_model_card
 from deitlt_hf.hub.pushing import push_model
 from deitlt_hf.hub.run_record import write_json
 from hub_server import Fault, HubServer
@@ -131,8 +142,10 @@ def test_a_readme_that_somebody_wrote_goes_as_it_is(
     write_model_card(run)
     (run / "README.md").write_text((run / "README.md").read_text() + "\nCall Alice before use.\n")
     push_model(run, "me/birds")
-    assert hub.files("me/birds")["README.md"] == (run / "README.md").read_bytes()
-    assert "README.md goes as it is" in caplog.text
+    edited = (run / "README.md").read_text()
+    assert edited.count('"birds"') == 4
+    assert hub.files("me/birds")["README.md"].decode() == edited.replace('"birds"', '"me/birds"')
+    assert "README.md is not as this package wrote it and goes as it is, to load me/birds" in caplog.text
 
 
 def test_a_wrong_header_in_a_readme_is_one_line_and_no_commit(hub: HubServer, run: Path) -> None:
@@ -153,6 +166,62 @@ def test_a_checkpoint_takes_its_runs_processor_and_recipe_but_not_its_results(hu
     assert "model-index" not in on_branch["README.md"].decode()
     push_model(run / "ema", "me/birds", branch="ema")
     assert set(hub.files("me/birds", "ema")) == IN_A_RUN - {"metrics.json", "report.png"}
+
+
+def test_the_snippets_of_a_branch_load_what_is_on_it(
+    hub: HubServer, run: Path, model: DeiTLTForImageClassification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    other = DeiTLTForImageClassification(model.config)
+    other.save_pretrained(run / "checkpoint-7")
+    push_model(run, "me/birds")
+    push_model(run / "checkpoint-7", "me/birds", branch="steps/7")
+    on_main, on_branch = (hub.files("me/birds", branch)["README.md"].decode() for branch in ("main", "steps/7"))
+    assert "revision" not in on_main
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (20, 16), "teal").save("photo.jpg")
+    pipeline, auto_classes, this_package = re.findall(r"```python\n(.*?)```", on_branch, flags=re.DOTALL)
+    for code, name in (
+        (pipeline, "classifier.model"),
+        (auto_classes, "model"),
+        (this_package, "classifier._run.model"),
+    ):
+        loaded: dict = {}
+        exec(code, loaded)
+        weights = eval(name, loaded).state_dict()
+        torch.testing.assert_close(weights, dict(other.state_dict()), rtol=0, atol=0)
+
+
+def test_a_teachers_branch_is_downloaded_for_a_student(tmp_path: Path) -> None:
+    config = CifarResNetConfig(depth=20, num_labels=3, image_size=16)
+    CifarResNetForImageClassification(config).save_pretrained(tmp_path)
+    card = str(model_card(tmp_path, "me/teacher", branch="late"))
+    assert card.count(', revision="late"') == 3
+    assert (
+        "hf download me/teacher --revision late --local-dir teacher\n"
+        "deitlt train --data pictures --teacher teacher\n" in card
+    )
+
+
+def test_a_student_over_an_adapter_is_what_loads(
+    hub: HubServer, run: Path, model: DeiTLTForImageClassification
+) -> None:
+    adapter = run.parent / "adapter"
+    student = DeiTLTForImageClassification.from_pretrained(run)
+    get_peft_model(student, LoraConfig(target_modules=["q_proj"])).save_pretrained(adapter)
+    save_classes(model.config, adapter)
+    push_model(adapter, "me/mixed")
+    assert set(hub.files("me/mixed")) == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "classes.json",
+    }
+    HfApi().upload_file(path_or_fileobj=b"onnx", path_in_repo="model.onnx", repo_id="me/mixed")
+    push_model(run, "me/mixed")
+    assert set(hub.files("me/mixed")) == IN_A_RUN
+    loaded = AutoModelForImageClassification.from_pretrained("me/mixed")
+    torch.testing.assert_close(dict(loaded.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
 
 
 def test_an_older_directory_gets_the_code_that_it_lacks(

@@ -175,3 +175,13 @@ def test_a_command_pushes_what_it_measured(hub: HubServer, tmp_path: Path) -> No
         path.read_bytes() for path in (tmp_path / "digits").rglob("*") if path.is_file() and path.suffix != ".bin"
     ]
     assert not any(hub.token.encode() in content for content in written)
+
+
+def test_the_command_says_where_the_model_is(
+    hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = "--recipe digits-lt-teacher --sam_rho 0 --max_steps 1 --drw_start_epoch none --use_cpu true --depth 20"
+    push = ["--push_to_hub", "true", "--hub_model_id", "teacher", "--hub_revision", "early"]
+    assert main(["teacher", *flags.split(), *push, "--output_dir", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"on the hub: {hub.endpoint}/me/teacher/tree/early"
+    assert 'revision="early"' in hub.files("me/teacher", "early")["README.md"].decode()

@@ -66,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"deitlt {command}: interrupted{_way_back(interrupt, arguments)}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever reads has enough: `deitlt predict ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
     except OSError as error:
         if error.errno not in _OF_THE_DISK:
             raise

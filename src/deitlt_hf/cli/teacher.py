@@ -11,6 +11,7 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.parsing import parse_with_recipe
     from deitlt_hf.cli.suggesting import settings_for_data
     from deitlt_hf.data.suggestion import suggest_teacher_recipe
+    from deitlt_hf.hub.repository import address_of
     from deitlt_hf.training.arguments import TeacherTrainingArguments
     from deitlt_hf.training.profiling import format_profile
     from deitlt_hf.training.run_data import TrainingDataArguments
@@ -39,3 +40,5 @@ def run(argv: Sequence[str]) -> None:
     if args.should_log:
         print(", ".join(f"{group} {accuracy:.1f}" for group, accuracy in accuracies.items()) + " % on the test split")
         print(f"teacher: {args.output_dir}")
+        if args.push_to_hub:
+            print(f"on the hub: {address_of(args.hub_model_id, args.hub_revision)}")

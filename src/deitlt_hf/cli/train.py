@@ -14,6 +14,7 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.suggesting import settings_for_data
     from deitlt_hf.data.suggestion import suggest_recipe
     from deitlt_hf.evaluation.accuracy import format_table
+    from deitlt_hf.hub.repository import address_of
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments
     from deitlt_hf.training.profiling import format_profile
     from deitlt_hf.training.run_data import TrainingDataArguments
@@ -50,3 +51,5 @@ def run(argv: Sequence[str]) -> None:
             print("averaged weights (EMA):")
             print(format_table(result.metrics | {"experts": result.metrics["averaged_weights"]}))
         print(f"student, metrics.json and report.png: {args.output_dir}")
+        if args.push_to_hub:
+            print(f"on the hub: {address_of(args.hub_model_id, args.hub_revision)}")

@@ -89,13 +89,16 @@ def check_panels_are_free(directory: Path, names: Sequence[str]) -> None:
     """Refuse to overwrite.
 
     Raises:
-        DeiTLTError: `directory` is a file, or holds a file of one of the names.
+        DeiTLTError: `directory` is a file, cannot be made or written, or holds a file of one of the names.
 
     Example:
         >>> check_panels_are_free(Path("no/such/directory"), ["lynx.png"])
     """
     if directory.exists() and not directory.is_dir():
         raise DeiTLTError(f"{directory} is a file; pass a directory for the attention maps")
+    above = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise DeiTLTError(f"cannot write {directory}: {above} is no directory to write into; pass another")
     taken = next((name for name in names if (directory / name).exists()), None)
     if taken is not None:
         raise DeiTLTError(f"{directory / taken} exists; pass another directory for the attention maps")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,12 +98,12 @@ class ExpertClassifier:
             DeiTLTError: a picture that cannot be read, an unknown expert, a wrong number, attention where the runtime
                 has none, or an image processor that does not make what the model takes.
         """
-        pictures = [images] if isinstance(images, str | os.PathLike | Image.Image | np.ndarray) else list(images)
-        return list(self.stream(pictures, top, expert, attention, batch_size))
+        is_one = isinstance(images, str | os.PathLike | Image.Image | np.ndarray) or not isinstance(images, Iterable)
+        return list(self.stream([images] if is_one else list(images), top, expert, attention, batch_size))
 
     def stream(
         self,
-        images: Sequence[Picture],
+        images: Iterable[Picture],
         top: int = 5,
         expert: str | None = None,
         attention: bool = False,
@@ -131,6 +131,7 @@ class ExpertClassifier:
                 f"attention maps need PyTorch weights, and this is an {self.runtime} model; pass the model it was "
                 "exported from"
             )
+        images = images if isinstance(images, Sequence) else list(images)
         return self._results(images, top, expert, attention, batch_size, on_error)
 
     def _results(

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from huggingface_hub import hf_hub_download
 from transformers.image_processing_utils import BaseImageProcessor
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.hub.exported_student import INPUT, OUTPUTS, input_shape, quiet_exporters, trace
 from deitlt_hf.hub.loading import load_image_processor, load_student
 from deitlt_hf.hub.onnx_file import quantise_onnx, require_onnx, write_onnx
+from deitlt_hf.hub.pushing import OF_THE_RUN, model_files
+from deitlt_hf.hub.run_record import METRICS_FILE
 from deitlt_hf.hub.runtimes import ONNX_FILE, PROGRAM_FILE, onnx_session
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.new_directory import check_is_free, new_directory
@@ -62,8 +67,9 @@ def export_model(
 
     Args:
         source: a student's directory or hub id.
-        out: directory to make; it must be absent or empty. It gets `model.onnx` or `model.pt2`, `config.json` and
-            `preprocessor_config.json`.
+        out: directory to make; it must be absent or empty. It gets `model.onnx` or `model.pt2`, `config.json`,
+            `preprocessor_config.json`, and what its card is written from: the run's `recipe.yaml`, `run.json` and,
+            without int8, `metrics.json`.
         format: `"onnx"`, or `"torch"` for a program of `torch.export`.
         int8: quantise the layers' matrix products dynamically, weights and activations in 8 bits (ONNX only). Faster
             and a quarter of the size, but it changes the logits: measure the accuracy before relying on it.
@@ -98,6 +104,9 @@ def export_model(
             quantise_onnx(file)
             difference, agreement = _compare_int8(model, file)
         _save_plain_json(model, processor, unfinished, int8)
+        # What 8 bits do to the accuracy nobody has measured.
+        for file in _told_by_run(os.fspath(source), revision, () if int8 else (METRICS_FILE,)):
+            shutil.copyfile(file, unfinished / file.name)
     return ExportReport(Path(out) / file.name, difference, agreement)
 
 
@@ -149,6 +158,17 @@ def _runner(file: Path) -> Callable[[torch.Tensor], np.ndarray]:
 def _pytorch(model: DeiTLTForImageClassification, pixel_values: torch.Tensor) -> np.ndarray:
     outputs = model(pixel_values)
     return np.stack([outputs[name].numpy() for name in OUTPUTS])
+
+
+def _told_by_run(source: str, revision: str | None, results: Sequence[str]) -> Iterator[Path]:
+    """The files, here or on the hub, that say how a student was trained and what was measured."""
+    names = {*OF_THE_RUN, *results}
+    if Path(source).is_dir():
+        yield from (file for file in model_files(source) if file.name in names)
+        return
+    for name in sorted(names):
+        with suppress(OSError, ValueError):  # not every model has them
+            yield Path(hf_hub_download(source, name, revision=revision))
 
 
 def _save_plain_json(

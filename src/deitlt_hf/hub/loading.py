@@ -32,16 +32,22 @@ def load_student(source: str, revision: str | None = None) -> DeiTLTForImageClas
         revision: branch, tag or commit of a hub repository, by default its main branch.
 
     Raises:
-        DeiTLTError: there is no model, or one of another type.
+        DeiTLTError: there is no model, or one of another type, or one that lacks a head.
 
     Example:
         >>> model = load_student("demo-output/student")  # doctest: +SKIP
     """
     load_student_config(source, revision)
     try:
-        return DeiTLTForImageClassification.from_pretrained(source, revision=revision).eval()
+        model, report = DeiTLTForImageClassification.from_pretrained(
+            source, revision=revision, output_loading_info=True
+        )
     except (OSError, ValueError, SafetensorError) as error:
         raise _no_model(source, error) from error
+    lost = sorted(report["missing_keys"]) or sorted(key for key, *_ in report["mismatched_keys"])
+    if lost:  # training may begin so, predictions would be random
+        raise DeiTLTError(f"{source} has no {lost[0]} that fits its configuration; pass a student that is whole")
+    return model.eval()
 
 
 def load_student_config(source: str, revision: str | None = None) -> DeiTLTConfig:
@@ -114,10 +120,10 @@ def load_image_processor(source: str, revision: str | None = None) -> BaseImageP
     try:
         return AutoImageProcessor.from_pretrained(source, revision=revision)
     except (OSError, ValueError) as error:
-        reason = "" if Path(source).is_dir() else f": {loading_reason(source, error)}"
-        raise DeiTLTError(
-            f"{source} has no image processor (preprocessor_config.json){reason}; save one with the model"
-        ) from error
+        is_there = Path(source, "preprocessor_config.json").is_file()
+        reason = "" if Path(source).is_dir() and not is_there else f": {loading_reason(source, error)}"
+        what = "an image processor that cannot be read" if is_there else "no image processor"
+        raise DeiTLTError(f"{source} has {what} (preprocessor_config.json){reason}; save one with the model") from error
 
 
 def load_run_settings(source: str, revision: str | None = None) -> dict[str, Any]:

@@ -16,11 +16,11 @@ import yaml
 from huggingface_hub import ModelCard
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.hub.cards.adapter import ADAPTER_FILE, is_adapter, is_pefts_form
-from deitlt_hf.hub.cards.facts import read_facts
+from deitlt_hf.hub.cards.adapter import ADAPTER_FILE, CLASSES_FILE, is_adapter, is_pefts_form
+from deitlt_hf.hub.cards.facts import MAIN, read_facts
 from deitlt_hf.hub.cards.model_card import CARD_FILE, card_of, is_generated, model_card
 from deitlt_hf.hub.remote_code import add_remote_code, code_files
-from deitlt_hf.hub.repository import check_hub, commit_folder, list_files, make_repository
+from deitlt_hf.hub.repository import address_of, check_hub, commit_folder, list_files, make_repository
 from deitlt_hf.hub.run_record import (
     METRICS_FILE,
     RECIPE_FILE,
@@ -36,8 +36,10 @@ from deitlt_hf.hub.run_record import (
 logger = logging.getLogger(__name__)
 
 MODEL = ("model*.safetensors", "model.safetensors.index.json")
-WEIGHTS = (*MODEL, "adapter_model.safetensors", "model.onnx", "model.onnx[._]data", "model.pt2")
-CONFIGURATIONS = ("config.json", "adapter_config.json", "preprocessor_config.json")
+OF_OTHER_KINDS = ("adapter_model.safetensors", "model.onnx", "model.onnx[._]data", "model.pt2")
+WEIGHTS = (*MODEL, *OF_OTHER_KINDS)
+OF_ADAPTERS = (ADAPTER_FILE, CLASSES_FILE)
+CONFIGURATIONS = ("config.json", "preprocessor_config.json", *OF_ADAPTERS)
 OF_THE_RUN = (RECIPE_FILE, RUN_FILE)
 OF_THE_RESULT = (METRICS_FILE, REPORT_FILE)
 UPLOADED = (*WEIGHTS, *CONFIGURATIONS, *OF_THE_RUN, *OF_THE_RESULT, CARD_FILE, "*.png")
@@ -78,12 +80,12 @@ def push_model(
     model_files(directory)  # a wrong directory is said before the hub is asked
     repo_id = check_hub(repo_id, private=private)
     with tempfile.TemporaryDirectory() as folder:
-        stage_model(directory, folder, repo_id)
-        address = make_repository(repo_id, private=private, branch=branch)
+        stage_model(directory, folder, repo_id, branch)
+        make_repository(repo_id, private=private, branch=branch)
         if not _has_weights_of_pytorch(folder):
             _refuse_beside_weights_of_pytorch(repo_id, branch)
         commit_folder(folder, repo_id, message or "Push the model", branch=branch, stale=stale_files(folder))
-    return address if branch in (None, "main") else f"{address}/tree/{branch}"
+    return address_of(repo_id, branch)
 
 
 def model_files(directory: str | os.PathLike[str]) -> list[Path]:
@@ -122,15 +124,19 @@ def model_files(directory: str | os.PathLike[str]) -> list[Path]:
     return sorted([*files.values(), *code], key=lambda file: file.name)
 
 
-def stage_model(directory: str | os.PathLike[str], folder: str | os.PathLike[str], repo_id: str) -> None:
+def stage_model(
+    directory: str | os.PathLike[str], folder: str | os.PathLike[str], repo_id: str, branch: str | None = None
+) -> None:
     """Lay out in a folder what is pushed of a model: its files, the code that it needs, and its card.
 
-    A `README.md` that is not this package's own, or was edited, goes as it is.
+    A `README.md` that is not this package's own goes as it is, and so does an edited one, but for its snippets, which
+    load the model from where it is pushed to.
 
     Args:
         directory: see `push_model`.
         folder: that is there, and empty.
         repo_id: what the card's snippets load.
+        branch: of that repository, by default its main one.
 
     Raises:
         DeiTLTError: see `model_files`.
@@ -151,9 +157,25 @@ def stage_model(directory: str | os.PathLike[str], folder: str | os.PathLike[str
     if is_adapter(directory):
         _hide_a_local_base(folder)
     if has_own_card(directory):
-        logger.warning(f"{directory / CARD_FILE} goes as it is, for it is not as this package wrote it")
+        logger.warning(f"{directory / CARD_FILE} is not as this package wrote it and goes as it is, to load {repo_id}")
+        _load_from_hub(folder / CARD_FILE, directory, repo_id, branch)
     else:
-        _card(directory, folder, repo_id).save(folder / CARD_FILE)
+        _card(directory, folder, repo_id, branch).save(folder / CARD_FILE)
+
+
+def _load_from_hub(card: Path, directory: Path, repo_id: str, branch: str | None) -> None:
+    """Let the snippets of a card that was written for a local directory, and then edited, load the pushed model."""
+    text = card.read_text(encoding="utf-8")
+    loaded = re.compile(r'(model=|from_pretrained\(|from_pretrained\(base, )"([^"\n]+)"|(--teacher )(\S+)')
+    revision = "" if branch in (None, MAIN) else f", revision={json.dumps(branch)}"
+
+    def with_hub(match: re.Match[str]) -> str:
+        in_python, place, in_shell, teacher = match.groups()
+        if last_part(place or teacher) != directory.absolute().name or (place or teacher) == repo_id:
+            return match[0]
+        return f'{in_python}"{repo_id}"{revision}' if place else f"{in_shell}{repo_id}"
+
+    card.write_text(loaded.sub(with_hub, text), encoding="utf-8", newline="\n")
 
 
 def _hide_a_local_base(folder: Path) -> None:
@@ -172,11 +194,11 @@ def _public_recipe(file: Path) -> str:
     return yaml.safe_dump(settings, sort_keys=False)
 
 
-def _card(directory: Path, folder: Path, repo_id: str) -> ModelCard:
+def _card(directory: Path, folder: Path, repo_id: str, branch: str | None) -> ModelCard:
     """The card of the model in `directory`, which in `folder` has its code beside it."""
     if is_adapter(directory):
-        return model_card(directory, repo_id)
-    facts = read_facts(directory, repo_id)
+        return model_card(directory, repo_id, branch)
+    facts = read_facts(directory, repo_id, branch)
     facts.config.auto_map = json.loads((folder / "config.json").read_text()).get("auto_map")
     return card_of(facts)
 
@@ -202,7 +224,10 @@ def stale_files(folder: str | os.PathLike[str]) -> tuple[str, ...]:
         >>> stale_files(".")
         ()
     """
-    return (*MODEL, *OF_THE_RUN, *OF_THE_RESULT) if _has_weights_of_pytorch(folder) else ()
+    if not _has_weights_of_pytorch(folder):
+        return ()
+    # peft loads an adapter's base in place of the weights beside it.
+    return (*MODEL, *OF_OTHER_KINDS, *OF_ADAPTERS, *OF_THE_RUN, *OF_THE_RESULT)
 
 
 def _has_weights_of_pytorch(folder: str | os.PathLike[str]) -> bool:

@@ -96,6 +96,18 @@ def make_repository(
     return str(address)
 
 
+def address_of(repo_id: str, branch: str | None = None) -> str:
+    """The page of a model's repository, or of a branch of it.
+
+    Example:
+        >>> address_of("me/student", "step-500")  # doctest: +SKIP
+        'https://huggingface.co/me/student/tree/step-500'
+    """
+    from huggingface_hub import HfApi
+
+    return f"{HfApi().endpoint}/{repo_id}" + ("" if branch in (None, "main") else f"/tree/{branch}")
+
+
 def list_files(repo_id: str, kind: str = "model", branch: str | None = None, token: str | None = None) -> list[str]:
     """Names of the files of a repository, by default of its main branch.
 

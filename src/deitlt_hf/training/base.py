@@ -20,6 +20,7 @@ from deitlt_hf.data.draws import DrawingSampler
 from deitlt_hf.data.sampling import ShufflingSampler
 from deitlt_hf.data.transforms import ViewedDataset
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.hub.cards.adapter import save_classes
 from deitlt_hf.losses.class_balanced import class_balanced_weights
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.batch_views import BatchViews
@@ -301,6 +302,11 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
                 f"{len(sampler.sampler)} training images in batches of {size} leave a last batch of one, too few for "
                 "batch normalisation; pass dataloader_drop_last true or another per_device_train_batch_size"
             )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if wraps_adapters(self.model):
+            save_classes(self.model.config, output_dir or self.args.output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self._loads_whole_models():

@@ -44,7 +44,7 @@ class PushingTrainer(Trainer):
         args = self.args
         token, private = token or args.hub_token, bool(args.hub_private_repo if private is None else private)
         name = args.hub_model_id or Path(args.output_dir).absolute().name
-        self.hub_model_id = check_hub(name, private=private, token=token)
+        self.hub_model_id = args.hub_model_id = check_hub(name, private=private, token=token)
         make_repository(self.hub_model_id, private=private, branch=args.hub_revision, token=token)
         self.push_in_progress = None
         self._pusher = ThreadPoolExecutor(max_workers=1)
@@ -54,7 +54,7 @@ class PushingTrainer(Trainer):
     def create_model_card(self, *args, **kwargs) -> None:
         """Write this package's card into the output directory; what transformers' draft would hold is not used."""
         if self.is_world_process_zero():
-            write_model_card(self.args.output_dir, self.hub_model_id)
+            write_model_card(self.args.output_dir, self.hub_model_id, self.args.hub_revision)
 
     def push_to_hub(
         self,
@@ -135,7 +135,7 @@ class PushingTrainer(Trainer):
                 shutil.rmtree(folder, ignore_errors=True)
 
         try:
-            stage_model(directory, folder, self.hub_model_id)
+            stage_model(directory, folder, self.hub_model_id, revision or self.args.hub_revision)
             if resumable_as is not None:
                 no_pickled_arguments = shutil.ignore_patterns(TRAINING_ARGS_NAME)
                 resumable = folder / resumable_as

@@ -9,19 +9,26 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 from safetensors import safe_open
+from transformers import PreTrainedConfig
 
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.hub.cards.facts import MAIN
 from deitlt_hf.hub.cards.markdown import code_block, escape
-from deitlt_hf.hub.run_record import find_hub_ids, last_part, read_json
+from deitlt_hf.hub.run_record import find_hub_ids, last_part, read_json, write_json
 
 ADAPTER_FILE = "adapter_config.json"
+CLASSES_FILE = "classes.json"
 
-_LOADING = """from peft import PeftModel
+_LOADING = """{imports}from peft import PeftModel
 
 from deitlt_hf import DeiTLTForImageClassification
 
-base = DeiTLTForImageClassification.from_pretrained({base}{classes})
-model = PeftModel.from_pretrained(base, {location}).eval()"""
+{classes}base = DeiTLTForImageClassification.from_pretrained({base}{of_classes})
+model = PeftModel.from_pretrained(base, {location}{revision}).eval()"""
+
+_CLASSES = """with open({file}) as file:
+    classes = json.load(file)
+"""
 
 
 def is_adapter(directory: str | os.PathLike[str]) -> bool:
@@ -44,7 +51,20 @@ def is_pefts_form(text: str) -> bool:
     return "library_name: peft" in text and "[More Information Needed]" in text
 
 
-def adapter_card(directory: str | os.PathLike[str], repo_id: str | None = None) -> tuple[str, str]:
+def save_classes(config: PreTrainedConfig, directory: str | os.PathLike[str]) -> None:
+    """Write what an adapter's classes are beside it, for PEFT saves nothing of its base's configuration.
+
+    Example:
+        >>> save_classes(model.config, "runs/adapter")  # doctest: +SKIP
+    """
+    names = {"id2label": config.id2label, "label2id": config.label2id}
+    known = {name: getattr(config, name, None) for name in ("class_counts", "class_groups")}
+    write_json(Path(directory, CLASSES_FILE), names | {name: value for name, value in known.items() if value})
+
+
+def adapter_card(
+    directory: str | os.PathLike[str], repo_id: str | None = None, branch: str | None = None
+) -> tuple[str, str]:
     """Header (YAML) and body of an adapter's card.
 
     Raises:
@@ -65,8 +85,8 @@ def adapter_card(directory: str | os.PathLike[str], repo_id: str | None = None) 
     places = {
         name: json.dumps(value, ensure_ascii=False) for name, value in {"base": base, "location": location}.items()
     }
-    number = _count_classes(path)
-    places["classes"] = "" if number is None else f", num_labels={number}"
+    places["revision"] = "" if branch in (None, MAIN) else f", revision={json.dumps(branch)}"
+    places |= _of_classes(path, places["location"], places["revision"], on_hub=repo_id is not None)
     metadata = ModelCardData(
         library_name="peft",
         pipeline_tag="image-classification",
@@ -85,6 +105,18 @@ def adapter_card(directory: str | os.PathLike[str], repo_id: str | None = None) 
         code_block("python", _LOADING.format(**places)),
     ]
     return metadata.to_yaml(), "\n\n".join(body)
+
+
+def _of_classes(path: Path, location: str, revision: str, on_hub: bool) -> dict[str, str]:
+    """How the snippet gives the base the adapter's classes."""
+    if not (path / CLASSES_FILE).is_file():
+        number = _count_classes(path)
+        return {"imports": "", "classes": "", "of_classes": "" if number is None else f", num_labels={number}"}
+    file, imports = json.dumps(f"{json.loads(location)}/{CLASSES_FILE}", ensure_ascii=False), "import json\n\n"
+    if on_hub:
+        file = f'hf_hub_download({location}, "{CLASSES_FILE}"{revision})'
+        imports += "from huggingface_hub import hf_hub_download\n"
+    return {"imports": imports, "classes": _CLASSES.format(file=file), "of_classes": ", **classes"}
 
 
 def _count_classes(path: Path) -> int | None:

@@ -32,6 +32,7 @@ STATE_FILE = "trainer_state.json"
 STUDENT = "deit_lt"
 WITH_CODE = (STUDENT, "cifar_resnet", "timm_cosine")  # whose modeling files lie beside their weights
 RUNTIME_FILES = {"onnx": "model.onnx", "exported": "model.pt2"}
+MAIN = "main"  # the branch that is meant where none is named
 ONLY_ROW = "model"  # of a network with one head
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -104,6 +105,8 @@ class ModelFacts:
     Args:
         title: the model's name.
         location: what the card's snippets load.
+        revision: branch of `location`, where that is on the hub and the branch is not the main one.
+        on_hub: whether `location` is there, and no directory.
         config: the model's configuration.
         classes: see `Classes`.
         data: what it was trained on.
@@ -136,6 +139,8 @@ class ModelFacts:
     runtime: str = "torch"
     recipe: str | None = None
     processes: int = 1
+    revision: str | None = None
+    on_hub: bool = False
 
     @property
     def is_student(self) -> bool:
@@ -147,7 +152,7 @@ class ModelFacts:
         return "AutoModelForImageClassification" in (getattr(self.config, "auto_map", None) or {})
 
 
-def read_facts(directory: str | os.PathLike[str], repo_id: str | None = None) -> ModelFacts:
+def read_facts(directory: str | os.PathLike[str], repo_id: str | None = None, branch: str | None = None) -> ModelFacts:
     """Read what a directory tells of its model.
 
     Of averaged weights (`ema`) and of a `checkpoint-N`, the directory above tells of the run.
@@ -155,6 +160,7 @@ def read_facts(directory: str | os.PathLike[str], repo_id: str | None = None) ->
     Args:
         directory: with a `config.json`.
         repo_id: what the card's snippets load; by default the directory, of an absolute path its last part.
+        branch: of that repository, by default its main one.
 
     Raises:
         DeiTLTError: no such directory, no model in it, or a file of it that cannot be read.
@@ -187,6 +193,8 @@ def read_facts(directory: str | os.PathLike[str], repo_id: str | None = None) ->
         num_weights=_count_weights(path),
         has_picture=(path / REPORT_FILE).is_file(),
         runtime=_runtime(path),
+        revision=None if branch == MAIN else branch,
+        on_hub=repo_id is not None,
     )
 
 

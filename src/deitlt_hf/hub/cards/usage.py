@@ -13,7 +13,7 @@ INSTALL = "pip install deitlt-hf"
 _PIPELINE = """{imports}from transformers import pipeline
 
 image = "photo.jpg"  # your picture
-classifier = pipeline("image-classification", model={location}{trust})
+classifier = pipeline("image-classification", model={location}{revision}{trust})
 for answer in classifier(image):
     print(f"{{answer['score']:.3f}}  {{answer['label']}}")"""
 
@@ -22,8 +22,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 image = Image.open("photo.jpg").convert("RGB")  # your picture
-processor = AutoImageProcessor.from_pretrained({location}{trust})
-model = AutoModelForImageClassification.from_pretrained({location}{trust})
+processor = AutoImageProcessor.from_pretrained({location}{revision}{trust})
+model = AutoModelForImageClassification.from_pretrained({location}{revision}{trust})
 with torch.inference_mode():
     outputs = model(**processor(image, return_tensors="pt"))
 {answer}"""
@@ -41,7 +41,7 @@ from deitlt_hf import ExpertClassifier
 from deitlt_hf.evaluation.attention import draw_attention
 
 image = Image.open("photo.jpg").convert("RGB")  # your picture
-classifier = ExpertClassifier.from_pretrained({location})
+classifier = ExpertClassifier.from_pretrained({location}{revision})
 (result,) = classifier(image, top=3, attention=True)
 for row in result.rows:
     cls, dist = row.probability["cls"], row.probability["distillation"]
@@ -49,10 +49,10 @@ for row in result.rows:
 for expert, weights in result.attention.items():
     draw_attention(image, weights, result.region).save(f"attention-{{expert}}.png")"""
 
-_EXPORTED = """from deitlt_hf import ExpertClassifier
+_EXPORTED = """{imports}from deitlt_hf import ExpertClassifier
 
 image = "photo.jpg"  # your picture
-classifier = ExpertClassifier.from_pretrained({location})
+classifier = ExpertClassifier.from_pretrained({place})
 (result,) = classifier(image, top=3)
 for row in result.rows:
     cls, dist = row.probability["cls"], row.probability["distillation"]
@@ -66,16 +66,22 @@ def usage_section(facts: ModelFacts) -> str:
         >>> usage_section(facts)  # doctest: +SKIP
     """
     location = json.dumps(facts.location, ensure_ascii=False)
+    revision = "" if facts.revision is None else f", revision={json.dumps(facts.revision)}"
     if facts.runtime != "torch":
         extra = "onnx" if facts.runtime == "onnx" else None
         install = f"pip install 'deitlt-hf[{extra}]'" if extra else INSTALL
         kind = "an ONNX file, which ONNX Runtime runs" if extra else "a program of torch.export"
         text = f"The model is {kind}. With `{install}`:"
-        return "\n\n".join(["## How to use", text, code_block("python", _EXPORTED.format(location=location))])
+        place, imports = f"{location}{revision}", ""
+        if facts.runtime == "exported" and facts.on_hub:  # a program runs from a directory alone: its code is looked at
+            place, imports = f"snapshot_download({place})", "from huggingface_hub import snapshot_download\n\n"
+        code = code_block("python", _EXPORTED.format(place=place, imports=imports))
+        return "\n\n".join(["## How to use", text, code])
     needs_code = facts.config.model_type in WITH_CODE
     trusts = needs_code and facts.has_code
     places = {
         "location": location,
+        "revision": revision,
         "trust": ", trust_remote_code=True" if trusts else "",
         "imports": "" if trusts or not needs_code else "import deitlt_hf  # makes the model known to transformers\n",
     }
@@ -90,7 +96,7 @@ def usage_section(facts: ModelFacts) -> str:
             code_block(
                 "python", _AUTO_CLASSES.format(answer=_EXPERTS_ANSWER if facts.is_student else _ANSWER, **places)
             ),
-            *_with_this_package(facts, location),
+            *_with_this_package(facts, location, revision),
         ]
     )
 
@@ -106,14 +112,19 @@ def _about_code(facts: ModelFacts, needs_code: bool) -> str:
     return f"transformers knows the model once `deitlt_hf` is imported (`{INSTALL}`). The snippets read `photo.jpg`."
 
 
-def _with_this_package(facts: ModelFacts, location: str) -> list[str]:
+def _with_this_package(facts: ModelFacts, location: str, revision: str) -> list[str]:
     if facts.is_student:
         return [
             "With this package, the probabilities of both experts side by side, and where in the picture each of the "
             "two tokens looks (`attention-cls.png`, `attention-distillation.png`):",
-            code_block("python", _THIS_PACKAGE.format(location=location)),
+            code_block("python", _THIS_PACKAGE.format(location=location, revision=revision)),
         ]
+    teacher = shlex.quote(facts.location)
+    command = f"deitlt train --data pictures --teacher {teacher}"
+    if facts.revision is not None:
+        download = f"hf download {teacher} --revision {shlex.quote(facts.revision)} --local-dir teacher"
+        command = f"{download}\ndeitlt train --data pictures --teacher teacher"
     return [
         "With this package, as the teacher of a student on images of the same classes, in a folder `pictures`:",
-        code_block("sh", f"deitlt train --data pictures --teacher {shlex.quote(facts.location)}"),
+        code_block("sh", command),
     ]

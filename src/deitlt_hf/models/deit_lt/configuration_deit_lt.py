@@ -58,6 +58,8 @@ class DeiTLTConfig(DeiTConfig):
 
         With another number of labels, the file's class counts and groups are another data set's and stay behind.
         """
+        if kwargs.get("id2label"):  # with keys as JSON has them, too
+            kwargs["id2label"] = {int(label): name for label, name in kwargs["id2label"].items()}
         labels_in_file = len(config_dict.get("id2label") or (0, 1))  # transformers leaves the default of two out
         labels = kwargs.get("num_labels") or len(kwargs.get("id2label") or ()) or labels_in_file
         if labels != labels_in_file:
