@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import shlex
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import datasets
@@ -23,7 +25,7 @@ from published_layouts import write_cifar
 
 RUN = ["--data", "digits-lt", "--distillation_type", "none", "--image_size", "16", "--num_train_epochs", "2"]
 RUN += ["--hidden_size", "24", "--num_hidden_layers", "1", "--num_attention_heads", "2", "--patch_size", "8"]
-RUN += ["--per_device_train_batch_size", "32", "--drw_start_epoch", "none"]
+RUN += ["--per_device_train_batch_size", "32", "--drw_start_epoch", "none", "--dataloader_num_workers", "0"]
 MACHINE = ["--use_cpu", "true", "--disable_tqdm", "true"]
 
 
@@ -166,3 +168,10 @@ def test_a_directory_that_cannot_be_made_is_refused_before_the_data_are_loaded(c
             f"deitlt train: cannot write {directory}: {tmp_path}/file is no directory that may be written; "
             "pass another --output_dir\n"
         )
+
+
+def test_a_reader_that_has_enough_ends_a_command_without_a_word():
+    command = [sys.executable, "-m", "deitlt_hf", "recipes"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running.stdout.close()
+    assert (running.stderr.read(), running.wait()) == ("", 141)

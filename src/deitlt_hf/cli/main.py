@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with signals_end_runs():
             importlib.import_module(f"deitlt_hf.cli.{command}").run(arguments[1:])
+            sys.stdout.flush()
     except DeiTLTError as error:
         print(f"deitlt {command}: {error}", file=sys.stderr)
         return 2

@@ -74,8 +74,8 @@ class RewindingTrainer(SavingTrainer):
         found = [step for step in steps if step >= 0]
         if found:
             self._non_finite_step.fill_(min(found))
-            # It may be some steps ago.
-            epoch = min(found) * (self.state.epoch or 0) / max(self.state.global_step, 1)
+            # Where that step began, which may be some steps ago.
+            epoch = (min(found) - 1) * (self.state.epoch or 0) / max(self.state.global_step, 1)
             before = "there is no checkpoint from before it: train again with a lower learning_rate"
             if self.last_checkpoint:
                 before = (
