@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +12,7 @@ import yaml
 from safetensors.torch import save_file
 
 from deitlt_hf import DeiTLTError, DeiTLTTrainingArguments, TeacherTrainingArguments
-from deitlt_hf.training.run_directory import check_output_directory, claimed_directory
+from deitlt_hf.training.run_directory import check_output_directory, claimed_directory, refuse_within
 
 
 class Run:
@@ -47,8 +49,8 @@ def test_an_occupied_directory_is_replaced_only_if_it_is_a_run(tmp_path, occupie
         assert check_output_directory(args) is None
         run = Run(args)
         with claimed_directory(run, [args], None):
-            assert (tmp_path / "recipe.yaml").read_text() != "data: digits-lt\n"
             run.step()
+            assert (tmp_path / "recipe.yaml").read_text() != "data: digits-lt\n"
             run.step()
         assert names(tmp_path) == ["recipe.yaml"]
         return
@@ -58,36 +60,78 @@ def test_an_occupied_directory_is_replaced_only_if_it_is_a_run(tmp_path, occupie
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("error", [DeiTLTError("no"), RuntimeError("no"), KeyboardInterrupt()])
-def test_a_run_that_was_to_be_replaced_is_back_if_the_other_makes_no_step(tmp_path, error):
-    (tmp_path / "recipe.yaml").write_text("data: digits-lt\n")
+@pytest.fixture
+def old_run(tmp_path):
     (tmp_path / "checkpoint-3").mkdir()
-    (tmp_path / "checkpoint-3" / "model.safetensors").write_text("weights")
-    args = arguments(tmp_path, overwrite=True)
+    (tmp_path / "runs").mkdir()
+    files = {"recipe.yaml": "data: digits-lt\n", "model.safetensors": "weights", "runs/log": "old"}
+    for name, content in (files | {"checkpoint-3/model.safetensors": "weights"}).items():
+        (tmp_path / name).write_text(content)
+    return tmp_path
+
+
+def test_a_run_that_was_to_be_replaced_is_whole_until_the_other_has_made_a_step(old_run):
+    args = arguments(old_run, overwrite=True)
+    before = names(old_run)
 
     def train():
         with claimed_directory(Run(args), [args], None):
-            (tmp_path / "checkpoint-0").mkdir()  # to which a run may go back
-            raise error
+            (old_run / "runs" / "new").write_text("new")  # as TensorBoard does
+            raise KeyboardInterrupt
 
-    with pytest.raises(type(error)):
+    with pytest.raises(KeyboardInterrupt) as error:
         train()
-    assert names(tmp_path) == ["checkpoint-3", "recipe.yaml"]
-    assert (tmp_path / "recipe.yaml").read_text() == "data: digits-lt\n"
-    assert (tmp_path / "checkpoint-3" / "model.safetensors").read_text() == "weights"
+    assert names(old_run) == before
+    assert (old_run / "recipe.yaml").read_text() == "data: digits-lt\n"
+    assert not hasattr(error.value, "remains")  # what is there is not what was stopped
+    run = Run(args)
+    with claimed_directory(run, [args], None):
+        (old_run / "runs" / "newer").write_text("newer")
+        run.step()
+        (old_run / "model.safetensors").write_text("of the new run")
+        run.step()
+    assert names(old_run) == ["model.safetensors", "recipe.yaml", "runs"]
+    assert names(old_run / "runs") == ["newer"]
+    assert (old_run / "recipe.yaml").read_text() != "data: digits-lt\n"
 
 
-def test_so_it_is_after_a_kill(tmp_path):
-    (tmp_path / "recipe.yaml").write_text("data: digits-lt\n")
-    args = arguments(tmp_path, overwrite=True)
-    claim = claimed_directory(Run(args), [args], None)
-    claim.__enter__()  # and never left
-    assert (tmp_path / "recipe.yaml").read_text() != "data: digits-lt\n"
-    with pytest.raises(DeiTLTError, match="not empty"):
-        check_output_directory(arguments(tmp_path))
-    assert names(tmp_path) == ["recipe.yaml"]
-    assert (tmp_path / "recipe.yaml").read_text() == "data: digits-lt\n"
-    del claim
+def test_what_has_to_be_written_before_the_first_step_takes_the_directory_too(old_run):
+    args = arguments(old_run, overwrite=True)
+    run = Run(args)
+    with claimed_directory(run, [args], None):
+        run.before_saving()
+        (old_run / "checkpoint-0").mkdir()
+        run.step()
+    assert names(old_run) == ["checkpoint-0", "recipe.yaml", "runs"]
+
+
+def test_where_something_cannot_be_removed_all_stays(old_run, monkeypatch):
+    args = arguments(old_run, overwrite=True)
+    rename = Path.rename
+
+    def refuse(path, target):
+        if path.name == "model.safetensors":
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return rename(path, target)
+
+    run = Run(args)
+    before = names(old_run)
+    with claimed_directory(run, [args], None):
+        monkeypatch.setattr(Path, "rename", refuse)
+        with pytest.raises(PermissionError):
+            run.step()
+    assert names(old_run) == before
+    assert (old_run / "recipe.yaml").read_text() == "data: digits-lt\n"
+
+
+def test_what_a_run_learns_from_is_not_replaced_by_it(tmp_path):
+    (tmp_path / "run" / "teacher").mkdir(parents=True)
+    inside = str(tmp_path / "run" / "teacher")
+    refuse_within(str(tmp_path / "run"), False, teacher=inside)
+    refuse_within(str(tmp_path / "run"), True, teacher=str(tmp_path), init_from="me/run", data=None)
+    for source in (inside, str(tmp_path / "run")):
+        with pytest.raises(DeiTLTError, match=f"^teacher {source} lies in {tmp_path}/run, which is to be replaced"):
+            refuse_within(str(tmp_path / "run"), True, teacher=source)
 
 
 @pytest.mark.parametrize("exists", [False, True])

@@ -6,6 +6,7 @@ import difflib
 import errno
 import importlib
 import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -30,7 +31,16 @@ COMMANDS = {
 }
 
 _TRAINING = ("teacher", "train")
-_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR}
+_OF_THE_DISK = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EBUSY,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,10 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"deitlt {command}: interrupted{_way_back(interrupt, arguments)}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever reads has enough: `deitlt predict ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_enough():
+            return 128 + 13
         if error.errno not in _OF_THE_DISK:
             raise
         where = f"{error.filename}: " if error.filename else ""
@@ -78,6 +87,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     _leave_process_group()
     return 0
+
+
+def _reader_has_enough() -> bool:
+    """Whether it is standard output that is closed, as by `deitlt predict ... | head`; it stays so."""
+    output = select.poll()  # pipes break where there is poll
+    output.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in output.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still wants to write at its end
+    return True
 
 
 def _way_back(error: BaseException, arguments: Sequence[str]) -> str:

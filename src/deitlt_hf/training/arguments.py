@@ -146,6 +146,8 @@ class LongTailTrainingArguments(TrainingArguments):
         for name, least in (lowest | {"dataloader_num_workers": 0}).items():
             if getattr(self, name) < least:
                 raise DeiTLTError(f"{name} is {getattr(self, name)}; pass {least} or more")
+        if self.num_train_epochs <= 0:
+            raise DeiTLTError(f"num_train_epochs is {self.num_train_epochs:g}; pass a number above 0")
 
     @property
     def follows_reference_schedule(self) -> bool:

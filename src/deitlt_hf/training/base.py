@@ -230,7 +230,7 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
 
     def _check_steps_are_as_before(self, checkpoint: str, train_dataloader: DataLoader) -> None:
         """Refuse steps of another number of images: the images, the phase and the learning rate would jump."""
-        if not hasattr(train_dataloader.dataset, "__len__"):
+        if self.args.ignore_data_skip or not hasattr(train_dataloader.dataset, "__len__"):
             return
         state = TrainerState.load_from_json(str(Path(checkpoint, STATE_FILE)))
         batches, accumulated = len(train_dataloader), self.args.gradient_accumulation_steps
@@ -238,9 +238,10 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
         epoch = whole + rest * accumulated / batches
         if abs(epoch - (state.epoch or 0)) < 0.5 / batches:
             return
-        processes = len(list(Path(checkpoint).glob("rng_state*.pth")))
         processes, now = len(list(Path(checkpoint).glob("rng_state*.pth"))), self.args.world_size
-        as_before = "the same images, per_device_train_batch_size and gradient_accumulation_steps"
+        as_before = (
+            "the same images, repeated_augmentation, per_device_train_batch_size and gradient_accumulation_steps"
+        )
         if processes not in (0, now):
             as_before = f"{processes} process{'es' * (processes > 1)}, and not {now}"
         raise DeiTLTError(

@@ -12,6 +12,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from transformers.trainer_utils import sort_checkpoints
@@ -20,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
 
-_SAVING, _REPLACED, _REMOVING = ".saving-", ".replaced-", ".removing-"
+REMOVING = ".removing-"  # before the name of what goes
+_SAVING, _REPLACED = ".saving-", ".replaced-"
 _SAVED_BY_TORCH = (".pt", ".pth", ".bin")
 
 
@@ -58,9 +60,18 @@ def tidy(directory: Path) -> None:
         name = left.with_name(left.name.removeprefix(_REPLACED))
         if not name.exists():
             left.rename(name)
-    for prefix in (_SAVING, _REPLACED, _REMOVING):
-        for left in directory.glob(f"{prefix}checkpoint-*"):
-            shutil.rmtree(left, ignore_errors=True)
+    for going in (f"{_SAVING}checkpoint-*", f"{_REPLACED}checkpoint-*", f"{REMOVING}*"):
+        for left in directory.glob(going):
+            remove(left)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a directory, as far as the disk lets."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def rotate(directory: str, limit: int | None, best: str | None) -> None:
@@ -71,7 +82,7 @@ def rotate(directory: str, limit: int | None, best: str | None) -> None:
     kept = {checkpoints[-1]} | ({Path(best)} if best is not None else set())
     others = [checkpoint for checkpoint in checkpoints if checkpoint not in kept]
     for checkpoint in others[: max(0, len(checkpoints) - max(limit, len(kept)))]:
-        going = checkpoint.with_name(_REMOVING + checkpoint.name)
+        going = checkpoint.with_name(REMOVING + checkpoint.name)
         checkpoint.rename(going)
         shutil.rmtree(going, ignore_errors=True)
 

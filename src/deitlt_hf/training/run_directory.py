@@ -32,14 +32,13 @@ from deitlt_hf.hub.run_record import (
 )
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.base import LongTailTrainer
-from deitlt_hf.training.checkpoints import newest_complete, tidy
+from deitlt_hf.training.checkpoints import REMOVING, newest_complete, remove, tidy
 from deitlt_hf.training.profiling import TRACE_FILE
 from deitlt_hf.training.run_data import Images, TrainingDataArguments
 from deitlt_hf.training.stopping import Stopped
 
 # Not settings that another run, or a run on another machine, should take over.
 _OF_THE_RUN = {"overwrite", "resume", "resume_from_checkpoint"} | PRIVATE_SETTINGS
-_REPLACED = ".run-before"  # no name that `checkpoints.tidy` knows
 OF_THE_MACHINE = {"bf16", "dataloader_pin_memory", "report_to", "use_cpu", "disable_tqdm"}
 
 
@@ -51,9 +50,6 @@ def check_output_directory(args: LongTailTrainingArguments) -> str | None:
     """
     directory = Path(args.output_dir)
     _check_writable(directory)
-    if args.should_save and not args.profile:
-        _bring_back(directory)
-    PartialState().wait_for_everyone()
     if args.resume or args.resume_from_checkpoint:
         checkpoint = args.resume_from_checkpoint
         if not isinstance(checkpoint, str):
@@ -91,63 +87,83 @@ class Remains(NamedTuple):
 
 @contextmanager
 def claimed_directory(trainer: LongTailTrainer, settings: Sequence[object], checkpoint: str | None) -> Iterator[None]:
-    """Inside, the run's directory is the trainer's: it has the settings, and no longer the run that is replaced.
+    """Inside, the run's directory is the trainer's; what stops it from outside gets `Remains` as attribute `remains`.
 
-    That run is kept until the first step has shown that the new one can train, and is back if it cannot. What stops a
-    run from outside gets `Remains` as its attribute `remains`.
+    A run that is replaced stays whole until the one in its place has made a step, or has to write.
     """
     args, directory = trainer.args, Path(trainer.args.output_dir)
     PartialState().wait_for_everyone()  # other processes must not find what the main one writes now
-    if checkpoint is None and args.should_save:
-        if _is_occupied(directory):
-            _put_aside(directory)
-            trainer.add_callback(_ForgetReplaced(directory))
-        directory.mkdir(parents=True, exist_ok=True)
+    is_replaced = checkpoint is None and _is_occupied(directory)
+    if args.should_save and (checkpoint is None or not (directory / RECIPE_FILE).is_file()):
         changed = {name: value for part in settings for name, value in _changed_settings(part).items()}
-        (directory / RECIPE_FILE).write_text(yaml.safe_dump(changed, sort_keys=False))
+        recipe = yaml.safe_dump(changed, sort_keys=False)
+        if is_replaced:
+            replacement = _Replacement(directory, recipe)
+            trainer.add_callback(replacement)
+            trainer.before_saving = replacement.take_over
+        else:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / RECIPE_FILE).write_text(recipe)
     try:
         yield
-    except BaseException as error:
-        if args.should_save:
-            _bring_back(directory)
-        if isinstance(error, Stopped | KeyboardInterrupt | OSError):
-            has_model = trainer.state.global_step > 0 and (directory / "config.json").is_file()
-            error.remains = Remains(newest_complete(directory), str(directory) if has_model else None)
+    except (Stopped, KeyboardInterrupt, OSError) as error:
+        if trainer.state.global_step or not is_replaced:  # else what is there is the other run's
+            is_trained = trainer.state.global_step > 0 and (directory / "config.json").is_file()
+            error.remains = Remains(newest_complete(directory), str(directory) if is_trained else None)
         raise
 
 
-class _ForgetReplaced(TrainerCallback):
-    """Removes the run that was put aside, once the one in its place has made a step."""
+class _Replacement(TrainerCallback):
+    """Takes a directory over from the run in it, once the new one has made a step, or has to write."""
 
-    def __init__(self, directory: Path):
-        self._aside = directory / _REPLACED
+    def __init__(self, directory: Path, recipe: str):
+        self._recipe, self._text = directory / RECIPE_FILE, recipe
+        self._old = {path: path.lstat().st_ino for path in _entries(directory)}
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 1:
-            shutil.rmtree(self._aside, ignore_errors=True)
+        self.take_over()
+
+    def take_over(self) -> None:
+        """Remove what was there; wherever this is cut off, checkpoints and settings are those of one run."""
+        old = [path for path, inode in self._old.items() if os.path.lexists(path) and path.lstat().st_ino == inode]
+        if not self._old:
+            return
+        self._old, going = {}, {}
+        try:
+            for path in sorted(set(old) - {self._recipe}, key=lambda path: not path.name.startswith("checkpoint-")):
+                going[path] = path.rename(path.with_name(f"{REMOVING}{path.name}"))
+        except OSError:
+            for path, renamed in going.items():
+                renamed.rename(path)
+            raise
+        aside = self._recipe.with_name(f"{RECIPE_FILE}.part")
+        aside.write_text(self._text)
+        os.replace(aside, self._recipe)
+        for path in going.values():
+            remove(path)
 
 
-def _put_aside(directory: Path) -> None:
-    aside = directory / _REPLACED  # inside, for the directory may be a mount
-    aside.mkdir()
+def _entries(directory: Path) -> Iterator[Path]:
+    """What lies in a run's directory, and of TensorBoard's the single logs: the new run writes there at its start."""
     for path in directory.iterdir():
-        if path != aside:
-            path.rename(aside / path.name)
+        yield from path.iterdir() if path.name == "runs" and path.is_dir() else (path,)
 
 
-def _bring_back(directory: Path) -> None:
-    """Undo `_put_aside`, if there is anything to bring back."""
-    aside = directory / _REPLACED
-    if not aside.is_dir():
-        return
-    for path in directory.iterdir():
-        if path != aside and path.is_dir():
-            shutil.rmtree(path)
-        elif path != aside:
-            path.unlink()
-    for path in aside.iterdir():
-        path.rename(directory / path.name)
-    aside.rmdir()
+def refuse_within(directory: str, replaced: bool, **sources: str | None) -> None:
+    """Refuse sources that lie in a directory whose run is to be replaced.
+
+    Raises:
+        DeiTLTError: one does.
+
+    Example:
+        >>> refuse_within("runs/student", True, teacher="runs/teacher")
+    """
+    here = Path(directory).resolve()
+    for name, source in sources.items():
+        if replaced and source is not None and Path(source).exists() and Path(source).resolve().is_relative_to(here):
+            raise DeiTLTError(
+                f"{name} {source} lies in {directory}, which is to be replaced; pass another --output_dir"
+            )
 
 
 def _is_occupied(directory: Path) -> bool:

@@ -33,6 +33,7 @@ from deitlt_hf.training.run_directory import (
     check_output_directory,
     claimed_directory,
     finish_run,
+    refuse_within,
     save_model,
 )
 from deitlt_hf.training.teacher import TeacherTrainer
@@ -99,6 +100,7 @@ def train_teacher(
 ) -> dict[str, float]:
     """Train a CNN teacher into `args.output_dir`; returns its test accuracies in percent."""
     checkpoint = check_output_directory(args)
+    refuse_within(args.output_dir, args.overwrite, data=data.data, data_dir=data.data_dir, init_from=teacher.init_from)
     images = load_images(data)
     trainer = make_teacher_trainer(data, teacher, args, images)
     with claimed_directory(trainer, [data, teacher, args], checkpoint):
@@ -178,6 +180,8 @@ def _teacher_views(
 def train_student(data: TrainingDataArguments, student: StudentArguments, args: DeiTLTTrainingArguments) -> RunResult:
     """Train a DeiT-LT student into `args.output_dir`, evaluate its experts, and draw the report."""
     checkpoint = check_output_directory(args)
+    sources = {"teacher": student.teacher, "init_from": student.init_from}
+    refuse_within(args.output_dir, args.overwrite, data=data.data, data_dir=data.data_dir, **sources)
     images = load_images(data)
     trainer = make_student_trainer(data, student, args, images)
     model = trainer.model
@@ -200,7 +204,6 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
         result = RunResult(metrics, trainer.state.log_history)
         if args.should_save:
             save_result(result, args.output_dir)
-        sources = {"teacher": student.teacher, "init_from": student.init_from}
         finish_run(trainer, data, images, seconds, checkpoint, taught, **sources)
     return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class SavingTrainer(PushingTrainer):
     """
 
     last_checkpoint: str | None = None
+    before_saving: Callable[[], None] | None = None  # called before anything is written
     writes_checkpoints = True  # at signals too; False leaves the directory, where another run may be, as it is
 
     def __init__(self, *args, **kwargs):
@@ -101,6 +103,8 @@ class SavingTrainer(PushingTrainer):
 
     def _make_room(self, checkpoint: Path) -> None:
         if self.args.should_save:
+            if self.before_saving is not None:
+                self.before_saving()
             shutil.rmtree(unfinished(checkpoint), ignore_errors=True)
             unfinished(checkpoint).mkdir(parents=True)
 
