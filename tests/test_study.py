@@ -232,6 +232,19 @@ def test_finished_runs_of_other_flags_are_not_gone_on_with(module, folder):
         module("cifar10_lt_study").main([*study, "50"])
     with pytest.raises(SystemExit, match=r"vit-seed0 was trained with patch_size 8, and now it is 4"):
         module("cifar10_lt_study").main([*study, "12", "--", "--patch_size", "4"])
+    with pytest.raises(SystemExit, match=r"vit-seed0 was trained with weight_decay 0.05, and now it is 0.3"):
+        module("cifar10_lt_study").main([*study, "12", "--", "--weight-decay=0.3"])
+
+
+def test_other_files_are_not_taken_for_a_pages_numbers(module, tmp_path):
+    shutil.copy(ROOT / "docs" / "results.md", tmp_path / "package.md")
+    (tmp_path / "package.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"package.json is no such page's; take it away"):
+        module("cifar10_lt_study").main(["--page", str(tmp_path / "package.md")])
+    for file in (tmp_path / "package.json", tmp_path / "none.json"):
+        with pytest.raises(SystemExit, match="json holds no numbers of a page; pass a file such as docs/results.json"):
+            module("cifar10_lt_study").main(["--numbers", str(file)])
+    assert (tmp_path / "package.json").read_text() == "{}"
 
 
 def test_nothing_trained_gives_no_page(report):

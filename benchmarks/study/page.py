@@ -21,6 +21,7 @@ from study.saved_runs import (
     TEACHERS,
     Run,
     Runs,
+    holds_numbers,
     mean_and_deviation,
     student_directory,
     teacher_directory,
@@ -78,6 +79,9 @@ def check_page(page: Path) -> None:
     """Refuse a page that is not there or lacks a pair of markers."""
     if not page.is_file():
         raise SystemExit(f"{page} is not there; pass a page with markers, such as a copy of docs/results.md")
+    numbers = page.with_suffix(".json")
+    if numbers.exists() and not holds_numbers(numbers):
+        raise SystemExit(f"{numbers} is no such page's; take it away, for the numbers of {page} go there")
     text = page.read_text(encoding="utf-8")
     for name in PARTS:
         begin, end = _markers(name)

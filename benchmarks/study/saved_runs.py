@@ -109,12 +109,17 @@ def save_numbers(runs: Runs, teachers: Mapping[str, Run], file: Path) -> None:
 
 def read_numbers(file: Path) -> tuple[Runs, dict[str, Run]]:
     """The students' runs and the teachers', as `save_numbers` wrote them."""
+    if not holds_numbers(file):
+        raise SystemExit(f"{file} holds no numbers of a page; pass a file such as docs/results.json")
     numbers = read_json(file)
-    if numbers is None:
-        raise SystemExit(f"{file} is not there; pass the numbers of a page, such as docs/results.json")
-    students = numbers["students"].items()
-    runs = {name: {int(seed): Run(**run) for seed, run in of_seeds.items()} for name, of_seeds in students}
+    students = {name: numbers["students"].get(name, {}).items() for name in STUDENTS}
+    runs = {name: {int(seed): Run(**run) for seed, run in of_seeds} for name, of_seeds in students.items()}
     return runs, {suffix: Run(**run) for suffix, run in numbers["teachers"].items()}
+
+
+def holds_numbers(file: Path) -> bool:
+    """Whether a file is as `save_numbers` writes it."""
+    return (read_json(file) or {}).keys() == {"students", "teachers"}
 
 
 def _numbers(run: Run) -> dict[str, Any]:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deitlt_hf.recipes import load_recipe
+from deitlt_hf.training.arguments import DeiTLTTrainingArguments
+from deitlt_hf.training.run_data import TrainingDataArguments
+from deitlt_hf.training.runs import StudentArguments, TeacherArguments
 from study.saved_runs import STUDENTS, Run, Runs, student_directory, teacher_directory
 
 # Settings that say where a run computed, or that its command names anyway.
 _NAMED = {"data_dir", "teacher", "seed", "augmentation_device", "dataloader_num_workers"}
+_DEFAULTS = {
+    part.name: part.default if part.default_factory is dataclasses.MISSING else part.default_factory()
+    for arguments in (TrainingDataArguments, StudentArguments, TeacherArguments, DeiTLTTrainingArguments)
+    for part in dataclasses.fields(arguments)
+}
 FOLLOWS = "drw_start_epoch"  # from the epochs, for the students with DRW
 
 
@@ -42,9 +51,12 @@ def check_comparable(base: str, runs: Runs) -> None:
 
 def check_is_as_told(directory: Path, settings: Mapping[str, Any], flags: Sequence[str]) -> None:
     """Refuse a finished run that was trained with other values of some flags than they have now."""
-    for name, values in _values(flags).items():
-        recorded = settings.get(name)
-        if recorded is not None and [_plain(value) for value in _listed(recorded)] != [_plain(text) for text in values]:
+    given = {name: values or ["true"] for name, values in _values(flags).items()}
+    for name, values in given.items():
+        if name in _NAMED or name not in _DEFAULTS:  # what no training knows it refuses itself
+            continue
+        recorded = settings.get(name, _DEFAULTS[name])
+        if [_plain(value) for value in _listed(recorded)] != [_plain(text) for text in values]:
             raise SystemExit(
                 f"{directory} was trained with {name} {recorded}, and now it is {' '.join(values)}; pass another "
                 "--output_dir, or take the run away"
@@ -68,6 +80,7 @@ def _values(flags: Sequence[str]) -> dict[str, list[str]]:
     values: dict[str, list[str]] = {}
     for text in flags:
         name, equals, value = text.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
         if text.startswith("--"):
             values[name] = [value] if equals else []
         elif values:

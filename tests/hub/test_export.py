@@ -185,7 +185,11 @@ def test_8_bits_mostly_agree_and_take_less_room(exported, model):
 @pytest.mark.parametrize("on_hub", [False, True])
 def test_what_its_card_is_written_from_goes_along(student, tmp_path, monkeypatch, on_hub):
     run = shutil.copytree(student, tmp_path / "run")
-    told = {"recipe.yaml": "num_train_epochs: 3", "run.json": "{}", "metrics.json": json.dumps(METRICS)}
+    told = {
+        "recipe.yaml": "data_dir: /home/me/images\nnum_train_epochs: 3",
+        "run.json": "{}",
+        "metrics.json": json.dumps(METRICS),
+    }
     for name, content in told.items():
         (run / name).write_text(content)
     with HubServer(tmp_path) as hub:
@@ -198,6 +202,7 @@ def test_what_its_card_is_written_from_goes_along(student, tmp_path, monkeypatch
     plain = {"config.json", "preprocessor_config.json", "model.onnx"}
     assert {path.name for path in (tmp_path / "float").iterdir()} == plain | told.keys()
     assert {path.name for path in (tmp_path / "int8").iterdir()} == plain | {"recipe.yaml", "run.json"}
+    assert (tmp_path / "int8" / "recipe.yaml").read_text() == "data_dir: images\nnum_train_epochs: 3\n"
     assert "| average | 40.0 |" in str(model_card(tmp_path / "float"))
     assert "40.0" not in str(model_card(tmp_path / "int8"))
 

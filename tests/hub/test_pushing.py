@@ -145,7 +145,17 @@ def test_a_readme_that_somebody_wrote_goes_as_it_is(
     edited = (run / "README.md").read_text()
     assert edited.count('"birds"') == 4
     assert hub.files("me/birds")["README.md"].decode() == edited.replace('"birds"', '"me/birds"')
-    assert "README.md is not as this package wrote it and goes as it is, to load me/birds" in caplog.text
+    assert "README.md goes as it is" in caplog.text
+    push_model(run, "me/other", branch="late")
+    on_branch = hub.files("me/other", "late")["README.md"].decode()
+    assert on_branch.count('"me/other", revision="late"') == 4
+    own = 'from_pretrained("google/birds")\nV\xf6gel'
+    (run / "README.md").write_text(own, encoding="utf-8")
+    push_model(run, "me/own")
+    assert hub.files("me/own")["README.md"].decode() == own
+    (run / "README.md").write_text(own, encoding="latin-1")
+    with pytest.raises(DeiTLTError, match=r"^README.md is no UTF-8 text"):
+        push_model(run, "me/own")
 
 
 def test_a_wrong_header_in_a_readme_is_one_line_and_no_commit(hub: HubServer, run: Path) -> None:

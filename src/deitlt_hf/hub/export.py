@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.hub.exported_student import INPUT, OUTPUTS, input_shape, quiet_exporters, trace
 from deitlt_hf.hub.loading import load_image_processor, load_student
 from deitlt_hf.hub.onnx_file import quantise_onnx, require_onnx, write_onnx
-from deitlt_hf.hub.pushing import OF_THE_RUN, model_files
-from deitlt_hf.hub.run_record import METRICS_FILE
+from deitlt_hf.hub.pushing import OF_THE_RUN, model_files, public_recipe
+from deitlt_hf.hub.run_record import METRICS_FILE, RECIPE_FILE
 from deitlt_hf.hub.runtimes import ONNX_FILE, PROGRAM_FILE, onnx_session
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.new_directory import check_is_free, new_directory
@@ -106,7 +105,8 @@ def export_model(
         _save_plain_json(model, processor, unfinished, int8)
         # What 8 bits do to the accuracy nobody has measured.
         for file in _told_by_run(os.fspath(source), revision, () if int8 else (METRICS_FILE,)):
-            shutil.copyfile(file, unfinished / file.name)
+            is_recipe = file.name == RECIPE_FILE
+            (unfinished / file.name).write_text(public_recipe(file) if is_recipe else file.read_text())
     return ExportReport(Path(out) / file.name, difference, agreement)
 
 

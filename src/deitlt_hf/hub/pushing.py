@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.hub.cards.adapter import ADAPTER_FILE, CLASSES_FILE, is_adapter, is_pefts_form
-from deitlt_hf.hub.cards.facts import MAIN, read_facts
+from deitlt_hf.hub.cards.facts import read_facts
 from deitlt_hf.hub.cards.model_card import CARD_FILE, card_of, is_generated, model_card
 from deitlt_hf.hub.remote_code import add_remote_code, code_files
 from deitlt_hf.hub.repository import address_of, check_hub, commit_folder, list_files, make_repository
@@ -129,8 +129,8 @@ def stage_model(
 ) -> None:
     """Lay out in a folder what is pushed of a model: its files, the code that it needs, and its card.
 
-    A `README.md` that is not this package's own goes as it is, and so does an edited one, but for its snippets, which
-    load the model from where it is pushed to.
+    A `README.md` that is not this package's own goes as it is. So does an edited one, but for the snippets that nobody
+    edited: these load the model from where it is pushed to.
 
     Args:
         directory: see `push_model`.
@@ -149,7 +149,7 @@ def stage_model(
         if _is_one_of(WEIGHTS, file.name):
             link_or_copy(file, folder / file.name)
         elif file.name == RECIPE_FILE:
-            (folder / RECIPE_FILE).write_text(_public_recipe(file))
+            (folder / RECIPE_FILE).write_text(public_recipe(file))
         else:
             shutil.copyfile(file, folder / file.name)
     if _has_weights_of_pytorch(folder):
@@ -157,25 +157,23 @@ def stage_model(
     if is_adapter(directory):
         _hide_a_local_base(folder)
     if has_own_card(directory):
-        logger.warning(f"{directory / CARD_FILE} is not as this package wrote it and goes as it is, to load {repo_id}")
-        _load_from_hub(folder / CARD_FILE, directory, repo_id, branch)
+        logger.warning(f"{directory / CARD_FILE} goes as it is, for it is not as this package wrote it")
+        _load_from_hub(folder / CARD_FILE, model_card(directory), _card(directory, folder, repo_id, branch))
     else:
         _card(directory, folder, repo_id, branch).save(folder / CARD_FILE)
 
 
-def _load_from_hub(card: Path, directory: Path, repo_id: str, branch: str | None) -> None:
-    """Let the snippets of a card that was written for a local directory, and then edited, load the pushed model."""
-    text = card.read_text(encoding="utf-8")
-    loaded = re.compile(r'(model=|from_pretrained\(|from_pretrained\(base, )"([^"\n]+)"|(--teacher )(\S+)')
-    revision = "" if branch in (None, MAIN) else f", revision={json.dumps(branch)}"
-
-    def with_hub(match: re.Match[str]) -> str:
-        in_python, place, in_shell, teacher = match.groups()
-        if last_part(place or teacher) != directory.absolute().name or (place or teacher) == repo_id:
-            return match[0]
-        return f'{in_python}"{repo_id}"{revision}' if place else f"{in_shell}{repo_id}"
-
-    card.write_text(loaded.sub(with_hub, text), encoding="utf-8", newline="\n")
+def _load_from_hub(card: Path, local: ModelCard, on_hub: ModelCard) -> None:
+    """Put the snippets that load the pushed model into an edited card, for those that it still has of the local one."""
+    try:
+        text = card.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DeiTLTError(f"{card.name} is no UTF-8 text, which the hub takes alone; save it as UTF-8") from error
+    old, new = (re.findall(r"^```.*?^```$", str(one), flags=re.DOTALL | re.MULTILINE) for one in (local, on_hub))
+    if len(old) == len(new):
+        for block, replacement in zip(old, new, strict=True):
+            text = text.replace(block, replacement)
+        card.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _hide_a_local_base(folder: Path) -> None:
@@ -187,8 +185,12 @@ def _hide_a_local_base(folder: Path) -> None:
         write_json(folder / ADAPTER_FILE, config | {"base_model_name_or_path": last_part(base)})
 
 
-def _public_recipe(file: Path) -> str:
-    """A run's recipe without paths of this machine and without what it says of an account."""
+def public_recipe(file: Path) -> str:
+    """A run's recipe without paths of this machine and without what it says of an account.
+
+    Example:
+        >>> public_recipe(Path("runs/cifar10-lt-small/recipe.yaml"))  # doctest: +SKIP
+    """
     run = read_json(file.with_name(RUN_FILE)) or {}
     settings = public_settings(read_settings(file) or {}, run.get("hub_ids") or {})
     return yaml.safe_dump(settings, sort_keys=False)
@@ -222,10 +224,10 @@ def stale_files(folder: str | os.PathLike[str]) -> tuple[str, ...]:
 
     Example:
         >>> stale_files(".")
-        ()
+        ('classes.json',)
     """
     if not _has_weights_of_pytorch(folder):
-        return ()
+        return (CLASSES_FILE,)
     # peft loads an adapter's base in place of the weights beside it.
     return (*MODEL, *OF_OTHER_KINDS, *OF_ADAPTERS, *OF_THE_RUN, *OF_THE_RESULT)
 
