@@ -73,7 +73,7 @@ def usage_section(facts: ModelFacts) -> str:
         kind = "an ONNX file, which ONNX Runtime runs" if extra else "a program of torch.export"
         text = f"The model is {kind}. With `{install}`:"
         place, imports = f"{location}{revision}", ""
-        if facts.runtime == "exported" and facts.on_hub:  # a program runs from a directory alone: its code is looked at
+        if facts.runtime == "exported" and facts.on_hub:  # it can run any code, so that nobody is to load it unasked
             place, imports = f"snapshot_download({place})", "from huggingface_hub import snapshot_download\n\n"
         code = code_block("python", _EXPORTED.format(place=place, imports=imports))
         return "\n\n".join(["## How to use", text, code])
