@@ -227,6 +227,9 @@ def test_a_student_over_an_adapter_is_what_loads(
         "adapter_model.safetensors",
         "classes.json",
     }
+    (adapter / "classes.json").unlink()
+    push_model(adapter, "me/mixed")
+    assert "classes.json" not in hub.files("me/mixed")
     HfApi().upload_file(path_or_fileobj=b"onnx", path_in_repo="model.onnx", repo_id="me/mixed")
     push_model(run, "me/mixed")
     assert set(hub.files("me/mixed")) == IN_A_RUN

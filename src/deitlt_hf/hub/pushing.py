@@ -224,12 +224,16 @@ def stale_files(folder: str | os.PathLike[str]) -> tuple[str, ...]:
 
     Example:
         >>> stale_files(".")
-        ('classes.json',)
+        ()
     """
-    if not _has_weights_of_pytorch(folder):
-        return (CLASSES_FILE,)
-    # peft loads an adapter's base in place of the weights beside it.
-    return (*MODEL, *OF_OTHER_KINDS, *OF_ADAPTERS, *OF_THE_RUN, *OF_THE_RESULT)
+    names = {file.name for file in Path(folder).iterdir()}
+    if not any(_is_one_of(WEIGHTS, name) for name in names):
+        return ()
+    told = (*OF_THE_RUN, *OF_THE_RESULT)
+    if any(_is_one_of(MODEL, name) for name in names):
+        # peft loads an adapter's base in place of the weights beside it.
+        return (*MODEL, *OF_OTHER_KINDS, *OF_ADAPTERS, *told)
+    return (CLASSES_FILE, *told) if ADAPTER_FILE in names else told
 
 
 def _has_weights_of_pytorch(folder: str | os.PathLike[str]) -> bool:
