@@ -24,9 +24,21 @@ def check_is_free(directory: str | os.PathLike[str]) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         what = "is not empty" if path.is_dir() else "is a file"
         raise DeiTLTError(f"{directory} {what}; pass a directory that does not exist yet")
-    above = next(parent for parent in path.absolute().parents if parent.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise DeiTLTError(f"cannot write {directory}: {above} is no directory to write into; pass another")
+    check_is_writable(path)
+
+
+def check_is_writable(directory: Path) -> None:
+    """Refuse a directory that cannot be written, or not be made where it is to be.
+
+    Raises:
+        DeiTLTError: it is a file, lies in one, or may not be written.
+
+    Example:
+        >>> check_is_writable(Path("no/such/directory"))
+    """
+    there = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise DeiTLTError(f"cannot write {directory}: {there} is no directory to write into; pass another")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERT_LABELS
 from deitlt_hf.evaluation.attention import WHOLE_PICTURE, Region, draw_attention, pixel_box
 from deitlt_hf.evaluation.classifying import ClassRow, ImageResult
+from deitlt_hf.new_directory import check_is_writable
 
 SIDE = 320  # of a tile, in pixels
 MARGIN = 24
@@ -96,9 +97,7 @@ def check_panels_are_free(directory: Path, names: Sequence[str]) -> None:
     """
     if directory.exists() and not directory.is_dir():
         raise DeiTLTError(f"{directory} is a file; pass a directory for the attention maps")
-    above = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise DeiTLTError(f"cannot write {directory}: {above} is no directory to write into; pass another")
+    check_is_writable(directory)
     taken = next((name for name in names if (directory / name).exists()), None)
     if taken is not None:
         raise DeiTLTError(f"{directory / taken} exists; pass another directory for the attention maps")
