@@ -1,8 +1,47 @@
-"""The one exception for what a user can put right."""
+"""What a user is told: the one exception for what they can put right, and notices of how data or settings were read."""
 
 from __future__ import annotations
 
+import logging
+import os
+import unicodedata
 from pathlib import Path
+
+logger = logging.getLogger("deitlt_hf")
+
+# Marks that make a terminal or a browser write from right to left: a name could pose as another.
+_DIRECTION_MARKS = set("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # control characters, parts of broken UTF-8, line and paragraph separators
+
+
+def printable(text: object) -> str:
+    """Text that is safe to print: one line, without control characters; these are written as escapes.
+
+    For names that come from people's files: class names, file names, keys, values. Other languages stay as they are.
+
+    Example:
+        >>> printable("owl\\x1b[2J\\nbarn"), printable("Schleiereule, мышь")
+        ('owl\\\\x1b[2J\\\\nbarn', 'Schleiereule, мышь')
+    """
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) in _CONTROLS or char in _DIRECTION_MARKS
+        else char
+        for char in str(text)
+    )
+
+
+def notice(message: str) -> None:
+    """Say in one line how data or settings were read, where they can be read in two ways; once per launch.
+
+    It goes to the logger `deitlt_hf` as a warning, and from there to standard error, whatever the log level of
+    transformers.
+
+    Example:
+        >>> notice("no test split: a fifth of each class is held out for testing")
+    """
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning("%s", printable(message))
 
 
 class DeiTLTError(ValueError):
@@ -12,7 +51,8 @@ class DeiTLTError(ValueError):
     it arrives in the main process with the same line.
 
     Args:
-        message: line breaks in it, such as those in a file's name, become spaces.
+        message: line breaks at its ends are removed, others become spaces, and control characters, such as those in a
+            file's name, are written as escapes; see `printable`.
 
     Example:
         >>> from deitlt_hf import DeiTLTError, class_counts_for_imbalance
@@ -28,7 +68,7 @@ class DeiTLTError(ValueError):
         # torch makes a worker's exception anew from its traceback, as text; the last line is the message.
         if len(lines) > 1 and lines[0].startswith("Caught ") and "Traceback" in lines[1]:
             lines = [lines[-1].split(": ", 1)[-1]]
-        super().__init__(" ".join(lines))
+        super().__init__(printable(" ".join(lines)))
 
 
 def loading_reason(source: str, error: Exception) -> str:

@@ -7,12 +7,14 @@ import sys
 import warnings
 from typing import NoReturn
 
+from deitlt_hf.errors import printable
+
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage before it."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
+        print(printable(f"{self.prog}: {message}; see {self.prog} --help"), file=sys.stderr)
         sys.exit(2)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deitlt_hf.cli.console import OneLineParser
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, printable
 
 _MANY = 100  # images, from which on a progress bar is shown
 
@@ -103,7 +103,7 @@ def _print_result(result) -> None:
     from deitlt_hf.evaluation.accuracy import EXPERT_LABELS
 
     # A line break or an escape sequence in a name would do to the terminal what it says.
-    print("".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(result.file)))
+    print(printable(result.file))
     width = max(len(row.name) for row in result.rows)
     print(f"  {'':<{width}}" + "".join(f"{label:>13}" for label in EXPERT_LABELS.values()))
     for row in result.rows:
