@@ -1,60 +1,140 @@
-"""Held-out test splits, against counts by hand."""
+"""Held-out test splits: nothing moves when data grow, and nothing is on both sides."""
 
 from __future__ import annotations
 
+import hashlib
+import logging
+
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Image, concatenate_datasets
 
 from deitlt_hf.data.holdout import hold_out
+from deitlt_hf.data.readable import undecoded
 from deitlt_hf.errors import DeiTLTError
 
 
-def rows(*counts: int) -> Dataset:
-    """Classes of these sizes, mixed, each row with its number."""
-    labels = np.random.RandomState(0).permutation(np.repeat(np.arange(len(counts)), counts))
-    return Dataset.from_dict({"label": labels, "row": np.arange(len(labels))})
+def rows(images: dict[str, int]) -> Dataset:
+    """Images, by what their files hold, and their labels."""
+    features = Features(image=Image(), label=ClassLabel(num_classes=max(images.values()) + 1))
+    encoded = [{"bytes": content.encode(), "path": None} for content in images]
+    return Dataset.from_dict({"image": encoded, "label": list(images.values())}, features=features)
 
 
-@pytest.mark.parametrize(
-    ("test_fraction", "expected"),
-    [
-        # 20, 5, 3, 2, 1 images: 4; 1; 0.6 -> 1; 0.4 -> 0; 0.2 -> 0
-        (0.2, [4, 1, 1, 0, 0]),
-        # 10; 2.5 -> 3; 1.5 -> 2; 1; 0.5 -> 1, but one stays
-        (0.5, [10, 3, 2, 1, 0]),
-        # 19.8 -> 20, but one stays in every class
-        (0.99, [19, 4, 2, 1, 0]),
-    ],
-)
-def test_each_class_gives_its_share_and_keeps_an_image(test_fraction: float, expected: list[int]) -> None:
-    data = rows(20, 5, 3, 2, 1)
-    train, test = hold_out(data, test_fraction)
-    assert np.bincount(test["label"], minlength=5).tolist() == expected
-    assert sorted([*train["row"], *test["row"]]) == list(range(31))
-    for part in (train, test):
-        assert list(part["row"]) == sorted(part["row"])
-        assert [data[row]["label"] for row in part["row"]] == list(part["label"])
+def classes(*counts: int, first: int = 0) -> dict[str, int]:
+    return {f"{label}:{first + index}": label for label, count in enumerate(counts) for index in range(count)}
 
 
-def test_the_split_depends_on_the_seed_alone() -> None:
-    data = rows(20, 20)
-    first, again, other = (list(hold_out(data, seed=seed)[1]["row"]) for seed in (3, 3, 4))
+def contents(dataset: Dataset) -> list[str]:
+    return [row["bytes"].decode() for row in undecoded(dataset)["image"]]
+
+
+def number(content: str, seed: int = 0) -> float:
+    """What decides about an image, as the documentation has it."""
+    of_file = hashlib.blake2b(content.encode(), digest_size=16).digest()
+    return int.from_bytes(hashlib.sha256(f"{seed} ".encode() + of_file).digest()[:6], "big") / 2**48
+
+
+def below(fraction: float, count: int, label: int = 0) -> list[str]:
+    """Images whose number is below the fraction (above it, for a negative one)."""
+    names = (f"{label}:{index}" for index in range(10_000))
+    found = [name for name in names if (number(name) < fraction if fraction > 0 else number(name) >= -fraction)]
+    return found[:count]
+
+
+def test_the_hash_decides_and_the_order_stays() -> None:
+    images = classes(200, 50)
+    mixed = {name: images[name] for name in np.random.RandomState(0).permutation(list(images)).tolist()}
+    parts = hold_out(rows(mixed), 0.3)
+    assert contents(parts.test) == [name for name in mixed if number(name) < 0.3]
+    assert contents(parts.train) == [name for name in mixed if number(name) >= 0.3]
+    assert [f"{label}" for label in parts.test["label"]] == [name[0] for name in contents(parts.test)]
+
+
+def test_another_seed_draws_others() -> None:
+    first, again, other = (contents(hold_out(rows(classes(20, 20)), seed=seed).test) for seed in (3, 3, 4))
     assert first == again != other
 
 
-def test_rows_that_were_selected_before(recwarn: pytest.WarningsRecorder) -> None:
-    data = rows(10, 10).select(range(19, -1, -1))
-    train, test = hold_out(data, 0.5)
-    assert np.bincount(train["label"]).tolist() == np.bincount(test["label"]).tolist() == [5, 5]
+@pytest.mark.parametrize("more", [(1, 0, 0), (10, 5, 1), (400, 400, 400)])
+def test_images_that_come_move_none(more: tuple[int, ...]) -> None:
+    old = hold_out(rows(classes(400, 150, 40)))
+    new = hold_out(rows(classes(*more, first=1000) | classes(400, 150, 40)))
+    for part in ("train", "test"):
+        before, after = contents(getattr(old, part)), contents(getattr(new, part))
+        assert [name for name in after if int(name.split(":")[1]) < 1000] == before
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.5, 0.9])
+def test_no_training_image_of_a_run_is_tested_after_its_small_classes_grew(fraction: float) -> None:
+    """With the record of the run, for classes of every small size and whatever comes."""
+    generator, were_moved = np.random.RandomState(0), 0
+    for trial in range(30):
+        images = {f"{trial} {name}": label for name, label in classes(*range(1, 9), 40).items()}
+        coming = {f"new {trial} {index}": int(generator.randint(9)) for index in range(20)}
+        old = hold_out(rows(images), fraction)
+        trained = set(contents(old.train))
+        assert not trained & set(contents(hold_out(rows(images | coming), fraction, kept=old.kept).test))
+        assert len(old.kept) <= 9
+        were_moved += len(trained & set(contents(hold_out(rows(images | coming), fraction).test)))
+    assert were_moved  # without the record there is something to prevent
+
+
+def test_identical_images_are_on_one_side() -> None:
+    once = rows(classes(60, 60))
+    parts = hold_out(concatenate_datasets([once, once]))
+    assert not set(contents(parts.train)) & set(contents(parts.test))
+    assert len(parts.train) + len(parts.test) == 240
+
+
+@pytest.mark.parametrize(("count", "tested"), [(1, 0), (2, 0), (3, 1), (10, 1)])  # shares of 0.2, 0.4, 0.6 and 2
+def test_a_class_with_a_share_of_half_an_image_gives_one(count: int, tested: int) -> None:
+    above = below(-0.2, count, label=1)
+    parts = hold_out(rows(classes(30) | dict.fromkeys(above, 1)))
+    assert [name for name in contents(parts.test) if name in above] == sorted(above, key=number)[:tested]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_class_keeps_a_training_image(count: int) -> None:
+    names = below(0.2, count, label=1)
+    parts = hold_out(rows(classes(30) | dict.fromkeys(names, 1)))
+    assert [name for name in contents(parts.train) if name in names] == [max(names, key=number)]
+
+
+def test_copies_in_two_classes_stay_together_where_one_class_would_be_empty() -> None:
+    only, *others = below(0.2, 4, label=1)
+    labels = [(only, 1), (only, 2), *((name, 2) for name in others), *classes(20).items()]
+    encoded = [{"bytes": name.encode(), "path": None} for name, _ in labels]
+    features = rows(classes(1, 1, 1)).features
+    data = Dataset.from_dict({"image": encoded, "label": [label for _, label in labels]}, features=features)
+    parts = hold_out(data)
+    assert contents(parts.train).count(only) == 2
+    assert only not in contents(parts.test)
+
+
+def test_classes_without_a_test_image_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    images = classes(30) | {below(-0.2, label, label)[-1]: label for label in range(1, 6)}
+    with caplog.at_level(logging.WARNING, "deitlt_hf"):
+        hold_out(rows(images))
+    assert caplog.messages == [
+        "5 classes have no test image in the held-out split: '1', '2', '3' and 2 more; add images, pass a larger "
+        "test_fraction, or a test split"
+    ]
+
+
+def test_rows_that_were_selected_before() -> None:
+    data = rows(classes(40, 40)).select(range(79, -1, -1))
+    parts = hold_out(data, 0.5)
+    assert contents(parts.test) == [name for name in contents(data) if number(name) < 0.5]
 
 
 @pytest.mark.parametrize("test_fraction", [0, 1, -0.5, float("nan")])
 def test_a_fraction_out_of_its_range_is_refused(test_fraction: float) -> None:
     with pytest.raises(DeiTLTError, match="test_fraction is"):
-        hold_out(rows(4), test_fraction)
+        hold_out(rows(classes(4)), test_fraction)
 
 
 def test_too_few_images_for_a_test_split_are_refused() -> None:
+    (one,), (other,) = below(-0.2, 1, 0), below(-0.2, 1, 1)
     with pytest.raises(DeiTLTError, match=r"test_fraction 0\.2 .* larger test_fraction"):
-        hold_out(rows(2, 1))
+        hold_out(rows({one: 0, other: 1}))

@@ -119,11 +119,11 @@ DAMAGED, NOT_IMAGES = list(damaged_images()), list(no_images())
 
 
 def write_tree(directory: Path, bad: list[tuple[str, bytes]]) -> None:
-    """Three sound images of a class, and the bad files among as many of another."""
+    """Three sound images of a class, and the bad files among as many of another; none is a copy."""
     for name in ("cat", "owl"):
         (directory / name).mkdir(parents=True)
         for index in range(3):
-            (directory / name / f"sound{index}.png").write_bytes(IMAGES[".png"])
+            (directory / name / f"sound{index}.png").write_bytes(IMAGES[".png"] + f"{name}{index}".encode())
     for name, content in bad:
         (directory / "cat" / name).write_bytes(content)
 
@@ -207,7 +207,7 @@ def write_rows(path: Path, rows: list[dict], suffix: str) -> None:
 def place_of(tmp_path: Path) -> Path:
     """A directory with two images, and things that look like some."""
     for name in ("a.png", "b.png"):
-        (tmp_path / name).write_bytes(IMAGES[".png"])
+        (tmp_path / name).write_bytes(IMAGES[".png"] + name.encode())
     (tmp_path / "dir.png").mkdir()
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "empty.jpg").write_bytes(b"")

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features
 from PIL import Image
@@ -25,10 +26,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return folder
 
 
-def png() -> bytes:
+def png(value: int = 0) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    Image.new("RGB", (4, 4), (value, 0, 0)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def all_counts(splits: DatasetDict) -> list[int]:
+    """Images of each class in all splits."""
+    return np.sum([class_counts(split) for split in splits.values()], axis=0).tolist()
 
 
 @pytest.fixture
@@ -38,16 +44,14 @@ def tree(tmp_path: Path) -> Path:
         (tmp_path / "tree" / name).mkdir(parents=True)
         for index in range(10):
             bad = name == "cat" and index < 3
-            (tmp_path / "tree" / name / f"{index}.png").write_bytes(b"" if bad else png())
+            (tmp_path / "tree" / name / f"{index}.png").write_bytes(b"" if bad else png(index + 10 * (name == "owl")))
     return tmp_path / "tree"
 
 
 def test_skipped_images_are_not_counted_and_said(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "deitlt_hf"):
         splits = load_long_tailed_dataset(tree, on_bad_image="skip", test_fraction=0.5)
-    # 7 of 10 cats are sound; 3.5 of them round to 4, which are held out, as are 5 owls.
-    assert class_counts(splits["train"]) == [3, 5]
-    assert class_counts(splits["test"]) == [4, 5]
+    assert all_counts(splits) == [7, 10]  # 7 of 10 cats are sound
     for split in splits.values():
         assert all(row["image"].size == (4, 4) for row in split)
     (record,) = caplog.records
@@ -85,20 +89,22 @@ def test_images_are_checked_once_until_a_file_changes(tree: Path, monkeypatch: p
         load_long_tailed_dataset(tree, on_bad_image="skip")
     assert len(opened) == 20
     (tree / "cat" / "0.png").write_bytes(png())
-    assert class_counts(load_long_tailed_dataset(tree, on_bad_image="skip")["train"]) == [6, 8]
+    assert all_counts(load_long_tailed_dataset(tree, on_bad_image="skip")) == [8, 10]
     assert len(opened) == 40
 
 
 def test_missing_files_are_counted_and_the_first_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "here.png").write_bytes(png())
-    lines = [f"gone{index}.png,owl" for index in range(5)] + ["here.png,cat"] * 3 + ["here.png,owl"]
+    for index in range(4):
+        (tmp_path / f"here{index}.png").write_bytes(png(index))
+    lines = [f"gone{index}.png,owl" for index in range(5)]
+    lines += [f"here{index}.png,{'cat' if index < 3 else 'owl'}" for index in range(4)]
     (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines]) + "\n")
     with pytest.raises(
         DeiTLTError, match=r"^5 image files do not exist: image 0 of train \(.*gone0.png\); .*; \.\.\.;"
     ):
         load_long_tailed_dataset(tmp_path / "list.csv")
     splits = load_long_tailed_dataset(tmp_path / "list.csv", on_bad_image="skip")
-    assert class_counts(splits["train"]) == [2, 1]
+    assert all_counts(splits) == [3, 1]
     assert "left out 5 of 9 images" in caplog.text
 
 
@@ -114,4 +120,4 @@ def test_embedded_images_are_checked_where_they_were_selected() -> None:
 
 
 def test_without_skip_a_bad_image_is_named_where_it_is_read_and_loading_does_not_open_it(tree: Path) -> None:
-    assert class_counts(load_long_tailed_dataset(tree)["train"]) == [8, 8]
+    assert all_counts(load_long_tailed_dataset(tree)) == [10, 10]

@@ -1,52 +1,106 @@
-"""A test split for data that have none."""
+"""A test split for data that have none: the same images whatever is added, identical ones on one side."""
 
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
 from datasets import Dataset
 
 from deitlt_hf.data.columns import labels_of
-from deitlt_hf.data.long_tail import seeded
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.data.hashes import image_hashes
+from deitlt_hf.errors import DeiTLTError, notice
+
+_NAMED = 3  # how many classes a message names
 
 
-def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Split off a part of every class.
-
-    A class of `n` images gives `n * test_fraction` of them, rounded with halves up, but never its last one. Both parts
-    keep the order of the images.
+@dataclass(frozen=True)
+class HeldOut:
+    """A data set in two parts, and how they were drawn.
 
     Args:
-        dataset: rows with a `label` column.
-        test_fraction: share of each class's images, above 0 and below 1.
-        seed: seed of the draw; the same seed gives the same split.
+        train, test: both keep the order of the images.
+        test_fraction, seed: that they were drawn with.
+        kept: hashes of the training images that a draw from changed data could test, in hexadecimal: of each class the
+            one with the smallest number. Passed to `hold_out` again, they stay training images.
+    """
 
-    Returns:
-        `(train, test)`.
+    train: Dataset
+    test: Dataset
+    test_fraction: float
+    seed: int
+    kept: list[str]
+
+
+def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0, kept: Collection[str] = ()) -> HeldOut:
+    """Split off a part of every class.
+
+    The hash of an image's file and the seed make a number from 0 to 1; the image is tested if that is below
+    `test_fraction`. So an image stays where it is when others come or go, and identical files are on one side. A class
+    of `n` different images gives `n * test_fraction` of them on average. Small classes need two rules more:
+
+    - A class that should give an image (`n * test_fraction` is 0.5 or more), but has none below the fraction, gives the
+      one with the smallest number.
+    - A class keeps a training image: if all would be tested, the one with the largest number, and its copies, are not.
+
+    By these two, a training image of a class that grows out of a few images can become a test image. `kept` of an
+    earlier draw prevents that; a run records it.
+
+    Args:
+        dataset: rows with the columns `image` and `label`.
+        test_fraction: share of the images, above 0 and below 1. Default 0.2.
+        seed: of the draw; the same seed gives the same split. Default 0.
+        kept: images that have to stay training images, by their hashes, see `HeldOut`.
 
     Raises:
-        DeiTLTError: for a fraction out of its range, and where no class would give an image.
+        DeiTLTError: for a fraction out of its range, and where no class gives an image.
 
     Example:
-        >>> train, test = hold_out(Dataset.from_dict({"label": [0] * 10 + [1] * 2 + [2]}), test_fraction=0.25)
-        >>> train["label"][:], test["label"][:]
-        ([0, 0, 0, 0, 0, 0, 0, 1, 2], [0, 0, 0, 1])
+        >>> from datasets import Features, Image, Value
+        >>> rows = {"image": [{"bytes": b"%d" % i, "path": None} for i in range(100)], "label": [0] * 90 + [1] * 10}
+        >>> data = Dataset.from_dict(rows, features=Features(image=Image(), label=Value("int64")))
+        >>> parts = hold_out(data)
+        >>> len(parts.train), len(parts.test)
+        (79, 21)
     """
     check_test_fraction(test_fraction)
     labels = labels_of(dataset)
-    generator = seeded(seed)
+    hashes, image_of = np.unique(image_hashes(dataset, "train"), axis=0, return_inverse=True)  # copies are one image
+    names = [row.tobytes() for row in hashes]
+    numbers = np.array([_number(name, seed) for name in names])
+    kept = set(kept)
+    stays = np.array([name.hex() in kept for name in names])
+    tested = (numbers < test_fraction) & ~stays
     # One stable sort instead of a pass over all labels per class.
-    classes = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
-    held_out = np.zeros(len(labels), dtype=bool)
-    for positions in classes:
-        count = min(int(len(positions) * test_fraction + 0.5), len(positions) - 1)
-        held_out[generator.permutation(positions)[: max(count, 0)]] = True
-    if not held_out.any():
+    rows_of = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
+    classes = {label: image_of.reshape(-1)[rows] for label, rows in enumerate(rows_of) if rows.size}
+
+    def first(images: np.ndarray) -> int:
+        return images[numbers[images].argmin()]
+
+    too_few = [of for of in classes.values() if not tested[of].any() and np.unique(of).size * test_fraction >= 0.5]
+    for images in too_few:
+        tested[first(images)] |= not stays[first(images)]
+    too_many = [of for of in classes.values() if tested[of].all()]
+    for images in too_many:
+        tested[images[numbers[images].argmax()]] = False
+
+    if not tested.any():
         raise DeiTLTError(
-            f"the data have no test split, and test_fraction {test_fraction:g} of each class's images is none: "
-            "add images, pass a larger test_fraction, or a test split"
+            f"the data have no test split, and test_fraction {test_fraction:g} of each class's different images "
+            "is none: add images, pass a larger test_fraction, or a test split"
         )
-    return dataset.select(np.flatnonzero(~held_out)), dataset.select(np.flatnonzero(held_out))
+    _say_untested(dataset, [label for label, of in classes.items() if not tested[of].any()])
+    is_tested = tested[image_of.reshape(-1)]
+    return HeldOut(
+        train=dataset.select(np.flatnonzero(~is_tested)),
+        test=dataset.select(np.flatnonzero(is_tested)),
+        test_fraction=test_fraction,
+        seed=seed,
+        kept=sorted({names[first(of[~tested[of]])].hex() for of in classes.values()}),
+    )
 
 
 def check_test_fraction(test_fraction: float) -> None:
@@ -57,3 +111,19 @@ def check_test_fraction(test_fraction: float) -> None:
     """
     if not 0 < test_fraction < 1:
         raise DeiTLTError(f"test_fraction is {test_fraction}: pass a share above 0 and below 1, such as 0.2")
+
+
+def _number(name: bytes, seed: int) -> float:
+    """From 0 to 1, as good as random."""
+    return int.from_bytes(hashlib.sha256(b"%d " % seed + name).digest()[:6]) / 2**48
+
+
+def _say_untested(dataset: Dataset, labels: list[int]) -> None:
+    if labels:
+        names = [dataset.features["label"].int2str(label) for label in labels[:_NAMED]]
+        which = ", ".join(map(repr, names)) + (f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else "")
+        classes = "1 class has" if len(labels) == 1 else f"{len(labels)} classes have"
+        notice(
+            f"{classes} no test image in the held-out split: {which}; add images, pass a larger test_fraction, or a "
+            "test split"
+        )

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from deitlt_hf.data.duplicates import Duplicates, find_duplicates
+from deitlt_hf.data.hashes import digest_of
 from deitlt_hf.data.images import BadImage, decode_image, read_bytes
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.data.readable import image_name, undecoded
@@ -270,7 +270,7 @@ def _look_at(value: Mapping[str, Any]) -> _SeenImage | BadImage:
             mode, file_format = image.mode, image.format
     except BadImage as error:
         return error
-    return _SeenImage(blake2b(value["bytes"], digest_size=16).digest(), size, mode, file_format)
+    return _SeenImage(digest_of(value["bytes"]), size, mode, file_format)
 
 
 def _with_bytes(value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -6,29 +6,30 @@ returns the columns that the package works with.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features
 from PIL import Image
 
 from deitlt_hf.data.builders import build_imagenet_lt, build_inaturalist_2018
 from deitlt_hf.data.columns import labels_of, with_image_and_label
-from deitlt_hf.data.holdout import check_test_fraction, hold_out
+from deitlt_hf.data.holdout import HeldOut, check_test_fraction, hold_out
 from deitlt_hf.data.long_tail import check_imbalance_factor, long_tailed_indices
 from deitlt_hf.data.readable import check_files_exist, check_on_bad_image, leave_out_unreadable
-from deitlt_hf.data.sources import load_from_hub, read_directory, read_source
+from deitlt_hf.data.sources import Source, load_from_hub, read_directory, read_source
 from deitlt_hf.errors import DeiTLTError
 
 DIGITS_TEST_IMAGES_PER_CLASS = 40
 
 
 def load_long_tailed_dataset(
-    source: str | Path | Dataset | DatasetDict | IterableDataset | IterableDatasetDict,
+    source: Source,
     imbalance_factor: float | None = None,
     *,
     profile: str = "exp",
@@ -64,7 +65,8 @@ def load_long_tailed_dataset(
         label_column: the column of class names or ids; by default found by its type or name.
         data_config: configuration of a data set of the hub.
         test_fraction: share of each class that is held out where the data have neither test nor validation split,
-            before the train split is made long-tailed; every class keeps a training image.
+            before the train split is made long-tailed. An image that is added moves no other, identical images are on
+            one side, and every class keeps a training image; see `hold_out`.
         on_bad_image: `"error"` (default) raises where an image is read that cannot be, and here for files that are
             missing. `"skip"` reads all images once, leaves out those that cannot be read before anything is counted,
             and says in a warning how many they were. `"keep"` looks at none, for an inspection that does.
@@ -83,15 +85,93 @@ def load_long_tailed_dataset(
         >>> digits["test"].num_rows
         400
     """
+    return load_data(
+        source,
+        imbalance_factor,
+        profile=profile,
+        seed=seed,
+        test_fraction=test_fraction,
+        data_dir=data_dir,
+        image_column=image_column,
+        label_column=label_column,
+        data_config=data_config,
+        on_bad_image=on_bad_image,
+    ).splits
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """What `load_long_tailed_dataset` returns, and how its test split was drawn.
+
+    Args:
+        splits: see there.
+        held_out: None for data with a test split of their own.
+    """
+
+    splits: DatasetDict
+    held_out: HeldOut | None
+
+
+def load_data(
+    source: Source,
+    imbalance_factor: float | None = None,
+    *,
+    profile: str = "exp",
+    seed: int = 0,
+    test_fraction: float = 0.2,
+    kept: Collection[str] = (),
+    **reading: Any,
+) -> LoadedData:
+    """`load_long_tailed_dataset`, which tells how the test split was drawn.
+
+    Args:
+        source, imbalance_factor, profile, seed, test_fraction: see there.
+        kept: see `hold_out`.
+        **reading: the other arguments, see `read_splits`.
+
+    Example:
+        >>> load_data("digits-lt").held_out is None
+        True
+    """
     if imbalance_factor is not None:
         check_imbalance_factor(imbalance_factor)
     check_test_fraction(test_fraction)
+    splits = read_splits(source, **reading)
+    if imbalance_factor is None and is_named(source):
+        imbalance_factor = NAMED_SOURCES[source].imbalance_factor
+    _check_classes(splits["train"])
+    held_out = None
+    if "test" not in splits:
+        held_out = hold_out(splits["train"], test_fraction, seed, kept)
+        splits["train"], splits["test"] = held_out.train, held_out.test
+    if imbalance_factor is not None:
+        indices = long_tailed_indices(labels_of(splits["train"]), imbalance_factor, profile, seed)
+        splits["train"] = splits["train"].select(indices)
+    return LoadedData(splits, held_out)
+
+
+def read_splits(
+    source: Source,
+    *,
+    data_dir: str | Path | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    data_config: str | None = None,
+    on_bad_image: str = "error",
+) -> DatasetDict:
+    """The splits as they are in the source, without images that cannot be read where these are to be skipped.
+
+    Args:
+        source, data_dir, image_column, label_column, data_config, on_bad_image: see `load_long_tailed_dataset`.
+
+    Example:
+        >>> read_splits("digits-lt")["train"].num_rows
+        1340
+    """
     check_on_bad_image(on_bad_image)
     columns = {"image_column": image_column, "label_column": label_column}
-    named = NAMED_SOURCES.get(source) if isinstance(source, str) else None
-    if named is not None:
-        imbalance_factor = named.imbalance_factor if imbalance_factor is None else imbalance_factor
-        splits = with_image_and_label(named.build(data_dir), **columns)
+    if is_named(source):
+        splits = with_image_and_label(NAMED_SOURCES[source].build(data_dir), **columns)
     elif data_dir is not None:
         raise DeiTLTError(
             f"data_dir {str(data_dir)!r} goes with {', '.join(NAMED_SOURCES)}: pass it as the source instead"
@@ -100,15 +180,19 @@ def load_long_tailed_dataset(
         splits = read_source(source, NAMED_SOURCES, data_config=data_config, **columns)
     if on_bad_image == "skip":
         splits = leave_out_unreadable(splits)
-    elif on_bad_image == "error" and named is None:
+    elif on_bad_image == "error" and not is_named(source):
         check_files_exist(splits)
-    _check_classes(splits["train"])
-    if "test" not in splits:
-        splits["train"], splits["test"] = hold_out(splits["train"], test_fraction, seed)
-    if imbalance_factor is not None:
-        indices = long_tailed_indices(labels_of(splits["train"]), imbalance_factor, profile, seed)
-        splits["train"] = splits["train"].select(indices)
     return splits
+
+
+def is_named(source: Source) -> bool:
+    """Whether it is one of `NAMED_SOURCES`.
+
+    Example:
+        >>> is_named("digits-lt"), is_named("digits")
+        (True, False)
+    """
+    return isinstance(source, str) and source in NAMED_SOURCES
 
 
 def class_counts(train: Dataset) -> list[int]:

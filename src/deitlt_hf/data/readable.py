@@ -105,7 +105,7 @@ def unreadable_images(dataset: Dataset, split: str) -> dict[int, tuple[str, str]
         >>> unreadable_images(rows.cast_column("image", datasets.Image()), "train")
         {0: ('image 0 of train', 'it is no image that Pillow knows')}
     """
-    cache = Path(datasets.config.HF_DATASETS_CACHE) / "deitlt_hf" / f"unreadable-{_fingerprint(dataset)}.json"
+    cache = cache_file(dataset, "unreadable", ".json")
     if cache.is_file():
         found = json.loads(cache.read_text())
     else:
@@ -171,8 +171,18 @@ def _names_in(folder: str) -> set[str]:
         return set()
 
 
+def cache_file(dataset: Dataset, kind: str, suffix: str) -> Path:
+    """Where what was found in all images is kept; another file once the rows change, or a file that they refer to.
+
+    Example:
+        >>> rows = Dataset.from_dict({"image": ["x.png"]}).cast_column("image", datasets.Image())
+        >>> cache_file(rows, "hashes", ".npy").name.startswith("hashes-")
+        True
+    """
+    return Path(datasets.config.HF_DATASETS_CACHE) / "deitlt_hf" / f"{kind}-{_fingerprint(dataset)}{suffix}"
+
+
 def _fingerprint(dataset: Dataset) -> str:
-    """Changes with the rows and with the files that they refer to."""
     digest = hashlib.sha256(dataset._fingerprint.encode())
     for _, path in _referenced_files(dataset):
         try:
