@@ -63,7 +63,7 @@ def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0, kept: 
         >>> data = Dataset.from_dict(rows, features=Features(image=Image(), label=Value("int64")))
         >>> parts = hold_out(data)
         >>> len(parts.train), len(parts.test)
-        (79, 21)
+        (87, 13)
     """
     check_test_fraction(test_fraction)
     labels = labels_of(dataset)
