@@ -71,11 +71,29 @@ class DeiTLTError(ValueError):
         super().__init__(printable(" ".join(lines)))
 
 
+def check_is_there(source: str | None) -> None:
+    """Refuse a model's directory that does not exist, before anything else is loaded; a hub id is left to the hub.
+
+    Example:
+        >>> check_is_there("google/vit-base-patch16-224")
+    """
+    if source is not None and _is_missing_path(source):
+        raise DeiTLTError(f"{source}: {_NOT_THERE}; pass the directory of a model, or a hub id")
+
+
+_NOT_THERE = "there is no such directory"
+
+
+def _is_missing_path(source: str) -> bool:
+    """Whether it can only be a path, and of something that is not there."""
+    is_path = source.startswith(("/", ".", "~")) or source.count("/") > 1 or Path(source.split("/")[0]).is_dir()
+    return is_path and not Path(source).exists()
+
+
 def loading_reason(source: str, error: Exception) -> str:
     """Why a model could not be loaded, in one line; transformers takes a path that does not exist for a bad hub id."""
-    is_path = source.startswith(("/", ".", "~")) or source.count("/") > 1 or Path(source.split("/")[0]).is_dir()
-    if is_path and not Path(source).exists():
-        return "there is no such directory"
+    if _is_missing_path(source):
+        return _NOT_THERE
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # The line after one that ends in a colon is the hub's own reason, such as a token that it refuses.
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,9 +37,14 @@ def check_is_writable(directory: Path) -> None:
     Example:
         >>> check_is_writable(Path("no/such/directory"))
     """
-    there = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise DeiTLTError(f"cannot write {directory}: {there} is no directory to write into; pass another")
+    try:
+        there = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    except OSError as error:  # a name that is too long
+        raise DeiTLTError(f"cannot write {directory}: {error.strerror}; pass another") from error
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=there))  # only trying tells: /proc may be written, says its mode
+    except OSError as error:
+        raise DeiTLTError(f"cannot write {directory}: {there} is no directory to write into; pass another") from error
 
 
 @contextmanager

@@ -445,9 +445,14 @@ def test_evaluating_on_other_classes_is_refused(capsys, student, tmp_path):
     assert "'cat'" in fails(capsys, "evaluate", str(student), "--data", str(tmp_path / "cats"))
 
 
-def test_starting_from_weights_keeps_their_image_size(capsys, student, tmp_path):
+def test_starting_from_weights_interpolates_positions_and_says_so(capsys, student, tmp_path, caplog):
     argv = train("--init_from", str(student), "--image_size", "8", "--distillation_type", "none")
-    assert "--image_size 16" in fails(capsys, *argv, "--output_dir", str(tmp_path / "run"))
+    argv += ["--num_train_epochs", "1", "--drw_start_epoch", "none"]
+    assert main([*argv, "--output_dir", str(tmp_path / "run")]) == 0
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "run").config.image_size == 8
+    said = [record.message for record in caplog.records if record.name == "deitlt_hf"]
+    assert any("images of 16 pixels: its position embeddings are interpolated to those of 8" in line for line in said)
+    assert any("not used: hidden_size 24, num_hidden_layers 2, num_attention_heads 2, patch_size 4" in x for x in said)
 
 
 def test_averaged_weights_are_evaluated_on_request(capsys, student, tmp_path):

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from transformers import TrainingArguments
 
-from deitlt_hf import DeiTLTError, DeiTLTTrainingArguments
+from deitlt_hf import (
+    CifarResNetConfig,
+    CifarResNetForImageClassification,
+    DeiTLTError,
+    DeiTLTTrainer,
+    DeiTLTTrainingArguments,
+    TeacherTrainer,
+)
 
 BOTH = [
     ({"num_train_epochs": 10, "drw_start_epoch": 10}, r"drw_start_epoch 10 is beyond the last epoch.*\(10\)"),
@@ -17,6 +26,32 @@ BOTH = [
     ({"dataloader_num_workers": -1}, "dataloader_num_workers is -1; pass 0 or more"),
     ({"per_device_eval_batch_size": 0}, "per_device_eval_batch_size is 0; pass 1 or more"),
     ({"fsdp": True}, "fsdp shards over processes, and there is one"),
+    ({"num_train_epochs": float("nan")}, "num_train_epochs is nan; pass a number in "),
+    ({"num_train_epochs": 1e300}, r"num_train_epochs is 1e\+300; pass a number in"),
+    ({"num_train_epochs": -1}, "num_train_epochs is -1; pass"),
+    ({"learning_rate": float("inf")}, "learning_rate is inf; pass a number above 0"),
+    ({"learning_rate": "1e-3"}, "learning_rate is '1e-3'; pass a number above 0"),
+    ({"weight_decay": -0.1}, "weight_decay is -0.1; pass 0 or more"),
+    ({"warmup_epochs": float("nan")}, "warmup_epochs is nan; pass 0 or more"),
+    ({"seed": -1}, "seed is -1; pass a number from 0 to 4294967295"),
+    ({"data_seed": 2**32}, "data_seed is 4294967296; pass a number from 0 to 4294967295"),
+    ({"max_steps": 0}, "max_steps is 0; pass 1 or more"),
+    ({"logging_steps": float("inf")}, "logging_steps is inf; pass a number above 0"),
+    ({"save_total_limit": -1}, "save_total_limit is -1; pass 0 or more"),
+    ({"report_to": "wandb"}, "report_to wandb: .*; or pass --report_to none"),
+    ({"report_to": ["tensorboard"]}, "report_to tensorboard: .* or pass --report_to none"),
+    ({"report_to": "nosuch"}, "report_to nosuch: nosuch is not supported"),
+    ({"lr_scheduler_type": "nosuch"}, "nosuch is not a valid SchedulerType"),
+    ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_type cosine_with_min_lr: .*; see lr_scheduler_kwargs"),
+    ({"lr_scheduler_kwargs": {"min_lr": 0}}, "lr_scheduler_kwargs go with a schedule of transformers"),
+    ({"accelerator_config": "no-such.json"}, "No such file .*no-such.json"),
+    ({"torch_compile_mode": "fast"}, "unknown torch_compile_mode 'fast'; pass one of default"),
+    ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha 5.0 is for training on texts; leave it out"),
+    (
+        {"train_sampling_strategy": "group_by_length"},
+        "train_sampling_strategy group_by_length is for",
+    ),
+    ({"fp16": True}, "fp16 needs a GPU, and this training has none; leave fp16 out"),
     ({"torch_compile_backend": "nosuch"}, "unknown torch_compile_backend 'nosuch'; pass one of .*inductor"),
 ]
 STUDENT = [
@@ -26,6 +61,16 @@ STUDENT = [
     ({"cutmix": 1.0, "per_device_train_batch_size": 5}, "per_device_train_batch_size is 5; pass an even one"),
     ({"distillation_view": "weak", "mixup": 0.8}, "pass mixup 0 and cutmix 0"),
     ({"evaluate_ema": True}, "pass ema_decay too"),
+    ({"ema_decay": 2.0}, "ema_decay is 2.0; pass a number from 0 to 1"),
+    ({"mixup": -1.0}, "mixup is -1.0; pass 0 or more"),
+    ({"cutmix": float("nan")}, "cutmix is nan; pass 0 or more"),
+    ({"label_smoothing_factor": 1.0}, r"label_smoothing_factor is 1.0; pass a number in \[0, 1\)"),
+    ({"adam_beta2": 1.0}, r"adam_beta2 is 1.0; pass a number in \[0, 1\)"),
+    ({"distillation_temperature": 0.0}, "distillation_temperature is 0.0; pass a number above 0"),
+    ({"distillation_alpha": 1.5}, "distillation_alpha is 1.5; pass a number from 0 to 1"),
+    ({"optim": "adamw_8bit"}, "optim adamw_8bit: You need to install `bitsandbytes`"),
+    ({"optim": "galore_adamw", "optim_target_modules": "all"}, "optim galore_adamw: You need to install"),
+    ({"optim": "nosuch"}, "nosuch is not a valid OptimizerNames"),
 ]
 TEACHER = [
     ({"loss": "focal"}, "unknown loss 'focal'; pass one of ce, ldam, paco"),
@@ -46,6 +91,9 @@ TEACHER = [
     ({"loss": "paco", "drw_start_epoch": 2}, "drw_start_epoch is 2, but PaCo .* leave it out"),
     ({"loss": "paco", "paco_dim": 0}, "paco_dim is 0; pass 1 or more"),
     ({"loss": "paco", "paco_queue": 0}, "paco_queue is 0; pass 1 or more"),
+    ({"optim": "adamw_torch"}, "optim does nothing: teachers learn plain labels by SGD; leave it out"),
+    ({"label_smoothing_factor": 0.1}, "label_smoothing_factor does nothing"),
+    ({"momentum": 1.0}, r"momentum is 1.0; pass a number in \[0, 1\)"),
     ({"loss": "paco", "paco_momentum": 1.5}, "paco_momentum is 1.5; pass a number from 0 to 1"),
 ]
 
@@ -64,6 +112,37 @@ def test_a_students_arguments_are_checked(arguments, settings, message):
 @pytest.mark.parametrize(("settings", "message"), BOTH + TEACHER)
 def test_a_teachers_arguments_are_checked(teacher_arguments, settings, message):
     refused(teacher_arguments, settings, message)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"metric_for_best_model": "accuracy"}, "unknown metric_for_best_model 'accuracy'; pass one of loss, "),
+        ({"metric_for_best_model": "eval_ema_cls_tail"}, "unknown metric_for_best_model 'ema_cls_tail'"),
+        ({"batch_eval_metrics": True}, "batch_eval_metrics is True; .* need False"),
+        ({"eval_do_concat_batches": False}, "eval_do_concat_batches is False; .* need True"),
+        ({"prediction_loss_only": True}, "prediction_loss_only is True, which measures no accuracies"),
+    ],
+)
+def test_what_built_in_measures_cannot_do_is_refused(arguments, teacher_arguments, settings, message):
+    for make in (arguments, teacher_arguments):
+        refused(lambda make=make: make(**settings).check_built_in_measures(), {}, message)
+
+
+def test_the_names_of_measures_are_those_that_an_evaluation_logs(arguments, teacher_arguments, tiny_student, images):
+    student_args = arguments(distillation_type="none", ema_decay=0.5, evaluate_ema=True)
+    groups = {"head": [0], "mid": [1], "tail": list(range(2, 10))}
+    student = DeiTLTTrainer(tiny_student(), student_args, class_groups=groups, eval_dataset=images())
+    model = CifarResNetForImageClassification(CifarResNetConfig(depth=20, num_labels=10))
+    teacher = TeacherTrainer(model, teacher_arguments(), class_groups=groups, eval_dataset=images())
+    for trainer in (student, teacher):
+        logged = {name for name in trainer.evaluate() if not re.search("runtime|per_second|preparation|epoch", name)}
+        measures = ("loss", *trainer.args.measures)
+        assert logged == {f"eval_{name}" for name in measures}
+        for name in measures:
+            for spelling in (name, f"eval_{name}"):
+                trainer.args.metric_for_best_model = spelling
+                trainer.args.check_built_in_measures()
 
 
 def test_the_last_epoch_may_be_the_first_of_drw(arguments):

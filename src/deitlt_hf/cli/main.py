@@ -45,25 +45,16 @@ _OF_THE_DISK = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
-        return 0
-    if arguments[0] == "--version":
-        from deitlt_hf import __version__
-
-        print(f"deitlt {__version__}")
-        return 0
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     command = arguments[0]
-    if command not in COMMANDS:
+    if command not in (*COMMANDS, *_ABOUT):
         near = difflib.get_close_matches(command, COMMANDS)
         hint = f"did you mean {' or '.join(near)}?" if near else f"pass one of {', '.join(COMMANDS)}"
         print(f"deitlt: unknown command {command!r}; {hint}", file=sys.stderr)
         return 2
     try:
         with signals_end_runs():
-            importlib.import_module(f"deitlt_hf.cli.{command}").run(arguments[1:])
-            sys.stdout.flush()
+            _run(command, arguments[1:])
     except DeiTLTError as error:
         print(f"deitlt {command}: {error}", file=sys.stderr)
         return 2
@@ -87,6 +78,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     _leave_process_group()
     return 0
+
+
+def _run(command: str, flags: Sequence[str]) -> None:
+    """Run a command, and let all of its output go out here, where it shows whether somebody reads it."""
+    try:
+        if command in _ABOUT:
+            print(_ABOUT[command]())
+        else:
+            importlib.import_module(f"deitlt_hf.cli.{command}").run(flags)
+    except SystemExit as end:  # argparse has shown its help
+        if not isinstance(end, Stopped):
+            sys.stdout.flush()
+        raise
+    sys.stdout.flush()
 
 
 def _reader_has_enough() -> bool:
@@ -131,6 +136,15 @@ def _help() -> str:
             "`deitlt COMMAND --help` says more. On several devices: accelerate launch -m deitlt_hf COMMAND ...",
         ]
     )
+
+
+def _version() -> str:
+    from deitlt_hf import __version__
+
+    return f"deitlt {__version__}"
+
+
+_ABOUT = {"-h": _help, "--help": _help, "--version": _version}
 
 
 if __name__ == "__main__":

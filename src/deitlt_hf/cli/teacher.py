@@ -15,12 +15,11 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.training.arguments import TeacherTrainingArguments
     from deitlt_hf.training.profiling import format_profile
     from deitlt_hf.training.run_data import TrainingDataArguments
-    from deitlt_hf.training.run_directory import check_output_directory
-    from deitlt_hf.training.runs import TeacherArguments, profile_teacher, train_teacher
+    from deitlt_hf.training.runs import TeacherArguments, check_teacher, profile_teacher, train_teacher
 
     def suggest(instances: Sequence[Any], given: dict[str, Any]) -> dict[str, Any]:
-        data, _, args = instances
-        check_output_directory(args)
+        data, teacher, args = instances
+        check_teacher(teacher, args)
         return settings_for_data(suggest_teacher_recipe, data, given)
 
     data, teacher, args = parse_with_recipe(

@@ -18,12 +18,11 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments
     from deitlt_hf.training.profiling import format_profile
     from deitlt_hf.training.run_data import TrainingDataArguments
-    from deitlt_hf.training.run_directory import check_output_directory
-    from deitlt_hf.training.runs import StudentArguments, profile_student, train_student
+    from deitlt_hf.training.runs import StudentArguments, check_student, profile_student, train_student
 
     def suggest(instances: Sequence[Any], given: dict[str, Any]) -> dict[str, Any]:
         data, student, args = instances
-        check_output_directory(args)
+        check_student(student, args, data.image_size if {"image_size", "patch_size"} <= given.keys() else None)
         if student.teacher is None and args.distillation_type != "none":
             raise DeiTLTError(
                 f"{args.distillation_type} distillation needs a teacher; pass one, which `deitlt teacher --data "

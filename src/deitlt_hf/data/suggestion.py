@@ -17,6 +17,8 @@ BATCHES = (128, 64, 32, 16, 8, 4, 2)
 STEPS_PER_EPOCH = 10  # at least, where the batch is smaller than the paper's for it
 SAMPLER_ROUND = 256  # the sampler of repeated augmentation cuts an epoch to a multiple of so many images
 
+# hidden size, layers, heads: DeiT's published sizes
+STUDENT_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
 # Students, by training images: below the first number tiny, below the second small, base from there on.
 STUDENT_LIMITS = {"tiny": 10_000, "small": 100_000}
 STUDENT_VIEWS = 20_000_000  # views of training images, all epochs together; the paper's on CIFAR-10-LT are 15 million

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from accelerate.utils import DynamoBackend
-from transformers import TrainingArguments
+from torch import nn
+from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import SchedulerType
 
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.accuracy import EXPERTS, GROUPS
 from deitlt_hf.losses.distillation import DISTILLATION_TYPES
+from deitlt_hf.training.setting_ranges import check_ranges
 
 REFERENCE_BATCH_SIZE = 512  # the batch that the reference's learning rates are given for
 
@@ -21,12 +27,35 @@ TEACHER_LOSSES = ("ce", "ldam", "paco")
 TEACHER_SCHEDULES = ("steps", "cosine")
 AUGMENTATION_DEVICES = ("auto", "cpu", "device")
 _COMPILERS = tuple(backend.value.lower() for backend in DynamoBackend if backend is not DynamoBackend.NO)
+_COMPILER_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+# Of the Trainer's settings those that do nothing for images, or fail.
+_FOR_TEXTS = {
+    "neftune_noise_alpha": lambda value: value is not None,
+    "use_liger_kernel": bool,
+    "train_sampling_strategy": lambda value: value in ("group_by_length", "batch_rebalance"),
+}
+_OF_OTHER_OPTIMIZERS = ("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon")
+_OF_OTHER_OPTIMIZERS += ("label_smoothing_factor",)
+_MEASURES = ("overall", *GROUPS, "balanced_accuracy")  # of `mean_accuracies`
 
 
 def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     """Raise `DeiTLTError` unless `value` is one of the `known` ones."""
     if value not in known:
         raise DeiTLTError(f"unknown {name} {value!r}; pass one of {', '.join(known)}")
+
+
+@contextmanager
+def _in_one_line(what: str = "", instead: str = "") -> Iterator[None]:
+    """Let what transformers and others say of a setting that they cannot use be a user's mistake."""
+    try:
+        yield
+    except DeiTLTError:
+        raise
+    except (ValueError, ImportError, OSError, RuntimeError, TypeError, KeyError, NotImplementedError) as error:
+        said = str(error).strip().removeprefix("No package metadata was found for ").splitlines() or [repr(error)]
+        reason = " ".join(said[: 2 if said[0].endswith(":") else 1]).rstrip(". ")
+        raise DeiTLTError(f"{what}{reason}{instead}") from error
 
 
 @dataclass
@@ -100,14 +129,14 @@ class LongTailTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})
 
     def __post_init__(self):
-        self._check_counts()  # before transformers, which computes with them
+        check_ranges(self)  # before transformers, which computes with them
+        if self.max_steps != -1 and self.max_steps < 1:
+            raise DeiTLTError(f"max_steps is {self.max_steps}; pass 1 or more, or leave it out to train by epochs")
         if self.profile:  # which makes nothing to push
             self.push_to_hub = False
         # Said or not: otherwise several processes without a GPU would each train alone, over each other's files.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        if self.bf16 is None:
-            on_cuda = torch.cuda.is_available() and not self.use_cpu  # asking further would start CUDA
-            self.bf16 = on_cuda and not self.fp16 and torch.cuda.is_bf16_supported(including_emulation=False)
+        self._choose_precision()
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         if self.accelerator_config is None:  # else every batch would wait for all that the device has to do
             self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
@@ -115,39 +144,75 @@ class LongTailTrainingArguments(TrainingArguments):
         self.dataloader_persistent_workers = self.dataloader_persistent_workers and self.dataloader_num_workers > 0
         if self.torch_compile_backend is not None:
             one_of("torch_compile_backend", self.torch_compile_backend.lower(), _COMPILERS)
-        super().__post_init__()
+        if self.torch_compile_mode is not None:
+            one_of("torch_compile_mode", self.torch_compile_mode, _COMPILER_MODES)
+        with _in_one_line():
+            super().__post_init__()
         if self.fsdp and self.world_size == 1:
             raise DeiTLTError("fsdp shards over processes, and there is one; launch several with accelerate")
-        if self.warmup_steps and self.follows_reference_schedule:
-            raise DeiTLTError(f"warmup_steps is {self.warmup_steps:g}; the reference's schedule takes warmup_epochs")
+        self._check_schedule()
         if self.overwrite and self.resume:
             raise DeiTLTError("both overwrite and resume were asked for; pass one of them")
-        if self.profile < 0:
-            raise DeiTLTError(f"profile is {self.profile}; pass how many steps to time, or 0 to train")
-        if self.rewind_at_non_finite < 0:
-            raise DeiTLTError(
-                f"rewind_at_non_finite is {self.rewind_at_non_finite}; pass 0 or how many rewinds to allow"
-            )
         one_of("augmentation_device", self.augmentation_device, AUGMENTATION_DEVICES)
-        if self.learning_rate <= 0:
-            raise DeiTLTError(f"learning_rate is {self.learning_rate}; pass a number above 0")
-        if self.drw_start_epoch is not None and self.drw_start_epoch < 0:
-            raise DeiTLTError(f"drw_start_epoch is {self.drw_start_epoch}; pass 0 or a later epoch, or leave it out")
         if self.drw_start_epoch is not None and self.max_steps <= 0 and self.drw_start_epoch >= self.num_train_epochs:
             raise DeiTLTError(
                 f"drw_start_epoch {self.drw_start_epoch} is beyond the last epoch; pass one below num_train_epochs "
                 f"({self.num_train_epochs:g}), or none for no re-weighting"
             )
-        if not 0 <= self.class_balanced_beta < 1:
-            raise DeiTLTError(f"class_balanced_beta is {self.class_balanced_beta}; pass a number in [0, 1)")
+        for callback in self.report_to:
+            with _in_one_line(f"report_to {callback}: ", "; or pass --report_to none"):
+                get_reporting_integration_callbacks([callback])[0]()  # each asks for what it needs when it is made
+        self._check_what_is_for_texts()
 
-    def _check_counts(self) -> None:
-        lowest = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1}
-        for name, least in (lowest | {"dataloader_num_workers": 0}).items():
-            if getattr(self, name) < least:
-                raise DeiTLTError(f"{name} is {getattr(self, name)}; pass {least} or more")
-        if self.num_train_epochs <= 0:
-            raise DeiTLTError(f"num_train_epochs is {self.num_train_epochs:g}; pass a number above 0")
+    def _choose_precision(self) -> None:
+        if self.fp16 and self.use_cpu:
+            raise DeiTLTError("fp16 needs a GPU, and this training has none; leave fp16 out")
+        if self.bf16 is None:
+            on_cuda = torch.cuda.is_available() and not self.use_cpu  # asking further would start CUDA
+            self.bf16 = on_cuda and not self.fp16 and torch.cuda.is_bf16_supported(including_emulation=False)
+
+    def _check_schedule(self) -> None:
+        if not self.follows_reference_schedule:
+            name = SchedulerType(self.lr_scheduler_type).value
+            with _in_one_line(f"lr_scheduler_type {name}: ", "; see lr_scheduler_kwargs"):
+                optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=self.learning_rate)
+                get_scheduler(name, optimizer, 0, 100, scheduler_specific_kwargs=self.lr_scheduler_kwargs)
+            return
+        if self.warmup_steps:
+            raise DeiTLTError(f"warmup_steps is {self.warmup_steps:g}; the reference's schedule takes warmup_epochs")
+        if self.lr_scheduler_kwargs:
+            raise DeiTLTError("lr_scheduler_kwargs go with a schedule of transformers; pass its lr_scheduler_type too")
+
+    def _check_what_is_for_texts(self) -> None:
+        for name, is_for_texts in _FOR_TEXTS.items():
+            if is_for_texts(getattr(self, name)):
+                raise DeiTLTError(f"{name} {getattr(self, name)} is for training on texts; leave it out")
+
+    def check_built_in_measures(self) -> None:
+        """Refuse what the measures that `deitlt` trains by cannot be taken with, or know no such name of.
+
+        A `Trainer` with a `compute_metrics` of one's own may use other names.
+
+        Raises:
+            DeiTLTError: `metric_for_best_model` is none of them, or predictions are asked for in another form.
+
+        Example:
+            >>> args = DeiTLTTrainingArguments("runs/student", metric_for_best_model="average_tail", use_cpu=True)
+            >>> args.check_built_in_measures()
+        """
+        for name, used in {"batch_eval_metrics": False, "eval_do_concat_batches": True}.items():
+            if getattr(self, name) != used:
+                raise DeiTLTError(f"{name} is {getattr(self, name)}; accuracies of groups of classes need {used}")
+        if self.prediction_loss_only:
+            raise DeiTLTError("prediction_loss_only is True, which measures no accuracies; leave it out")
+        names = ("loss", *self.measures)
+        if self.metric_for_best_model is not None:
+            one_of("metric_for_best_model", self.metric_for_best_model.removeprefix("eval_"), names)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of what an evaluation measures beside the loss."""
+        return _MEASURES
 
     @property
     def follows_reference_schedule(self) -> bool:
@@ -223,6 +288,7 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        self._check_optimizer()
         if self.distillation_view == "weak" and (self.mixup > 0 or self.cutmix > 0):
             raise DeiTLTError(
                 "in-distribution distillation labels weak views, which are not mixed; pass mixup 0 and cutmix 0 with it"
@@ -237,6 +303,20 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
                 f"per_device_train_batch_size is {self.per_device_train_batch_size}; pass an even one, or turn "
                 "mixing off with mixup 0 and cutmix 0"
             )
+
+    def _check_optimizer(self) -> None:
+        """Let the Trainer look for the optimiser's package now, and not when the data are there."""
+        with _in_one_line(f"optim {self.optim.value}: "):
+            try:
+                Trainer.get_optimizer_cls_and_kwargs(self, nn.Linear(1, 1))
+            except ValueError:
+                if self.optim_target_modules is None:  # which are sought in this model, and are in the student's
+                    raise
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        names = tuple(f"{expert}_{measure}" for expert in EXPERTS for measure in _MEASURES)
+        return names + tuple(f"ema_{name}" for name in ("loss", *names) if self.evaluate_ema)
 
     @property
     def scaled_learning_rate(self) -> float:
@@ -300,14 +380,15 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
     decay_factor: float = field(default=0.01, metadata={"help": "Factor on the learning rate at each of them."})
 
     def __post_init__(self):
-        super().__post_init__()
-        one_of("loss", self.loss, TEACHER_LOSSES)
-        one_of("schedule", self.schedule, TEACHER_SCHEDULES)
-        one_of("training view", self.training_view, VIEWS)
         for name in ("decay_epochs", "sam_rho", "sam_rho_epochs"):
             if not isinstance(getattr(self, name), list):
                 setattr(self, name, [getattr(self, name)])
         self._check_sam()
+        super().__post_init__()
+        self._check_is_sgd()
+        one_of("loss", self.loss, TEACHER_LOSSES)
+        one_of("schedule", self.schedule, TEACHER_SCHEDULES)
+        one_of("training view", self.training_view, VIEWS)
         if self.loss == "paco":
             self._check_paco()
 
@@ -315,6 +396,11 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
     def uses_sam(self) -> bool:
         """Whether any epoch has a radius above 0."""
         return max(self.sam_rho) > 0
+
+    def _check_is_sgd(self) -> None:
+        for name in _OF_OTHER_OPTIMIZERS:
+            if getattr(self, name) != TrainingArguments.__dataclass_fields__[name].default:
+                raise DeiTLTError(f"{name} does nothing: teachers learn plain labels by SGD; leave it out")
 
     def _check_sam(self) -> None:
         radii, epochs = self.sam_rho, self.sam_rho_epochs
@@ -346,16 +432,11 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
                 f"drw_start_epoch is {self.drw_start_epoch}, but PaCo adjusts by the class prior and takes no weights; "
                 "leave it out"
             )
-        for name in ("paco_dim", "paco_queue"):
-            if getattr(self, name) < 1:
-                raise DeiTLTError(f"{name} is {getattr(self, name)}; pass 1 or more")
         if self.per_device_train_batch_size < 2:
             raise DeiTLTError(
                 f"per_device_train_batch_size is {self.per_device_train_batch_size}; PaCo's projection normalises "
                 "batches, pass 2 or more"
             )
-        if not 0 <= self.paco_momentum <= 1:
-            raise DeiTLTError(f"paco_momentum is {self.paco_momentum}; pass a number from 0 to 1")
         if self.n_gpu > 1:
             raise DeiTLTError(
                 f"PaCo needs one process per device, and this one has {self.n_gpu}; start it with accelerate launch"

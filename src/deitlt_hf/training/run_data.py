@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.training.setting_ranges import check_ranges
 
 
 @dataclass
@@ -53,6 +54,9 @@ class TrainingDataArguments(DataArguments):
 
     image_size: int = field(default=224, metadata={"help": "Pixels of a side."})
     horizontal_flip: bool = field(default=True, metadata={"help": "Mirror training images; not for digits or text."})
+
+    def __post_init__(self):
+        check_ranges(self)
 
 
 @dataclass

@@ -30,6 +30,7 @@ from deitlt_hf.hub.run_record import (
     last_part,
     write_json,
 )
+from deitlt_hf.new_directory import check_is_writable
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.base import LongTailTrainer
 from deitlt_hf.training.checkpoints import REMOVING, newest_complete, remove, tidy
@@ -49,7 +50,7 @@ def check_output_directory(args: LongTailTrainingArguments) -> str | None:
         DeiTLTError: the directory is occupied, holds no checkpoint to resume from, or cannot be written.
     """
     directory = Path(args.output_dir)
-    _check_writable(directory)
+    check_is_writable(directory)
     if args.resume or args.resume_from_checkpoint:
         checkpoint = args.resume_from_checkpoint
         if not isinstance(checkpoint, str):
@@ -68,14 +69,6 @@ def check_output_directory(args: LongTailTrainingArguments) -> str | None:
     if _is_occupied(directory) and not (directory / RECIPE_FILE).is_file():
         raise DeiTLTError(f"{directory} holds files that are no run of this package; pass another --output_dir")
     return None
-
-
-def _check_writable(directory: Path) -> None:
-    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise DeiTLTError(
-            f"cannot write {directory}: {there} is no directory that may be written; pass another --output_dir"
-        )
 
 
 class Remains(NamedTuple):

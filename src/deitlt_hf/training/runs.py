@@ -11,18 +11,17 @@ from typing import Any
 
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
-from transformers import AutoConfig, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from deitlt_hf.data.device_augmentation.views import BatchView
 from deitlt_hf.data.paco_views import paco_key_view, paco_query_view
 from deitlt_hf.data.processing import image_processor
 from deitlt_hf.data.transforms import View, ViewedDataset, collate, evaluation_view
-from deitlt_hf.errors import DeiTLTError, loading_reason
+from deitlt_hf.errors import DeiTLTError, check_is_there, loading_reason
 from deitlt_hf.evaluation.accuracy import expert_metrics
 from deitlt_hf.evaluation.figures import report_figure, save_figure
 from deitlt_hf.evaluation.predicting import predict_experts
 from deitlt_hf.hub.run_record import METRICS_FILE, REPORT_FILE, teacher_record, write_json
-from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
 from deitlt_hf.training.base import LongTailTrainer
@@ -36,32 +35,15 @@ from deitlt_hf.training.run_directory import (
     refuse_within,
     save_model,
 )
+from deitlt_hf.training.student_models import StudentArguments, check_shape, load_start, student_config
 from deitlt_hf.training.teacher import TeacherTrainer
-from deitlt_hf.training.teacher_models import has_cosine_classifier, load_classifier, make_classifier
+from deitlt_hf.training.teacher_models import (
+    check_architecture,
+    has_cosine_classifier,
+    load_classifier,
+    make_classifier,
+)
 from deitlt_hf.training.trainer import DeiTLTTrainer
-
-# hidden size, layers, heads: DeiT's published sizes
-STUDENT_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
-
-
-@dataclass
-class StudentArguments:
-    """Which student, and who teaches it."""
-
-    teacher: str | None = field(default=None, metadata={"help": "Directory or hub id of the teacher."})
-    init_from: str | None = field(
-        default=None,
-        metadata={
-            "help": "Start from these weights, such as facebook/deit-base-distilled-patch16-224, not from scratch."
-        },
-    )
-    student_size: str = field(default="base", metadata={"help": "tiny, small or base."})
-    hidden_size: int | None = field(default=None, metadata={"help": "In place of the size's."})
-    num_hidden_layers: int | None = field(default=None, metadata={"help": "In place of the size's."})
-    num_attention_heads: int | None = field(default=None, metadata={"help": "In place of the size's."})
-    patch_size: int = field(default=16, metadata={"help": "Pixels of a patch's side."})
-    drop_path_rate: float = field(default=0.1, metadata={"help": "Stochastic depth of the last layer."})
-    expert: str = field(default="average", metadata={"help": "What the model's logits are by default."})
 
 
 @dataclass
@@ -81,7 +63,9 @@ class TeacherArguments:
             "architecture from scratch."
         },
     )
-    depth: int = field(default=32, metadata={"help": "Layers of the CIFAR ResNet: 20, 32, 44, 56 or 110."})
+    depth: int | None = field(
+        default=None, metadata={"help": "Layers of the CIFAR ResNet: 20, 32, 44, 56 or 110; left out, 32."}
+    )
     classifier: str = field(
         default="linear", metadata={"help": "linear, or cosine (for LDAM; cifar_resnet and timm models)."}
     )
@@ -95,11 +79,45 @@ class RunResult:
     log_history: list[dict[str, float]]
 
 
+def check_teacher(teacher: TeacherArguments, args: TeacherTrainingArguments) -> str | None:
+    """Refuse settings that cannot work, before any image is read; returns the checkpoint to resume from.
+
+    Raises:
+        DeiTLTError: they cannot, or the run's directory cannot be used.
+    """
+    checkpoint = check_output_directory(args)
+    args.check_built_in_measures()
+    check_is_there(teacher.init_from)
+    if teacher.init_from is None:
+        _checked(check_architecture, teacher.architecture, teacher.classifier, teacher.depth or 32)
+    return checkpoint
+
+
+def check_student(student: StudentArguments, args: DeiTLTTrainingArguments, image_size: int | None) -> str | None:
+    """Refuse settings that cannot work, before any image is read; returns the checkpoint to resume from.
+
+    Args:
+        student: which student.
+        args: of its training.
+        image_size: None where the data are to tell it.
+
+    Raises:
+        DeiTLTError: they cannot work, or the run's directory cannot be used.
+    """
+    checkpoint = check_output_directory(args)
+    args.check_built_in_measures()
+    check_is_there(student.teacher)
+    check_is_there(student.init_from)
+    if student.init_from is None:
+        _checked(check_shape, student, image_size)
+    return checkpoint
+
+
 def train_teacher(
     data: TrainingDataArguments, teacher: TeacherArguments, args: TeacherTrainingArguments
 ) -> dict[str, float]:
     """Train a CNN teacher into `args.output_dir`; returns its test accuracies in percent."""
-    checkpoint = check_output_directory(args)
+    checkpoint = check_teacher(teacher, args)
     refuse_within(args.output_dir, args.overwrite, data=data.data, data_dir=data.data_dir, init_from=teacher.init_from)
     images = load_images(data)
     trainer = make_teacher_trainer(data, teacher, args, images)
@@ -119,7 +137,7 @@ def profile_teacher(
     data: TrainingDataArguments, teacher: TeacherArguments, args: TeacherTrainingArguments
 ) -> StepProfile:
     """Say where the time of a teacher's training step goes, in place of training it; see `profile_training`."""
-    checkpoint = check_output_directory(args)
+    checkpoint = check_teacher(teacher, args)
     return profile_training(make_teacher_trainer(data, teacher, args, load_images(data)), args.profile, checkpoint)
 
 
@@ -145,7 +163,9 @@ def make_teacher_trainer(
 def build_teacher(data: TrainingDataArguments, teacher: TeacherArguments, images: Images) -> PreTrainedModel:
     """An image classifier from scratch, or from `init_from`, for the classes at hand."""
     if teacher.init_from is not None:
-        model = _checked(load_classifier, teacher.init_from, data.image_size, images.label_maps)
+        model = _checked(
+            load_classifier, teacher.init_from, data.image_size, images.label_maps, source=teacher.init_from
+        )
         if teacher.classifier == "cosine" and not has_cosine_classifier(model):
             raise DeiTLTError(
                 f"{teacher.init_from} has a linear classifier; pass --classifier linear, or leave init_from out"
@@ -157,7 +177,7 @@ def build_teacher(data: TrainingDataArguments, teacher: TeacherArguments, images
             image_size=data.image_size,
             label_maps=images.label_maps,
             classifier=teacher.classifier,
-            depth=teacher.depth,
+            depth=teacher.depth or 32,
         )
     model.config.class_counts, model.config.class_groups = images.class_counts, images.class_groups
     return model
@@ -179,7 +199,7 @@ def _teacher_views(
 
 def train_student(data: TrainingDataArguments, student: StudentArguments, args: DeiTLTTrainingArguments) -> RunResult:
     """Train a DeiT-LT student into `args.output_dir`, evaluate its experts, and draw the report."""
-    checkpoint = check_output_directory(args)
+    checkpoint = check_student(student, args, data.image_size)
     sources = {"teacher": student.teacher, "init_from": student.init_from}
     refuse_within(args.output_dir, args.overwrite, data=data.data, data_dir=data.data_dir, **sources)
     images = load_images(data)
@@ -212,7 +232,7 @@ def profile_student(
     data: TrainingDataArguments, student: StudentArguments, args: DeiTLTTrainingArguments
 ) -> StepProfile:
     """Say where the time of a student's training step goes, in place of training it; see `profile_training`."""
-    checkpoint = check_output_directory(args)
+    checkpoint = check_student(student, args, data.image_size)
     return profile_training(make_student_trainer(data, student, args, load_images(data)), args.profile, checkpoint)
 
 
@@ -241,34 +261,8 @@ def build_student(
     """A student from scratch, or from `init_from`, for the classes at hand."""
     classes = images.label_maps | {"class_counts": images.class_counts, "class_groups": images.class_groups}
     if student.init_from is not None:
-        model_type = _checked(AutoConfig.from_pretrained, student.init_from).model_type
-        if model_type not in ("deit", DeiTLTConfig.model_type):
-            raise DeiTLTError(f"{student.init_from} is a {model_type} model; pass a DeiT-LT or distilled DeiT one")
-        settings = {"drop_path_rate": student.drop_path_rate, "expert": student.expert}
-        model = _checked(DeiTLTForImageClassification.from_pretrained, student.init_from, **settings, **classes)
-        if model.config.image_size != data.image_size:
-            raise DeiTLTError(
-                f"{student.init_from} takes images of {model.config.image_size} pixels, not {data.image_size}; pass "
-                f"--image_size {model.config.image_size}"
-            )
-        return model
-    if student.student_size not in STUDENT_SIZES:
-        raise DeiTLTError(f"unknown student size {student.student_size!r}; pass one of {', '.join(STUDENT_SIZES)}")
-    hidden_size, layers, heads = STUDENT_SIZES[student.student_size]
-    hidden_size = student.hidden_size or hidden_size
-    config = _checked(
-        DeiTLTConfig,
-        image_size=data.image_size,
-        patch_size=student.patch_size,
-        hidden_size=hidden_size,
-        intermediate_size=4 * hidden_size,
-        num_hidden_layers=student.num_hidden_layers or layers,
-        num_attention_heads=student.num_attention_heads or heads,
-        drop_path_rate=student.drop_path_rate,
-        expert=student.expert,
-        **classes,
-    )
-    return DeiTLTForImageClassification(config)
+        return _checked(load_start, student, data.image_size, classes, source=student.init_from)
+    return DeiTLTForImageClassification(_checked(student_config, student, data.image_size, **classes))
 
 
 def evaluate_student(
@@ -302,10 +296,12 @@ def _train(trainer: LongTailTrainer, checkpoint: str | None) -> float:
     return time.perf_counter() - started
 
 
-def _checked(build, *args, **kwargs):
+def _checked(build, *args, source: str | None = None, **kwargs):
     """Build a model or configuration; what the models' room reports as a ValueError is the user's to mend."""
     try:
         return build(*args, **kwargs)
+    except DeiTLTError:
+        raise
     except (ValueError, OSError, ImportError) as error:  # transformers' answer to a model that this timm lacks
-        reason = loading_reason(args[0], error) if args else str(error).splitlines()[0]
-        raise DeiTLTError(f"{args[0]}: {reason}" if args else reason) from error
+        said = str(error).splitlines()[0] if source is None else f"{source}: {loading_reason(source, error)}"
+        raise DeiTLTError(said) from error

@@ -51,24 +51,38 @@ def make_classifier(
         >>> model.config.model_type, model.config.pretrained_cfg["input_size"]
         ('timm_wrapper', [3, 40, 40])
     """
-    one_of("classifier", classifier, CLASSIFIERS)
+    check_architecture(architecture, classifier, depth)
     if architecture == CIFAR_RESNET:
         config = CifarResNetConfig(depth=depth, classifier=classifier, image_size=image_size, **label_maps)
         return CifarResNetForImageClassification(config)
-    if architecture in timm.list_models():
-        if classifier == "cosine":
-            config = TimmCosineConfig(architecture=architecture, image_size=image_size, **label_maps)
-            return TimmCosineForImageClassification(config)
-        return _timm_classifier(architecture, image_size, label_maps)
-    if architecture not in _model_types():
-        raise DeiTLTError(f"unknown architecture {architecture!r}; {_hint(architecture)}")
+    if architecture not in timm.list_models():
+        config = AutoConfig.for_model(architecture, image_size=image_size, **label_maps)
+        return AutoModelForImageClassification.from_config(config)
     if classifier == "cosine":
+        config = TimmCosineConfig(architecture=architecture, image_size=image_size, **label_maps)
+        return TimmCosineForImageClassification(config)
+    return _timm_classifier(architecture, image_size, label_maps)
+
+
+def check_architecture(architecture: str, classifier: str, depth: int) -> None:
+    """Refuse what `make_classifier` cannot make.
+
+    Raises:
+        ValueError: as there.
+
+    Example:
+        >>> check_architecture("resnet50", "cosine", depth=32)
+    """
+    one_of("classifier", classifier, CLASSIFIERS)
+    if architecture == CIFAR_RESNET:
+        CifarResNetConfig(depth=depth)
+    elif architecture not in timm.list_models() and architecture not in _model_types():
+        raise DeiTLTError(f"unknown architecture {architecture!r}; {_hint(architecture)}")
+    elif architecture not in timm.list_models() and classifier == "cosine":
         raise DeiTLTError(
             f"{architecture} has a linear classifier; a cosine one goes with {CIFAR_RESNET} and timm models, such as "
             "resnet50"
         )
-    config = AutoConfig.for_model(architecture, image_size=image_size, **label_maps)
-    return AutoModelForImageClassification.from_config(config)
 
 
 def load_classifier(source: str, image_size: int, label_maps: Mapping[str, dict]) -> PreTrainedModel:
