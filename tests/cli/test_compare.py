@@ -71,7 +71,8 @@ def test_a_table_figures_and_a_page_of_models_side_by_side(models, tmp_path, cap
         name: of_student[name] for name in ("overall", "head", "mid", "tail", "balanced_accuracy")
     }
     low, high = content["accuracies"]["vit"]["tail"]["interval"]
-    assert f"[{low:.1f}, {high:.1f}]" in printed.splitlines()[1]
+    assert f"[{low:.1f}, {high:.1f}]" in printed.splitlines()[3]
+    assert printed.startswith("Accuracy in percent on 400 test images: the test split of digits-lt\n\n")
     assert "student - vit" in printed
     assert printed.endswith(f"numbers: {out}/analysis.json\npage: {out}/index.html\n")
     assert {"attention_distance.svg", "token_similarity.png", "examples_3.png"} <= set(drawn)
@@ -88,8 +89,8 @@ def test_a_table_figures_and_a_page_of_models_side_by_side(models, tmp_path, cap
         ),
         (
             ["{models}/vit", "{models}/cats"],
-            "{models}/cats was trained for other classes (2, first 'cat') than digits-lt has (10, first '0'); pass its "
-            "own data with --data",
+            "{models}/cats was trained for other classes than digits-lt has: 'cat', 'lynx' are missing, '0', '1', '2' "
+            "and 7 more are new; pass its own data with --data",
         ),
         (
             ["{models}/vit", "{models}/student", "--out", "{models}"],

@@ -160,7 +160,7 @@ def test_what_ends_a_run_after_its_last_step_says_what_there_is(
 
 
 def test_a_directory_that_cannot_be_made_is_refused_before_the_data_are_loaded(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("deitlt_hf.training.runs.load_images", lambda data: pytest.fail("loaded"))
+    monkeypatch.setattr("deitlt_hf.training.runs.load_images_to_train", lambda *_: pytest.fail("loaded"))
     (tmp_path / "file").touch()
     for directory in (tmp_path / "file", tmp_path / "file" / "run"):
         assert main(["train", *RUN, *MACHINE, "--output_dir", str(directory)]) == 2

@@ -30,6 +30,7 @@ from deitlt_hf.data.processing import image_processor
 from deitlt_hf.evaluation.accuracy import expert_metrics
 from deitlt_hf.hub.cards.adapter import save_classes
 from deitlt_hf.hub.cards.model_card import is_generated, model_card, write_model_card
+from deitlt_hf.hub.data_record import DataRecord
 from deitlt_hf.hub.pushing import push_model
 from deitlt_hf.hub.run_record import write_json
 from hub_server import Fault, HubServer
@@ -68,6 +69,7 @@ def run(tmp_path: Path, model: DeiTLTForImageClassification) -> Path:
     predictions = [[0] * 3, [1] * 3, [1] * 3, [2] * 3]
     metrics = expert_metrics(predictions, [0, 1, 2, 2], COUNTS, model.config.class_groups, list("abc"))
     write_json(run / "metrics.json", metrics)
+    DataRecord(list("abc"), COUNTS, [1, 1, 2], {"birds": "/home/alice/birds"}).write(run)
     write_json(run / "run.json", {"versions": {}, "hub_ids": {}, "training": {"epochs": 3}})
     settings = {"data": "/home/alice/birds", "teacher": "/home/alice/teacher", "hub_token": "hf_secret"}
     (run / "recipe.yaml").write_text(yaml.safe_dump(settings | {"num_train_epochs": 3}))

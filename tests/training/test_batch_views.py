@@ -135,7 +135,7 @@ def test_auto_goes_to_a_gpu_with_small_images(arguments, monkeypatch, image_size
 def test_a_run_learns_from_views_made_on_the_device(kind: str, arguments, teacher_arguments, monkeypatch) -> None:
     rows = rows_of(24)
     images = Images(rows, rows, [str(number) for number in range(10)], [3, 3, 3, 3] + [2] * 6, class_groups([3] * 10))
-    monkeypatch.setattr(runs, "load_images", lambda data: images)
+    monkeypatch.setattr(runs, "load_images_to_train", lambda data, checkpoint: images)
     data, seen = TrainingDataArguments(image_size=8), []
     settings = {"augmentation_device": "device", "num_train_epochs": 1, "dataloader_num_workers": 1}
     view = BatchView.__call__
@@ -169,7 +169,7 @@ def test_a_teacher_is_shown_the_views_it_is_trained_on(view, expected, teacher_a
 def test_pacos_views_are_not_made_on_the_device(teacher_arguments, monkeypatch) -> None:
     rows = rows_of(8)
     images = Images(rows, rows, [str(number) for number in range(10)], [3] * 10, class_groups([3] * 10))
-    monkeypatch.setattr(runs, "load_images", lambda data: images)
+    monkeypatch.setattr(runs, "load_images_to_train", lambda data, checkpoint: images)
     with pytest.raises(DeiTLTError, match="augmentation_device is 'device', where PaCo's views cannot be made; pass"):
         runs.train_teacher(
             TrainingDataArguments(image_size=8),

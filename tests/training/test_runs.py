@@ -78,6 +78,7 @@ def test_a_teachers_run_leaves_a_model_and_its_accuracy(teacher):
         "model.safetensors",
         "preprocessor_config.json",
         "metrics.json",
+        "data.json",
         "recipe.yaml",
         "run.json",
         "README.md",
@@ -173,6 +174,7 @@ def test_a_students_run_leaves_a_model_its_metrics_and_its_report(student):
         "preprocessor_config.json",
         "ema",
         "metrics.json",
+        "data.json",
         "recipe.yaml",
         "report.png",
         "run.json",
@@ -201,7 +203,7 @@ def run_student(directory, data=None, student=None, **settings):
 def test_a_run_that_fails_leaves_no_model(tmp_path):
     with pytest.raises(DeiTLTError, match="not finite at step"):
         run_student(tmp_path / "run", learning_rate=1e30, scale_learning_rate=False, warmup_epochs=0)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["recipe.yaml"]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"data.json", "recipe.yaml"}
 
 
 def test_a_run_that_fails_while_it_saves_leaves_no_model_under_its_name(tmp_path, monkeypatch):

@@ -33,9 +33,11 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.parsing import DataclassParser, take_data_of_run
     from deitlt_hf.evaluation.accuracy import format_table
     from deitlt_hf.evaluation.analysis_page import ANALYSIS_FILE, PAGE_FILE, write_analysis
+    from deitlt_hf.hub.loading import load_any_config
     from deitlt_hf.hub.run_record import last_part
     from deitlt_hf.training.analyzing import analyze_saved_model
-    from deitlt_hf.training.run_data import DataArguments, load_images
+    from deitlt_hf.training.measured_data import load_images_to_measure
+    from deitlt_hf.training.run_data import DataArguments
 
     parser = DataclassParser(
         [DataArguments, AnalyzeArguments],
@@ -49,15 +51,17 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--revision", default="main", help="Branch, tag or commit of a model on the hub.")
     known = parser.parse_known_args(argv)[0]
     source = known.model
-    take_data_of_run(parser, source, argv, known.revision)
+    choice = take_data_of_run(parser, source, argv, known.revision)
     data, options, of_model = parser.parse_into(argv)
     state = PartialState(cpu=not torch.accelerator.is_available())
     check_options(options, state.num_processes)
 
     quiet_libraries()
+    config = load_any_config(source, of_model.revision)
+    measured = load_images_to_measure(data, choice, config, [source])
     analysis = analyze_saved_model(
         source,
-        load_images(data),
+        measured.images,
         data,
         revision=of_model.revision,
         teacher=options.teacher,
@@ -65,6 +69,7 @@ def run(argv: Sequence[str]) -> None:
         device=state.device,
     )
     write_analysis({last_part(source): analysis}, options.out)
+    print(f"Accuracy in percent on {measured}\n")
     print(format_table(analysis.record))
     if "teacher" not in analysis.record["agreement"]:
         print("no teacher was found to compare with; --teacher DIR names one")

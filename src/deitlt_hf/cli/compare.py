@@ -32,7 +32,8 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.evaluation.comparing import check_same_classes, compare_models, format_comparison
     from deitlt_hf.hub.loading import load_any_config
     from deitlt_hf.training.analyzing import analyze_saved_model
-    from deitlt_hf.training.run_data import DataArguments, images_for_model, load_images
+    from deitlt_hf.training.measured_data import load_images_to_measure
+    from deitlt_hf.training.run_data import DataArguments, images_for_model
 
     parser = DataclassParser(
         [DataArguments, CompareArguments],
@@ -49,24 +50,26 @@ def run(argv: Sequence[str]) -> None:
         help="directory or hub id of a student, DeiT or ViT, or NAME=DIR to show it under another name",
     )
     sources = name_models(parser.parse_known_args(argv)[0].models)
-    take_data_of_run(parser, next(iter(sources.values())), argv)
+    choice = take_data_of_run(parser, next(iter(sources.values())), argv)
     data, options, _models = parser.parse_into(argv)
     state = PartialState(cpu=not torch.accelerator.is_available())
     check_options(options, state.num_processes)
 
     quiet_libraries()
-    images = load_images(data)
+    configs = {name: load_any_config(source) for name, source in sources.items()}
+    measured = load_images_to_measure(data, choice, next(iter(configs.values())), list(sources.values()))
+    images = measured.images
     classes = {}
     for name, source in sources.items():  # before the first is analyzed, which may take long
-        config = load_any_config(source)
-        patches_of(config)
-        of_model = images_for_model(images, data, config, source)
+        patches_of(configs[name])
+        of_model = images_for_model(images, data, configs[name], source)
         classes[name] = {"class_names": of_model.class_names, "groups": of_model.class_groups}
     check_same_classes(classes)
     analyses = {
         name: analyze_saved_model(source, images, data, batch_size=options.batch_size, device=state.device)
         for name, source in sources.items()
     }
+    print(f"Accuracy in percent on {measured}\n")
     print(format_comparison(compare_models(analyses)))
     if options.out is not None:
         write_analysis(analyses, options.out)

@@ -55,7 +55,7 @@ def run(argv: Sequence[str]) -> None:
     _check(directory)
 
     quiet_libraries()
-    splits = load_splits(data)
+    splits = load_splits(data).splits
     groups = group_classes(class_counts(splits["train"]), data.group_boundaries)
     inspection = inspect_dataset(splits, groups=groups)
     print(inspection.to_json() if options.json else format_inspection(inspection))

@@ -29,7 +29,8 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.evaluation.accuracy import format_table
     from deitlt_hf.hub.loading import load_student
     from deitlt_hf.hub.run_record import write_json
-    from deitlt_hf.training.run_data import DataArguments, images_for_model, load_images
+    from deitlt_hf.training.measured_data import load_images_to_measure
+    from deitlt_hf.training.run_data import DataArguments, images_for_model
     from deitlt_hf.training.runs import evaluate_student
 
     parser = DataclassParser(
@@ -43,13 +44,14 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--revision", default="main", help="Branch, tag or commit of a model on the hub.")
     known = parser.parse_known_args(argv)[0]
     source = known.model
-    take_data_of_run(parser, source, argv, known.revision)
+    choice = take_data_of_run(parser, source, argv, known.revision)
     data, options, of_model = parser.parse_into(argv)
     _check(options)
 
     quiet_libraries()
     model = load_student(source, of_model.revision)
-    images = images_for_model(load_images(data), data, model.config, source)
+    measured = load_images_to_measure(data, choice, model.config, [source])
+    images = images_for_model(measured.images, data, model.config, source)
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # or processes on CPUs would not meet
     metrics = evaluate_student(
         model,
@@ -60,6 +62,7 @@ def run(argv: Sequence[str]) -> None:
         confidence_intervals=options.confidence_intervals,
     )
     if accelerator.is_main_process:
+        print(f"Accuracy in percent on {measured}\n")
         print(format_table(metrics))
         if options.output is not None:
             write_json(Path(options.output), metrics)

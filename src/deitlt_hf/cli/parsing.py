@@ -8,14 +8,18 @@ import difflib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from transformers import HfArgumentParser
 
 from deitlt_hf.cli.console import OneLineParser
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.hub.data_record import DATA_FILE, at_recorded_places
 from deitlt_hf.hub.run_record import RECIPE_FILE
 from deitlt_hf.recipes import load_recipe
+
+if TYPE_CHECKING:
+    from deitlt_hf.training.measured_data import DataChoice
 
 
 class DataclassParser(OneLineParser, HfArgumentParser):
@@ -39,16 +43,26 @@ class DataclassParser(OneLineParser, HfArgumentParser):
         return instances
 
 
-def take_data_of_run(parser: DataclassParser, source: str, argv: Sequence[str], revision: str | None = None) -> None:
+def take_data_of_run(
+    parser: DataclassParser, source: str, argv: Sequence[str], revision: str | None = None
+) -> DataChoice:
     """Let the data of the run that made a model be the defaults of `DataArguments`, unless `--data` names others."""
-    if any(argument.split("=")[0] == "--data" for argument in argv):
-        return
     from deitlt_hf.hub.loading import load_run_settings
+    from deitlt_hf.training.measured_data import DataChoice
     from deitlt_hf.training.run_data import DataArguments
 
     of_data = {part.name for part in dataclasses.fields(DataArguments)}
+    given = {name: value for name, value in _given_settings(parser, argv).items() if name in of_data}
     settings = load_run_settings(source, revision)
-    parser.set_defaults(**{name: value for name, value in settings.items() if name in of_data})
+    own = "data" not in given or _is_same(given["data"], settings.get("data", DataArguments.data))
+    if own:
+        parser.set_defaults(**{name: value for name, value in settings.items() if name in of_data})
+    return DataChoice(own, given)
+
+
+def _is_same(data: str, other: str) -> bool:
+    paths = [Path(source).expanduser() for source in (data, other)]
+    return data == other or (all(path.exists() for path in paths) and paths[0].samefile(paths[1]))
 
 
 def parse_with_recipe(
@@ -89,6 +103,8 @@ def parse_with_recipe(
         recipe = str(Path(output_dir) / RECIPE_FILE)
     if recipe is not None:
         settings = load_recipe(recipe)
+        if resumed or (Path(recipe).is_file() and Path(recipe).with_name(DATA_FILE).is_file()):
+            settings = at_recorded_places(settings, Path(recipe).parent)  # relative paths are those of that run
         _check_settings(recipe, settings, dataclass_types)
         if not resumed:
             settings.setdefault("output_dir", f"runs/{Path(recipe).stem}")

@@ -88,3 +88,17 @@ examples=[['train 0', 'train 2', 'test 0']])
             for group in shown
         ],
     )
+
+
+def count_in_train(train: np.ndarray, test: np.ndarray) -> int:
+    """How many test images are identical to training images.
+
+    Args:
+        train, test: `(images, 2)` uint64, see `image_hashes`.
+
+    Example:
+        >>> count_in_train(np.array([[1, 1], [2, 2]], np.uint64), np.array([[1, 1], [1, 2], [1, 1]], np.uint64))
+        2
+    """
+    known = {row.tobytes() for row in train}
+    return sum(row.tobytes() in known for row in test)

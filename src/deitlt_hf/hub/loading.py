@@ -17,6 +17,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from deitlt_hf.errors import DeiTLTError, loading_reason
+from deitlt_hf.hub.data_record import at_recorded_places
 from deitlt_hf.hub.run_record import RECIPE_FILE, is_hub_id, read_settings
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
@@ -129,7 +130,8 @@ def load_image_processor(source: str, revision: str | None = None) -> BaseImageP
 def load_run_settings(source: str, revision: str | None = None) -> dict[str, Any]:
     """The settings of the run that made a model, empty where there are none.
 
-    Of a model on the hub those are left out that name something on the machine where it was trained.
+    Of a model on the hub those are left out that name something on the machine where it was trained. Relative paths of
+    a run on this machine are those that it was trained with, see `at_recorded_places`.
 
     Args:
         source: directory or hub id of the model.
@@ -146,7 +148,7 @@ def load_run_settings(source: str, revision: str | None = None) -> dict[str, Any
         return _settings_on_hub(source, revision)
     directories = (Path(source), Path(source).parent)  # averaged weights lie in a directory of their run
     found = (read_settings(directory / RECIPE_FILE) for directory in directories)
-    return next((settings for settings in found if settings is not None), {})
+    return at_recorded_places(next((settings for settings in found if settings is not None), {}), source)
 
 
 def _settings_on_hub(source: str, revision: str | None) -> dict[str, Any]:

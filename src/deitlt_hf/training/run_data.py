@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from transformers import PreTrainedConfig
 
-from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset
+from deitlt_hf.data.duplicates import count_in_train
+from deitlt_hf.data.hashes import image_hashes
+from deitlt_hf.data.holdout import HeldOut
+from deitlt_hf.data.loading import LoadedData, class_counts, load_data
 from deitlt_hf.data.long_tail import class_groups
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, notice
+from deitlt_hf.hub.data_record import (
+    DataRecord,
+    differing_classes,
+    differing_counts,
+    places_of,
+    read_data_record,
+)
+from deitlt_hf.hub.loading import load_any_config
 from deitlt_hf.training.setting_ranges import check_ranges
 
 
@@ -61,13 +75,23 @@ class TrainingDataArguments(DataArguments):
 
 @dataclass
 class Images:
-    """The data of a run: splits with an `image` and a `label` column, and what is known of the classes."""
+    """The data of a run: splits with an `image` and a `label` column, and what is known of the classes.
 
-    train: Dataset
+    Args:
+        train, test: the splits; there need be no `train` to measure a model.
+        class_names, class_counts: in label order; the counts are of the training images.
+        class_groups: class ids of head, mid and tail.
+        held_out: how the test split was drawn; None where the data have one.
+        test_images_in_train: how many test images are identical to training images; None where nobody has looked.
+    """
+
+    train: Dataset | None
     test: Dataset
     class_names: list[str]
     class_counts: list[int]
     class_groups: dict[str, list[int]]
+    held_out: HeldOut | None = None
+    test_images_in_train: int | None = None
 
     @property
     def label_maps(self) -> dict[str, dict]:
@@ -76,28 +100,107 @@ class Images:
         return {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
 
 
-def load_splits(data: DataArguments) -> DatasetDict:
-    """The data set of a command's flags, see `load_long_tailed_dataset`."""
-    return load_long_tailed_dataset(
+def reading_arguments(data: DataArguments) -> dict[str, Any]:
+    """How a command's flags say that the data are read, see `read_splits`."""
+    return {
+        "data_dir": data.data_dir,
+        "data_config": data.data_config,
+        "image_column": data.image_column,
+        "label_column": data.label_column,
+        "on_bad_image": data.on_bad_image,
+    }
+
+
+def load_splits(data: DataArguments, kept: Collection[str] = ()) -> LoadedData:
+    """The data set of a command's flags, see `load_data`."""
+    return load_data(
         data.data,
         data.imbalance_factor,
         profile=data.imbalance_profile,
         seed=data.split_seed,
-        data_dir=data.data_dir,
-        data_config=data.data_config,
-        image_column=data.image_column,
-        label_column=data.label_column,
         test_fraction=data.test_fraction,
-        on_bad_image=data.on_bad_image,
+        kept=kept,
+        **reading_arguments(data),
     )
 
 
-def load_images(data: DataArguments) -> Images:
-    """Load the data set and count its classes, once."""
-    splits = load_splits(data)
-    counts = class_counts(splits["train"])
+def load_images(data: DataArguments, kept: Collection[str] = ()) -> Images:
+    """Load the data set and count its classes, once.
+
+    Args:
+        data: a command's flags.
+        kept: images that an earlier run trained on, see `hold_out`.
+    """
+    loaded = load_splits(data, kept)
+    train, test = loaded.splits["train"], loaded.splits["test"]
+    counts = class_counts(train)
     groups = group_classes(counts, data.group_boundaries)
-    return Images(splits["train"], splits["test"], splits["train"].features["label"].names, counts, groups)
+    return Images(train, test, train.features["label"].names, counts, groups, loaded.held_out)
+
+
+def load_images_to_train(data: DataArguments, checkpoint: str | None = None) -> Images:
+    """`load_images` for a training: with the data that a resumed run had, and a notice of test images in train.
+
+    Args:
+        data: a command's flags.
+        checkpoint: that the run goes on from, or None.
+
+    Raises:
+        DeiTLTError: the data have other classes, or other numbers of images, than when the resumed run began.
+    """
+    images = load_images(data)
+    if checkpoint is not None:
+        _check_unchanged(images, data.data, checkpoint)
+    images.test_images_in_train = leaked = _test_images_in_train(images)
+    if leaked:
+        share = 100 * leaked / len(images.test)
+        notice(
+            f"{leaked} of {len(images.test)} test images ({share:.1f} %) are identical to training images, so that "
+            "accuracy flatters; `deitlt data inspect` names some"
+        )
+    return images
+
+
+def _test_images_in_train(images: Images) -> int:
+    if images.held_out is not None:  # identical images are on one side
+        return 0
+    return count_in_train(image_hashes(images.train, "train"), image_hashes(images.test, "test"))
+
+
+def _check_unchanged(images: Images, name: str, checkpoint: str) -> None:
+    record = read_data_record(checkpoint)
+    if record is None:  # of a run before there were records
+        if not (Path(checkpoint) / "config.json").is_file():
+            return
+        config = load_any_config(checkpoint)
+        record = DataRecord(names_of(config), getattr(config, "class_counts", None) or [], [])
+    changed = differing_classes(record.class_names, images.class_names) or differing_counts(
+        images.class_names, record.train_counts, record.test_counts, images.class_counts, class_counts(images.test)
+    )
+    if changed:
+        raise DeiTLTError(
+            f"{name} is not what it was when the run of {checkpoint} began: {changed}; restore it, or start a new run "
+            "with --overwrite or another --output_dir"
+        )
+
+
+def data_record(images: Images, **settings: str | None) -> DataRecord:
+    """What a run notes about its images.
+
+    Args:
+        images: what it trains on.
+        **settings: `data`, `data_dir`, `teacher` and `init_from`, as its recipe has them.
+    """
+    held_out = images.held_out
+    return DataRecord(
+        class_names=images.class_names,
+        train_counts=images.class_counts,
+        test_counts=class_counts(images.test),
+        places=places_of(settings),
+        test_fraction=held_out and held_out.test_fraction,
+        split_seed=held_out and held_out.seed,
+        kept=held_out.kept if held_out else [],
+    )
 
 
 def images_for_model(images: Images, data: DataArguments, config: PreTrainedConfig, source: str) -> Images:
@@ -112,17 +215,21 @@ def images_for_model(images: Images, data: DataArguments, config: PreTrainedConf
     Raises:
         DeiTLTError: the model was trained for other classes.
     """
-    known = [name for _, name in sorted(config.id2label.items())]  # files may have 10 before 2
-    if known != images.class_names:
+    differing = differing_classes(names_of(config), images.class_names)
+    if differing:
         raise DeiTLTError(
-            f"{source} was trained for other classes ({len(known)}, first {known[0]!r}) than {data.data} has "
-            f"({len(images.class_names)}, first {images.class_names[0]!r}); pass its own data with --data"
+            f"{source} was trained for other classes than {data.data} has: {differing}; pass its own data with --data"
         )
     counts = getattr(config, "class_counts", None) or images.class_counts
     groups = getattr(config, "class_groups", None) or images.class_groups
     if data.group_boundaries is not None:
         groups = group_classes(counts, data.group_boundaries)
     return replace(images, class_counts=counts, class_groups=groups)
+
+
+def names_of(config: PreTrainedConfig) -> list[str]:
+    """The classes of a model, in label order; files may have 10 before 2."""
+    return [name for _, name in sorted(config.id2label.items())]
 
 
 def group_classes(class_counts: list[int], boundaries: list[int] | None) -> dict[str, list[int]]:

@@ -21,6 +21,7 @@ from deitlt_hf.data.loading import class_counts
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.hub.cards.descriptions import kind_of_data
 from deitlt_hf.hub.cards.model_card import write_model_card
+from deitlt_hf.hub.data_record import DataRecord
 from deitlt_hf.hub.run_record import (
     PRIVATE_SETTINGS,
     RECIPE_FILE,
@@ -79,10 +80,18 @@ class Remains(NamedTuple):
 
 
 @contextmanager
-def claimed_directory(trainer: LongTailTrainer, settings: Sequence[object], checkpoint: str | None) -> Iterator[None]:
+def claimed_directory(
+    trainer: LongTailTrainer, settings: Sequence[object], checkpoint: str | None, record: DataRecord | None = None
+) -> Iterator[None]:
     """Inside, the run's directory is the trainer's; what stops it from outside gets `Remains` as attribute `remains`.
 
     A run that is replaced stays whole until the one in its place has made a step, or has to write.
+
+    Args:
+        trainer: it is about to train.
+        settings: the dataclasses that `recipe.yaml` is made of.
+        checkpoint: that it goes on from, or None.
+        record: what the run notes about its data.
     """
     args, directory = trainer.args, Path(trainer.args.output_dir)
     PartialState().wait_for_everyone()  # other processes must not find what the main one writes now
@@ -91,12 +100,14 @@ def claimed_directory(trainer: LongTailTrainer, settings: Sequence[object], chec
         changed = {name: value for part in settings for name, value in _changed_settings(part).items()}
         recipe = yaml.safe_dump(changed, sort_keys=False)
         if is_replaced:
-            replacement = _Replacement(directory, recipe)
+            replacement = _Replacement(directory, recipe, record)
             trainer.add_callback(replacement)
             trainer.before_saving = replacement.take_over
         else:
             directory.mkdir(parents=True, exist_ok=True)
             (directory / RECIPE_FILE).write_text(recipe)
+    if args.should_save and not is_replaced and record is not None:
+        record.write(directory)
     try:
         yield
     except (Stopped, KeyboardInterrupt, OSError) as error:
@@ -109,8 +120,8 @@ def claimed_directory(trainer: LongTailTrainer, settings: Sequence[object], chec
 class _Replacement(TrainerCallback):
     """Takes a directory over from the run in it, once the new one has made a step, or has to write."""
 
-    def __init__(self, directory: Path, recipe: str):
-        self._recipe, self._text = directory / RECIPE_FILE, recipe
+    def __init__(self, directory: Path, recipe: str, record: DataRecord | None):
+        self._recipe, self._text, self._record = directory / RECIPE_FILE, recipe, record
         self._old = {path: path.lstat().st_ino for path in _entries(directory)}
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -132,6 +143,8 @@ class _Replacement(TrainerCallback):
         aside = self._recipe.with_name(f"{RECIPE_FILE}.part")
         aside.write_text(self._text)
         os.replace(aside, self._recipe)
+        if self._record is not None:
+            self._record.write(self._recipe.parent)
         for path in going.values():
             remove(path)
 
@@ -217,6 +230,7 @@ def finish_run(
                 "train_images": len(images.train),
                 "test_images": len(images.test),
                 "test_counts": class_counts(images.test),
+                "test_images_in_train": images.test_images_in_train,
             },
             "hub_ids": hub_ids,
             "teacher": taught_by,

@@ -27,7 +27,7 @@ from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainin
 from deitlt_hf.training.base import LongTailTrainer
 from deitlt_hf.training.batch_views import training_views
 from deitlt_hf.training.profiling import StepProfile, profile_training
-from deitlt_hf.training.run_data import Images, TrainingDataArguments, load_images
+from deitlt_hf.training.run_data import Images, TrainingDataArguments, data_record, load_images_to_train
 from deitlt_hf.training.run_directory import (
     check_output_directory,
     claimed_directory,
@@ -119,9 +119,10 @@ def train_teacher(
     """Train a CNN teacher into `args.output_dir`; returns its test accuracies in percent."""
     checkpoint = check_teacher(teacher, args)
     refuse_within(args.output_dir, args.overwrite, data=data.data, data_dir=data.data_dir, init_from=teacher.init_from)
-    images = load_images(data)
+    images = load_images_to_train(data, checkpoint)
     trainer = make_teacher_trainer(data, teacher, args, images)
-    with claimed_directory(trainer, [data, teacher, args], checkpoint):
+    record = data_record(images, data=data.data, data_dir=data.data_dir, init_from=teacher.init_from)
+    with claimed_directory(trainer, [data, teacher, args], checkpoint, record):
         seconds = _train(trainer, checkpoint)
         save_model(trainer)
         measured = trainer.evaluate()
@@ -138,7 +139,8 @@ def profile_teacher(
 ) -> StepProfile:
     """Say where the time of a teacher's training step goes, in place of training it; see `profile_training`."""
     checkpoint = check_teacher(teacher, args)
-    return profile_training(make_teacher_trainer(data, teacher, args, load_images(data)), args.profile, checkpoint)
+    images = load_images_to_train(data, checkpoint)
+    return profile_training(make_teacher_trainer(data, teacher, args, images), args.profile, checkpoint)
 
 
 def make_teacher_trainer(
@@ -202,7 +204,7 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
     checkpoint = check_student(student, args, data.image_size)
     sources = {"teacher": student.teacher, "init_from": student.init_from}
     refuse_within(args.output_dir, args.overwrite, data=data.data, data_dir=data.data_dir, **sources)
-    images = load_images(data)
+    images = load_images_to_train(data, checkpoint)
     trainer = make_student_trainer(data, student, args, images)
     model = trainer.model
     taught = None if trainer.teacher is None else teacher_record(student.teacher, trainer.teacher.model.config)
@@ -214,7 +216,8 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
         batch_size=args.eval_batch_size,
         num_workers=args.dataloader_num_workers,
     )
-    with claimed_directory(trainer, [data, student, args], checkpoint):
+    record = data_record(images, data=data.data, data_dir=data.data_dir, **sources)
+    with claimed_directory(trainer, [data, student, args], checkpoint, record):
         seconds = _train(trainer, checkpoint)
         save_model(trainer)
         metrics = evaluate(model)
@@ -233,7 +236,8 @@ def profile_student(
 ) -> StepProfile:
     """Say where the time of a student's training step goes, in place of training it; see `profile_training`."""
     checkpoint = check_student(student, args, data.image_size)
-    return profile_training(make_student_trainer(data, student, args, load_images(data)), args.profile, checkpoint)
+    images = load_images_to_train(data, checkpoint)
+    return profile_training(make_student_trainer(data, student, args, images), args.profile, checkpoint)
 
 
 def make_student_trainer(

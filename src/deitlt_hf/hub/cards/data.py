@@ -23,7 +23,7 @@ def data_section(facts: ModelFacts) -> str:
     if data is not None:
         parts.append(f"**{escape(data.title)}.** {data.about}")
         parts += [data.terms] if data.terms else []
-    parts += [table(("of the data", ""), _totals(facts)), *_groups(facts)]
+    parts += [table(("of the data", ""), _totals(facts)), *_leak(facts), *_groups(facts)]
     if facts.has_picture:
         parts.append(f"![Training images per class, and what was measured on each class]({REPORT_FILE})")
     return "\n\n".join([*parts, *_class_table(facts)])
@@ -91,6 +91,19 @@ def _test_images(facts: ModelFacts) -> str | None:
         else f"{min(counts):,} to {max(counts):,} per class"
     )
     return f"{number:,} ({spread})"
+
+
+def _leak(facts: ModelFacts) -> list[str]:
+    """That test images are in train too, where the run found that."""
+    of_data = facts.run.get("data") or {}
+    leaked, total = of_data.get("test_images_in_train"), of_data.get("test_images")
+    if not leaked or not total:
+        return []
+    are = "test image is" if leaked == 1 else "test images are"
+    return [
+        f"{leaked:,} of {total:,} {are} identical to training images ({100 * leaked / total:.1f} %), so that the "
+        "accuracies are too high by an unknown part."
+    ]
 
 
 def _groups(facts: ModelFacts) -> list[str]:
