@@ -141,7 +141,7 @@ def with_classes(dataset: Dataset, names: Sequence[str], source: str, data: str)
         DeiTLTError: there are images of a class that the model does not know.
 
     Example:
-        >>> from datasets import Features, Value
+        >>> from datasets import Features
         >>> rows = {"label": [0, 1, 1]}
         >>> dataset = Dataset.from_dict(rows, features=Features({"label": ClassLabel(names=["lynx", "owl"])}))
         >>> with_classes(dataset, ["owl", "cat", "lynx"], "model", "data")["label"][:]
@@ -159,7 +159,7 @@ def with_classes(dataset: Dataset, names: Sequence[str], source: str, data: str)
             "classes as it does, or leave these images out"
         )
     ids = np.array([known.get(name, -1) for name in found])[labels]
-    relabelled = dataset.remove_columns("label").add_column("label", ids)
+    relabelled = dataset.add_column("of the model", ids).remove_columns("label").rename_column("of the model", "label")
     return relabelled.cast_column("label", ClassLabel(names=list(names)))
 
 
