@@ -8,17 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler
-from transformers import PreTrainedModel, set_seed
+from transformers import EvalPrediction, PreTrainedModel, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
+from transformers.trainer_utils import PredictionOutput
+from transformers.utils import ADAPTER_CONFIG_NAME
 
 from deitlt_hf.data.device_augmentation.views import BatchView
 from deitlt_hf.data.draws import DrawingSampler
 from deitlt_hf.data.sampling import ShufflingSampler
-from deitlt_hf.data.transforms import ViewedDataset
+from deitlt_hf.data.transforms import ViewedDataset, collate
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.hub.cards.adapter import save_classes
 from deitlt_hf.losses.class_balanced import class_balanced_weights
@@ -37,6 +40,20 @@ def wraps_adapters(model: nn.Module) -> bool:
     return hasattr(model, "peft_config") and not isinstance(model, PreTrainedModel)
 
 
+def has_adapters(model: nn.Module) -> bool:
+    """Whether adapters were put into the model itself, with `model.add_adapter`; then they alone are saved."""
+    return isinstance(model, PreTrainedModel) and getattr(model, "_hf_peft_config_loaded", False)
+
+
+def _load_added_adapter(model: PreTrainedModel, directory: str | Path) -> None:
+    """Give the active adapter the weights in a checkpoint; `model.load_adapter` would add one more beside it."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    if not Path(directory, ADAPTER_CONFIG_NAME).is_file():
+        raise OSError(f"it has no {ADAPTER_CONFIG_NAME}")
+    set_peft_model_state_dict(model, load_peft_weights(str(directory), device="cpu"), model.active_adapters()[0])
+
+
 def load_weights(model: PreTrainedModel, directory: str | Path) -> None:
     """Give `model`, which may wrap adapters, the weights that `save_pretrained` wrote to `directory`.
 
@@ -47,6 +64,8 @@ def load_weights(model: PreTrainedModel, directory: str | Path) -> None:
     try:
         if wraps_adapters(model):
             model.load_adapter(directory, model.active_adapter, is_trainable=True)
+        elif has_adapters(model):
+            _load_added_adapter(model, directory)
         else:
             model.load_state_dict(type(model).from_pretrained(directory).state_dict())
     except (OSError, ValueError) as error:
@@ -60,23 +79,31 @@ def load_weights(model: PreTrainedModel, directory: str | Path) -> None:
 
 
 class LongTailTrainer(ShardingTrainer, RewindingTrainer):
-    """transformers' `Trainer` with deferred re-weighting and a log of the loss's parts.
+    """transformers' `Trainer` with deferred re-weighting, a log of the loss's parts, and head, mid and tail measured.
 
-    Subclasses compute a loss per batch, report its parts with `record`, and give the learning rate of an epoch.
+    Subclasses compute a loss per batch, report its parts with `record`, give the learning rate of an epoch, and say
+    what `_class_ids` and `_grouped_accuracies` are.
     """
 
     args: LongTailTrainingArguments
+    arguments_class = LongTailTrainingArguments
     learner = "model"  # what a profile calls the model that is trained
 
     def __init__(
         self,
-        model: nn.Module,
-        args: LongTailTrainingArguments,
+        model: nn.Module | None = None,
+        args: LongTailTrainingArguments | None = None,
         class_counts: Sequence[int] | None = None,
+        class_groups: Mapping[str, Sequence[int]] | None = None,
         batch_views: Mapping[str, BatchView] | None = None,
         **kwargs,
     ):
+        self._check_what_is_passed(model, args, kwargs)
+        kwargs.setdefault("data_collator", collate)
         super().__init__(model=model, args=args, **kwargs)
+        model = self.model
+        self.class_groups = class_groups or getattr(model.config, "class_groups", None)
+        self._choose_measures()
         self.batch_views = BatchViews(batch_views or {}, self._data_seed, args.process_index)
         # Losses here are means over a batch, so that the Trainer divides them by the accumulated batches, and smoothing
         # is part of the targets.
@@ -88,11 +115,10 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
             self.add_callback(LogPrinter)
         self.add_callback(SetSamplerEpoch)
         self.class_counts = getattr(model.config, "class_counts", None) if class_counts is None else class_counts
-        self.class_weights = None
-        if self.class_counts is not None:
-            self.class_weights = class_balanced_weights(self.class_counts, args.class_balanced_beta).to(args.device)
-        elif args.drw_start_epoch is not None:
+        if self.class_counts is None and args.drw_start_epoch is not None:
             self._needed_class_counts()
+        self.class_weights: torch.Tensor | None = None
+        self._follow_arguments()
         self.current_gradient_accumulation_steps = 1
         self._parts: torch.Tensor | None = None
         self._part_names: tuple[str, ...] = ()
@@ -100,6 +126,44 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
         self._recorded_batches = 0
         self._floating_point_ops: dict[int, int] = {}  # by the size of a batch
         self._clock = time.perf_counter()
+
+    def _check_what_is_passed(self, model: nn.Module | None, args: object, options: Mapping[str, object]) -> None:
+        """Refuse what transformers' Trainer takes and this one would ignore."""
+        if not isinstance(args, self.arguments_class):
+            given = "none" if args is None else f"of type {type(args).__name__}"
+            raise DeiTLTError(f"the args are {given}; pass {type(self).__name__} a {self.arguments_class.__name__}")
+        if (model is None) == (options.get("model_init") is None):
+            raise DeiTLTError("pass either model or model_init, a function that makes the model")
+        if options.get("compute_loss_func") is not None:
+            raise DeiTLTError(
+                f"compute_loss_func has no place in {type(self).__name__}, which has a loss of its own; override "
+                "compute_loss, or use transformers' Trainer"
+            )
+
+    def _choose_measures(self) -> None:
+        """Measure head, mid and tail by class ids, unless the user measures; that goes by logits, as everywhere."""
+        self._measures_groups = self.compute_metrics is None and self.preprocess_logits_for_metrics is None
+        if not self._measures_groups:
+            self.preprocess_logits_for_metrics = self.preprocess_logits_for_metrics or first_output
+            return
+        self.preprocess_logits_for_metrics = self._class_ids  # made on the device, so that logits never pile up
+        if self.class_groups is not None:
+            self.compute_metrics = self._grouped_accuracies
+
+    @staticmethod
+    def _class_ids(outputs: torch.Tensor | tuple, labels: torch.Tensor | None) -> torch.Tensor:
+        """What the outputs of a batch predict."""
+        raise TypeError("a subclass says what it predicts")
+
+    def _grouped_accuracies(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The measures of class ids."""
+        raise TypeError(f"{type(self).__name__} must say its measures")
+
+    def _follow_arguments(self) -> None:
+        """Compute what follows from the arguments, which a hyper-parameter search changes from trial to trial."""
+        if self.class_counts is not None:
+            weights = class_balanced_weights(self.class_counts, self.args.class_balanced_beta)
+            self.class_weights = weights.to(self.args.device)
 
     def _needed_class_counts(self) -> Sequence[int]:
         if self.class_counts is None:
@@ -218,6 +282,8 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
         self._parts, self._recorded_steps, self._recorded_batches = None, 0.0, 0
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        if self.hp_search_backend is not None:
+            self._follow_arguments()
         start, epochs = self.args.drw_start_epoch, self.state.num_train_epochs
         if start is not None and start >= epochs:  # known only now where max_steps was given
             raise DeiTLTError(
@@ -274,12 +340,38 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
         but not from a process's mean loss.
         """
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if labels is None:
+            return loss, logits, labels
         size, state = len(inputs["labels"]), self.accelerator.gradient_state
         if loss is not None and state.end_of_dataloader and 0 < state.remainder < size * self.args.world_size:
             own = min(max(state.remainder - size * self.args.process_index, 1), size)
             first = {name: value[:own] for name, value in inputs.items()}
             loss = super().prediction_step(model, first, True, ignore_keys)[0]
         return loss, logits, labels
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix: str = "test") -> PredictionOutput:
+        """Predict images, with labels or without.
+
+        Args:
+            test_dataset: examples with `pixel_values`, and `labels` where the predictions are to be measured.
+            ignore_keys: see transformers.
+            metric_key_prefix: begins the names of the metrics.
+
+        Returns:
+            `predictions`: the model's `logits`, float `(N, classes)`; those of a student's experts too where
+            `preprocess_logits_for_metrics` keeps them. `label_ids` `(N,)` or None, and `metrics`, as in `evaluate`.
+        """
+        if not self._measures_groups:
+            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+        self.preprocess_logits_for_metrics = self._logits_and_class_ids
+        try:
+            predicted = super().predict(test_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            self.preprocess_logits_for_metrics = self._class_ids
+        return predicted._replace(predictions=predicted.predictions[0])
+
+    def _logits_and_class_ids(self, outputs, labels) -> tuple[torch.Tensor, torch.Tensor]:
+        return first_output(outputs, labels), self._class_ids(outputs, labels)
 
     def get_train_dataloader(self) -> DataLoader:
         dataloader = super().get_train_dataloader()
@@ -306,7 +398,7 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if wraps_adapters(self.model):
+        if wraps_adapters(self.model) and self.args.should_save:  # transformers calls this in every process
             save_classes(self.model.config, output_dir or self.args.output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -339,6 +431,17 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
         loader.generator = torch.Generator().manual_seed(self.args.seed)
         loader.worker_init_fn = partial(_begin_worker, loader.worker_init_fn)
         return dataloader
+
+
+def first_output(outputs: torch.Tensor | tuple, labels: torch.Tensor | None) -> torch.Tensor:
+    """The logits of a batch; some models put out more beside them."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+def predicted_class_ids(prediction: EvalPrediction) -> np.ndarray:
+    """Class ids of an evaluation, or of `predict`, which has logits beside them, the second of the two."""
+    predictions = prediction.predictions
+    return predictions[1] if isinstance(predictions, tuple) else predictions
 
 
 def _begin_worker(begin: Callable[[int], None] | None, worker: int) -> None:

@@ -12,13 +12,12 @@ from torch import nn
 from transformers import EvalPrediction, PreTrainedModel
 
 from deitlt_hf.data.device_augmentation.views import BatchView
-from deitlt_hf.data.transforms import collate
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import mean_accuracies
 from deitlt_hf.losses.ldam import LDAMLoss
 from deitlt_hf.losses.paco import PaCoLoss
 from deitlt_hf.training.arguments import TeacherTrainingArguments
-from deitlt_hf.training.base import LongTailTrainer
+from deitlt_hf.training.base import LongTailTrainer, first_output, predicted_class_ids
 from deitlt_hf.training.paco import STATE_FILE, MomentumContrast, UpdateMomentumContrast
 from deitlt_hf.training.profiling import stage
 from deitlt_hf.training.sam import sam_over_sgd
@@ -35,11 +34,12 @@ class TeacherTrainer(LongTailTrainer):
         class_groups: `{"head": [...], "mid": [...], "tail": [...]}` for evaluation.
         batch_views: for training images that come as uint8: the views that are made of them on the device, by output.
         **kwargs: the Trainer's own; examples have `pixel_values` and `labels`, and for training with PaCo
-            `key_pixel_values`, the second view.
+            `key_pixel_values`, the second view. `model_init` may take the place of the model, but for PaCo. A
+            `compute_metrics` gets the logits `(N, classes)`; without one, head, mid and tail are measured.
 
     Raises:
         DeiTLTError: class counts or the second view are missing where they are needed, the classifier's features cannot
-            be found for PaCo, or the loss becomes not finite.
+            be found for PaCo, arguments of another class, a `compute_loss_func`, or a loss that is not finite.
 
     Example:
         >>> from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, TeacherTrainingArguments
@@ -51,39 +51,46 @@ class TeacherTrainer(LongTailTrainer):
     """
 
     args: TeacherTrainingArguments
+    arguments_class = TeacherTrainingArguments
     learner = "teacher"
     # A CNN fits into every process; shards would have batch statistics of their own, and PaCo copies whole weights.
     shards_weights = False
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        args: TeacherTrainingArguments,
+        model: PreTrainedModel | None = None,
+        args: TeacherTrainingArguments | None = None,
         class_counts: Sequence[int] | None = None,
-        class_groups: dict[str, list[int]] | None = None,
+        class_groups: Mapping[str, Sequence[int]] | None = None,
         batch_views: Mapping[str, BatchView] | None = None,
         **kwargs,
     ):
-        self.class_groups = class_groups
-        if class_groups is not None:
-            kwargs.setdefault("compute_metrics", self._grouped_accuracies)
-        kwargs.setdefault("data_collator", collate)
-        kwargs.setdefault("preprocess_logits_for_metrics", _class_ids)
-        # A fifth to two fifths faster for ResNets on a CPU; convolutions hand their weights' layout on to what follows.
-        model = model.to(memory_format=torch.channels_last)
-        super().__init__(model, args, class_counts=class_counts, batch_views=batch_views, **kwargs)
-        self.ldam = self.paco = self.contrast = None
-        if args.loss == "ldam":
-            self.ldam = LDAMLoss(self._needed_class_counts(), args.ldam_max_margin, args.ldam_scale).to(args.device)
+        super().__init__(model, args, class_counts, class_groups, batch_views, **kwargs)
+        if model is not None:
+            _faster_layout(model)
+        self.contrast = None
         if args.loss == "paco":
-            self._prepare_paco()
+            if self.model_init is not None:
+                raise DeiTLTError("PaCo's momentum encoder belongs to one model; pass model in place of model_init")
+            self._prepare_contrast()
         self._accumulated: list[dict] = []
         self._weights_are_perturbed = False
 
-    def _prepare_paco(self) -> None:
+    def call_model_init(self, trial=None) -> PreTrainedModel:
+        return _faster_layout(super().call_model_init(trial))
+
+    def _follow_arguments(self) -> None:
+        super()._follow_arguments()
         args = self.args
-        weights = (args.paco_alpha, args.paco_beta, args.paco_gamma, args.paco_temperature)
-        self.paco = PaCoLoss(self._needed_class_counts(), *weights).to(args.device)
+        self.ldam = self.paco = None
+        if args.loss == "ldam":
+            self.ldam = LDAMLoss(self._needed_class_counts(), args.ldam_max_margin, args.ldam_scale).to(args.device)
+        if args.loss == "paco":
+            weights = (args.paco_alpha, args.paco_beta, args.paco_gamma, args.paco_temperature)
+            self.paco = PaCoLoss(self._needed_class_counts(), *weights).to(args.device)
+
+    def _prepare_contrast(self) -> None:
+        args = self.args
         self.contrast = MomentumContrast(
             self.model,
             dim=args.paco_dim,
@@ -209,10 +216,15 @@ class TeacherTrainer(LongTailTrainer):
                 raise DeiTLTError(f"{checkpoint} is a checkpoint of a PaCo training; resume with loss paco")
         super()._load_optimizer_and_scheduler(checkpoint)
 
+    @staticmethod
+    def _class_ids(outputs: torch.Tensor | tuple, labels: torch.Tensor | None) -> torch.Tensor:
+        """Class ids `(N,)`."""
+        return first_output(outputs, labels).argmax(-1)
+
     def _grouped_accuracies(self, prediction: EvalPrediction) -> dict[str, float]:
-        return mean_accuracies(prediction.predictions, prediction.label_ids, self.class_groups)
+        return mean_accuracies(predicted_class_ids(prediction), prediction.label_ids, self.class_groups)
 
 
-def _class_ids(outputs: torch.Tensor | tuple, labels: torch.Tensor) -> torch.Tensor:
-    logits = outputs[0] if isinstance(outputs, tuple) else outputs  # some models put out more beside their logits
-    return logits.argmax(-1)
+def _faster_layout(model: PreTrainedModel) -> PreTrainedModel:
+    """A fifth to two fifths faster for ResNets on a CPU; convolutions hand their weights' layout on to what follows."""
+    return model.to(memory_format=torch.channels_last)

@@ -13,14 +13,13 @@ from transformers import EvalPrediction, PreTrainedModel
 from deitlt_hf.data.device_augmentation.views import BatchView
 from deitlt_hf.data.mixing import BatchMixing
 from deitlt_hf.data.sampling import repeated_augmentation_sampler
-from deitlt_hf.data.transforms import collate
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERTS, mean_accuracies
 from deitlt_hf.evaluation.predicting import expert_class_ids
 from deitlt_hf.losses.distillation import DistillationLoss
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments
 from deitlt_hf.training.averaging import AveragedWeights, UpdateAverage
-from deitlt_hf.training.base import LongTailTrainer, load_weights
+from deitlt_hf.training.base import LongTailTrainer, load_weights, predicted_class_ids
 from deitlt_hf.training.frozen_teacher import FrozenTeacher
 from deitlt_hf.training.profiling import stage
 from deitlt_hf.training.schedule import cosine_with_warmup
@@ -39,11 +38,15 @@ class DeiTLTTrainer(LongTailTrainer):
         class_groups: `{"head": [...], "mid": [...], "tail": [...]}` for evaluation; by default the configuration's.
         batch_views: for training images that come as uint8: the views that are made of them on the device, by output.
         **kwargs: the Trainer's own, such as `train_dataset` and `eval_dataset`, whose examples have `pixel_values` and
-            `labels`, and `weak_pixel_values` for in-distribution distillation.
+            `labels`, and `weak_pixel_values` for in-distribution distillation. `model_init` may take the place of the
+            model. A `compute_metrics` gets what it gets from transformers' Trainer: `predictions` are the `logits`
+            `(N, classes)` of the student's default expert. With `preprocess_logits_for_metrics=lambda outputs, labels:
+            outputs[1:3]` they are those of the CLS and the DIST expert. Without either, the accuracies of all three are
+            measured on head, mid and tail classes, and no logits are kept.
 
     Raises:
-        DeiTLTError: a teacher is missing or knows other classes, class counts are missing for DRW, or the loss becomes
-            not finite.
+        DeiTLTError: a teacher is missing or knows other classes, class counts are missing for DRW, arguments of another
+            class, `compute_loss_func`, which this loss would ignore, or a loss that is not finite.
 
     Example:
         >>> from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
@@ -58,43 +61,43 @@ class DeiTLTTrainer(LongTailTrainer):
     """
 
     args: DeiTLTTrainingArguments
+    arguments_class = DeiTLTTrainingArguments
     learner = "student"
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        args: DeiTLTTrainingArguments,
+        model: PreTrainedModel | None = None,
+        args: DeiTLTTrainingArguments | None = None,
         teacher: PreTrainedModel | str | Path | None = None,
         class_counts: Sequence[int] | None = None,
         class_groups: Mapping[str, Sequence[int]] | None = None,
         batch_views: Mapping[str, BatchView] | None = None,
         **kwargs,
     ):
-        self.class_groups = class_groups or getattr(model.config, "class_groups", None)
-        if self.class_groups is not None:
-            kwargs.setdefault("compute_metrics", self._grouped_accuracies)
-        kwargs.setdefault("data_collator", collate)
-        kwargs.setdefault("preprocess_logits_for_metrics", _expert_class_ids)
-        super().__init__(model, args, class_counts=class_counts, batch_views=batch_views, **kwargs)
+        super().__init__(model, args, class_counts, class_groups, batch_views, **kwargs)
         if teacher is None and args.distillation_type != "none":
             raise DeiTLTError(
                 f"{args.distillation_type} distillation needs a teacher; pass one, or distillation_type 'none'"
             )
         self.teacher = None
         if args.distillation_type != "none":
-            self.teacher = FrozenTeacher(teacher, model, args.device, args.teacher_pixels)
+            self.teacher = FrozenTeacher(teacher, self.model, args.device, args.teacher_pixels)
             if args.torch_compile:  # the Trainer compiles the student only
                 self.teacher.model.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
-        self.distillation_loss = DistillationLoss(
-            args.distillation_type, args.distillation_alpha, args.distillation_temperature
-        )
-        self.mixing = BatchMixing(
-            model.config.num_labels, args.mixup, args.cutmix, args.mixup_switch_prob, args.label_smoothing_factor
-        )
         self.ema = None
         if args.ema_decay is not None:
             self.ema = AveragedWeights(self.model, args.ema_decay)
             self.add_callback(UpdateAverage(self.ema))
+
+    def _follow_arguments(self) -> None:
+        super()._follow_arguments()
+        args = self.args
+        self.distillation_loss = DistillationLoss(
+            args.distillation_type, args.distillation_alpha, args.distillation_temperature
+        )
+        self.mixing = BatchMixing(
+            self.model.config.num_labels, args.mixup, args.cutmix, args.mixup_switch_prob, args.label_smoothing_factor
+        )
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         """The loss of one batch: hard labels `(N,)`, or soft ones `(N, C)` for pixels that are mixed already."""
@@ -208,10 +211,16 @@ class DeiTLTTrainer(LongTailTrainer):
         inputs = {name: inputs[name] for name in ("pixel_values", "labels") if name in inputs}
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
+    @staticmethod
+    def _class_ids(outputs: tuple[torch.Tensor, ...], labels: torch.Tensor | None) -> torch.Tensor:
+        """Class ids `(N, 3)` in the order of `EXPERTS`."""
+        _, cls_logits, distillation_logits, *_ = outputs
+        return expert_class_ids(cls_logits, distillation_logits)
+
     def _grouped_accuracies(self, prediction: EvalPrediction) -> dict[str, float]:
-        metrics = {}
+        metrics, class_ids = {}, predicted_class_ids(prediction)
         for column, expert in enumerate(EXPERTS):
-            accuracies = mean_accuracies(prediction.predictions[:, column], prediction.label_ids, self.class_groups)
+            accuracies = mean_accuracies(class_ids[:, column], prediction.label_ids, self.class_groups)
             metrics |= {f"{expert}_{group}": value for group, value in accuracies.items()}
         return metrics
 
@@ -244,9 +253,3 @@ class DeiTLTTrainer(LongTailTrainer):
                 load_weights(model, directory)
             self.take_weights(model)
             self.ema.start(self.model)
-
-
-def _expert_class_ids(logits: tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
-    """Reduce the outputs of a batch to class ids `(N, 3)` in the order of `EXPERTS`, so that logits never pile up."""
-    _, cls_logits, distillation_logits, *_ = logits
-    return expert_class_ids(cls_logits, distillation_logits)

@@ -55,6 +55,8 @@ def mean_attention_distance(
         tensor([6.8284])
     """
     if not isinstance(attention, torch.Tensor) or attention.ndim == 5:
+        if len(attention) == 0:  # what transformers' models give with their fast attention, and a warning
+            raise DeiTLTError("there are no layers: load the model with attn_implementation='eager', which gives them")
         layers = [
             mean_attention_distance(layer, patch_size, image_size, num_special_tokens, token) for layer in attention
         ]

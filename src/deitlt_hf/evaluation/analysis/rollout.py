@@ -46,5 +46,7 @@ def attention_rollout(attentions: Sequence[torch.Tensor]) -> torch.Tensor:
         mixed = mixed / mixed.sum(-1, keepdim=True)
         rollout = mixed if rollout is None else mixed @ rollout
     if rollout is None:
-        raise DeiTLTError("there are no layers; pass the attentions that a model gives with output_attentions=True")
+        raise DeiTLTError(
+            "there are no layers: load the model with attn_implementation='eager', and pass output_attentions=True"
+        )
     return rollout

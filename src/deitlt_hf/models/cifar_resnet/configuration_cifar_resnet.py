@@ -22,7 +22,8 @@ class CifarResNetConfig(PreTrainedConfig):
             Side, in pixels, of the images that the network is trained on; it accepts others.
 
     Raises:
-        ValueError: a depth or classifier that is none of the above, or fewer than one channel or pixel.
+        ValueError: a depth or classifier that is none of the above, a `problem_type` of several labels or of
+            regression, or fewer than one channel or pixel.
 
     Example:
         >>> from deitlt_hf import CifarResNetConfig
@@ -40,6 +41,8 @@ class CifarResNetConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         # Not in a `validate_` method: `@strict` would wrap its ValueError into an error of two lines that is none.
+        if self.problem_type not in (None, "single_label_classification"):
+            raise ValueError(f"problem_type is {self.problem_type!r}; each image has one class here, leave it out")
         if self.depth not in DEPTHS:
             raise ValueError(f"unknown depth {self.depth}; pass one of {', '.join(map(str, DEPTHS))}")
         if self.classifier not in CLASSIFIERS:

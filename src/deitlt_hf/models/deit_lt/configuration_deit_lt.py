@@ -30,7 +30,8 @@ class DeiTLTConfig(DeiTConfig):
 
     Raises:
         ValueError: an image size that the patch size does not divide, heads that do not divide the hidden size, an
-            unknown expert, a drop path rate outside [0, 1), or class counts that do not match the number of labels.
+            unknown expert, a drop path rate outside [0, 1), class counts that do not match the number of labels, or a
+            `problem_type` of several labels or of regression.
 
     Example:
 
@@ -69,6 +70,8 @@ class DeiTLTConfig(DeiTConfig):
         return super().from_dict({**config_dict, **changes}, **kwargs)
 
     def _validate(self) -> None:
+        if self.problem_type not in (None, "single_label_classification"):
+            raise ValueError(f"problem_type is {self.problem_type!r}; each image has one class here, leave it out")
         if self.expert not in EXPERTS:
             raise ValueError(f"unknown expert {self.expert!r}; pass one of {', '.join(EXPERTS)}")
         if not 0 <= self.drop_path_rate < 1:

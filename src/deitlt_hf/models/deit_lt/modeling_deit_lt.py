@@ -129,7 +129,12 @@ class DeiTLTPreTrainedModel(DeiTPreTrainedModel):
             super()._init_weights(module)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Save as transformers does; the configuration then names both models, for `AutoModel` loads the same file."""
+        """Save as transformers does; the configuration then names both models, for `AutoModel` loads the same file.
+
+        Weights keep the names that they have in the model. transformers would write the old names of DeiT's layers,
+        which its Trainer does not know when it resumes or loads the best model: the layers would silently be random.
+        """
+        kwargs.setdefault("save_original_format", False)
         if type(self).__module__ == __name__:  # a subclass brings a file of its own
             module = __name__.rsplit(".", 1)[-1]
             self.config.auto_map = {

@@ -17,7 +17,8 @@ class TimmCosineConfig(PreTrainedConfig):
             Channels of the images.
 
     Raises:
-        ValueError: an architecture that timm does not know, or fewer than one channel or pixel.
+        ValueError: an architecture that timm does not know, a `problem_type` of several labels or of
+            regression, or fewer than one channel or pixel.
 
     Example:
         >>> from deitlt_hf import TimmCosineConfig
@@ -38,6 +39,8 @@ class TimmCosineConfig(PreTrainedConfig):
         # timm would download a name such as hf_hub:...; its own models are the ones in this list.
         if self.architecture not in list_models():
             raise ValueError(f"unknown architecture {self.architecture!r}; pass a timm model's name, such as resnet50")
+        if self.problem_type not in (None, "single_label_classification"):
+            raise ValueError(f"problem_type is {self.problem_type!r}; each image has one class here, leave it out")
         for name in ("num_channels", "image_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; pass 1 or more")
