@@ -257,3 +257,17 @@ def test_what_is_said_of_repeating_is_what_the_sampler_does():
         reason = suggest_recipe(inspection_of([images - 2, 2])).reasons["repeated_augmentation"]
         shown = {200: f"{len(set(views))} of the 200 training images", 300: f"from 300 views to {len(views)}"}[images]
         assert shown in reason
+
+
+def test_the_weights_are_counted_of_the_student_that_the_settings_make():
+    small = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3, "image_size": 16, "patch_size": 4}
+    reason = suggest_recipe(inspection_of([80, 20]), given=small).reasons["student_size"]
+    # A layer: 4 x 96^2 + 4 x 96 of attention, 8 x 96^2 + 5 x 96 of the perceptron, 4 x 96 of norms: 111,840. Around
+    # them: patches 4,704, tokens and positions 1,920, the last norm 192, and two heads of 194.
+    assert 4 * 111_840 + 4_704 + 1_920 + 192 + 2 * 194 == 454_564
+    assert reason.startswith("0.45 million weights for 100 training images")
+
+
+def test_sizes_that_do_not_go_together_are_refused_in_one_line():
+    with pytest.raises(DeiTLTError, match=r"^hidden_size 64 is not divisible by num_attention_heads 3"):
+        suggest_recipe(inspection_of([80, 20]), given={"hidden_size": 64})

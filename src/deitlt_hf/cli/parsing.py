@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -13,10 +13,60 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from transformers import HfArgumentParser
 
 from deitlt_hf.cli.console import OneLineParser
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.data.suggestion import format_setting
+from deitlt_hf.errors import DeiTLTError, notice
 from deitlt_hf.hub.data_record import DATA_FILE, at_recorded_places
 from deitlt_hf.hub.run_record import RECIPE_FILE
 from deitlt_hf.recipes import load_recipe
+from deitlt_hf.training.setting_ranges import RANGES
+
+# What other programs call our flags.
+_SYNONYMS = {
+    "lr": ("learning_rate",),
+    "epochs": ("num_train_epochs",),
+    "num_epochs": ("num_train_epochs",),
+    "batch": ("per_device_train_batch_size",),
+    "batch_size": ("per_device_train_batch_size",),
+    "bs": ("per_device_train_batch_size",),
+    "train_batch_size": ("per_device_train_batch_size",),
+    "eval_batch_size": ("per_device_eval_batch_size",),
+    "workers": ("dataloader_num_workers",),
+    "num_workers": ("dataloader_num_workers",),
+    "wd": ("weight_decay",),
+    "warmup": ("warmup_epochs",),
+    "smoothing": ("label_smoothing_factor",),
+    "label_smoothing": ("label_smoothing_factor",),
+    "drop_path": ("drop_path_rate",),
+    "ema": ("ema_decay",),
+    "model": ("student_size", "architecture"),
+    "arch": ("student_size", "architecture"),
+    "size": ("image_size",),
+    "img_size": ("image_size",),
+    "input_size": ("image_size",),
+    "resolution": ("image_size",),
+    "dataset": ("data",),
+    "data_path": ("data",),
+    "output": ("output_dir", "out"),
+    "out": ("output_dir",),
+    "pretrained": ("init_from",),
+    "weights": ("init_from",),
+    "checkpoint": ("resume_from_checkpoint",),
+    "continue": ("resume",),
+    "force": ("overwrite",),
+    "cpu": ("use_cpu",),
+    "amp": ("bf16",),
+    "temperature": ("distillation_temperature",),
+    "alpha": ("distillation_alpha",),
+    "drw": ("drw_start_epoch",),
+}
+
+
+def _near(word: str, names: Iterable[str]) -> list[str]:
+    """The flags that an unknown one may have meant: by what others call them, or by a slip of the fingers."""
+    names, word = set(names) - {"help"}, word.lstrip("-").replace("-", "_").lower()
+    known = [name for name in _SYNONYMS.get(word, ()) if name in names]
+    return known or difflib.get_close_matches(word, sorted(names), n=3, cutoff=0.75)
+
 
 if TYPE_CHECKING:
     from deitlt_hf.training.measured_data import DataChoice
@@ -37,8 +87,7 @@ class DataclassParser(OneLineParser, HfArgumentParser):
             said = str(error).removeprefix("No package metadata was found for ")
             self.error(said.splitlines()[0].rstrip(". "))
         if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].split("=")[0], flags)
+            near = [f"--{name}" for name in _near(unknown[0].split("=")[0], {action.dest for action in self._actions})]
             self.error(f"unknown option {unknown[0]}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
         return instances
 
@@ -108,6 +157,13 @@ def parse_with_recipe(
         _check_settings(recipe, settings, dataclass_types)
         if not resumed:
             settings.setdefault("output_dir", f"runs/{Path(recipe).stem}")
+            settings |= scaled_to_epochs(settings, given)
+        elif settings.get("drw_start_epoch") is not None and _other_epochs(settings, given):
+            notice(
+                f"resumed with {given['num_train_epochs']:g} epochs in place of {settings['num_train_epochs']:g}: DRW "
+                f"starts at epoch {given.get('drw_start_epoch', settings['drw_start_epoch'])}, and the learning rate "
+                "follows the schedule of the new number; --drw_start_epoch changes the first"
+            )
         parser.set_defaults(**settings)
     elif suggest is not None and "data" in given and not resumed:
         # Without DRW, whose epoch has to fit the epochs, which are not known yet.
@@ -115,6 +171,44 @@ def parse_with_recipe(
         parser.set_defaults(**suggest(instances, given))
     *instances, _recipe = parser.parse_into(argv)
     return instances
+
+
+def _other_epochs(settings: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """Whether flags give another number of epochs than a recipe, and one that training can have."""
+    before, now = (source.get("num_train_epochs") for source in (settings, given))
+    return before != now and all(epochs in RANGES["num_train_epochs"] for epochs in (before, now))
+
+
+def scaled_to_epochs(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe says in epochs, in proportion to the number of epochs that a flag puts in place of the recipe's.
+
+    Args:
+        settings: the recipe's.
+        given: the flags'; what they set stays as it is.
+
+    Returns:
+        The settings that change; a notice says which.
+
+    Example:
+        >>> scaled_to_epochs({"num_train_epochs": 20, "drw_start_epoch": 16}, {"num_train_epochs": 5})
+        {'drw_start_epoch': 4}
+    """
+    if not _other_epochs(settings, given):
+        return {}
+    before, now = settings["num_train_epochs"], given["num_train_epochs"]
+    scaled = {
+        name: [int(epoch * now / before) for epoch in value] if isinstance(value, list) else int(value * now / before)
+        for name, value in settings.items()
+        if name in ("drw_start_epoch", "decay_epochs", "sam_rho_epochs") and isinstance(value, (int, list))
+    }
+    warmup = settings.get("warmup_epochs", 5)  # the default of both trainers
+    if warmup >= now:
+        scaled["warmup_epochs"] = warmup * now / before
+    scaled = {name: value for name, value in scaled.items() if name not in given and value != settings.get(name)}
+    if scaled:
+        shown = ", ".join(f"{name} {format_setting(value)}" for name, value in scaled.items())
+        notice(f"{now:g} epochs in place of the recipe's {before:g}; in proportion: {shown}")
+    return scaled
 
 
 def _given_settings(parser: DataclassParser, argv: Sequence[str]) -> dict[str, Any]:
@@ -150,6 +244,6 @@ def _check_settings(recipe: str, settings: dict[str, Any], dataclass_types: Sequ
     known = {part.name for dataclass_type in dataclass_types for part in dataclasses.fields(dataclass_type)}
     for name in settings:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
+            near = _near(name, known)
             hint = f"did you mean {' or '.join(near)}?" if near else "see --help for what it knows"
             raise DeiTLTError(f"recipe {recipe} has an unknown setting {name!r}; {hint}")

@@ -8,8 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from deitlt_hf.data.inspection import Inspection
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
+from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 
 IMAGE_SIZES = (32, 64, 112, 160, 224)
 PATCH_SIZES = {32: 4, 64: 8, 112: 8}  # above: 16
@@ -29,6 +33,28 @@ CIFAR_RESNET_LIMIT = 64  # pixels, up to which the CIFAR ResNet is suggested
 RESNET50_FROM = 20_000  # training images
 MANY_EPOCHS = 100
 GIVEN = "given"
+
+
+def student_shape(
+    student_size: str | None,
+    hidden_size: int | None = None,
+    num_hidden_layers: int | None = None,
+    num_attention_heads: int | None = None,
+) -> dict[str, int]:
+    """The shape of a student as `DeiTLTConfig` takes it: a published size's (base by default), or what is in its place.
+
+    Example:
+        >>> student_shape("tiny", num_hidden_layers=4)
+        {'hidden_size': 192, 'intermediate_size': 768, 'num_hidden_layers': 4, 'num_attention_heads': 3}
+    """
+    hidden, layers, heads = STUDENT_SIZES[student_size or "base"]
+    hidden = hidden_size or hidden
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": 4 * hidden,
+        "num_hidden_layers": num_hidden_layers or layers,
+        "num_attention_heads": num_attention_heads or heads,
+    }
 
 
 @dataclass
@@ -69,7 +95,7 @@ def suggest_recipe(inspection: Inspection, given: Mapping[str, Any] | None = Non
     images = sum(inspection.class_counts)
     if choices.given.get("init_from") is None:
         _choose_image_size(choices, inspection)
-        _choose_student(choices, images)
+        _choose_student(choices, images, len(inspection.class_names))
     epochs = _choose_student_epochs(choices, images)
     _choose_drw(choices, int(11 * epochs / 12), "for the last twelfth of the epochs, as in the paper: 1100 of 1200")
     _choose_warmup(choices, epochs)
@@ -138,7 +164,7 @@ def format_suggestion(suggestion: Suggestion, width: int = 120) -> str:
         patch_size  4  64 tokens
         mixup       0  given
     """
-    shown = {name: _shown(value) for name, value in suggestion.settings.items()}
+    shown = {name: format_setting(value) for name, value in suggestion.settings.items()}
     first, second = max(map(len, shown)), max(map(len, shown.values()))
     lines = []
     for name, value in shown.items():
@@ -177,15 +203,29 @@ def _choose_image_size(choices: _Choices, inspection: Inspection) -> int:
     return choices.add("image_size", size, f"{how} the shorter side of the median training image, {side:g} pixels")
 
 
-def _choose_student(choices: _Choices, images: int) -> None:
+def _choose_student(choices: _Choices, images: int, classes: int) -> None:
     image_size = choices.value("image_size")
     usual = next((PATCH_SIZES[size] for size in PATCH_SIZES if image_size <= size), 16)
     patch = next(patch for patch in range(usual, 0, -1) if image_size % patch == 0)
     choices.add("patch_size", patch, f"{(image_size // patch) ** 2} patches of an image of {image_size} pixels")
     size = next((size for size, limit in STUDENT_LIMITS.items() if images < limit), "base")
-    weights = {"tiny": "5.5", "small": "22", "base": "86"}[size]
     limits = ", ".join(f"{size} below {limit:,}" for size, limit in STUDENT_LIMITS.items())
-    choices.add("student_size", size, f"{weights} million weights for {images:,} training images ({limits}, then base)")
+    size = choices.add("student_size", size, "")
+    weights = f"{_millions_of_weights(choices, size, classes):.2g} million weights"
+    if choices.suggestion.reasons["student_size"] != GIVEN:
+        choices.suggestion.reasons["student_size"] = f"{weights} for {images:,} training images ({limits}, then base)"
+
+
+def _millions_of_weights(choices: _Choices, size: str, classes: int) -> float:
+    """Of the student that the settings make, whose tensors are not filled."""
+    own = {name: choices.value(name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+    sizes = {"image_size": choices.value("image_size"), "patch_size": choices.value("patch_size")}
+    try:
+        config = DeiTLTConfig(num_labels=classes, **sizes, **student_shape(size, **own))
+    except ValueError as error:
+        raise DeiTLTError(str(error)) from error
+    with torch.device("meta"):
+        return DeiTLTForImageClassification(config).num_parameters() / 1e6
 
 
 def _choose_cnn(choices: _Choices, images: int, image_size: int) -> None:
@@ -281,9 +321,15 @@ def _choose_groups(choices: _Choices, inspection: Inspection) -> None:
     )
 
 
-def _shown(value: Any) -> str:
+def format_setting(value: Any) -> str:
+    """A setting's value as a flag takes it.
+
+    Example:
+        >>> format_setting([3, 7]), format_setting(0.5), format_setting(None), format_setting(True)
+        ('3 7', '0.5', 'none', 'true')
+    """
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
-        return " ".join(map(_shown, value))
+        return " ".join(map(format_setting, value))
     return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)

@@ -44,6 +44,7 @@ from deitlt_hf.training.teacher_models import (
     make_classifier,
 )
 from deitlt_hf.training.trainer import DeiTLTTrainer
+from deitlt_hf.training.unused_settings import say_what_is_unused
 
 
 @dataclass
@@ -118,6 +119,7 @@ def train_teacher(
 ) -> dict[str, float]:
     """Train a CNN teacher into `args.output_dir`; returns its test accuracies in percent."""
     checkpoint = check_teacher(teacher, args)
+    say_what_is_unused([data, teacher, args])
     refuse_within(args.output_dir, args.overwrite, data=data.data, data_dir=data.data_dir, init_from=teacher.init_from)
     images = load_images_to_train(data, checkpoint)
     trainer = make_teacher_trainer(data, teacher, args, images)
@@ -202,6 +204,7 @@ def _teacher_views(
 def train_student(data: TrainingDataArguments, student: StudentArguments, args: DeiTLTTrainingArguments) -> RunResult:
     """Train a DeiT-LT student into `args.output_dir`, evaluate its experts, and draw the report."""
     checkpoint = check_student(student, args, data.image_size)
+    say_what_is_unused([data, student, args])
     sources = {"teacher": student.teacher, "init_from": student.init_from}
     refuse_within(args.output_dir, args.overwrite, data=data.data, data_dir=data.data_dir, **sources)
     images = load_images_to_train(data, checkpoint)

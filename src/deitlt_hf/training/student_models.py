@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from deitlt_hf.data.suggestion import STUDENT_SIZES
+from deitlt_hf.data.suggestion import STUDENT_SIZES, student_shape
 from deitlt_hf.errors import DeiTLTError, notice
 from deitlt_hf.models.deit_lt.configuration_deit_lt import EXPERTS, DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
@@ -63,17 +63,15 @@ def student_config(student: StudentArguments, image_size: int, **classes: Any) -
         >>> student_config(StudentArguments(student_size="tiny"), 224).hidden_size
         192
     """
-    hidden_size, layers, heads = STUDENT_SIZES[student.student_size or "base"]
-    hidden_size = student.hidden_size or hidden_size
+    shape = student_shape(
+        student.student_size, student.hidden_size, student.num_hidden_layers, student.num_attention_heads
+    )
     return DeiTLTConfig(
         image_size=image_size,
         patch_size=student.patch_size or 16,
-        hidden_size=hidden_size,
-        intermediate_size=4 * hidden_size,
-        num_hidden_layers=student.num_hidden_layers or layers,
-        num_attention_heads=student.num_attention_heads or heads,
         drop_path_rate=student.drop_path_rate,
         expert=student.expert,
+        **shape,
         **classes,
     )
 

@@ -1,0 +1,62 @@
+"""Settings that do nothing are said, and only those."""
+
+from __future__ import annotations
+
+import pytest
+
+from deitlt_hf.recipes import is_teacher_recipe, load_recipe, recipe_names
+from deitlt_hf.training.run_data import TrainingDataArguments
+from deitlt_hf.training.runs import TeacherArguments
+from deitlt_hf.training.student_models import StudentArguments
+from deitlt_hf.training.unused_settings import say_what_is_unused
+
+
+def said(caplog, parts) -> list[str]:
+    say_what_is_unused(parts)
+    return [record.message for record in caplog.records if record.name == "deitlt_hf"]
+
+
+@pytest.mark.parametrize(
+    ("student", "settings", "unused"),
+    [
+        ({"teacher": "t"}, {"distillation_type": "none"}, "teacher t (needs distillation_type hard or soft)"),
+        ({"teacher": "t"}, {}, None),
+        ({}, {"distillation_temperature": 2.0}, "distillation_temperature 2 (needs distillation_type soft)"),
+        ({}, {"distillation_temperature": 2.0, "distillation_type": "soft"}, None),
+        ({}, {"reweight_cls": True, "class_balanced_beta": 0.99},
+         "reweight_cls true, class_balanced_beta 0.99 (needs drw_start_epoch)"),
+        ({}, {"mixup_switch_prob": 0.3}, "mixup_switch_prob 0.3 (needs both mixup and cutmix)"),
+    ],
+)  # fmt: skip
+def test_of_a_student(caplog, arguments, student, settings, unused):
+    parts = [TrainingDataArguments(), StudentArguments(**student), arguments(**settings)]
+    assert said(caplog, parts) == ([f"not used: {unused}"] if unused else [])
+
+
+@pytest.mark.parametrize(
+    ("teacher", "settings", "unused"),
+    [
+        ({"architecture": "resnet50", "depth": 20}, {}, "depth 20 (needs architecture cifar_resnet, from scratch)"),
+        ({"init_from": "x", "architecture": "resnet50"}, {}, "architecture resnet50 (needs a start from scratch"),
+        ({}, {"ldam_scale": 20.0}, "ldam_scale 20 (needs loss ldam)"),
+        ({}, {"ldam_scale": 20.0, "loss": "ldam"}, None),
+        ({}, {"schedule": "cosine", "decay_epochs": [1]}, "decay_epochs 1 (needs schedule steps)"),
+        ({"depth": 20}, {}, None),
+    ],
+)
+def test_of_a_teacher(caplog, teacher_arguments, teacher, settings, unused):
+    lines = said(caplog, [TrainingDataArguments(), TeacherArguments(**teacher), teacher_arguments(**settings)])
+    assert [line.startswith(f"not used: {unused}") for line in lines] == ([True] if unused else [])
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_no_recipe_sets_what_is_not_used(caplog, arguments, teacher_arguments, name):
+    settings = load_recipe(name)
+    make, which = (teacher_arguments, TeacherArguments) if is_teacher_recipe(name) else (arguments, StudentArguments)
+    of = {part: set(part.__dataclass_fields__) for part in (TrainingDataArguments, which)}
+    parts = [part(**{key: value for key, value in settings.items() if key in of[part]}) for part in of]
+    rest = {key: value for key, value in settings.items() if key not in set.union(*of.values())}
+    assert (
+        said(caplog, [*parts, make(**{"mixup": 0.8, "cutmix": 1.0} | rest) if make is arguments else make(**rest)])
+        == []
+    )
