@@ -11,9 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from deitlt_hf.cli.main import main
+from deitlt_hf.data.images import decode_image
+from deitlt_hf.data.transforms import evaluation_view
+from deitlt_hf.hub.loading import load_student
 
 MODEL = ["--image_size", "8", "--patch_size", "4", "--hidden_size", "16", "--num_hidden_layers", "1"]
 RUN = [*MODEL, "--num_attention_heads", "2", "--distillation_type", "none", "--num_train_epochs", "1"]
@@ -141,3 +147,112 @@ def test_a_relative_path_means_the_runs_place(work: Path, said, monkeypatch) -> 
     assert said("evaluate", "../runs/pics") == own
     os.rename(work / "pics", work / "moved")
     assert f"which is gone; {work / 'elsewhere' / 'pics'} is taken" in said("evaluate", "../runs/pics")
+
+
+def list_of(paths: list[Path], label: Callable[[Path], str]) -> str:
+    return "\n".join(["file_name,label", *(f"{path},{label(path)}" for path in paths)]) + "\n"
+
+
+def write_new_images(kind: str, work: Path) -> tuple[str, int, str]:
+    """New images in a layout; returns the source, how many of them are test images, and which they are."""
+    write_images(work / "new", {"a": 5, "b": 4, "c": 3}, first=700)
+    new = sorted((work / "new").rglob("*.png"))
+    if kind == "class folders":
+        return "new", 12, "all images of new"
+    if kind == "a subset of the classes":
+        shutil.rmtree(work / "new" / "b")
+        return "new", 8, "all images of new"
+    if kind == "a single class":
+        write_images(work / "one", {"c": 3}, first=700)
+        return "one", 3, "all images of one"
+    if kind == "a test folder alone":
+        shutil.move(work / "new", work / "moved" / "test")
+        return "moved", 12, "all images of moved"
+    if kind == "train and test folders":
+        shutil.move(work / "new", work / "both" / "test")
+        write_images(work / "both" / "train", COUNTS, first=800)
+        return "both", 12, "the test split of both"
+    if kind == "a list called test":
+        (work / "lists").mkdir()
+        (work / "lists" / "test.csv").write_text(list_of(new, lambda path: path.parent.name))
+        return "lists", 12, "all images of lists"
+    if kind == "a list":
+        (work / "new.csv").write_text(list_of(new, lambda path: path.parent.name))
+        return "new.csv", 12, "all images of new.csv"
+    features = Features(image=ImageFeature(), label=ClassLabel(names=["c", "a", "b"]))  # in another order
+    rows = {"image": list(map(str, new)), "label": ["cab".index(path.parent.name) for path in new]}
+    DatasetDict(validation=Dataset.from_dict(rows, features=features)).save_to_disk(str(work / "saved"))
+    return "saved", 12, "all images of saved"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "class folders",
+        "a subset of the classes",
+        "a single class",
+        "a test folder alone",
+        "train and test folders",
+        "a list called test",
+        "a list",
+        "a saved validation split",
+    ],
+)
+def test_new_images_are_measured_all_with_the_models_classes(work: Path, said, kind: str) -> None:
+    source, number, taken = write_new_images(kind, work)
+    printed = said("evaluate", "runs/pics", "--data", source, "--output", "numbers.json")
+    assert printed.startswith(f"Accuracy in percent on {number} test images: {taken}\n")
+    # What the student says of each image, by the labels that the files' folders are.
+    student = load_student("runs/pics")
+    where = {"moved": "moved/test", "both": "both/test", "new": "new", "one": "one"}.get(source, "new")
+    files = sorted((work / where).rglob("*.png"))
+    pixels = torch.stack([evaluation_view(8)(decode_image({"path": str(file), "bytes": None})) for file in files])
+    with torch.no_grad():
+        said_classes = student(pixels).logits.argmax(-1).tolist()
+    right = [
+        student.config.id2label[label] == file.parent.name for label, file in zip(said_classes, files, strict=True)
+    ]
+    measured = json.loads((work / "numbers.json").read_text())
+    assert measured["num_images"] == len(files) == number
+    assert measured["experts"]["average"]["overall"] == pytest.approx(100 * np.mean(right))
+
+
+@pytest.mark.parametrize("command", [["analyze", "--out", "page"], ["compare", "same=runs/pics"]])
+def test_so_they_are_by_the_other_commands(work: Path, said, command: list[str]) -> None:
+    write_images(work / "new", {"a": 5, "c": 3}, first=700)
+    name, *more = command
+    printed = said(name, "runs/pics", *more, "--data", "new", "--test_fraction", "0.5")
+    assert printed.startswith("Accuracy in percent on 8 test images: all images of new\n")
+    assert "--test_fraction is not used: the test images are all images of new" in printed
+
+
+@pytest.mark.parametrize(
+    ("label", "unknown"), [(lambda path: "dog", "'dog'"), (lambda path: "abc".index(path.parent.name), "'0', '1', '2'")]
+)
+def test_classes_that_the_model_does_not_know_are_refused_by_name(work: Path, said, label, unknown: str) -> None:
+    (work / "new.csv").write_text(list_of(sorted((work / "pics").rglob("*.png")), label))
+    line = said("evaluate", "runs/pics", "--data", "new.csv", status=2)
+    assert f"new.csv has images of {unknown}, which runs/pics does not know, only 'a', 'b', 'c'" in line
+
+
+@pytest.mark.parametrize("data", ["pics", "./pics/", "{work}/pics", "link"])
+def test_the_runs_own_data_are_not_taken_whole_when_they_are_named(work: Path, said, data: str) -> None:
+    (work / "link").symlink_to(work / "pics")
+    tested = sum(json.loads((work / "runs" / "pics" / "data.json").read_text())["test_counts"])
+    printed = said("evaluate", "runs/pics", "--data", data.format(work=work))
+    assert printed.startswith(f"Accuracy in percent on {tested} test images: held out of ")
+
+
+def test_training_says_that_test_images_are_in_train_and_so_does_the_card(tmp_path: Path, said, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "pics" / "train", COUNTS)
+    write_images(tmp_path / "pics" / "test", dict.fromkeys("abc", 5), first=700)
+    for index in range(3):
+        shutil.copy(tmp_path / "pics" / "train" / "a" / f"000{index}.png", tmp_path / "pics" / "test" / "a")
+    teacher = ["--image_size", "8", "--depth", "20", "--num_train_epochs", "1", "--report_to", "none"]
+    for command in (["train", *RUN], ["teacher", *teacher, "--use_cpu", "true", "--dataloader_num_workers", "0"]):
+        printed = said(*command, "--data", "pics")
+        assert "3 of 18 test images (16.7 %) are identical to training images, so that accuracy flatters" in printed
+    for run in ("pics", "pics-teacher"):
+        card = (tmp_path / "runs" / run / "README.md").read_text()
+        assert "3 of 18 test images are identical to training images (16.7 %)" in card

@@ -19,7 +19,7 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target",
 
 
 def with_image_and_label(
-    splits: DatasetDict, image_column: str | None = None, label_column: str | None = None
+    splits: DatasetDict, image_column: str | None = None, label_column: str | None = None, needs_train: bool = True
 ) -> DatasetDict:
     """Give the splits of `known_splits` the columns `image` (`datasets.Image`) and `label` (`ClassLabel`) alone.
 
@@ -31,6 +31,7 @@ def with_image_and_label(
         splits: `train` and others.
         image_column: the column of images or of their paths; by default found, see `find_columns`.
         label_column: the column of class names or class ids; by default found.
+        needs_train: see `known_splits`.
 
     Raises:
         DeiTLTError: for a missing train split, columns that are missing or cannot be told apart, splits with other
@@ -41,7 +42,7 @@ def with_image_and_label(
         >>> with_image_and_label(DatasetDict(train=rows))["train"].features["label"].names
         ['lynx', 'owl']
     """
-    splits = DatasetDict(known_splits(splits))
+    splits = DatasetDict(known_splits(splits, needs_train))
     image, label = find_columns(splits["train"].features, image_column, label_column)
     for name, split in splits.items():
         missing = [column for column in (image, label) if column not in split.column_names]

@@ -25,7 +25,7 @@ def has_class_folders(directory: Path) -> bool:
     return any(next(_images_in(folder, ()), None) is not None for folder in _subfolders(directory))
 
 
-def read_image_folder(directory: Path) -> DatasetDict:
+def read_image_folder(directory: Path, needs_train: bool = True) -> DatasetDict:
     """Refer to the images of class folders; none is opened.
 
     Class folders may have any name and hold images at any depth, known by their suffix. Hidden files and folders are
@@ -33,6 +33,7 @@ def read_image_folder(directory: Path) -> DatasetDict:
 
     Args:
         directory: holds class folders, or `train` and others of `SPLITS`, in any case, which hold them.
+        needs_train: see `known_splits`; if not, the images may also be of a single class.
 
     Returns:
         `train`, and for other folders of splits what `known_splits` says, with columns `image` and `label`.
@@ -47,10 +48,10 @@ def read_image_folder(directory: Path) -> DatasetDict:
         >>> read_image_folder(Path("animals"))["train"].features["label"].names
         ['lynx', 'snowy owl']
     """
-    folders = _split_folders(directory) or {"train": directory}
+    folders = known_splits(_split_folders(directory, needs_train) or {"train": directory}, needs_train)
     found = {split: _class_folders(folder) for split, folder in folders.items()}
     names = list(found["train"])
-    if len(names) < 2:
+    if len(names) < (2 if needs_train else 1):
         what = f"one class folder, {names[0]!r}" if names else "no class folders"
         raise DeiTLTError(
             f"{str(folders['train'])!r} holds {what}: pass the directory whose folders are the classes, at least two"
@@ -66,15 +67,15 @@ def read_image_folder(directory: Path) -> DatasetDict:
         paths = [path for images in classes.values() for path in images]
         labels = [label for label, name in enumerate(names) for _ in classes.get(name, ())]
         splits[split] = referenced_images(paths, labels, names)
-    return DatasetDict(known_splits(splits))
+    return splits
 
 
-def _split_folders(directory: Path) -> dict[str, Path]:
+def _split_folders(directory: Path, needs_train: bool = True) -> dict[str, Path]:
     """The folder of each split; empty where the directory's folders are classes, one of which may be called train."""
     folders = _subfolders(directory)
     by_split = {folder.name.lower(): folder for folder in folders if folder.name.lower() in SPLITS}
-    train = by_split.get("train")
-    if train is None or any(_is_image(entry) for entry in os.scandir(train)) or not _subfolders(train):
+    first = by_split.get("train") or (None if needs_train else next(iter(by_split.values()), None))
+    if first is None or any(_is_image(entry) for entry in os.scandir(first)) or not _subfolders(first):
         return {}
     return {split: by_split[split] for split in SPLITS if split in by_split}
 

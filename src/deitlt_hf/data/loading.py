@@ -158,11 +158,13 @@ def read_splits(
     label_column: str | None = None,
     data_config: str | None = None,
     on_bad_image: str = "error",
+    needs_train: bool = True,
 ) -> DatasetDict:
     """The splits as they are in the source, without images that cannot be read where these are to be skipped.
 
     Args:
         source, data_dir, image_column, label_column, data_config, on_bad_image: see `load_long_tailed_dataset`.
+        needs_train: see `known_splits`; False to measure a model.
 
     Example:
         >>> read_splits("digits-lt")["train"].num_rows
@@ -177,7 +179,7 @@ def read_splits(
             f"data_dir {str(data_dir)!r} goes with {', '.join(NAMED_SOURCES)}: pass it as the source instead"
         )
     else:
-        splits = read_source(source, NAMED_SOURCES, data_config=data_config, **columns)
+        splits = read_source(source, NAMED_SOURCES, data_config=data_config, needs_train=needs_train, **columns)
     if on_bad_image == "skip":
         splits = leave_out_unreadable(splits)
     elif on_bad_image == "error" and not is_named(source):

@@ -32,6 +32,7 @@ def read_source(
     image_column: str | None = None,
     label_column: str | None = None,
     data_config: str | None = None,
+    needs_train: bool = True,
 ) -> DatasetDict:
     """Read a source and give it the columns `image` and `label`; no image is opened.
 
@@ -41,6 +42,7 @@ def read_source(
         image_column: the column of images or their paths; by default found.
         label_column: the column of class names or ids; by default found.
         data_config: configuration of a data set of the hub.
+        needs_train: see `known_splits`.
 
     Returns:
         The splits that `known_splits` gives.
@@ -53,32 +55,33 @@ def read_source(
         ['0']
     """
     columns = {"image_column": image_column, "label_column": label_column}
+    how = columns | {"needs_train": needs_train}
     on_hub = isinstance(source, str) and _is_hub_id(source)
     if data_config is not None and not on_hub:
         raise DeiTLTError(f"data_config {data_config!r} goes with a data set of the hub, owner/name: leave it out")
     if on_hub:
-        return with_image_and_label(load_from_hub(source, data_config), **columns)
+        return with_image_and_label(load_from_hub(source, data_config), **how)
     if isinstance(source, (str, Path)):
-        return _read_path(Path(source).expanduser(), names, columns)
+        return _read_path(Path(source).expanduser(), names, how)
     if isinstance(source, Dataset):
-        return with_image_and_label(DatasetDict(train=source), **columns)
+        return with_image_and_label(DatasetDict(train=source), **how)
     if isinstance(source, DatasetDict):
-        return with_image_and_label(source, **columns)
+        return with_image_and_label(source, **how)
     if isinstance(source, IterableDataset):
-        return with_image_and_label(read_streams({"train": source}, **columns), **columns)
+        return with_image_and_label(read_streams({"train": source}, **columns), **how)
     if isinstance(source, IterableDatasetDict):
-        return with_image_and_label(read_streams(source, **columns), **columns)
+        return with_image_and_label(read_streams(source, **columns), **how)
     raise DeiTLTError(
         f"source has type {type(source).__name__}: pass a name, a file, a directory, a data set of the hub, or one "
         "that datasets has loaded"
     )
 
 
-def _read_path(path: Path, names: Iterable[str], columns: dict[str, str | None]) -> DatasetDict:
+def _read_path(path: Path, names: Iterable[str], how: dict[str, Any]) -> DatasetDict:
     if path.is_dir():
-        return read_directory(path, **columns)
+        return read_directory(path, **how)
     if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
-        return _read(path, lambda: read_tables({"train": [path]}, **columns))
+        return _read(path, lambda: read_tables({"train": [path]}, **how))
     if path.exists():
         raise DeiTLTError(f"{str(path)!r} is no list of images: pass a file with one of {', '.join(TABLE_SUFFIXES)}")
     near = difflib.get_close_matches(str(path), list(names), cutoff=0.8)
@@ -90,11 +93,15 @@ def _read_path(path: Path, names: Iterable[str], columns: dict[str, str | None])
 
 
 def read_directory(
-    directory: str | Path, image_column: str | None = None, label_column: str | None = None
+    directory: str | Path,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    needs_train: bool = True,
 ) -> DatasetDict:
     """Read what `save_to_disk` wrote, tables of images, or class folders, the first of them that is there.
 
-    Lists beside class folders count only if they are called `metadata` or have the columns of a list of images.
+    Lists beside class folders count only if they are called `metadata` or have the columns of a list of images. For
+    `needs_train` see `known_splits`.
 
     Returns:
         The splits that `known_splits` gives, with columns `image` and `label`.
@@ -114,13 +121,13 @@ def read_directory(
     if any((directory / name).is_file() for name in ("dataset_dict.json", "state.json")):
         saved = _read(directory, lambda: datasets.load_from_disk(str(directory)))
         saved = saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)
-        return with_image_and_label(saved, image_column, label_column)
+        return with_image_and_label(saved, image_column, label_column, needs_train)
     tables = find_tables(directory)
     if tables:
         first = next(iter(tables.values()))[0]
         certain = first.suffix == ".parquet" or first.stem == "metadata"
         try:
-            return _read(directory, lambda: read_tables(tables, image_column, label_column))
+            return _read(directory, lambda: read_tables(tables, image_column, label_column, needs_train))
         except DeiTLTError:
             if certain or not has_class_folders(directory):
                 raise
@@ -129,7 +136,7 @@ def read_directory(
             f"data directory {str(directory)!r} holds no data: pass one with a folder of images per class, with "
             "Parquet files such as train-00000-of-00001.parquet, or with lists such as train.csv"
         )
-    return _read(directory, lambda: read_image_folder(directory))
+    return _read(directory, lambda: read_image_folder(directory, needs_train))
 
 
 def load_from_hub(name: str, config: str | None = None) -> DatasetDict:

@@ -57,12 +57,15 @@ def find_tables(directory: Path) -> dict[str, list[Path]]:
 
 
 def read_tables(
-    files: Mapping[str, Sequence[Path]], image_column: str | None = None, label_column: str | None = None
+    files: Mapping[str, Sequence[Path]],
+    image_column: str | None = None,
+    label_column: str | None = None,
+    needs_train: bool = True,
 ) -> DatasetDict:
     """Read the files of each split.
 
     Paths of images are absolute, relative to the file that names them, or addresses. A column `split` tells the splits
-    apart where all files are `train`.
+    apart where all files are `train`. For `needs_train` see `known_splits`.
 
     Returns:
         The splits that `known_splits` gives, with columns `image` and `label`.
@@ -79,7 +82,8 @@ def read_tables(
     first = next(iter(files.values()))[0]
     if _suffix(first) == ".parquet" and not _refers_to_files(first, image_column, label_column):
         by_split = {split: list(map(str, of_split)) for split, of_split in files.items()}
-        return with_image_and_label(datasets.load_dataset("parquet", data_files=by_split), image_column, label_column)
+        embedded = datasets.load_dataset("parquet", data_files=by_split)
+        return with_image_and_label(embedded, image_column, label_column, needs_train)
     rows: dict[str, Columns] = {}
     for split, of_split in files.items():
         for path in of_split:
@@ -87,7 +91,7 @@ def read_tables(
                 merged = rows.setdefault(name, {"image": [], "label": []})
                 for column, values in columns.items():
                     merged[column] += values
-    rows = known_splits(rows)
+    rows = known_splits(rows, needs_train)
     labels = {label for columns in rows.values() for label in columns["label"]}
     ids: dict[Any, int] = {label: int(label) for label in labels} if all(map(_is_id, labels)) else {}
     names = class_names(list(set(ids.values()) or labels), len(rows["train"]["label"]))

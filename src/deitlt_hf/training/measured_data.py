@@ -114,9 +114,9 @@ def _say_changes(images: Images, name: str, source: str, record: DataRecord) -> 
 
 
 def _of_another_source(data: DataArguments, config: PreTrainedConfig, source: str) -> MeasuredImages:
-    splits = read_splits(data.data, **reading_arguments(data))
-    has_both = "train" in splits and "test" in splits
-    test = splits["test"] if "test" in splits else splits["train"]
+    splits = read_splits(data.data, needs_train=False, **reading_arguments(data))
+    has_both = "test" in splits
+    test = splits["test"] if has_both else splits["train"]
     taken = f"the test split of {data.data}" if has_both else f"all images of {data.data}"
     counts, groups = (getattr(config, name, None) for name in ("class_counts", "class_groups"))
     if counts is None and has_both:  # no run's model: the training images tell what is head and tail
