@@ -140,6 +140,15 @@ def test_a_held_out_split_of_another_draw_is_refused(work: Path, said) -> None:
         assert "was trained on what test_fraction 0.2 and split_seed 0 left" in line
 
 
+def test_a_run_without_a_record_says_what_is_not_known(work: Path, said) -> None:
+    (work / "runs" / "pics" / "data.json").unlink()
+    printed = said("evaluate", "runs/pics")
+    assert f"data pics: the run runs/pics noted no place of it; {work / 'pics'} is taken" in printed
+    assert "runs/pics has no data.json, which would tell of its held-out images: some test images may be" in printed
+    write_images(work / "pics", {"c": 20}, first=100)
+    assert "pics has changed since runs/pics was trained: " in said("evaluate", "runs/pics")
+
+
 def test_a_relative_path_means_the_runs_place(work: Path, said, monkeypatch) -> None:
     own = said("evaluate", "runs/pics")
     write_images(work / "elsewhere" / "pics", COUNTS, first=500)

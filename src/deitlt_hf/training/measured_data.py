@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from deitlt_hf.data.columns import labels_of
 from deitlt_hf.data.loading import class_counts, read_splits
 from deitlt_hf.errors import DeiTLTError, notice
-from deitlt_hf.hub.data_record import DataRecord, differing_classes, differing_counts, read_data_record
+from deitlt_hf.hub.data_record import DATA_FILE, DataRecord, differing_classes, differing_counts, read_data_record
 from deitlt_hf.training.run_data import DataArguments, Images, group_classes, load_images, names_of, reading_arguments
 
 _NAMED = 5  # how many classes a message names
@@ -83,6 +83,11 @@ def _of_the_run(data: DataArguments, config: PreTrainedConfig, sources: Sequence
             f"left; {drawn[0]:g} and {drawn[1]} would test training images: leave these flags out"
         )
     images = load_images(data, {name for record in records.values() for name in record.kept})
+    if own is None and images.held_out:
+        notice(
+            f"{sources[0]} has no {DATA_FILE}, which would tell of its held-out images: some test images may be ones "
+            "that it was trained on"
+        )
     if own is None and getattr(config, "class_counts", None):
         records = {sources[0]: DataRecord(names_of(config), config.class_counts, [])} | records
     for source, record in records.items():
