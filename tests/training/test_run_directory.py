@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import yaml
 from safetensors.torch import save_file
 
 from deitlt_hf import DeiTLTError, DeiTLTTrainingArguments, TeacherTrainingArguments
+from deitlt_hf.training.checkpoints import tidy
 from deitlt_hf.training.run_directory import check_output_directory, claimed_directory, refuse_within
 
 
@@ -163,3 +165,58 @@ def test_a_recipe_keeps_a_zero_but_nothing_that_was_left_unset(tmp_path):
     with claimed_directory(Run(args), [args], None):
         pass
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text()) == {"drw_start_epoch": 0, "loss": "ldam"}
+
+
+def test_a_run_has_its_directory_for_itself_until_its_end(tmp_path):
+    args = arguments(tmp_path / "run")
+
+    def train():
+        with claimed_directory(Run(args), [args], None):
+            assert names(tmp_path / "run") == ["recipe.yaml", "run.lock"]
+            raise DeiTLTError("boom")
+
+    with pytest.raises(DeiTLTError, match="boom"):
+        train()
+    assert names(tmp_path / "run") == ["recipe.yaml"]
+    (tmp_path / "run" / "run.lock").write_text('{"host": "elsewhere", "pid": 12}')
+    for settings in ({"resume": True}, {"overwrite": True}):
+        with pytest.raises(DeiTLTError, match="is in use by process 12 on host elsewhere"):
+            check_output_directory(arguments(tmp_path / "run", **settings))
+
+
+def test_settings_that_a_run_is_resumed_with_take_the_old_ones_place_and_those_are_kept(tmp_path):
+    first = arguments(tmp_path, num_train_epochs=2, learning_rate=0.002)
+    with claimed_directory(Run(first), [first], None):
+        pass
+    before = (tmp_path / "recipe.yaml").read_text()
+
+    def go_on(step, **settings):
+        args = arguments(tmp_path, resume=True, **settings)
+        run = Run(args)
+        run.state.global_step = step
+        with claimed_directory(run, [args], "checkpoint"):
+            unchanged = (tmp_path / "recipe.yaml").read_text()
+            run.step()
+            run.step()
+        return unchanged
+
+    assert go_on(8, num_train_epochs=2, learning_rate=0.002) == before
+    assert names(tmp_path) == ["recipe.yaml"]
+    assert go_on(8, num_train_epochs=6) == before  # which holds until the first step
+    settings = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    assert settings["num_train_epochs"] == 6
+    assert "learning_rate" not in settings
+    assert go_on(20, num_train_epochs=9) != before
+    resumed = json.loads((tmp_path / "resumed.json").read_text())["resumed"]
+    assert resumed == [
+        {"step": 8, "changed": {"num_train_epochs": [2, 6], "learning_rate": [0.002, 5e-4]}},
+        {"step": 20, "changed": {"num_train_epochs": [6, 9]}},
+    ]
+
+
+def test_what_killed_saves_left_is_removed_when_a_run_goes_on(tmp_path):
+    (tmp_path / "saving").mkdir()
+    for name in (".tmpab12CD", "saving/.tmpZZzz00", ".tmp", ".tmp-of-mine", "model.safetensors"):
+        (tmp_path / name).write_text("half")
+    tidy(tmp_path)
+    assert names(tmp_path) == [".tmp", ".tmp-of-mine", "model.safetensors"]

@@ -190,8 +190,8 @@ def scaled_to_epochs(settings: Mapping[str, Any], given: Mapping[str, Any]) -> d
         The settings that change; a notice says which.
 
     Example:
-        >>> scaled_to_epochs({"num_train_epochs": 20, "drw_start_epoch": 16}, {"num_train_epochs": 5})
-        {'drw_start_epoch': 4}
+        >>> scaled_to_epochs({"num_train_epochs": 20, "drw_start_epoch": 16}, {"num_train_epochs": 10})
+        {'drw_start_epoch': 8}
     """
     if not _other_epochs(settings, given):
         return {}

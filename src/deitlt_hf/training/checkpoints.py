@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
 
+SAVING = "saving"  # where the trained model is written before it is put into the run's directory
 REMOVING = ".removing-"  # before the name of what goes
 _SAVING, _REPLACED = ".saving-", ".replaced-"
 _SAVED_BY_TORCH = (".pt", ".pth", ".bin")
@@ -60,7 +61,8 @@ def tidy(directory: Path) -> None:
         name = left.with_name(left.name.removeprefix(_REPLACED))
         if not name.exists():
             left.rename(name)
-    for going in (f"{_SAVING}checkpoint-*", f"{_REPLACED}checkpoint-*", f"{REMOVING}*"):
+    # safetensors writes into .tmp and six letters, and renames that.
+    for going in (f"{_SAVING}checkpoint-*", f"{_REPLACED}checkpoint-*", f"{REMOVING}*", SAVING, ".tmp" + "?" * 6):
         for left in directory.glob(going):
             remove(left)
 

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 
@@ -21,7 +22,7 @@ from deitlt_hf.data.loading import class_counts
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.hub.cards.descriptions import kind_of_data
 from deitlt_hf.hub.cards.model_card import write_model_card
-from deitlt_hf.hub.data_record import DataRecord
+from deitlt_hf.hub.data_record import DataRecord, read_data_record
 from deitlt_hf.hub.run_record import (
     PRIVATE_SETTINGS,
     RECIPE_FILE,
@@ -29,15 +30,21 @@ from deitlt_hf.hub.run_record import (
     find_hub_ids,
     installed_versions,
     last_part,
+    public_settings,
+    read_json,
+    read_settings,
     write_json,
 )
 from deitlt_hf.new_directory import check_is_writable
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.base import LongTailTrainer
-from deitlt_hf.training.checkpoints import REMOVING, newest_complete, remove, tidy
+from deitlt_hf.training.checkpoints import REMOVING, SAVING, newest_complete, remove, tidy
 from deitlt_hf.training.profiling import TRACE_FILE
 from deitlt_hf.training.run_data import Images, TrainingDataArguments
+from deitlt_hf.training.run_lock import LOCK_FILE, check_lock, release_lock, take_lock
 from deitlt_hf.training.stopping import Stopped
+
+RESUMED_FILE = "resumed.json"  # which settings changed when the run was resumed, and at which step
 
 # Not settings that another run, or a run on another machine, should take over.
 _OF_THE_RUN = {"overwrite", "resume", "resume_from_checkpoint"} | PRIVATE_SETTINGS
@@ -52,6 +59,8 @@ def check_output_directory(args: LongTailTrainingArguments) -> str | None:
     """
     directory = Path(args.output_dir)
     check_is_writable(directory)
+    if not args.profile:  # which only adds its trace
+        check_lock(directory)
     if args.resume or args.resume_from_checkpoint:
         checkpoint = args.resume_from_checkpoint
         if not isinstance(checkpoint, str):
@@ -96,25 +105,96 @@ def claimed_directory(
     args, directory = trainer.args, Path(trainer.args.output_dir)
     PartialState().wait_for_everyone()  # other processes must not find what the main one writes now
     is_replaced = checkpoint is None and _is_occupied(directory)
-    if args.should_save and (checkpoint is None or not (directory / RECIPE_FILE).is_file()):
-        changed = {name: value for part in settings for name, value in _changed_settings(part).items()}
-        recipe = yaml.safe_dump(changed, sort_keys=False)
-        if is_replaced:
-            replacement = _Replacement(directory, recipe, record)
-            trainer.add_callback(replacement)
-            trainer.before_saving = replacement.take_over
-        else:
-            directory.mkdir(parents=True, exist_ok=True)
-            (directory / RECIPE_FILE).write_text(recipe)
-    if args.should_save and not is_replaced and record is not None:
-        record.write(directory)
+    _take_in_all_processes(directory, args.should_save)
     try:
+        if args.should_save:
+            _write_settings(trainer, settings, checkpoint, record, is_replaced)
         yield
     except (Stopped, KeyboardInterrupt, OSError) as error:
         if trainer.state.global_step or not is_replaced:  # else what is there is the other run's
             is_trained = trainer.state.global_step > 0 and (directory / "config.json").is_file()
             error.remains = Remains(newest_complete(directory), str(directory) if is_trained else None)
         raise
+    finally:
+        if args.should_save:
+            release_lock(directory)
+
+
+def _take_in_all_processes(directory: Path, should_save: bool) -> None:
+    """Lock the directory for all processes of a launch, or stop all of them with the same line."""
+    refusal: list[str | None] = [None]
+    if should_save:
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            take_lock(directory)
+        except DeiTLTError as error:
+            refusal = [str(error)]
+    broadcast_object_list(refusal)
+    if refusal[0] is not None:
+        raise DeiTLTError(refusal[0])
+
+
+def _write_settings(
+    trainer: LongTailTrainer,
+    settings: Sequence[object],
+    checkpoint: str | None,
+    record: DataRecord | None,
+    is_replaced: bool,
+) -> None:
+    """Write `recipe.yaml` and the record of the data, or let the first step do it where another run's are there."""
+    directory = Path(trainer.args.output_dir)
+    changed = {name: value for part in settings for name, value in _changed_settings(part).items()}
+    recipe = yaml.safe_dump(changed, sort_keys=False)
+    before = read_settings(directory / RECIPE_FILE) if checkpoint is not None else None
+    if is_replaced:
+        replacement = _Replacement(directory, recipe, record)
+        trainer.add_callback(replacement)
+        trainer.before_saving = replacement.take_over
+    elif before is None:
+        _write_recipe(directory, recipe)
+    else:
+        places = getattr(read_data_record(directory), "places", {})
+        # A resumed run looks for its data where they lay; that they are found by another name changes nothing.
+        changed |= {name: before[name] for name, path in changed.items() if _same_place(before.get(name), path, places)}
+        changes = _changes(before, changed, settings)
+        if changes:
+            trainer.add_callback(_OtherSettings(directory, yaml.safe_dump(changed, sort_keys=False), changes))
+    if not is_replaced and record is not None:
+        record.write(directory)
+
+
+def _write_recipe(directory: Path, text: str) -> None:
+    aside = directory / f"{RECIPE_FILE}.part"
+    aside.write_text(text)
+    os.replace(aside, directory / RECIPE_FILE)
+
+
+class _OtherSettings(TrainerCallback):
+    """Notes the settings that a run was resumed with, once it has made a step with them."""
+
+    def __init__(self, directory: Path, recipe: str, changes: dict[str, list[Any]]):
+        self._directory, self._recipe, self._changes = directory, recipe, changes
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._changes:
+            # First what was before, which recipe.yaml no longer tells then.
+            file = self._directory / RESUMED_FILE
+            earlier = (read_json(file) or {}).get("resumed", [])
+            write_json(file, {"resumed": [*earlier, {"step": state.global_step - 1, "changed": self._changes}]})
+            _write_recipe(self._directory, self._recipe)
+            self._changes = {}
+
+
+def _same_place(before: Any, now: Any, places: Mapping[str, str]) -> bool:
+    return isinstance(before, str) and isinstance(now, str) and os.path.abspath(now) == places.get(before)
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any], parts: Sequence[object]) -> dict[str, list[Any]]:
+    """By name, the old value and the new one of the settings that a run is resumed with."""
+    defaults = {field.name: _default(field) for part in parts for field in dataclasses.fields(part)}
+    told = [name for name in dict.fromkeys([*before, *now]) if name in defaults.keys() - _OF_THE_RUN - OF_THE_MACHINE]
+    pairs = {name: [settings.get(name, defaults[name]) for settings in (before, now)] for name in told}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 class _Replacement(TrainerCallback):
@@ -140,9 +220,7 @@ class _Replacement(TrainerCallback):
             for path, renamed in going.items():
                 renamed.rename(path)
             raise
-        aside = self._recipe.with_name(f"{RECIPE_FILE}.part")
-        aside.write_text(self._text)
-        os.replace(aside, self._recipe)
+        _write_recipe(self._recipe.parent, self._text)
         if self._record is not None:
             self._record.write(self._recipe.parent)
         for path in going.values():
@@ -152,7 +230,8 @@ class _Replacement(TrainerCallback):
 def _entries(directory: Path) -> Iterator[Path]:
     """What lies in a run's directory, and of TensorBoard's the single logs: the new run writes there at its start."""
     for path in directory.iterdir():
-        yield from path.iterdir() if path.name == "runs" and path.is_dir() else (path,)
+        if path.name != LOCK_FILE:
+            yield from path.iterdir() if path.name == "runs" and path.is_dir() else (path,)
 
 
 def refuse_within(directory: str, replaced: bool, **sources: str | None) -> None:
@@ -173,14 +252,14 @@ def refuse_within(directory: str, replaced: bool, **sources: str | None) -> None
 
 
 def _is_occupied(directory: Path) -> bool:
-    # A profile leaves its trace where the run that it was made for will be.
-    return directory.is_dir() and any(path.name != TRACE_FILE for path in directory.iterdir())
+    # A profile leaves its trace where the run that it was made for will be, and a killed run its lock.
+    return directory.is_dir() and any(path.name not in (TRACE_FILE, LOCK_FILE) for path in directory.iterdir())
 
 
 def save_model(trainer: LongTailTrainer) -> None:
     """Put the trained model into the run's directory; it appears there only once it is written completely."""
     directory = Path(trainer.args.output_dir)
-    staging = directory / "saving"
+    staging = directory / SAVING
     try:
         trainer.save_model(str(staging), _internal_call=True)  # else it would push what has no card and no numbers yet
     except SafetensorError as error:  # as an OSError, which says what the disk refuses
@@ -253,16 +332,36 @@ def _what_it_took(trainer: LongTailTrainer, seconds: float, checkpoint: str | No
         "processes": args.world_size,
         "device": torch.cuda.get_device_name(args.device) if is_cuda else args.device.type,
         "hours": round(seconds / 3600, 4),
+        "resumed": _public_changes(Path(args.output_dir)),
         "hours_of": "the whole run" if checkpoint is None else "the part after it was resumed",
         "seed": args.seed,
     }
+
+
+def _public_changes(directory: Path) -> list[dict[str, Any]]:
+    """When the run was resumed with other settings, and with which, as may be published."""
+    entries = (read_json(directory / RESUMED_FILE) or {}).get("resumed", [])
+    return [
+        entry | {"changed": {name: list(_public(name, pair)) for name, pair in entry["changed"].items()}}
+        for entry in entries
+    ]
+
+
+def _public(name: str, values: Sequence[Any]) -> Iterator[Any]:
+    for value in values:
+        hub_ids = find_hub_ids({name: value})
+        yield public_settings({name: value}, hub_ids)[name]
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _changed_settings(settings: object) -> dict[str, Any]:
     """The fields of a dataclass that differ from their defaults and that YAML can hold."""
     changed = {}
     for part in dataclasses.fields(settings):
-        default = part.default if part.default_factory is dataclasses.MISSING else part.default_factory()
+        default = _default(part)
         value = getattr(settings, part.name)
         plain = getattr(value, "value", value)  # transformers turns some strings into enumerations
         left_out = part.name in _OF_THE_RUN | OF_THE_MACHINE or (

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from deitlt_hf.data.suggestion import format_setting
 from deitlt_hf.evaluation.accuracy import GROUPS
 from deitlt_hf.hub.cards.data import percent
 from deitlt_hf.hub.cards.descriptions import describe_teacher_training
@@ -34,6 +35,7 @@ def training_section(facts: ModelFacts) -> str | None:
             else f"The settings of the recipe `{facts.recipe}`:",
             code_block("yaml", _as_yaml(facts.settings)),
             *_how_to_repeat(facts),
+            *_resumed(facts),
         ]
     return "\n\n".join([*parts, *_teacher(facts), *_what_it_took(facts), *_versions(facts)])
 
@@ -57,6 +59,18 @@ def _how_to_repeat(facts: ModelFacts) -> list[str]:
     text = f"They are in `{RECIPE_FILE}`. To train it again, with the teacher's settings below in `{TEACHER_FILE}`:"
     first = f"deitlt teacher --recipe {TEACHER_FILE} --output_dir runs/teacher{data}"
     return [text, code_block("sh", f"{first}\n{train} --teacher runs/teacher")]
+
+
+def _resumed(facts: ModelFacts) -> list[str]:
+    """What the settings above do not tell: those of before the run was resumed with others."""
+    sentences = []
+    for entry in (facts.run.get("training") or {}).get("resumed") or []:
+        changes = ", ".join(
+            f"`{name}` {escape(format_setting(new))} (before: {escape(format_setting(old))})"
+            for name, (old, new) in entry["changed"].items()
+        )
+        sentences.append(f"Resumed after step {entry['step']} with other settings than before: {changes}.")
+    return sentences
 
 
 def _recipe_commands(facts: ModelFacts) -> str:

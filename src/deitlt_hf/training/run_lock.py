@@ -1,0 +1,95 @@
+"""One training at a time in a directory: a file says which process on which host has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from deitlt_hf.errors import DeiTLTError, notice
+
+LOCK_FILE = "run.lock"
+
+
+def check_lock(directory: Path) -> None:
+    """Refuse a directory that another training has.
+
+    One that a process of this host left when it was killed is none, and neither is this process's own.
+
+    Raises:
+        DeiTLTError: it has, or may have, on another host.
+
+    Example:
+        >>> check_lock(Path("no/such/directory"))
+    """
+    holder = _read(directory / LOCK_FILE)
+    if holder is None or holder == _this_process() or _is_gone(holder):
+        return
+    who = f"process {holder.get('pid')} on host {holder.get('host')}"
+    if holder.get("host") == socket.gethostname():
+        raise DeiTLTError(f"{directory} is in use by {who}; wait for its end, or pass another --output_dir")
+    raise DeiTLTError(
+        f"{directory} is in use by {who}, which cannot be asked from here; if it has ended, remove "
+        f"{directory / LOCK_FILE} and start again, or pass another --output_dir"
+    )
+
+
+def take_lock(directory: Path) -> None:
+    """Have a directory that exists for this process's training; a lock left by a killed one is taken over, and said.
+
+    Raises:
+        DeiTLTError: as `check_lock`.
+
+    Example:
+        >>> take_lock(Path("."))
+        >>> release_lock(Path("."))
+    """
+    lock, mine = directory / LOCK_FILE, _this_process()
+    check_lock(directory)
+    left = _read(lock)
+    if left is not None and left != mine:
+        notice(f"{directory}: taken over from process {left.get('pid')}, which is no more")
+        lock.unlink(missing_ok=True)
+    aside = directory / f"{LOCK_FILE}.{os.getpid()}"
+    aside.write_text(json.dumps(mine) + "\n")
+    try:
+        os.link(aside, lock)  # whole, and only where there is none: of two that start together one is refused
+    except FileExistsError:
+        check_lock(directory)
+    except OSError:  # a file system without links
+        os.replace(aside, lock)
+    aside.unlink(missing_ok=True)
+
+
+def release_lock(directory: Path) -> None:
+    """Give back what `take_lock` took; a lock of another process stays."""
+    if _read(directory / LOCK_FILE) == _this_process():
+        (directory / LOCK_FILE).unlink(missing_ok=True)
+
+
+def _this_process() -> dict[str, Any]:
+    # Its start too: numbers of processes come again.
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def _read(lock: Path) -> dict[str, Any] | None:
+    try:
+        holder = json.loads(lock.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        holder = None
+    return holder if isinstance(holder, dict) else {}
+
+
+def _is_gone(holder: dict[str, Any]) -> bool:
+    if holder.get("host") != socket.gethostname():
+        return False
+    try:
+        return abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) > 1
+    except (psutil.NoSuchProcess, KeyError, TypeError, ValueError):
+        return True
