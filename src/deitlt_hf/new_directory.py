@@ -28,8 +28,12 @@ def check_is_free(directory: str | os.PathLike[str]) -> None:
     check_is_writable(path)
 
 
-def check_is_writable(directory: Path) -> None:
+def check_is_writable(directory: Path, flag: str = "") -> None:
     """Refuse a directory that cannot be written, or not be made where it is to be.
+
+    Args:
+        directory: that is to be written.
+        flag: that names it, for the message.
 
     Raises:
         DeiTLTError: it is a file, lies in one, or may not be written.
@@ -37,14 +41,15 @@ def check_is_writable(directory: Path) -> None:
     Example:
         >>> check_is_writable(Path("no/such/directory"))
     """
+    another = f"pass another {flag}".strip()
     try:
         there = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
     except OSError as error:  # a name that is too long
-        raise DeiTLTError(f"cannot write {directory}: {error.strerror}; pass another") from error
+        raise DeiTLTError(f"cannot write {directory}: {error.strerror}; {another}") from error
     try:
         os.rmdir(tempfile.mkdtemp(dir=there))  # only trying tells: /proc may be written, says its mode
     except OSError as error:
-        raise DeiTLTError(f"cannot write {directory}: {there} is no directory to write into; pass another") from error
+        raise DeiTLTError(f"cannot write {directory}: {there} is no directory to write into; {another}") from error
 
 
 @contextmanager

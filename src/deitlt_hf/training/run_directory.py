@@ -58,7 +58,7 @@ def check_output_directory(args: LongTailTrainingArguments) -> str | None:
         DeiTLTError: the directory is occupied, holds no checkpoint to resume from, or cannot be written.
     """
     directory = Path(args.output_dir)
-    check_is_writable(directory)
+    check_is_writable(directory, "--output_dir")
     if not args.profile:  # which only adds its trace
         check_lock(directory)
     if args.resume or args.resume_from_checkpoint:
