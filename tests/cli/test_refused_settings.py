@@ -18,7 +18,7 @@ def nothing_is_loaded(monkeypatch):
         raise AssertionError("something was loaded before the settings were checked")
 
     for module in (suggesting, runs):
-        monkeypatch.setattr(module, "load_images", loaded)
+        monkeypatch.setattr(module, "load_images_to_train", loaded)
     monkeypatch.setattr(runs, "load_start", loaded)
     monkeypatch.setattr(runs, "load_classifier", loaded)
 

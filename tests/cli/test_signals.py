@@ -165,7 +165,7 @@ def test_a_directory_that_cannot_be_made_is_refused_before_the_data_are_loaded(c
     for directory in (tmp_path / "file", tmp_path / "file" / "run"):
         assert main(["train", *RUN, *MACHINE, "--output_dir", str(directory)]) == 2
         assert capsys.readouterr().err == (
-            f"deitlt train: cannot write {directory}: {tmp_path}/file is no directory that may be written; "
+            f"deitlt train: cannot write {directory}: {tmp_path}/file is no directory to write into; "
             "pass another --output_dir\n"
         )
 
