@@ -17,8 +17,8 @@ def nothing_is_loaded(monkeypatch):
     def loaded(*args, **kwargs):
         raise AssertionError("something was loaded before the settings were checked")
 
-    for module in (suggesting, runs):
-        monkeypatch.setattr(module, "load_images_to_train", loaded)
+    monkeypatch.setattr(suggesting, "load_images", loaded)
+    monkeypatch.setattr(runs, "load_images_to_train", loaded)
     monkeypatch.setattr(runs, "load_start", loaded)
     monkeypatch.setattr(runs, "load_classifier", loaded)
 

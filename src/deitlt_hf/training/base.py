@@ -22,6 +22,7 @@ from deitlt_hf.data.device_augmentation.views import BatchView
 from deitlt_hf.data.draws import DrawingSampler
 from deitlt_hf.data.sampling import ShufflingSampler
 from deitlt_hf.data.transforms import ViewedDataset, collate
+from deitlt_hf.data.worker_batches import collate_for_workers
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.hub.cards.adapter import save_classes
 from deitlt_hf.losses.class_balanced import class_balanced_weights
@@ -430,6 +431,7 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
         # draw, at other moments in a resumed run than in an undisturbed one.
         loader.generator = torch.Generator().manual_seed(self.args.seed)
         loader.worker_init_fn = partial(_begin_worker, loader.worker_init_fn)
+        collate_for_workers(loader, self.args.world_size)
         return dataloader
 
 

@@ -17,6 +17,7 @@ from deitlt_hf.data.device_augmentation.views import BatchView
 from deitlt_hf.data.paco_views import paco_key_view, paco_query_view
 from deitlt_hf.data.processing import image_processor
 from deitlt_hf.data.transforms import View, ViewedDataset, collate, evaluation_view
+from deitlt_hf.data.worker_batches import collate_for_workers
 from deitlt_hf.errors import DeiTLTError, check_is_there, loading_reason
 from deitlt_hf.evaluation.accuracy import expert_metrics
 from deitlt_hf.evaluation.figures import report_figure, save_figure
@@ -284,6 +285,7 @@ def evaluate_student(
     """Evaluate the average and both experts on the test split; see `expert_metrics`."""
     dataset = ViewedDataset(images.test, {"pixel_values": evaluation_view(image_size)}, "test")
     dataloader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
+    collate_for_workers(dataloader, accelerator.num_processes)
     predictions, labels = predict_experts(model, dataloader, accelerator=accelerator)
     return expert_metrics(
         predictions, labels, images.class_counts, images.class_groups, images.class_names, confidence_intervals
