@@ -118,6 +118,20 @@ def test_a_run_is_resumed_on_its_data_from_anywhere(work: Path, monkeypatch) -> 
     assert str(work / "pics") in json.loads((Path(run) / "data.json").read_text())["places"].values()
 
 
+def test_nor_where_two_classes_of_one_size_have_swapped_their_names(tmp_path: Path, said, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [Path("pics", split) for split in ("train", "test")]
+    for number, folder in enumerate(folders):
+        write_images(folder, dict.fromkeys("abc", 9), first=100 * number)
+    assert main(["train", "--data", "pics", *RUN]) == 0
+    for folder in folders:
+        (folder / "a").rename(folder / "x")
+        (folder / "b").rename(folder / "a")
+        (folder / "x").rename(folder / "b")
+    line = said("train", "--resume", "--output_dir", "runs/pics", "--num_train_epochs", "2", status=2)
+    assert "began: images of 'a' are in 'b', images of 'b' are in 'a'; restore it" in line
+
+
 @pytest.mark.parametrize("command", [["evaluate"], ["analyze", "--out", "page"], ["compare", "same=runs/pics"]])
 def test_what_was_trained_on_is_not_tested_after_the_data_grew(work: Path, said, command: list[str]) -> None:
     record = json.loads((work / "runs" / "pics" / "data.json").read_text())

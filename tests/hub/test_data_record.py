@@ -14,6 +14,7 @@ from deitlt_hf.hub.data_record import (
     at_recorded_places,
     differing_classes,
     differing_counts,
+    moved_classes,
     places_of,
     read_data_record,
 )
@@ -129,3 +130,18 @@ def test_what_is_different_between_classes_is_named(now: list[str], said: str | 
 )
 def test_what_is_different_between_counts_is_named(train: list[int], test: list[int], said: str | None) -> None:
     assert differing_counts(["owl", "lynx"], [9, 3], [2, 1], train, test) == said
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "said"),
+    [
+        (["0", "1", "2"], ["0", "1", "2"], None),
+        (["0", "1", "2"], ["3", "1", "4"], None),  # others came
+        (["0", "1", "2"], ["1", "0", "2"], "images of 'a' are in 'b', images of 'b' are in 'a'"),
+        (["0", "1", "2"], ["3", "0", "2"], "images of 'a' are in 'b'"),
+        (["0", "0", "2"], ["0", "0", "2"], None),  # a copy in two classes
+        ([], ["0", "1", "2"], None),
+    ],
+)
+def test_classes_that_moved_are_named(then: list[str], now: list[str], said: str | None) -> None:
+    assert moved_classes(["a", "b", "c"], then, now) == said

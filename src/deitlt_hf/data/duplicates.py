@@ -90,6 +90,22 @@ examples=[['train 0', 'train 2', 'test 0']])
     )
 
 
+def one_of_each_class(hashes: np.ndarray, labels: np.ndarray) -> list[str]:
+    """The smallest hash of each class, in hexadecimal, by which a class is known again under another label.
+
+    Args:
+        hashes: `(images, 2)` uint64, see `image_hashes`.
+        labels: `(images,)` ints, each class from 0 up among them.
+
+    Example:
+        >>> one_of_each_class(np.array([[3, 0], [2, 0], [1, 0]], np.uint64), np.array([0, 0, 1]))
+        ['02000000000000000000000000000000', '01000000000000000000000000000000']
+    """
+    order = np.lexsort((*hashes.T, labels))
+    first = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    return [hashes[row].tobytes().hex() for row in order[first]]
+
+
 def count_in_train(train: np.ndarray, test: np.ndarray) -> int:
     """How many test images are identical to training images.
 

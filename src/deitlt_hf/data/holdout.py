@@ -23,8 +23,8 @@ class HeldOut:
     Args:
         train, test: both keep the order of the images.
         test_fraction, seed: that they were drawn with.
-        kept: hashes of the training images that a draw from changed data could test, in hexadecimal: of each class the
-            one with the smallest number. Passed to `hold_out` again, they stay training images.
+        kept: hashes of the training images that a draw from changed data could test, in hexadecimal: of each class, in
+            label order, the one with the smallest number. Passed to `hold_out` again, they stay training images.
     """
 
     train: Dataset
@@ -99,7 +99,7 @@ def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0, kept: 
         test=dataset.select(np.flatnonzero(is_tested)),
         test_fraction=test_fraction,
         seed=seed,
-        kept=sorted({names[first(of[~tested[of]])].hex() for of in classes.values()}),
+        kept=[names[first(of[~tested[of]])].hex() for of in classes.values()],
     )
 
 

@@ -31,7 +31,7 @@ class DataRecord:
         train_counts, test_counts: images per class, in label order.
         places: absolute path of each setting's path, as the settings have it.
         test_fraction, split_seed: that the test split was held out with; None for data with one of their own.
-        kept: see `HeldOut`.
+        kept: hash of a training image of each class, in label order; for a held-out split those of `HeldOut`.
     """
 
     class_names: list[str]
@@ -174,6 +174,27 @@ def differing_counts(
             listed = ", ".join(changed[:_NAMED] + more)
             said.append(f"{sum(now)} {what} images in place of {sum(then)} ({listed})")
     return " and ".join(said) or None
+
+
+def moved_classes(names: Sequence[str], then: Sequence[str], now: Sequence[str]) -> str | None:
+    """Which classes have images of another one by now, in words; None where none is known to.
+
+    Args:
+        names: of the classes, in label order.
+        then, now: hash of an image of each class at two times, in label order.
+
+    Example:
+        >>> moved_classes(["cat", "lynx", "owl"], ["00", "11", "22"], ["11", "00", "33"])
+        "images of 'cat' are in 'lynx', images of 'lynx' are in 'cat'"
+    """
+    name_now = {image: name for name, image in zip(names, now, strict=False)}
+    moved = [
+        f"images of {name!r} are in {name_now[image]!r}"
+        for name, image, same in zip(names, then, now, strict=False)
+        if image in name_now and image != same  # a copy may stand for two classes
+    ]
+    more = [f"and {len(moved) - _NAMED} classes more"] if len(moved) > _NAMED else []
+    return ", ".join(moved[:_NAMED] + more) or None
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -13,7 +13,14 @@ from transformers import PreTrainedConfig
 from deitlt_hf.data.columns import labels_of
 from deitlt_hf.data.loading import class_counts, read_splits
 from deitlt_hf.errors import DeiTLTError, notice
-from deitlt_hf.hub.data_record import DATA_FILE, DataRecord, differing_classes, differing_counts, read_data_record
+from deitlt_hf.hub.data_record import (
+    DATA_FILE,
+    DataRecord,
+    differing_classes,
+    differing_counts,
+    moved_classes,
+    read_data_record,
+)
 from deitlt_hf.training.run_data import DataArguments, Images, group_classes, load_images, names_of, reading_arguments
 
 _NAMED = 5  # how many classes a message names
@@ -114,6 +121,8 @@ def _say_changes(images: Images, name: str, source: str, record: DataRecord) -> 
     changed = differing_counts(
         images.class_names, record.train_counts, record.test_counts, images.class_counts, class_counts(images.test)
     )
+    if not changed and images.held_out:
+        changed = moved_classes(images.class_names, record.kept, images.held_out.kept)
     if changed:
         notice(f"{name} has changed since {source} was trained: {changed}")
 

@@ -10,7 +10,8 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedConfig
 
-from deitlt_hf.data.duplicates import count_in_train
+from deitlt_hf.data.columns import labels_of
+from deitlt_hf.data.duplicates import count_in_train, one_of_each_class
 from deitlt_hf.data.hashes import image_hashes
 from deitlt_hf.data.holdout import HeldOut
 from deitlt_hf.data.loading import LoadedData, class_counts, load_data
@@ -20,6 +21,7 @@ from deitlt_hf.hub.data_record import (
     DataRecord,
     differing_classes,
     differing_counts,
+    moved_classes,
     places_of,
     read_data_record,
 )
@@ -83,6 +85,7 @@ class Images:
         class_groups: class ids of head, mid and tail.
         held_out: how the test split was drawn; None where the data have one.
         test_images_in_train: how many test images are identical to training images; None where nobody has looked.
+        one_of_each_class: hash of a training image of each class; empty where nobody has looked.
     """
 
     train: Dataset | None
@@ -92,6 +95,7 @@ class Images:
     class_groups: dict[str, list[int]]
     held_out: HeldOut | None = None
     test_images_in_train: int | None = None
+    one_of_each_class: list[str] = field(default_factory=list)
 
     @property
     def label_maps(self) -> dict[str, dict]:
@@ -149,9 +153,15 @@ def load_images_to_train(data: DataArguments, checkpoint: str | None = None) -> 
         DeiTLTError: the data have other classes, or other numbers of images, than when the resumed run began.
     """
     images = load_images(data)
+    if images.held_out is not None:  # identical images are on one side
+        leaked, images.one_of_each_class = 0, images.held_out.kept
+    else:
+        in_train = image_hashes(images.train, "train")
+        leaked = count_in_train(in_train, image_hashes(images.test, "test"))
+        images.one_of_each_class = one_of_each_class(in_train, labels_of(images.train))
+    images.test_images_in_train = leaked
     if checkpoint is not None:
         _check_unchanged(images, data.data, checkpoint)
-    images.test_images_in_train = leaked = _test_images_in_train(images)
     if leaked:
         share = 100 * leaked / len(images.test)
         notice(
@@ -161,12 +171,6 @@ def load_images_to_train(data: DataArguments, checkpoint: str | None = None) -> 
     return images
 
 
-def _test_images_in_train(images: Images) -> int:
-    if images.held_out is not None:  # identical images are on one side
-        return 0
-    return count_in_train(image_hashes(images.train, "train"), image_hashes(images.test, "test"))
-
-
 def _check_unchanged(images: Images, name: str, checkpoint: str) -> None:
     record = read_data_record(checkpoint)
     if record is None:  # of a run before there were records
@@ -174,8 +178,13 @@ def _check_unchanged(images: Images, name: str, checkpoint: str) -> None:
             return
         config = load_any_config(checkpoint)
         record = DataRecord(names_of(config), getattr(config, "class_counts", None) or [], [])
-    changed = differing_classes(record.class_names, images.class_names) or differing_counts(
-        images.class_names, record.train_counts, record.test_counts, images.class_counts, class_counts(images.test)
+    names = images.class_names
+    changed = (
+        differing_classes(record.class_names, names)
+        or differing_counts(
+            names, record.train_counts, record.test_counts, images.class_counts, class_counts(images.test)
+        )
+        or moved_classes(names, record.kept, images.one_of_each_class)
     )
     if changed:
         raise DeiTLTError(
@@ -199,7 +208,7 @@ def data_record(images: Images, **settings: str | None) -> DataRecord:
         places=places_of(settings),
         test_fraction=held_out and held_out.test_fraction,
         split_seed=held_out and held_out.seed,
-        kept=held_out.kept if held_out else [],
+        kept=images.one_of_each_class,
     )
 
 
