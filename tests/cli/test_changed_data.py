@@ -110,12 +110,12 @@ def test_so_is_a_run_without_a_record(work: Path, said) -> None:
     assert "'a' is missing, 'z' is new" in line
 
 
-def test_a_run_is_resumed_on_its_data_from_anywhere(work: Path, monkeypatch) -> None:
+def test_a_run_is_resumed_on_its_data_from_anywhere(work: Path, said, monkeypatch) -> None:
     write_images(work / "elsewhere" / "pics", COUNTS, first=500)  # as many, of the same classes
     monkeypatch.chdir(work / "elsewhere")
     run = str(work / "runs" / "pics")
     assert main(["train", "--resume", "--output_dir", run, "--num_train_epochs", "2", "--use_cpu", "true"]) == 0
-    assert str(work / "pics") in json.loads((Path(run) / "data.json").read_text())["places"].values()
+    assert f": held out of {work / 'pics'}\n" in said("evaluate", run)
 
 
 def test_nor_where_two_classes_of_one_size_have_swapped_their_names(tmp_path: Path, said, monkeypatch) -> None:

@@ -160,7 +160,10 @@ def _write_settings(
         if changes:
             trainer.add_callback(_OtherSettings(directory, yaml.safe_dump(changed, sort_keys=False), changes))
     if not is_replaced and record is not None:
-        record.write(directory)
+        earlier = None if checkpoint is None else read_data_record(directory)
+        # recipe.yaml may still have the paths that the run began with.
+        places = record.places if earlier is None else earlier.places | record.places
+        dataclasses.replace(record, places=places).write(directory)
 
 
 def _write_recipe(directory: Path, text: str) -> None:
