@@ -374,3 +374,12 @@ def test_what_is_no_source_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         read_source(source, names=["cifar10-lt"])
     with pytest.raises(DeiTLTError, match=r"data_config 'small' goes with a data set of the hub"):
         read_source(source, data_config="small")
+
+
+@pytest.mark.parametrize("name", ["image_column", "label_column"])
+def test_columns_of_class_folders_are_refused(tmp_path, name):
+    for label in ("cat", "lynx"):
+        (tmp_path / label).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / label / "0.png")
+    with pytest.raises(DeiTLTError, match=f"^{name} 'x' is of a table, and .* has class folders: leave it"):
+        load_long_tailed_dataset(str(tmp_path), **{name: "x"})

@@ -136,6 +136,12 @@ def read_directory(
             f"data directory {str(directory)!r} holds no data: pass one with a folder of images per class, with "
             "Parquet files such as train-00000-of-00001.parquet, or with lists such as train.csv"
         )
+    for name, column in {"image_column": image_column, "label_column": label_column}.items():
+        if column is not None:
+            raise DeiTLTError(
+                f"{name} {column!r} is of a table, and {str(directory)!r} has class folders: leave it out, or "
+                "pass a list of images"
+            )
     return _read(directory, lambda: read_image_folder(directory, needs_train))
 
 

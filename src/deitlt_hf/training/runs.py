@@ -293,7 +293,12 @@ def evaluate_student(
 
 
 def save_result(result: RunResult, directory: str | Path) -> None:
-    """Write `metrics.json` and `report.png`, each whole or not at all."""
+    """Write `metrics.json` and `report.png`, each whole or not at all.
+
+    A run that was killed and resumed ends with the numbers of an undisturbed one, but not with the same picture: its
+    losses are means over the steps since the last line of the log, and the first line after the resume is the mean over
+    those since the checkpoint.
+    """
     write_json(Path(directory) / METRICS_FILE, result.metrics)
     save_figure(report_figure(result.metrics, result.log_history), Path(directory) / REPORT_FILE)
 
