@@ -38,9 +38,10 @@ from deitlt_hf import (
     DeiTLTTrainingArguments,
     class_balanced_weights,
 )
+from deitlt_hf.data.suggestion import STUDENT_SIZES
 from deitlt_hf.training.profiling import profile_training
 from deitlt_hf.training.run_data import TrainingDataArguments, load_images
-from deitlt_hf.training.runs import STUDENT_SIZES, StudentArguments, make_student_trainer
+from deitlt_hf.training.runs import StudentArguments, make_student_trainer
 
 WARM_UP_STEPS = 5
 REFERENCE_WORKERS = 10
