@@ -7,10 +7,58 @@ transformers know the package's models as soon as both are imported, in either o
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deitlt_hf._auto import register_when_transformers_loads
 from deitlt_hf.errors import DeiTLTError
+
+if TYPE_CHECKING:  # type checkers and editors read the names here; at run time `__getattr__` loads them
+    from deitlt_hf.data.builders import Cifar10LT as Cifar10LT
+    from deitlt_hf.data.builders import Cifar100LT as Cifar100LT
+    from deitlt_hf.data.builders import ImageNetLT as ImageNetLT
+    from deitlt_hf.data.builders import INaturalist2018 as INaturalist2018
+    from deitlt_hf.data.inspection import inspect_dataset as inspect_dataset
+    from deitlt_hf.data.loading import load_long_tailed_dataset as load_long_tailed_dataset
+    from deitlt_hf.data.long_tail import class_counts_for_imbalance as class_counts_for_imbalance
+    from deitlt_hf.data.long_tail import class_groups as class_groups
+    from deitlt_hf.data.long_tail import long_tailed_indices as long_tailed_indices
+    from deitlt_hf.data.suggestion import suggest_recipe as suggest_recipe
+    from deitlt_hf.evaluation.accuracy import grouped_accuracy as grouped_accuracy
+    from deitlt_hf.evaluation.analysis.analyze import analyze_model as analyze_model
+    from deitlt_hf.evaluation.analysis.attention_distance import mean_attention_distance as mean_attention_distance
+    from deitlt_hf.evaluation.analysis.calibration import expected_calibration_error as expected_calibration_error
+    from deitlt_hf.evaluation.analysis.feature_rank import feature_rank as feature_rank
+    from deitlt_hf.evaluation.analysis.rollout import attention_rollout as attention_rollout
+    from deitlt_hf.evaluation.analysis.token_similarity import token_similarity as token_similarity
+    from deitlt_hf.evaluation.analysis_page import write_analysis as write_analysis
+    from deitlt_hf.evaluation.attention import token_attention as token_attention
+    from deitlt_hf.evaluation.comparing import compare_models as compare_models
+    from deitlt_hf.evaluation.long_tail_accuracy.long_tail_accuracy import LongTailAccuracy as LongTailAccuracy
+    from deitlt_hf.hub.cards.model_card import write_model_card as write_model_card
+    from deitlt_hf.hub.conversion import convert_reference_checkpoint as convert_reference_checkpoint
+    from deitlt_hf.hub.expert_classifier import ExpertClassifier as ExpertClassifier
+    from deitlt_hf.hub.export import export_model as export_model
+    from deitlt_hf.hub.pushing import push_model as push_model
+    from deitlt_hf.losses.class_balanced import class_balanced_weights as class_balanced_weights
+    from deitlt_hf.losses.distillation import DistillationLoss as DistillationLoss
+    from deitlt_hf.losses.ldam import LDAMLoss as LDAMLoss
+    from deitlt_hf.losses.paco import PaCoLoss as PaCoLoss
+    from deitlt_hf.models.cifar_resnet.configuration_cifar_resnet import CifarResNetConfig as CifarResNetConfig
+    from deitlt_hf.models.cifar_resnet.modeling_cifar_resnet import (
+        CifarResNetForImageClassification as CifarResNetForImageClassification,
+    )
+    from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig as DeiTLTConfig
+    from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification as DeiTLTForImageClassification
+    from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTImageClassifierOutput as DeiTLTImageClassifierOutput
+    from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTModel as DeiTLTModel
+    from deitlt_hf.models.timm_cosine.configuration_timm_cosine import TimmCosineConfig as TimmCosineConfig
+    from deitlt_hf.models.timm_cosine.modeling_timm_cosine import (
+        TimmCosineForImageClassification as TimmCosineForImageClassification,
+    )
+    from deitlt_hf.training.arguments import DeiTLTTrainingArguments as DeiTLTTrainingArguments
+    from deitlt_hf.training.arguments import TeacherTrainingArguments as TeacherTrainingArguments
+    from deitlt_hf.training.teacher import TeacherTrainer as TeacherTrainer
+    from deitlt_hf.training.trainer import DeiTLTTrainer as DeiTLTTrainer
 
 __version__ = "0.1.0"
 
