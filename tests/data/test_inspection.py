@@ -64,7 +64,7 @@ def test_counts_sizes_modes_and_formats():
     assert found.class_counts == [3, 1]
     assert found.splits["test"].class_counts == [0, 1]
     assert found.imbalance_factor == 3
-    assert found.class_groups == {"head": [], "mid": [], "tail": [0, 1]}
+    assert found.class_groups == {"head": [0], "mid": [], "tail": [1]}  # thirds, for none has more than 100 images
     # Effective numbers 1 + b + b^2 and 1, whose inverses are scaled to add up to 2 classes.
     effective = 1 + 0.9999 + 0.9999**2
     assert found.drw_weights == pytest.approx([2 / (1 + effective), 2 * effective / (1 + effective)])
@@ -188,7 +188,7 @@ def test_json_has_the_fields_and_what_follows_from_them():
     assert read["largest_class"] == {"name": "cat", "images": 3}
     assert read["smallest_class"] == {"name": "lynx", "images": 1}
     assert (read["num_classes"], read["imbalance_factor"], read["gini"]) == (2, 3.0, 0.25)
-    assert read["group_sizes"] == {"head": 0, "mid": 0, "tail": 2}
+    assert read["group_sizes"] == {"head": 1, "mid": 0, "tail": 1}
     assert read["splits"]["train"]["class_counts"] == [3, 1]
     assert read["warnings"] == found.warnings()
 
@@ -240,3 +240,14 @@ def test_a_file_that_may_not_be_read_has_a_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.utils.file_utils, "xopen", refuse)  # whoever runs the tests may read any file
     found = look(train=[(encoded(9, 9), 0), (str(path), 1)])
     assert found.splits["train"].first_unreadable == [f"image 1 of train ({path}): Permission denied"]
+
+
+@pytest.mark.parametrize("of_type", [str, Path])
+def test_a_source_is_loaded(tmp_path, of_type):
+    for name, images in {"cat": 6, "lynx": 2}.items():
+        (tmp_path / name).mkdir()
+        for index in range(images):
+            (tmp_path / name / f"{index}.png").write_bytes(encoded(8, 8, seed=index + images)["bytes"])
+    found = inspect_dataset(of_type(tmp_path), progress=False)
+    assert found.class_names == ["cat", "lynx"]
+    assert sum(split.images for split in found.splits.values()) == 8

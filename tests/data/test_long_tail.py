@@ -119,6 +119,25 @@ def test_boundaries_give_the_references_groups(golden_json: dict) -> None:
     assert class_groups(golden_json["class_counts"], boundaries=(3, 7)) == expected
 
 
+@pytest.mark.parametrize(
+    ("counts", "sizes"),
+    [
+        ([500, 60, 5], (1, 1, 1)),  # thresholds
+        ([9, 8, 7, 6, 5, 4], (2, 2, 2)),  # thirds
+        ([9, 8, 8, 8, 5, 4], (1, 3, 2)),  # the cuts nearest to thirds that leave equal classes together
+        ([9, 9, 3, 3], (2, 0, 2)),
+        ([3, 3, 3], (0, 0, 3)),  # no cut: thresholds
+        ([300, 300, 300], (3, 0, 0)),
+    ],
+)
+def test_groups_are_thirds_where_thresholds_leave_one_empty(counts: list[int], sizes: tuple[int, int, int]) -> None:
+    groups = class_groups(counts)
+    assert tuple(map(len, groups.values())) == sizes
+    assert sorted(label for group in groups.values() for label in group) == list(range(len(counts)))
+    rarest_of_head = min((counts[label] for label in groups["head"]), default=1000)
+    assert all(counts[label] < rarest_of_head for name in ("mid", "tail") for label in groups[name])
+
+
 def test_boundaries_follow_frequency_with_ties_by_label() -> None:
     groups = class_groups([5, 80, 5, 90, 80], boundaries=(2, 3))
     assert groups == {"head": [3, 1], "mid": [4], "tail": [0, 2]}

@@ -184,7 +184,7 @@ def test_table_shows_what_was_measured(metrics):
         "CLS expert      50.0    50.0     0.0       -",
         "DIST expert     75.0    75.0   100.0       -",
         "head: 2 classes with 90-30 training images, mid: 1 class with 9 training images, "
-        "tail: 1 class with 3 training images",
+        "tail: 1 class with 3 training images (none with test images)",
     ]
 
 
@@ -198,7 +198,7 @@ def test_table_with_intervals_keeps_its_columns(metrics):
         "average         75.0 [50.0, 100.0]  100.0 [100.0, 100.0]        0.0 [0.0, 0.0]                     -",
         "CLS expert       50.0 [7.2, 100.0]   50.0 [100.0, 100.0]        0.0 [0.0, 0.0]                     -",
         "DIST expert     75.0 [50.0, 100.0]   75.0 [100.0, 100.0]      100.0 [0.0, 0.0]                     -",
-        "in brackets: 95 % intervals from bootstrap resamples of the test images",
+        "in brackets: 95 % intervals from bootstrap resamples of each class's test images",
     ]
 
 

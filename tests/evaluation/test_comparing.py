@@ -44,11 +44,14 @@ def test_intervals_are_those_of_resampling_the_images_one_by_one():
     first, second, labels = draw_predictions(np.random.default_rng(1), 800, [0.8] * 5, [0.6] * 5, 0.4)
     generator = np.random.default_rng(2)
     drawn = {name: [] for name in MEASURES}
+    of_class = [np.flatnonzero(labels == label) for label in range(5)]
     for _ in range(1000):
-        rows = generator.integers(0, len(labels), len(labels))
-        before, after = (mean_accuracies(of[rows], labels[rows], THREE_GROUPS) for of in (first, second))
-        for name in MEASURES:
-            drawn[name].append(after[name] - before[name])
+        of_all = generator.integers(0, len(labels), len(labels))
+        within = np.concatenate([generator.choice(rows, len(rows)) for rows in of_class])
+        for names, rows in ((MEASURES[:1], of_all), (MEASURES[1:], within)):
+            before, after = (mean_accuracies(of[rows], labels[rows], THREE_GROUPS) for of in (first, second))
+            for name in names:
+                drawn[name].append(after[name] - before[name])
     found = paired_differences(first, second, labels, THREE_GROUPS, num_resamples=1000)
     for name in MEASURES:
         low, high = np.percentile(drawn[name], [2.5, 97.5])

@@ -223,12 +223,44 @@ def test_intervals_cover_the_true_accuracies():
     assert all(0.91 <= count / 400 <= 0.98 for count in covered.values()), covered
 
 
-def test_classes_that_a_resample_misses_are_left_out_of_its_means():
-    # Two tail classes with one image each, one right and one wrong. A resample sees only the right one (100), only the
-    # wrong one (0), both (50), or none; counting missing classes as wrong would make the upper end 50.
-    images, correct = np.array([20, 1, 1]), np.array([20, 1, 0])
-    members = {"head": [0], "mid": [], "tail": [1, 2]}
-    assert bootstrap_intervals(images, correct, members)["tail"] == [0, 100]
+def test_no_resample_misses_a_class():
+    # Of the mid class's two images a quarter of the resamples has both right and a quarter none: 50 +- sqrt(2) x 50,
+    # cut to what there is. The only tail class with an image has a single one and does not vary.
+    images, correct = np.array([20, 2, 1, 0]), np.array([20, 1, 1, 0])
+    members = {"head": [0], "mid": [1], "tail": [2, 3]}
+    intervals = bootstrap_intervals(images, correct, members)
+    assert intervals["tail"] == [100, 100]
+    assert intervals["mid"] == [0, 100]
+    reach = math.sqrt(2) * 50 / 3
+    assert intervals["balanced_accuracy"] == pytest.approx([250 / 3 - reach, 100])  # (100 + 50 + 100) / 3
+
+
+def test_single_images_vary_together():
+    # Eight classes with one image, half of them right: 0 to 8 right, as the binomial has it, around 4; its standard
+    # deviation is sqrt(8) / 2, and sqrt(8 / 7) times that for the seven degrees of freedom.
+    images, correct = np.ones(8, int), np.repeat([1, 0], 4)
+    members = {"head": [], "mid": [], "tail": range(8)}
+    drawn = np.concatenate(list(scores.resample_cells(np.stack([correct, 1 - correct], -1), 4000, seed=0)))
+    right = drawn[..., 0].sum(-1)
+    assert right.mean() == pytest.approx(4, abs=0.1)
+    assert right.std() == pytest.approx(math.sqrt(8 / 7) * math.sqrt(8) / 2, rel=0.05)
+    low, high = bootstrap_intervals(images, correct, members)["tail"]
+    assert 0 <= low < 20 < 80 < high <= 100
+
+
+def test_intervals_of_few_images_cover_the_true_accuracies():
+    """Thirty classes with 1 to 40 test images, as held out of a long tail."""
+    rng = np.random.default_rng(1)
+    images = np.maximum(np.geomspace(40, 0.5, 30).round().astype(int), 1)
+    recall = np.linspace(0.9, 0.1, 30)
+    members = {"head": range(10), "mid": range(10, 20), "tail": range(20, 30)}
+    covered = 0
+    for seed in range(400):
+        correct = rng.binomial(images, recall)
+        low, high = bootstrap_intervals(images, correct, members, num_resamples=300, seed=seed)["balanced_accuracy"]
+        assert low <= 100 * (correct / images).mean() <= high
+        covered += low <= 100 * recall.mean() <= high
+    assert 0.89 <= covered / 400 <= 0.98, covered  # 0.83 with resamples of all images
 
 
 def test_a_prediction_that_is_no_class_is_wrong():

@@ -385,3 +385,18 @@ def test_a_directory_without_a_model_is_refused_before_the_hub_is_asked(hub: Hub
     with pytest.raises(DeiTLTError, match="has no weights"):
         push_model(run, "me/birds")
     assert hub.requests == []
+
+
+def test_links_out_of_the_directory_stay_here(
+    hub: HubServer, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever unpacks somebody else's run and pushes it sends no file of this machine with it."""
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"private")
+    (run / "leak.png").symlink_to(secret)
+    (run / "again.png").symlink_to("report.png")
+    push_model(run, "me/birds")
+    pushed = hub.files("me/birds")
+    assert set(pushed) == IN_A_RUN | {"again.png"}
+    assert pushed["again.png"] == PNG
+    assert f"not uploaded, for it is a link to another place of this machine: {run / 'leak.png'}" in caplog.text

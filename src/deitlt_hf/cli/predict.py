@@ -104,7 +104,8 @@ def _print_result(result) -> None:
 
     # A line break or an escape sequence in a name would do to the terminal what it says.
     print(printable(result.file))
-    width = max(len(row.name) for row in result.rows)
+    names = [printable(row.name) for row in result.rows]
+    width = max(map(len, names))
     print(f"  {'':<{width}}" + "".join(f"{label:>13}" for label in EXPERT_LABELS.values()))
-    for row in result.rows:
-        print(f"  {row.name:<{width}}" + "".join(f"{100 * row.probability[name]:>12.1f}%" for name in EXPERT_LABELS))
+    for name, row in zip(names, result.rows, strict=True):
+        print(f"  {name:<{width}}" + "".join(f"{100 * row.probability[expert]:>12.1f}%" for expert in EXPERT_LABELS))

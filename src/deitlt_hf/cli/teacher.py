@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,8 @@ def run(argv: Sequence[str]) -> None:
         return
     accuracies = train_teacher(data, teacher, args)
     if args.should_log:
-        print(", ".join(f"{group} {accuracy:.1f}" for group, accuracy in accuracies.items()) + " % on the test split")
+        shown = {group: "-" if math.isnan(accuracy) else f"{accuracy:.1f}" for group, accuracy in accuracies.items()}
+        print(", ".join(f"{group} {accuracy}" for group, accuracy in shown.items()) + " % on the test split")
         print(f"teacher: {args.output_dir}")
         if args.push_to_hub:
             print(f"on the hub: {address_of(args.hub_model_id, args.hub_revision)}")

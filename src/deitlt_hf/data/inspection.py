@@ -21,8 +21,10 @@ from tqdm import tqdm
 from deitlt_hf.data.duplicates import Duplicates, find_duplicates
 from deitlt_hf.data.hashes import digest_of
 from deitlt_hf.data.images import BadImage, decode_image, read_bytes
+from deitlt_hf.data.loading import load_long_tailed_dataset
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.data.readable import image_name, undecoded
+from deitlt_hf.data.sources import Source
 from deitlt_hf.losses.class_balanced import class_balanced_weights
 
 ROWS_AT_A_TIME = 64
@@ -121,7 +123,7 @@ class Inspection:
 
 
 def inspect_dataset(
-    splits: Mapping[str, Dataset],
+    splits: Source | Mapping[str, Dataset],
     *,
     groups: Mapping[str, Sequence[int]] | None = None,
     beta: float = 0.9999,
@@ -134,7 +136,8 @@ def inspect_dataset(
     size and its label.
 
     Args:
-        splits: `train` and others, with columns `image` and `label`, as `load_long_tailed_dataset` gives them.
+        splits: `train` and others, with columns `image` and `label`, as `load_long_tailed_dataset` gives them; or a
+            source that it takes, such as a directory.
         groups: head, mid and tail; None (default) is `class_groups` of the training counts.
         beta: of the class-balanced weights, DRW's default.
         progress: show a bar, where there is a terminal to show it on.
@@ -143,7 +146,7 @@ def inspect_dataset(
         An `Inspection`; images that cannot be read are counted in it, and no error.
 
     Raises:
-        DeiTLTError: a class without training images, or `beta` outside [0, 1).
+        DeiTLTError: a class without training images, `beta` outside [0, 1), or a source that cannot be loaded.
 
     Example:
         >>> from deitlt_hf import load_long_tailed_dataset
@@ -153,6 +156,8 @@ def inspect_dataset(
         >>> round(inspection.gini, 2), inspection.splits["train"].common_sizes
         (0.47, [(8, 8, 453)])
     """
+    if not _is_loaded(splits):
+        splits = load_long_tailed_dataset(splits, on_bad_image="keep")
     names = ["train", *(name for name in splits if name != "train")]
     class_names = splits["train"].features["label"].names
     with (
@@ -182,6 +187,11 @@ def inspect_dataset(
             lambda name, index: _name(name, index, undecoded(splits[name])[index]["image"]),
         ),
     )
+
+
+def _is_loaded(splits: object) -> bool:
+    columns = {"image", "label"}
+    return isinstance(splits, Mapping) and all(columns <= set(split.column_names) for split in splits.values())
 
 
 def gini_coefficient(class_counts: Sequence[int]) -> float:

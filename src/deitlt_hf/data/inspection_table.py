@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from deitlt_hf.data.inspection import Inspection, SplitInspection
+from deitlt_hf.errors import printable
 
 MAX_NAMES_LENGTH = 40
 
@@ -43,14 +44,14 @@ def format_inspection(inspection: Inspection) -> str:
     lines += ["", *_split_table(inspection)]
     warnings = inspection.warnings()
     if warnings:
-        lines += ["", *(f"warning: {warning}" for warning in warnings)]
+        lines += ["", *(f"warning: {printable(warning)}" for warning in warnings)]
     return "\n".join(lines)
 
 
 def _class_rows(inspection: Inspection) -> list[tuple[str, str]]:
     counts = np.asarray(inspection.class_counts)
     weights = np.asarray(inspection.drw_weights)
-    names = [_cut(name) for name in inspection.class_names]
+    names = [_cut(printable(name)) for name in inspection.class_names]
     largest, smallest = counts.argmax(), counts.argmin()
     groups = [inspection.class_groups[name] for name in ("head", "mid", "tail")]
     sizes, images = [str(len(group)) for group in groups], [str(counts[group].sum()) for group in groups]
@@ -74,8 +75,8 @@ def _duplicates_rows(inspection: Inspection) -> list[tuple[str, str]]:
     first, second = found.examples[0][:2]
     return [
         ("duplicates", f"{images} more than once ({', '.join(places)}), for instance"),
-        ("", first),
-        ("", second),
+        ("", printable(first)),
+        ("", printable(second)),
     ]
 
 

@@ -9,6 +9,9 @@ import numpy as np
 
 from deitlt_hf.errors import DeiTLTError
 
+# Upwards for once: `evaluate` copies that file out of the package with the metric, so that it has to hold the rule.
+from deitlt_hf.evaluation.long_tail_accuracy.scores import groups_by_count
+
 PROFILES = ("exp", "step")
 
 
@@ -156,7 +159,7 @@ def _counts_within(available: np.ndarray, imbalance_factor: float, profile: str)
 
 def class_groups(
     class_counts: Sequence[int],
-    thresholds: tuple[int, int] = (100, 20),
+    thresholds: tuple[int, int] | None = None,
     *,
     boundaries: tuple[int, int] | None = None,
 ) -> dict[str, list[int]]:
@@ -165,14 +168,16 @@ def class_groups(
     Args:
         class_counts: training images per class, in label order.
         thresholds: `(high, low)`: head classes have more than `high` images, tail classes fewer than `low`, mid classes
-            the rest. Default `(100, 20)`, usual for ImageNet-LT.
+            the rest. By default `(100, 20)`, usual for ImageNet-LT; or thirds of the classes by frequency where that
+            would leave a group empty, cut where the frequency changes, so that equally frequent classes stay together.
         boundaries: `(first, second)`: with classes in order of falling frequency (ties by label), the first `first`
             are head, those up to `second` mid, the rest tail. Overrides `thresholds`; the paper's tables use `(3, 7)`
             for CIFAR-10, `(36, 71)` for CIFAR-100.
 
     Returns:
-        `{"head": [...], "mid": [...], "tail": [...]}`: class ids, by falling frequency with `boundaries` and in label
-        order with `thresholds`. A group may be empty.
+        `{"head": [...], "mid": [...], "tail": [...]}`: class ids, by falling frequency with `boundaries` and in thirds,
+        and in label order with `thresholds`. A group may be empty with `thresholds` or `boundaries`, or where classes
+        have fewer than three different frequencies.
 
     Raises:
         DeiTLTError: for a class without training images, and for thresholds or boundaries out of order or range.
@@ -180,22 +185,13 @@ def class_groups(
     Example:
         >>> class_groups([500, 60, 5])
         {'head': [0], 'mid': [1], 'tail': [2]}
+        >>> class_groups([9, 7, 7, 5, 3])  # none has more than 100 images
+        {'head': [0], 'mid': [1, 2], 'tail': [3, 4]}
         >>> class_groups([5, 60, 500], boundaries=(1, 2))
         {'head': [2], 'mid': [1], 'tail': [0]}
     """
     check_class_counts(class_counts)
-    if boundaries is not None:
-        first, second = boundaries
-        if not 0 <= first <= second <= len(class_counts):
-            raise DeiTLTError(
-                f"boundaries are {tuple(boundaries)}: pass two rising numbers from 0 to {len(class_counts)}"
-            )
-        by_frequency = sorted(range(len(class_counts)), key=lambda label: -class_counts[label])
-        return {"head": by_frequency[:first], "mid": by_frequency[first:second], "tail": by_frequency[second:]}
-    high, low = thresholds
-    if high < low:
-        raise DeiTLTError(f"thresholds are {tuple(thresholds)}: pass the head's first, such as (100, 20)")
-    groups: dict[str, list[int]] = {"head": [], "mid": [], "tail": []}
-    for label, count in enumerate(class_counts):
-        groups["head" if count > high else "tail" if count < low else "mid"].append(label)
-    return groups
+    try:
+        return groups_by_count(class_counts, thresholds, boundaries)
+    except ValueError as error:
+        raise DeiTLTError(str(error)) from error

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from deitlt_hf.data.inspection import Inspection
+from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.long_tail_accuracy.scores import USUAL_THRESHOLDS
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 
@@ -308,14 +310,15 @@ def _choose_the_rest(choices: _Choices, inspection: Inspection, epochs: float) -
 
 
 def _choose_groups(choices: _Choices, inspection: Inspection) -> None:
-    empty = [name for name, classes in inspection.class_groups.items() if not classes]
-    classes = len(inspection.class_names)
-    if not empty and "group_boundaries" not in choices.given:
+    """Name the cuts of `class_groups` where they are thirds, so that another command cuts there too."""
+    by_thresholds = class_groups(inspection.class_counts, USUAL_THRESHOLDS)
+    empty = [name for name, classes in by_thresholds.items() if not classes]
+    groups = class_groups(inspection.class_counts)
+    if groups == by_thresholds:
         return
-    thirds = [max(1, round(classes / 3)), max(1, round(2 * classes / 3))]
     choices.add(
         "group_boundaries",
-        thirds,
+        [len(groups["head"]), len(groups["head"]) + len(groups["mid"])],
         f"thirds of the classes by frequency: with thresholds of 100 and 20 images no class would be "
         f"{' or '.join(empty)}",
     )

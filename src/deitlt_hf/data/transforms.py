@@ -264,10 +264,19 @@ def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     Returns:
         `(N, 3, H, W)` tensors under the same names, and `labels` `(N,)` int64.
 
+    Raises:
+        DeiTLTError: examples that are no tensors, such as images.
+
     Example:
         >>> collate([{"pixel_values": torch.zeros(3, 8, 8), "labels": 1}])["labels"]
         tensor([1])
     """
+    other = next((name for name, value in examples[0].items() if name != "labels" and not torch.is_tensor(value)), None)
+    if other is not None:
+        raise DeiTLTError(
+            f"examples hold {other!r} of type {type(examples[0][other]).__name__}, where a batch is made of tensors: "
+            "give the data set the transform ViewTransform, which makes pixel_values of images"
+        )
     batch = {name: torch.stack([example[name] for example in examples]) for name in examples[0] if name != "labels"}
     if "labels" in examples[0]:
         batch["labels"] = torch.tensor([example["labels"] for example in examples], dtype=torch.int64)

@@ -115,14 +115,14 @@ def expert_metrics(
         class_counts: training images per class, in label order.
         groups: `{"head": [...], "mid": [...], "tail": [...]}`, lists of class ids.
         class_names: names of the classes, in label order.
-        confidence_intervals: add 95 % intervals over 1000 bootstrap resamples of the test images. Default False.
+        confidence_intervals: add 95 % intervals, see `bootstrap_intervals`. Default False.
         experts: what the columns are; default `EXPERTS` (average, cls, distillation).
 
     Returns:
-        A dict that `json.dump` writes as it is: `num_images`, `class_names`, `class_counts`, `groups`, and `experts`,
-        which holds for each of them the percentages `overall`, `head`, `mid`, `tail` and `balanced_accuracy`, the
-        list `per_class`, and on request `confidence_intervals`, lists `[low, high]` by the names of the percentages;
-        None where there is no test image.
+        A dict that `json.dump` writes as it is: `num_images`, `class_names`, `class_counts` (training images),
+        `test_counts` (test images per class), `groups`, and `experts`, which holds for each of them the percentages
+        `overall`, `head`, `mid`, `tail` and `balanced_accuracy`, the list `per_class`, and on request
+        `confidence_intervals`, lists `[low, high]` by the names of the percentages; None where there is no test image.
 
     Raises:
         DeiTLTError: as for `grouped_accuracy`; `predictions` have not a column for each of `experts`; `class_names`,
@@ -159,6 +159,7 @@ def expert_metrics(
         "num_images": len(predictions),
         "class_names": [str(name) for name in class_names],
         "class_counts": [int(count) for count in class_counts],
+        "test_counts": images.tolist(),
         "groups": members,
         "experts": none_for_nan(measured),
     }
@@ -167,8 +168,8 @@ def expert_metrics(
 def format_table(metrics: Mapping[str, Any]) -> str:
     """The result of `expert_metrics` as aligned text: a row per expert, accuracies in percent with one decimal.
 
-    A group without test images shows "-". Intervals follow in brackets if `metrics` has them. The last line says what
-    the groups are.
+    A group without test images shows "-". Intervals follow in brackets if `metrics` has them. The last lines say what
+    the intervals and the groups are.
 
     Args:
         metrics: what `expert_metrics` returned, or the same read back from JSON.
@@ -192,7 +193,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     width = max(8, 2 + max(len(cell) for row in rows[1:] for cell in row[1:]))
     lines = [f"{name:<12}" + "".join(f"{cell:>{width}}" for cell in cells) for name, *cells in rows]
     if intervals:
-        lines.append("in brackets: 95 % intervals from bootstrap resamples of the test images")
+        lines.append(f"in brackets: {describe_intervals(metrics.get('test_counts', ()))}")
     lines.append(", ".join(f"{name}: {describe_group(metrics, name)}" for name in GROUPS))
     return "\n".join(lines)
 
@@ -203,19 +204,39 @@ def _cell(accuracy: float | None, interval: Sequence[float] | None) -> str:
     return f"{accuracy:.1f}" if interval is None else f"{accuracy:.1f} [{interval[0]:.1f}, {interval[1]:.1f}]"
 
 
-def describe_group(metrics: Mapping[str, Any], name: str) -> str:
-    """A group in words: how many classes, and how many training images they have.
+def describe_intervals(test_counts: Sequence[int]) -> str:
+    """What the intervals are, and what they leave out.
+
+    Args:
+        test_counts: test images per class.
 
     Example:
-        >>> describe_group({"class_counts": [90, 3], "groups": {"tail": [1]}}, "tail")
-        '1 class with 3 training images'
+        >>> describe_intervals([40, 3, 0])
+        "95 % intervals from bootstrap resamples of each class's test images"
     """
-    counts = [metrics["class_counts"][class_id] for class_id in metrics["groups"][name]]
+    said = "95 % intervals from bootstrap resamples of each class's test images"
+    # Several such classes say how much they vary, one says nothing; see `resample_cells`.
+    return f"{said}; too narrow, for one class has a single one" if list(test_counts).count(1) == 1 else said
+
+
+def describe_group(metrics: Mapping[str, Any], name: str) -> str:
+    """A group in words: how many classes, how many training images they have, and how many of them were tested.
+
+    Example:
+        >>> metrics = {"class_counts": [90, 3, 2], "groups": {"tail": [1, 2]}, "test_counts": [9, 1, 0]}
+        >>> describe_group(metrics, "tail")
+        '2 classes with 3-2 training images (1 with test images)'
+    """
+    members = metrics["groups"][name]
+    counts = [metrics["class_counts"][class_id] for class_id in members]
     if not counts:
         return "no classes"
     classes = "1 class" if len(counts) == 1 else f"{len(counts)} classes"
     images = f"{max(counts)}" if max(counts) == min(counts) else f"{max(counts)}-{min(counts)}"
-    return f"{classes} with {images} training images"
+    test_counts = metrics.get("test_counts")  # results of earlier versions have none
+    tested = len(counts) if test_counts is None else sum(test_counts[class_id] > 0 for class_id in members)
+    untested = "" if tested == len(counts) else f" ({tested or 'none'} with test images)"
+    return f"{classes} with {images} training images{untested}"
 
 
 @contextmanager

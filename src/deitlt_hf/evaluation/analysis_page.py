@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from matplotlib.figure import Figure
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.accuracy import EXPERT_LABELS, GROUPS, describe_group
+from deitlt_hf.evaluation.accuracy import EXPERT_LABELS, GROUPS, describe_group, describe_intervals
 from deitlt_hf.evaluation.analysis_figures.classes import (
     agreement_figure,
     class_frequency_figure,
@@ -218,8 +218,8 @@ def _accuracies(records: Mapping[str, Mapping[str, Any]], comparison: Mapping[st
     rows = [[name, *map(format_difference, of.values())] for name, of in comparison["differences"].items()]
     parts.append(_table([f"better than {comparison['reference']} by (points)", *labels], rows))
     parts.append(
-        "<p>In brackets: 95 % intervals over bootstrap resamples of the test images, of differences over the same "
-        "resamples for both models. A star: the interval does not hold 0.</p>"
+        f"<p>In brackets: {escape(describe_intervals(comparison.get('test_counts', ())))}; of differences, the same "
+        "resamples for both models. A star: significant, the interval excludes 0.</p>"
     )
     return "\n".join([*parts, _crossings(records)])
 

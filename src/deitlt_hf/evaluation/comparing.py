@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, printable
+from deitlt_hf.evaluation.accuracy import describe_intervals
 from deitlt_hf.evaluation.long_tail_accuracy.scores import (
     GROUPS,
     accuracies,
@@ -33,7 +34,8 @@ def compare_models(analyses: Mapping[str, Analysis]) -> dict[str, Any]:
             order.
 
     Returns:
-        A dict that `json.dump` writes as it is: `reference`, the first name; `accuracies`, for each model the
+        A dict that `json.dump` writes as it is: `reference`, the first name; `test_counts`, test images per
+        class; `accuracies`, for each model the
         percentages `overall`, `head`, `mid`, `tail` and `balanced_accuracy` as `{"value", "interval"}`; `differences`,
         for each other model `{"value", "interval", "excludes_zero"}` in points, above 0 where it is better than the
         first. Intervals are `[low, high]`, 95 % over 1000 bootstrap resamples of the images; None without test images.
@@ -58,6 +60,7 @@ def compare_models(analyses: Mapping[str, Analysis]) -> dict[str, Any]:
     predictions = {name: own_prediction(analysis) for name, analysis in analyses.items()}
     return {
         "reference": reference,
+        "test_counts": np.bincount(first.labels, minlength=len(first.record["class_counts"])).tolist(),
         "accuracies": {name: _measured(predictions[name], first.labels, groups) for name in analyses},
         "differences": {
             name: paired_differences(predictions[reference], predictions[name], first.labels, groups) for name in others
@@ -104,7 +107,8 @@ def paired_differences(
     """Accuracy of the second prediction minus that of the first, with 95 % bootstrap intervals over the same resamples.
 
     An image that is hard for one model is mostly hard for the other, so their accuracies rise and fall together over
-    resamples and the difference is known better than either of them.
+    resamples and the difference is known better than either of them. Images are drawn as in
+    `bootstrap_intervals`: for `overall` from all, for means over classes within the classes.
 
     Args:
         first, second: predicted class ids, ints `(N,)`.
@@ -127,26 +131,31 @@ def paired_differences(
     num_classes = 1 + max(int(ids.max()) for ids in members.values() if ids.size)
     # Four cells per class: neither is right, only the second, only the first, both.
     cell = 4 * labels + 2 * (first == labels) + (second == labels)
-    cells = np.bincount(cell, minlength=4 * num_classes)
+    cells = np.bincount(cell, minlength=4 * num_classes).reshape(num_classes, 4)
+    images = cells.sum(-1)
 
     def difference(cells: np.ndarray) -> dict[str, np.ndarray]:
-        neither, only_second, only_first, both = np.moveaxis(cells.reshape(*cells.shape[:-1], num_classes, 4), -1, 0)
-        images = neither + only_second + only_first + both
+        _, only_second, only_first, both = np.moveaxis(cells, -1, 0)
         of_first, of_second = (accuracies(images, alone + both, members) for alone in (only_first, only_second))
         return {name: of_second[name] - of_first[name] for name in MEASURES}
 
+    def overall_difference(cells: np.ndarray) -> np.ndarray:
+        _, only_second, only_first, _ = np.moveaxis(cells, -1, 0)
+        return 100 * (only_second - only_first)[:, 0] / images.sum()
+
     value = difference(cells)
-    resampled = [difference(chunk) for chunk in resample_cells(cells, num_resamples, seed)]
-    return {
-        name: _difference(value[name], percentile_interval(np.concatenate([chunk[name] for chunk in resampled])))
-        for name in MEASURES
-    }
+    chunks = [difference(chunk) for chunk in resample_cells(cells, num_resamples, seed)]
+    resampled = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in MEASURES}
+    of_all = resample_cells(cells.sum(0)[None], num_resamples, seed)
+    resampled["overall"] = np.concatenate([overall_difference(chunk) for chunk in of_all])
+    intervals = {name: np.clip(percentile_interval(resampled[name]), -100, 100).tolist() for name in MEASURES}
+    return {name: _difference(value[name], intervals[name]) for name in MEASURES}
 
 
 def format_comparison(comparison: Mapping[str, Any]) -> str:
     """The result of `compare_models` as aligned text: accuracies in percent, then differences in points.
 
-    A star stands behind a difference whose interval does not hold 0.
+    A star stands behind a difference whose interval excludes 0.
 
     Example:
         >>> value = {"value": 50.0, "interval": [45.0, 55.0]}
@@ -160,8 +169,8 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
         'B - A  +2.0 [+1.0, +3.0] * '
     """
     rows = [["", *MEASURE_LABELS.values()]]
-    rows += [[name, *map(format_accuracy, of.values())] for name, of in comparison["accuracies"].items()]
-    titles = [f"{name} - {comparison['reference']}" for name in comparison["differences"]]
+    rows += [[printable(name), *map(format_accuracy, of.values())] for name, of in comparison["accuracies"].items()]
+    titles = [printable(f"{name} - {comparison['reference']}") for name in comparison["differences"]]
     differences = [[*map(format_difference, of.values())] for of in comparison["differences"].values()]
     rows += [[title, *cells] for title, cells in zip(titles, differences, strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -172,7 +181,8 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
         for row in rows
     ]
     lines.insert(1 + len(comparison["accuracies"]), "")
-    lines.append("in brackets: 95 % intervals from bootstrap resamples of the test images; *: does not hold 0")
+    lines.append(f"in brackets: {describe_intervals(comparison.get('test_counts', ()))}")
+    lines.append("*: significant, the interval excludes 0")
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -189,7 +199,7 @@ def format_accuracy(measured: Mapping[str, Any]) -> str:
 
 
 def format_difference(measured: Mapping[str, Any]) -> str:
-    """A difference and its interval in points, with their signs, and a star where the interval does not hold 0.
+    """A difference and its interval in points, with their signs, and a star where the interval excludes 0.
 
     Example:
         >>> format_difference({"value": -2.0, "interval": [-3.0, -1.0], "excludes_zero": True})

@@ -104,9 +104,9 @@ def export_model(
             difference, agreement = _compare_int8(model, file)
         _save_plain_json(model, processor, unfinished, int8)
         # What 8 bits do to the accuracy nobody has measured.
-        for file in _told_by_run(os.fspath(source), revision, () if int8 else (METRICS_FILE,)):
-            is_recipe = file.name == RECIPE_FILE
-            (unfinished / file.name).write_text(public_recipe(file) if is_recipe else file.read_text())
+        for told in _told_by_run(os.fspath(source), revision, () if int8 else (METRICS_FILE,)):
+            is_recipe = told.name == RECIPE_FILE
+            (unfinished / told.name).write_text(public_recipe(told) if is_recipe else told.read_text())
     return ExportReport(Path(out) / file.name, difference, agreement)
 
 

@@ -20,7 +20,15 @@ from deitlt_hf.hub.cards.adapter import ADAPTER_FILE, CLASSES_FILE, is_adapter, 
 from deitlt_hf.hub.cards.facts import read_facts
 from deitlt_hf.hub.cards.model_card import CARD_FILE, card_of, is_generated, model_card
 from deitlt_hf.hub.remote_code import add_remote_code, code_files
-from deitlt_hf.hub.repository import address_of, check_hub, commit_folder, list_files, make_repository
+from deitlt_hf.hub.repository import (
+    address_of,
+    check_hub,
+    commit_folder,
+    is_inside,
+    list_files,
+    make_repository,
+    say_left_out,
+)
 from deitlt_hf.hub.run_record import (
     METRICS_FILE,
     RECIPE_FILE,
@@ -57,7 +65,8 @@ def push_model(
     """Upload a saved model with its card, metrics, pictures and recipe, in one commit.
 
     The repository is complete afterwards, or as it was before; after an interruption, a repeated push does not send
-    again what arrived. Pickles, checkpoints and the state of an optimiser stay behind.
+    again what arrived. Pickles, checkpoints and the state of an optimiser stay behind, and so do links that lead out of
+    the directory, which a line names.
 
     Args:
         directory: of a run, a `checkpoint-N` in one, averaged weights (`ema`), a converted or exported model, or an
@@ -104,9 +113,7 @@ def model_files(directory: str | os.PathLike[str]) -> list[Path]:
     path = Path(directory)
     if not path.is_dir():
         raise DeiTLTError(f"there is no directory {directory}; pass the output of `deitlt train`, or a saved model")
-    files = {
-        entry.name: entry for entry in sorted(path.iterdir()) if entry.is_file() and _is_one_of(UPLOADED, entry.name)
-    }
+    files = {file.name: file for file in _uploaded_files(path) if is_inside(file, path)}
     if not any(name in files for name in ("config.json", "adapter_config.json")):
         raise DeiTLTError(f"{directory} has no config.json; pass the output of `deitlt train`, or a saved model")
     if not any(_is_one_of(WEIGHTS, name) for name in files):
@@ -118,10 +125,19 @@ def model_files(directory: str | os.PathLike[str]) -> list[Path]:
     while _PART_OF_A_RUN.fullmatch(run.name):
         run = run.parent
         for name in ("preprocessor_config.json", *OF_THE_RUN):
-            if (run / name).is_file():
+            if (run / name).is_file() and is_inside(run / name, run):
                 files.setdefault(name, run / name)
-    code = code_files(path) if "config.json" in files else []
+    code = [file for file in code_files(path) if is_inside(file, path)] if "config.json" in files else []
     return sorted([*files.values(), *code], key=lambda file: file.name)
+
+
+def _uploaded_files(directory: Path) -> list[Path]:
+    return [path for path in sorted(directory.iterdir()) if path.is_file() and _is_one_of(UPLOADED, path.name)]
+
+
+def _say_what_stays(directory: Path) -> None:
+    """Links that lead out of the directory are not uploaded: nobody asked to send what they lead to."""
+    say_left_out(file for file in _uploaded_files(directory) if not is_inside(file, directory))
 
 
 def stage_model(
@@ -145,6 +161,7 @@ def stage_model(
         >>> stage_model("runs/cifar10-lt-small", "empty", "me/cifar10-lt-small")  # doctest: +SKIP
     """
     directory, folder = Path(directory), Path(folder)
+    _say_what_stays(directory)
     for file in model_files(directory):
         if _is_one_of(WEIGHTS, file.name):
             link_or_copy(file, folder / file.name)
@@ -252,7 +269,7 @@ def _refuse_beside_weights_of_pytorch(repo_id: str, branch: str | None) -> None:
 def link_or_copy(source: Path, target: Path) -> None:
     """A hard link, so that nothing is copied and the file stays when its first name goes; a copy across systems."""
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)
     except OSError:
         shutil.copyfile(source, target)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, notice
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +126,26 @@ def list_files(repo_id: str, kind: str = "model", branch: str | None = None, tok
         raise hub_error(repo_id, error) from error
 
 
+def is_inside(file: Path, directory: Path) -> bool:
+    """Whether a file lies in a directory, and is no link to another place of this machine.
+
+    Example:
+        >>> _ = Path("inside").mkdir(), Path("secret.png").write_bytes(b""), Path("inside/a.png").write_bytes(b"")
+        >>> Path("inside/leak.png").symlink_to("../secret.png")
+        >>> is_inside(Path("inside/a.png"), Path("inside")), is_inside(Path("inside/leak.png"), Path("inside"))
+        (True, False)
+    """
+    return file.resolve().is_relative_to(directory.resolve())
+
+
+def say_left_out(links: Iterable[Path]) -> None:
+    """Name links that are not uploaded, if there are any."""
+    names = [str(link) for link in links]
+    if names:
+        what = "it is a link" if len(names) == 1 else "they are links"
+        notice(f"not uploaded, for {what} to another place of this machine: {', '.join(names)}")
+
+
 def commit_folder(
     folder: str | os.PathLike[str],
     repo_id: str,
@@ -140,7 +160,7 @@ def commit_folder(
     Files in large file storage arrive before the commit; after an interruption, those that arrived are not sent again.
 
     Args:
-        folder: whose files take their names in the repository, subfolders included.
+        folder: whose files take their names in the repository, subfolders included; links out of it stay behind.
         repo_id: of a repository that is there.
         message: of the commit.
         kind: `"model"` or `"dataset"`.
@@ -160,7 +180,9 @@ def commit_folder(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     folder = Path(folder)
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    say_left_out(path for path in found if not is_inside(path, folder))
+    files = {path.relative_to(folder).as_posix(): path for path in found if is_inside(path, folder)}
     there = list_files(repo_id, kind, branch, token)
     gone = [name for name in there if name not in files and any(fnmatch(name, pattern) for pattern in stale)]
     try:

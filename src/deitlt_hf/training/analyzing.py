@@ -18,7 +18,7 @@ from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.analysis.analyze import Analysis, analyze_model
 from deitlt_hf.evaluation.analysis.vit import patches_of
 from deitlt_hf.hub.loading import load_any_classifier, load_image_processor, load_run_settings
-from deitlt_hf.hub.run_record import RUN_FILE, read_json
+from deitlt_hf.hub.run_record import RUN_FILE, is_hub_id, last_part, read_json
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.training.frozen_teacher import FrozenTeacher
 from deitlt_hf.training.run_data import DataArguments, Images, images_for_model
@@ -71,7 +71,7 @@ def analyze_saved_model(
         class_names=images.class_names,
         class_counts=images.class_counts,
         groups=images.class_groups,
-        source=source,
+        source=source if is_hub_id(source) else last_part(source),  # a page to send around names no place of a machine
         teacher=_teacher_of(model, source, settings, teacher, pixels, device or model.device),
         device=device,
         dist_is_trained=settings.get("distillation_type") != "none",

@@ -137,14 +137,18 @@ class PushingTrainer(Trainer):
         try:
             stage_model(directory, folder, self.hub_model_id, revision or self.args.hub_revision)
             if resumable_as is not None:
-                no_pickled_arguments = shutil.ignore_patterns(TRAINING_ARGS_NAME)
                 resumable = folder / resumable_as
-                shutil.copytree(directory, resumable, ignore=no_pickled_arguments, copy_function=link_or_copy)
+                shutil.copytree(directory, resumable, ignore=_pickled_arguments_and_links, copy_function=link_or_copy)
                 _hide_the_best_checkpoint(resumable / TRAINER_STATE_NAME)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return commit
+
+
+def _pickled_arguments_and_links(folder: str, names: list[str]) -> list[str]:
+    """What of a checkpoint stays on this machine; what links lead to is none of it."""
+    return [name for name in names if name == TRAINING_ARGS_NAME or Path(folder, name).is_symlink()]
 
 
 def _hide_the_best_checkpoint(state_file: Path) -> None:

@@ -42,12 +42,12 @@ class LongTailAccuracy(evaluate.Metric):
         references: true class ids, ints of shape `(N,)`.
         class_counts: training images per class, in label order; they make the groups.
         thresholds: `(high, low)`: head classes have more than `high` training images, tail classes fewer than `low`.
-            Default `(100, 20)`.
+            By default `(100, 20)`, or thirds of the classes by frequency where that would leave a group empty.
         boundaries: `(first, second)`: in order of falling class counts the first `first` classes are head, those up to
             `second` mid, the rest tail. Overrides `thresholds`.
         groups: `{"head": [...], "mid": [...], "tail": [...]}`, lists of class ids, in place of `class_counts`.
         confidence_intervals: add 95 % intervals, see Returns. Default False.
-        num_resamples: of the test images, for the intervals. Default 1000.
+        num_resamples: of each class's test images, for the intervals. Default 1000.
         seed: of the resamples, at least 0. Default 0.
 
     Returns:
@@ -86,7 +86,7 @@ class LongTailAccuracy(evaluate.Metric):
         references: np.ndarray,
         class_counts: Sequence[int] | None = None,
         groups: Mapping[str, Sequence[int]] | None = None,
-        thresholds: tuple[int, int] = (100, 20),
+        thresholds: tuple[int, int] | None = None,
         boundaries: tuple[int, int] | None = None,
         confidence_intervals: bool = False,
         num_resamples: int = 1000,

@@ -11,19 +11,23 @@ from typing import Any
 import numpy as np
 
 GROUPS = ("head", "mid", "tail")
+USUAL_THRESHOLDS = (100, 20)
 CELLS_AT_ONCE = 1_000_000  # of resamples x classes x 2 in memory: 8 MB for each of a handful of arrays
 
 
 def groups_by_count(
-    class_counts: Sequence[int], thresholds: tuple[int, int] = (100, 20), boundaries: tuple[int, int] | None = None
+    class_counts: Sequence[int],
+    thresholds: tuple[int, int] | None = None,
+    boundaries: tuple[int, int] | None = None,
 ) -> dict[str, list[int]]:
     """Split the classes into head, mid and tail by their number of training images.
 
-    A copy of `deitlt_hf.class_groups`, which cannot be imported where `evaluate` loads the metric alone.
+    `deitlt_hf.class_groups` is this, for those who have the package.
 
     Args:
         class_counts: training images per class, in label order, each at least 1.
-        thresholds: `(high, low)`: head classes have more than `high` images, tail classes fewer than `low`.
+        thresholds: `(high, low)`: head classes have more than `high` images, tail classes fewer than `low`. By default
+            `(100, 20)`, or thirds of the classes by frequency where that would leave a group empty.
         boundaries: `(first, second)`: in order of falling frequency the first `first` classes are head, those up to
             `second` mid, the rest tail. Overrides `thresholds`.
 
@@ -41,20 +45,33 @@ def groups_by_count(
     if empty is not None:
         raise ValueError(f"class {empty} has {class_counts[empty]} training images: pass counts of at least 1")
     if boundaries is not None:
-        first, second = boundaries
-        if not 0 <= first <= second <= len(class_counts):
-            raise ValueError(
-                f"boundaries are {tuple(boundaries)}: pass two rising numbers from 0 to {len(class_counts)}"
-            )
-        by_frequency = sorted(range(len(class_counts)), key=lambda label: -class_counts[label])
-        return {"head": by_frequency[:first], "mid": by_frequency[first:second], "tail": by_frequency[second:]}
-    high, low = thresholds
+        return _cut(class_counts, *boundaries)
+    high, low = USUAL_THRESHOLDS if thresholds is None else thresholds
     if high < low:
-        raise ValueError(f"thresholds are {tuple(thresholds)}: pass the head's first, such as (100, 20)")
+        raise ValueError(f"thresholds are {(high, low)}: pass the head's first, such as (100, 20)")
     groups: dict[str, list[int]] = {"head": [], "mid": [], "tail": []}
     for label, count in enumerate(class_counts):
         groups["head" if count > high else "tail" if count < low else "mid"].append(label)
-    return groups
+    thirds = _thirds(class_counts)
+    return _cut(class_counts, *thirds) if thresholds is None and thirds and not all(groups.values()) else groups
+
+
+def _cut(class_counts: Sequence[int], first: int, second: int) -> dict[str, list[int]]:
+    """Head, mid and tail of the classes in order of falling frequency."""
+    if not 0 <= first <= second <= len(class_counts):
+        raise ValueError(f"boundaries are {(first, second)}: pass two rising numbers from 0 to {len(class_counts)}")
+    by_frequency = sorted(range(len(class_counts)), key=lambda label: -class_counts[label])
+    return {"head": by_frequency[:first], "mid": by_frequency[first:second], "tail": by_frequency[second:]}
+
+
+def _thirds(class_counts: Sequence[int]) -> tuple[int, int] | None:
+    """The cuts nearest to thirds that leave equally frequent classes together; None for classes that all are."""
+    falling = sorted(class_counts, reverse=True)
+    cuts = [place for place in range(1, len(falling)) if falling[place - 1] > falling[place]]
+    if not cuts:
+        return None
+    first, second = (min(cuts, key=lambda cut: abs(cut - part * len(falling) / 3)) for part in (1, 2))
+    return first, second
 
 
 def to_numpy(values: Any) -> np.ndarray:
@@ -197,8 +214,10 @@ def bootstrap_intervals(
 ) -> dict[str, list[float]]:
     """95 % intervals of `accuracies`: the 2.5th and 97.5th percentiles over resamples of the test images.
 
-    A resample draws as many images as there are, with replacement. It matters only how many of them fall on each class,
-    right or wrong, so these counts are drawn. A class that a resample misses is left out of that resample's means.
+    For means over classes, a resample draws from each class as many images as it has, with replacement (a stratified
+    bootstrap): one of all images would lose classes that have few. See `resample_cells` for classes with very few; a
+    class that alone has a single test image stays as it is, and the intervals are too narrow by its chance. `overall`
+    counts images, and a resample for it draws from all of them.
 
     Args:
         images, correct: counts per class, ints of shape `(num_classes,)`, of at least one image.
@@ -217,45 +236,56 @@ def bootstrap_intervals(
         >>> bootstrap_intervals(np.array([50, 50]), np.array([50, 25]), members)["head"]
         [100.0, 100.0]
     """
-    resamples = resample_cells(np.concatenate([correct, images - correct]), num_resamples, seed)
-    means = []
-    for cells in resamples:
-        right, wrong = np.split(cells, 2, axis=1)
-        means.append(accuracies(right + wrong, right, members))
-    return {name: percentile_interval(np.concatenate([chunk[name] for chunk in means])) for name in means[0]}
+    cells = np.stack([correct, images - correct], axis=-1)
+    of_classes = [accuracies(images, drawn[..., 0], members) for drawn in resample_cells(cells, num_resamples, seed)]
+    of_all = [
+        percent(drawn[:, 0, 0], images.sum()) for drawn in resample_cells(cells.sum(0)[None], num_resamples, seed)
+    ]
+    resampled = {name: np.concatenate([chunk[name] for chunk in of_classes]) for name in of_classes[0]}
+    resampled["overall"] = np.concatenate(of_all)
+    return {name: np.clip(percentile_interval(values), 0, 100).tolist() for name, values in resampled.items()}
 
 
 def resample_cells(cells: np.ndarray, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Draw as many images as there are, with replacement, again and again, where only each image's cell matters.
+    """Draw from each class as many images as it has, with replacement, where only each image's outcome matters.
+
+    Of `n` images a resample varies by a share of `(n - 1) / n` of what new images would: noticeably too little for
+    classes of a few. So the difference of each resample from the images is scaled by `sqrt(n / (n - 1))` (Rao and Wu,
+    1988, equation 2.4), which makes its variance the unbiased one. Classes with a single image are the same in every
+    resample of their own; they vary as all such classes together do (collapsed strata, Cochran 1977, section 5A.12).
 
     Args:
-        cells: images per cell, ints `(cells,)`, of at least one image.
+        cells: images per class and outcome (such as right and wrong), ints `(classes, outcomes)`.
         num_resamples: at least 1.
         seed: of numpy's generator, at least 0.
 
     Yields:
-        Images per cell of some of the resamples, int64 `(resamples, cells)`, as few as fit into little memory.
+        The same for some of the resamples, float64 `(resamples, classes, outcomes)`, as few as fit into little memory.
 
     Raises:
         ValueError: `num_resamples` below 1 or a negative seed.
 
     Example:
-        >>> next(resample_cells(np.array([3, 0]), num_resamples=2, seed=0))
-        array([[3, 0],
-               [3, 0]])
+        >>> next(resample_cells(np.array([[3, 0], [0, 1]]), num_resamples=2, seed=0)).tolist()
+        [[[3.0, 0.0], [0.0, 1.0]], [[3.0, 0.0], [0.0, 1.0]]]
     """
     if num_resamples < 1:
         raise ValueError(f"num_resamples is {num_resamples}: pass at least 1, such as 1000")
     if seed < 0:
         raise ValueError(f"seed is {seed}: pass an int of at least 0")
     generator = np.random.default_rng(seed)
-    drawn_from = np.flatnonzero(cells)  # an empty cell stays empty
-    shares = cells[drawn_from] / cells.sum()
+    images = cells.sum(-1)
+    shares = cells / np.maximum(images, 1)[:, None]
+    alike = images.copy()  # images that a class varies by
+    single = images == 1
+    if single.any():
+        shares[single] = shares[single].mean(0)
+        alike[single] = single.sum()
+    scale = np.sqrt(alike / np.maximum(alike - 1, 1))[:, None]
     at_once = max(1, CELLS_AT_ONCE // cells.size)
     for start in range(0, num_resamples, at_once):
-        counts = np.zeros((min(at_once, num_resamples - start), cells.size), dtype=np.int64)
-        counts[:, drawn_from] = generator.multinomial(cells.sum(), shares, size=len(counts))
-        yield counts
+        drawn = generator.multinomial(images, shares, size=(min(at_once, num_resamples - start), len(cells)))
+        yield cells + scale * (drawn - images[:, None] * shares)
 
 
 def percentile_interval(values: np.ndarray) -> list[float]:
@@ -275,7 +305,8 @@ def _mean_of_tested(per_class: np.ndarray) -> np.ndarray:
 
 
 def _divide(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    return np.divide(total, count, out=np.full(np.shape(count), np.nan), where=count > 0)
+    total, count = np.broadcast_arrays(total, count)
+    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
 
 
 def _as_class_ids(predictions: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ _MEANING = (
     "Overall is the share of test images that are right. A group's accuracy is the mean over its classes of each "
     "class's accuracy, so that every class of a group weighs the same however many test images it has."
 )
+FEW_IMAGES = 10  # fewer leave an accuracy unknown to more than 30 points
 _SHORT = {"average": "the average", "cls": "CLS", "distillation": "DIST"}
 
 
@@ -107,6 +108,11 @@ def _few_test_images(facts: ModelFacts) -> str | None:
         rarest += f" {counted} and"
     if tested == 0:
         return f"**Not every class was tested.** {rarest} no test image, so that nothing is known of it."
+    if tested < FEW_IMAGES:
+        return (
+            f"**Accuracies of rare classes are uncertain.** {rarest} {_images(tested, 'test')}, too few to say what "
+            "its accuracy is. The mean over a group is the steadier the more classes it has."
+        )
     half = min(98 / math.sqrt(tested), 50)  # 1.96 standard deviations of a share of one half, in percent
     return (
         f"**Accuracies of rare classes are uncertain.** {rarest} {_images(tested, 'test')}: one test image is "
