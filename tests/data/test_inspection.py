@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tracemalloc
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -247,7 +248,7 @@ def test_a_source_is_loaded(tmp_path, of_type):
     for name, images in {"cat": 6, "lynx": 2}.items():
         (tmp_path / name).mkdir()
         for index in range(images):
-            (tmp_path / name / f"{index}.png").write_bytes(encoded(8, 8, seed=index + images)["bytes"])
+            (tmp_path / name / f"{index}.png").write_bytes(encoded(8, 8, seed=index + images))
     found = inspect_dataset(of_type(tmp_path), progress=False)
     assert found.class_names == ["cat", "lynx"]
     assert sum(split.images for split in found.splits.values()) == 8

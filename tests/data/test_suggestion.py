@@ -132,7 +132,8 @@ def test_every_suggestion_makes_a_valid_run(images, side, tmp_path):
         ([500, 50, 5], None),
         ([5000, 3000, 1000, 500, 300, 200], [2, 4]),
         ([19, 5, 3], [1, 2]),
-        ([500, 5], [1, 1]),
+        ([500, 5], None),  # thresholds and thirds agree
+        ([90, 5], [1, 1]),
         ([150] * 10, None),  # equally frequent classes stay together
         ([9, 9, 9, 9, 3, 3], [4, 4]),
     ],
