@@ -41,6 +41,7 @@ def run(argv: Sequence[str]) -> None:
 
     parser = DataclassParser(
         [DataArguments, AnalyzeArguments],
+        of_run=DataArguments,
         prog="deitlt analyze",
         usage="deitlt analyze MODEL --out DIR [options]",
         description="Accuracy, attention, features and calibration of a student, DeiT or ViT, as a page with figures. "

@@ -37,9 +37,10 @@ def run(argv: Sequence[str]) -> None:
 
     parser = DataclassParser(
         [DataArguments, CompareArguments],
+        of_run=DataArguments,
         prog="deitlt compare",
         usage="deitlt compare MODEL MODEL ... [options]",
-        description="Models side by side: accuracies with 95 %% intervals, differences from the first, and figures. "
+        description="Models side by side: accuracies with 95 % intervals, differences from the first, and figures. "
         "The data are those of the first model's run unless flags say otherwise.",
         allow_abbrev=False,
     )

@@ -35,6 +35,7 @@ def run(argv: Sequence[str]) -> None:
 
     parser = DataclassParser(
         [DataArguments, EvaluateArguments],
+        of_run=DataArguments,
         prog="deitlt evaluate",
         usage="deitlt evaluate MODEL [options]",
         description="Accuracy of a student's experts. The data are those of the run unless flags say otherwise.",

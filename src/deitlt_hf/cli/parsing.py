@@ -72,8 +72,29 @@ if TYPE_CHECKING:
     from deitlt_hf.training.measured_data import DataChoice
 
 
+class _ShownDefaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults behind the help, but for those that are none and those that the help tells itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        is_told = action.default is None or "(default:" in (action.help or "")
+        return action.help if is_told else super()._get_help_string(action)
+
+
 class DataclassParser(OneLineParser, HfArgumentParser):
-    """transformers' parser of dataclasses."""
+    """transformers' parser of dataclasses.
+
+    Args:
+        dataclass_types: whose fields are flags.
+        of_run: dataclass of them whose defaults are, for a model of a run, what that run had.
+        **kwargs: argparse's.
+    """
+
+    def __init__(self, dataclass_types: Sequence[type], of_run: type | None = None, **kwargs):
+        super().__init__(dataclass_types, formatter_class=_ShownDefaults, **kwargs)
+        names = {part.name for part in dataclasses.fields(of_run)} if of_run else set()
+        for action in self._actions:
+            if action.dest in names:
+                action.help = f"{action.help} (default: as in the model's run)"
 
     def parse_into(self, argv: Sequence[str]) -> list[Any]:
         """Instances of the dataclasses, and a namespace of the other arguments."""
