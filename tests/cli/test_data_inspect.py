@@ -92,7 +92,7 @@ def test_a_directory_of_other_files_is_left_alone(animals, tmp_path):
         run([str(animals), "--out", str(tmp_path)])
     with pytest.raises(DeiTLTError, match="no directory"):
         run([str(animals), "--out", str(tmp_path / "thesis.tex")])
-    with pytest.raises(DeiTLTError, match="cannot be made"):
+    with pytest.raises(DeiTLTError, match="cannot write"):
         run([str(animals), "--out", str(tmp_path / "thesis.tex" / "out")])
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -159,7 +159,7 @@ def _splits(train: list, test: list | None = None, feature=None) -> DatasetDict:
         (_splits(["cat", "cat"]), "all images have the label 'cat': pass data with at least two classes"),
         (_splits(["cat"], test=["owl"]), "class without training images: class 1 of 2 .'owl'. has none"),
         (_splits([0, 1], feature=ClassLabel(names=NAMES)), "class without training images: class 2 of 3 .'eel'."),
-        (_splits([0, 1], test=[-1], feature=ClassLabel(names=NAMES)), "the test split has images without a label"),
+        (_splits([0, 1], test=[-1, 0], feature=ClassLabel(names=NAMES)), "the test split has images without a label"),
         (_splits([0, 1, None]), "the train split has images without a label"),
         (_splits([0.5], feature=Value("float32")), "the label column holds"),
         (_splits([0], test=["a"]), "give all splits the same label names"),

@@ -332,8 +332,8 @@ TREES: dict[str, Callable[[Path], None]] = {
     "an empty state.json": lambda tree: (tree / "state.json").write_text("{}"),
     "two classes of one name": saved_with_two_classes_of_one_name,
 }
-# These are no harm: there is nothing to read, or nothing to find.
-SOUND = {"a directory called .png", "a circle of folders"}
+# These are no harm: there is nothing to read or to find, or class folders are there to be read instead.
+SOUND = {"a directory called .png", "a circle of folders", "an empty train.parquet"}
 
 
 @pytest.mark.parametrize("wrong", TREES)

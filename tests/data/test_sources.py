@@ -116,7 +116,7 @@ def test_without_a_test_folder_a_part_of_each_class_is_held_out(tmp_path: Path) 
         ({"cat": 1, "owl": 1, "bat": 0, "eel": 0}, r"class folder 'bat' in .* holds no images \(and 1 more\): add"),
         ({"cat": 1}, "holds one class folder, 'cat': pass the directory whose folders are the classes"),
         ({"cat": 0}, "holds no data: pass one with a folder of images per class"),
-        ({"test/cat": 1}, "holds one class folder, 'test'"),
+        ({"test/cat": 1}, "the data have no train split, only test: name"),
     ],
 )
 def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, classes: dict[str, int], message: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.new_directory import check_is_writable
 
 NUMBERS_FILE, PICTURE_FILE = "inspection.json", "inspection.png"
 
@@ -60,6 +61,7 @@ def run(argv: Sequence[str]) -> None:
     inspection = inspect_dataset(splits, groups=groups)
     print(inspection.to_json() if options.json else format_inspection(inspection))
     if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)  # not before: it may lie in the data's directory
         save_figure(inspection_figure(inspection), directory / PICTURE_FILE)
         (directory / NUMBERS_FILE).write_text(inspection.to_json() + "\n")
         if not options.json:
@@ -70,11 +72,6 @@ def _check(directory: Path | None) -> None:
     """Refuse before the images are read what would fail after it."""
     if directory is None:
         return
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise DeiTLTError(f"{directory} is no directory; pass another --out") from error
-    except OSError as error:
-        raise DeiTLTError(f"{directory} cannot be made ({error.strerror}); pass another --out") from error
-    if not {path.name for path in directory.iterdir()} <= {NUMBERS_FILE, PICTURE_FILE}:
+    check_is_writable(directory, "--out")
+    if directory.is_dir() and not {path.name for path in directory.iterdir()} <= {NUMBERS_FILE, PICTURE_FILE}:
         raise DeiTLTError(f"{directory} holds files that are no inspection's; pass another --out")

@@ -42,7 +42,9 @@ def with_image_and_label(
         >>> with_image_and_label(DatasetDict(train=rows))["train"].features["label"].names
         ['lynx', 'owl']
     """
-    splits = DatasetDict(known_splits(splits, needs_train))
+    splits = DatasetDict(
+        known_splits(splits, needs_train, lambda split: _has_labels(split, image_column, label_column))
+    )
     image, label = find_columns(splits["train"].features, image_column, label_column)
     for name, split in splits.items():
         missing = [column for column in (image, label) if column not in split.column_names]
@@ -226,18 +228,31 @@ def _kind(feature: object) -> str | None:
 
 def _check_present(name: str, split: Dataset) -> None:
     """Raise for rows without a label: empty, an empty text, or the -1 that data sets of the hub write."""
-    column, kind = selected(split, split.data.column("label")), _kind(split.features["label"])
-    absent = column.is_null()
-    if kind == "name":
-        absent = pc.or_kleene(absent, pc.equal(column, ""))
-    elif kind == "id":
-        absent = pc.or_kleene(absent, pc.less(column, 0))
-    rows = np.flatnonzero(pc.fill_null(absent, True).to_numpy())
+    rows = _rows_without_label(split, "label")
     if rows.size:
         raise DeiTLTError(
             f"the {name} split has images without a label (-1 or empty), {rows.size} of {split.num_rows}, the first in "
             f"row {rows[0]}: remove them"
         )
+
+
+def _rows_without_label(split: Dataset, label: str) -> np.ndarray:
+    column, kind = selected(split, split.data.column(label)), _kind(split.features[label])
+    absent = column.is_null()
+    if kind == "name":
+        absent = pc.or_kleene(absent, pc.equal(column, ""))
+    elif kind == "id":
+        absent = pc.or_kleene(absent, pc.less(column, 0))
+    return np.flatnonzero(pc.fill_null(absent, True).to_numpy())
+
+
+def _has_labels(split: Dataset, image_column: str | None, label_column: str | None) -> bool:
+    """Whether an image of a split has a label; a published test split may have -1 for all."""
+    try:
+        _, label = find_columns(split.features, image_column, label_column)
+    except DeiTLTError:
+        return True  # another fault, of which the message names the columns
+    return split.num_rows == 0 or _rows_without_label(split, label).size < split.num_rows
 
 
 def _check_range(name: str, split: Dataset, num_classes: int) -> None:

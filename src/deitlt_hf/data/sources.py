@@ -14,10 +14,11 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 from datasets.table import CastError
 
 from deitlt_hf.data.columns import find_columns, with_image_and_label
-from deitlt_hf.data.folders import has_class_folders, read_image_folder
+from deitlt_hf.data.folders import class_folders_certain, has_class_folders, read_image_folder, split_folders
 from deitlt_hf.data.images import read_bytes
-from deitlt_hf.data.tables import TABLE_SUFFIXES, find_tables, read_tables
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.data.splits import some
+from deitlt_hf.data.tables import TABLE_SUFFIXES, by_split, find_tables, holds_predictions, read_tables
+from deitlt_hf.errors import DeiTLTError, notice
 
 Result = TypeVar("Result")
 Source = str | Path | Dataset | DatasetDict | IterableDataset | IterableDatasetDict
@@ -81,6 +82,8 @@ def _read_path(path: Path, names: Iterable[str], how: dict[str, Any]) -> Dataset
     if path.is_dir():
         return read_directory(path, **how)
     if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
+        if holds_predictions(path):
+            raise DeiTLTError(f"{str(path)!r} holds predictions, no labels: pass the images with their classes")
         return _read(path, lambda: read_tables({"train": [path]}, **how))
     if path.exists():
         raise DeiTLTError(f"{str(path)!r} is no list of images: pass a file with one of {', '.join(TABLE_SUFFIXES)}")
@@ -98,9 +101,9 @@ def read_directory(
     label_column: str | None = None,
     needs_train: bool = True,
 ) -> DatasetDict:
-    """Read what `save_to_disk` wrote, tables of images, or class folders, the first of them that is there.
+    """Read what `save_to_disk` wrote, class folders, or tables of images, the first of them that is there.
 
-    Lists beside class folders count only if they are called `metadata` or have the columns of a list of images. For
+    Tables beside class folders count only if they are called `metadata`; a notice says which was taken. For
     `needs_train` see `known_splits`.
 
     Returns:
@@ -122,15 +125,9 @@ def read_directory(
         saved = _read(directory, lambda: datasets.load_from_disk(str(directory)))
         saved = saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)
         return with_image_and_label(saved, image_column, label_column, needs_train)
-    tables = find_tables(directory)
-    if tables:
-        first = next(iter(tables.values()))[0]
-        certain = first.suffix == ".parquet" or first.stem == "metadata"
-        try:
-            return _read(directory, lambda: read_tables(tables, image_column, label_column, needs_train))
-        except DeiTLTError:
-            if certain or not has_class_folders(directory):
-                raise
+    if tables := _read(directory, lambda: _tables_that_count(directory)):
+        files = by_split(tables, directory)
+        return _read(directory, lambda: read_tables(files, image_column, label_column, needs_train))
     if not _read(directory, lambda: has_class_folders(directory)):
         raise DeiTLTError(
             f"data directory {str(directory)!r} holds no data: pass one with a folder of images per class, with "
@@ -143,6 +140,21 @@ def read_directory(
                 "pass a list of images"
             )
     return _read(directory, lambda: read_image_folder(directory, needs_train))
+
+
+def _tables_that_count(directory: Path) -> list[Path]:
+    """The tables of a directory; beside class folders only those called `metadata`, right in it or in a split's."""
+    tables = find_tables(directory)
+    if not tables or not class_folders_certain(directory):
+        return tables
+    places = {directory, *split_folders(directory)}
+    metadata = [path for path in tables if path.parent in places and "metadata" in path.stem.lower()]
+    shown = some(str(path.relative_to(directory)) for path in metadata or tables)
+    if metadata:
+        notice(f"{str(directory)!r}: {shown} is read and gives the classes, not the folders")
+    else:
+        notice(f"{str(directory)!r}: the class folders are read, not {shown}; pass a list itself to read that")
+    return metadata
 
 
 def load_from_hub(name: str, config: str | None = None) -> DatasetDict:

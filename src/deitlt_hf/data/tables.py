@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from datasets import DatasetDict, Features, Value
 
 from deitlt_hf.data.columns import class_names, find_columns, referenced_images, with_image_and_label
-from deitlt_hf.data.splits import SPLITS, known_splits
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.data.files import files_in
+from deitlt_hf.data.splits import SPLITS, known_splits, some, split_named
+from deitlt_hf.errors import DeiTLTError, notice
 
 Columns = dict[str, list]
 
@@ -25,35 +26,54 @@ Columns = dict[str, list]
 LISTED_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 TABLE_SUFFIXES = (*LISTED_SUFFIXES, ".json")
 
+# The columns that `deitlt predict` writes: what a model says is no label.
+PREDICTION_COLUMNS = ("file", "rank", "class", "average", "cls", "distillation")
+
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+_NO_LABEL = (None, "", -1, "-1")
+
 _WHOLE_NUMBER = re.compile("-?(0|[1-9][0-9]*)")
 
 
-def find_tables(directory: Path) -> dict[str, list[Path]]:
-    """The files of each split in a directory and the folders in it.
+def find_tables(directory: Path) -> list[Path]:
+    """The tables in a directory and the folders in it, without predictions of this package, in order of their paths.
 
-    The split's name starts a file's name (`train-00000-of-00001.parquet`, `test.csv`) or is its folder's. Where no file
-    has such a name, all of them are `train`. Only the first of `LISTED_SUFFIXES` that occurs is looked at.
+    What `files_in` passes over is no table either.
 
     Example:
-        >>> _ = Path("test.csv").write_text(""), Path("train_1.csv").write_text(""), Path("notes.csv").write_text("")
-        >>> {split: [path.name for path in paths] for split, paths in find_tables(Path()).items()}
-        {'test': ['test.csv'], 'train': ['train_1.csv']}
+        >>> _ = Path("list.csv").write_text("path,label"), Path("notes.txt").write_text("")
+        >>> _ = Path("predictions.csv").write_text("file,rank,class,average,cls,distillation")
+        >>> [path.name for path in find_tables(Path())]
+        ['list.csv']
     """
-    found = sorted(
-        Path(folder, name)
-        for folder, folders, names in os.walk(directory)
-        for name in names
-        if name.lower().endswith(LISTED_SUFFIXES) and not any(part.startswith(".") for part in Path(name).parts)
-    )
-    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(directory).parts)]
-    suffix = next((suffix for suffix in LISTED_SUFFIXES if any(_suffix(path) == suffix for path in found)), None)
-    found = [path for path in found if _suffix(path) == suffix]
-    by_split: dict[str, list[Path]] = {}
-    for path in found:
-        split = _split_in(path.relative_to(directory).parts)
-        if split is not None:
-            by_split.setdefault(split, []).append(path)
-    return by_split or ({"train": found} if found else {})
+    return sorted(path for path in map(Path, files_in(directory, LISTED_SUFFIXES)) if not holds_predictions(path))
+
+
+def by_split(tables: Sequence[Path], directory: Path) -> dict[str, list[Path]]:
+    """The tables of each split, told by their names (`train-00000-of-00001.parquet`, `birds_test.csv`) or folders.
+
+    Where no name says a split, all tables are `train`. Only those with the first of `LISTED_SUFFIXES` that occurs are
+    taken. Notices say what was taken and what was not, unless names are as plain as `train.csv`.
+
+    Example:
+        >>> tables = [Path("birds-test.csv"), Path("train_1.csv"), Path("notes.csv")]
+        >>> {split: [path.name for path in paths] for split, paths in by_split(tables, Path()).items()}
+        {'train': ['train_1.csv'], 'test': ['birds-test.csv']}
+    """
+    suffix = next(suffix for suffix in LISTED_SUFFIXES if any(_suffix(path) == suffix for path in tables))
+    of_suffix = [path for path in tables if _suffix(path) == suffix]
+    named = {path: _split_in(path.relative_to(directory)) for path in of_suffix}
+    found = {split: [path for path in of_suffix if named[path] == split] for split in SPLITS}
+    found = {split: paths for split, paths in found.items() if paths} or {"train": of_suffix}
+    taken = [path for paths in found.values() for path in paths]
+    left = [str(path.relative_to(directory)) for path in tables if path not in taken]
+    plain = all(_is_plain(path, split) for split, paths in found.items() for path in paths)
+    if left or not (plain or len(set(map(_family, of_suffix))) == 1):
+        said = ", ".join(
+            f"{some(str(path.relative_to(directory)) for path in paths)} as {split}" for split, paths in found.items()
+        )
+        notice(f"tables: {said}" + (f"; passed over: {some(left)}" if left else ""))
+    return found
 
 
 def read_tables(
@@ -81,8 +101,8 @@ def read_tables(
     """
     first = next(iter(files.values()))[0]
     if _suffix(first) == ".parquet" and not _refers_to_files(first, image_column, label_column):
-        by_split = {split: list(map(str, of_split)) for split, of_split in files.items()}
-        embedded = datasets.load_dataset("parquet", data_files=by_split)
+        names = {split: list(map(str, of_split)) for split, of_split in files.items()}
+        embedded = datasets.load_dataset("parquet", data_files=names)
         return with_image_and_label(embedded, image_column, label_column, needs_train)
     rows: dict[str, Columns] = {}
     for split, of_split in files.items():
@@ -91,7 +111,7 @@ def read_tables(
                 merged = rows.setdefault(name, {"image": [], "label": []})
                 for column, values in columns.items():
                     merged[column] += values
-    rows = known_splits(rows, needs_train)
+    rows = known_splits(rows, needs_train, is_labelled=lambda columns: not _all_missing(columns["label"]))
     labels = {label for columns in rows.values() for label in columns["label"]}
     ids: dict[Any, int] = {label: int(label) for label in labels} if all(map(_is_id, labels)) else {}
     names = class_names(list(set(ids.values()) or labels), len(rows["train"]["label"]))
@@ -114,24 +134,42 @@ def _read_table(
     except DeiTLTError as error:
         raise DeiTLTError(f"{path}: {error}") from error
     paths, labels = columns[image], columns[label]
-    _check_filled(path, image, paths)
-    _check_filled(path, label, labels)
-    _check_types(path, image, paths, (str,))
-    _check_types(path, label, labels, (str, int, float))
-    folder = os.path.join(path.parent.absolute(), "")
-    paths = [value if "://" in value or os.path.isabs(value) else folder + value for value in paths]
     split_column = next((name for name in columns if name.lower() == "split"), None)
     if split_column is None or not may_have_splits or split_column in (image, label):
-        return {split: {"image": paths, "label": labels}}
+        of_rows = [split] * len(paths)
+    else:
+        of_rows = [_split_value(path, split_column, value) for value in columns[split_column]]
+    # A published test split has no labels: `known_splits` passes it over.
+    unlabelled = {
+        name
+        for name in set(of_rows) - {"train"}
+        if _all_missing([value for value, of_row in zip(labels, of_rows, strict=True) if of_row == name])
+    }
+    given = ["unknown" if name in unlabelled else value for value, name in zip(labels, of_rows, strict=True)]
+    _check_filled(path, image, paths)
+    _check_filled(path, label, given)
+    _check_types(path, image, paths, (str,))
+    _check_types(path, label, given, (str, int, float))
+    folder = os.path.join(path.parent.absolute(), "")
+    paths = [value if "://" in value or os.path.isabs(value) else folder + value for value in paths]
     rows: dict[str, Columns] = {}
-    for value, image_path, image_label in zip(columns[split_column], paths, labels, strict=True):
-        name = str(value).strip().lower()
-        if name not in SPLITS:
-            raise DeiTLTError(f"{path}: the column {split_column!r} holds {value!r}: pass one of {', '.join(SPLITS)}")
+    for name, image_path, image_label in zip(of_rows, paths, labels, strict=True):
         of_split = rows.setdefault(name, {"image": [], "label": []})
         of_split["image"].append(image_path)
         of_split["label"].append(image_label)
     return rows
+
+
+def _split_value(path: Path, column: str, value: object) -> str:
+    """The split that a value of a column `split` says."""
+    split = split_named(str(value))
+    if split is None:
+        raise DeiTLTError(f"{path}: the column {column!r} holds {value!r}: pass one of {', '.join(SPLITS)}")
+    return split
+
+
+def _all_missing(labels: list) -> bool:
+    return all(label in _NO_LABEL for label in labels)
 
 
 def _is_id(label: str | float) -> bool:
@@ -225,9 +263,37 @@ def _filled(path: Path, columns: Columns) -> Columns:
     return columns
 
 
-def _split_in(parts: Sequence[str]) -> str | None:
-    words = [part.lower().replace("_", "-").split("-")[0].split(".")[0] for part in parts]
-    return next((word for word in reversed(words) if word in SPLITS), None)
+def _split_in(path: Path) -> str | None:
+    """The split that a file's name says, or else the innermost folder's that says one."""
+    names = (path.stem, *reversed(path.parent.parts))
+    return next((split for split in map(split_named, names) if split is not None), None)
+
+
+def _is_plain(path: Path, split: str) -> bool:
+    """Whether the name of a table, or else its folder's, is just that of the split."""
+    return split in (_family(path), path.parent.name)
+
+
+def _family(path: Path) -> str:
+    """A table's name without the number of its part."""
+    return _SHARD.sub("", path.stem)
+
+
+def holds_predictions(path: Path) -> bool:
+    """Whether a table is one that `deitlt predict` wrote, by its first line.
+
+    Example:
+        >>> _ = Path("list.csv").write_text("path,label\\na.jpg,owl\\n")
+        >>> holds_predictions(Path("list.csv"))
+        False
+    """
+    if _suffix(path) != ".csv":
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.readline(1000).strip() == ",".join(PREDICTION_COLUMNS).encode()
+    except OSError:
+        return False  # what reads it says so
 
 
 def _suffix(path: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deitlt_hf.data.files import PassedOver, files_in
 from deitlt_hf.data.images import IMAGE_SUFFIXES
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERTS
@@ -59,14 +60,18 @@ def check_expert(expert: str) -> None:
 def find_images(paths: Sequence[Path]) -> list[Path]:
     """The files among `paths`, and the images in the folders among them, in order of their names, each once.
 
+    Folders are looked into as those of data are, see `files_in`: also through links, but not into hidden ones. A notice
+    says what was passed over.
+
     Raises:
         DeiTLTError: a path that does not exist, or a folder without images.
     """
     files = []
     for path in paths:
         if path.is_dir():
-            named = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-            inside = sorted(file for file in named if not file.is_dir())
+            passed = PassedOver()
+            inside = sorted(map(Path, files_in(path, IMAGE_SUFFIXES, passed)))
+            passed.say(path)
             if not inside:
                 raise DeiTLTError(f"{path} holds no images; pass a folder with files such as photo.png or photo.jpg")
             files += inside

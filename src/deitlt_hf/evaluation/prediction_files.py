@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from deitlt_hf.data.tables import PREDICTION_COLUMNS
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERTS
 from deitlt_hf.evaluation.classifying import ImageResult
@@ -68,7 +69,7 @@ def prediction_file(path: Path) -> Iterator[Write]:
 @contextmanager
 def _csv_rows(file: TextIO) -> Iterator[Write]:
     table = csv.writer(file)
-    table.writerow(["file", "rank", "class", *EXPERTS])
+    table.writerow(PREDICTION_COLUMNS)
 
     def write(result: ImageResult) -> None:
         for rank, row in enumerate(result.rows, start=1):
