@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, printable
 from deitlt_hf.evaluation.accuracy import EXPERT_LABELS, GROUPS, describe_group, describe_intervals
 from deitlt_hf.evaluation.analysis_figures.classes import (
     agreement_figure,
@@ -165,23 +165,28 @@ def _page(
     sections: Sequence[tuple[Section, bytes, float]],
 ) -> str:
     title = f"Analysis of {next(iter(records))}" if comparison is None else "Models compared"
-    parts = [f"<h1>{escape(title)}</h1>", _introduction(records), _accuracies(records, comparison)]
+    parts = [f"<h1>{_text(title)}</h1>", _introduction(records), _accuracies(records, comparison)]
     tables = {"class_frequency": _class_table, "confusion": _pair_table}
     for section, picture, width in sections:
         parts.append(_section(section, picture, width))
         if section.name in tables:
             parts.append(tables[section.name](records))
-    return _DOCUMENT.format(title=escape(title), style=_STYLE, body="\n".join(parts))
+    return _DOCUMENT.format(title=_text(title), style=_STYLE, body="\n".join(parts))
 
 
 def _section(section: Section, picture: bytes, width: float) -> str:
     """A figure with its title and sentence; `width` is its share of the widest, for letters of one size."""
-    data, title = base64.b64encode(picture).decode(), escape(section.title)
+    data, title = base64.b64encode(picture).decode(), _text(section.title)
     size = f"width: {100 * width:.0f}%; min-width: {48 * width:.0f}rem"
     return (
-        f'<h2 id="{section.name}">{title}</h2>\n<p>{escape(section.reading)}</p>\n'
+        f'<h2 id="{section.name}">{title}</h2>\n<p>{_text(section.reading)}</p>\n'
         f'<div class="wide"><img alt="{title}" style="{size}" src="data:image/png;base64,{data}"></div>'
     )
+
+
+def _text(value: object) -> str:
+    """A text in HTML; a name stays one line without control characters, and no markup."""
+    return html.escape(printable(value))
 
 
 def _introduction(records: Mapping[str, Mapping[str, Any]]) -> str:
@@ -200,7 +205,7 @@ def _introduction(records: Mapping[str, Mapping[str, Any]]) -> str:
         for name, record in records.items()
     ]
     heading = ["model", "from", "type", "image / patch (pixels)", "blocks / heads", "parameters", "predicts by"]
-    return f"<p>{first['num_images']} test images. Classes: {escape(groups)}.</p>\n{_table(heading, rows)}"
+    return f"<p>{first['num_images']} test images. Classes: {_text(groups)}.</p>\n{_table(heading, rows)}"
 
 
 def _accuracies(records: Mapping[str, Mapping[str, Any]], comparison: Mapping[str, Any] | None) -> str:
@@ -218,7 +223,7 @@ def _accuracies(records: Mapping[str, Mapping[str, Any]], comparison: Mapping[st
     rows = [[name, *map(format_difference, of.values())] for name, of in comparison["differences"].items()]
     parts.append(_table([f"better than {comparison['reference']} by (points)", *labels], rows))
     parts.append(
-        f"<p>In brackets: {escape(describe_intervals(comparison.get('test_counts', ())))}; of differences, the same "
+        f"<p>In brackets: {_text(describe_intervals(comparison.get('test_counts', ())))}; of differences, the same "
         "resamples for both models. A star: significant, the interval excludes 0.</p>"
     )
     return "\n".join([*parts, _crossings(records)])
@@ -230,7 +235,7 @@ def _crossings(records: Mapping[str, Mapping[str, Any]]) -> str:
         if record["crossing"]["slope"] is not None:
             count = record["crossing"]["class_count"]
             where = "does not cross 0" if count is None else f"crosses 0 at {count:.0f} training images per class"
-            sentences.append(f"{escape(name)}: the line fitted to the differences of the experts {where}.")
+            sentences.append(f"{_text(name)}: the line fitted to the differences of the experts {where}.")
     return f"<p>{' '.join(sentences)}</p>" if sentences else ""
 
 
@@ -271,8 +276,8 @@ def _percent(value: float | None) -> str:
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in heading)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{_text(cell)}</th>" for cell in heading)
+    body = "\n".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from deitlt_hf.data.images import decode_image, upright_rgb
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, printable
 from deitlt_hf.evaluation.accuracy import EXPERT_LABELS
 from deitlt_hf.evaluation.attention import WHOLE_PICTURE, Region, draw_attention, pixel_box
 from deitlt_hf.evaluation.classifying import ClassRow, ImageResult
@@ -156,7 +156,7 @@ def _write_classes(draw: ImageDraw.ImageDraw, left: int, top: int, expert: str, 
 
 def _shortened(text: str, width: int) -> str:
     """The text, or its beginning and `...`, no wider than `width` pixels."""
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     if _font().getlength(text) <= width:
         return text
     while text and _font().getlength(f"{text}...") > width:

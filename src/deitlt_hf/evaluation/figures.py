@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, printable
 from deitlt_hf.evaluation.accuracy import EXPERT_LABELS, EXPERTS, GROUPS
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ def _label_classes(axes: Axes, metrics: Mapping[str, Any], order: np.ndarray) ->
         axes.set_xticks([])
         axes.set_xlabel(f"{len(order)} classes, most frequent first", fontsize=FONT_SIZE)
         return
-    names = [metrics["class_names"][class_id] for class_id in order]
+    names = [printable(metrics["class_names"][class_id]) for class_id in order]
     # Cut in the middle: long names of neighbouring classes tend to differ at their ends.
     names = [name if len(name) <= MAX_NAME_LENGTH else f"{name[:11]}…{name[-8:]}" for name in names]
     # About sixty letters fit side by side under half of a 12 inch figure.

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from deitlt_hf.errors import printable
 from deitlt_hf.evaluation.figures import EXPERT_STYLES, FONT_SIZE, finish_axes
 
 TOKEN_LABELS = {"all": "patches", "cls": "CLS token", "distillation": "DIST token"}
@@ -127,10 +128,11 @@ def finish(axes: Axes, title: str, xlabel: str | None = None, ylabel: str | None
 
 
 def shortened(name: str, length: int = LONGEST_NAME) -> str:
-    """A long name without its middle: names of neighbouring models or classes tend to differ at their ends.
+    """A name for a figure, a long one without its middle: neighbouring names tend to differ at their ends.
 
     Example:
         >>> shortened("cifar10-lt-small-teacher-seed-0", 16)
         'cifar10…r-seed-0'
     """
+    name = printable(name)
     return name if len(name) <= length else f"{name[: length // 2 - 1]}…{name[-(length - length // 2) :]}"
