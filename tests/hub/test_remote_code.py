@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -110,6 +111,29 @@ def test_a_subclass_in_a_file_of_its_own_brings_that_file(tmp_path: Path, monkey
     assert auto_map["AutoModelForImageClassification"] == "my_student.MyStudent"
     assert "AutoModel" not in auto_map
     assert [path.name for path in code_files(tmp_path / "saved")] == ["configuration_deit_lt.py", "my_student.py"]
+
+
+@pytest.mark.parametrize("model_type", ["deit_lt", "cifar_resnet", "timm_cosine"])
+def test_a_subclass_in_a_package_is_saved_without_its_file(
+    model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file imports others of its package, which cannot go along."""
+    package = f"package_of_{model_type}"
+    ours = type(_model(model_type)).__name__
+    for name in ("", "models"):
+        (tmp_path / package / name).mkdir()
+        (tmp_path / package / name / "__init__.py").touch()
+    (tmp_path / package / "util.py").write_text("NAME = 'mine'\n")
+    (tmp_path / package / "models" / "mine.py").write_text(
+        f"from deitlt_hf import {ours}\nfrom ..util import NAME\n\n\nclass Mine({ours}):\n    name = NAME\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = importlib.import_module(f"{package}.models.mine").Mine
+    model = mine(_model(model_type).config)
+    model.save_pretrained(tmp_path / "saved")
+    again = mine.from_pretrained(tmp_path / "saved")
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], weight)
 
 
 def test_models_of_transformers_stay_as_they_are(tmp_path: Path) -> None:

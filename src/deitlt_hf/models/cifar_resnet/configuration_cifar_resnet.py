@@ -38,6 +38,11 @@ class CifarResNetConfig(PreTrainedConfig):
     num_channels: int = 3
     image_size: int = 32
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "." in cls.__module__:  # part of a package, without which its file does not load: so it is not copied
+            cls._auto_class = None
+
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         # Not in a `validate_` method: `@strict` would wrap its ValueError into an error of two lines that is none.

@@ -75,6 +75,11 @@ class CifarResNetForImageClassification(PreTrainedModel):
     # The loss is a mean over the batch, which the Trainer has to divide when it accumulates gradients.
     accepts_loss_kwargs = False
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "." in cls.__module__:  # part of a package, without which its file does not load: so it is not copied
+            cls._auto_class = None
+
     def __init__(self, config: CifarResNetConfig):
         super().__init__(config)
         blocks_per_stage = (config.depth - 2) // 6
@@ -104,13 +109,29 @@ class CifarResNetForImageClassification(PreTrainedModel):
 
     def extract_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """What the classifier sees of `(batch_size, num_channels, height, width)` images: `(batch_size, 64)`."""
-        hidden = F.relu(self.bn1(self.conv1(pixel_values)))
-        hidden = self.layer3(self.layer2(self.layer1(hidden)))
-        return hidden.mean(dim=(2, 3))
+        return self._stages(pixel_values)[-1].mean(dim=(2, 3))
+
+    def _stages(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The maps after the first convolution and after each stage."""
+        maps = [F.relu(self.bn1(self.conv1(pixel_values)))]
+        for stage in (self.layer1, self.layer2, self.layer3):
+            maps.append(stage(maps[-1]))
+        return tuple(maps)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The layer that takes the pixels."""
+        return self.conv1
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.conv1 = value
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
     ) -> ImageClassifierOutputWithNoAttention:
         """Classify images.
 
@@ -120,10 +141,14 @@ class CifarResNetForImageClassification(PreTrainedModel):
             labels (`torch.LongTensor` of shape `(batch_size,)` or `torch.FloatTensor` of shape
                 `(batch_size, num_labels)`, *optional*):
                 Classes, or probabilities of classes, for the cross-entropy returned as `loss`.
+            output_hidden_states (`bool`, *optional*): by default the configuration's. Gives `hidden_states`, the maps
+                `(batch_size, channels, height, width)` after the first convolution and each stage.
         """
-        logits = self.classifier(self.extract_features(pixel_values))
+        maps = self._stages(pixel_values)
+        logits = self.classifier(maps[-1].mean(dim=(2, 3)))
         loss = None if labels is None else F.cross_entropy(logits, labels)
-        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=maps if wanted else None)
 
 
 def _stage(in_channels: int, out_channels: int, num_blocks: int, stride: int) -> nn.Sequential:

@@ -49,6 +49,11 @@ class DeiTLTConfig(DeiTConfig):
     class_counts: list[int] | None = None
     class_groups: dict[str, list[int]] | None = None
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "." in cls.__module__:  # part of a package, without which its file does not load: so it is not copied
+            cls._auto_class = None
+
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         self._validate()

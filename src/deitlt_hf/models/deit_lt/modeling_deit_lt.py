@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.deit.modeling_deit import (
     DeiTEmbeddings,
     DeiTLayer,
@@ -109,6 +110,11 @@ class DeiTLTPreTrainedModel(DeiTPreTrainedModel):
     # Losses here are means over the batch, which the Trainer has to divide when it accumulates gradients.
     accepts_loss_kwargs = False
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "." in cls.__module__:  # part of a package, without which its file does not load: so it is not copied
+            cls._auto_class = None
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise as the reference does; transformers' DeiT would let both tokens start as the same zeros."""
@@ -171,6 +177,24 @@ class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.pooler = None
         self.post_init()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """Encode images.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): normalised images.
+            interpolate_pos_encoding (`bool`, *optional*): accept another image size than the configuration's.
+
+        Raises:
+            ValueError: an image size that the model does not take.
+        """
+        # Without DeiT's masks: there is no mask token here, which is for another pretraining.
+        return super().forward(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
 
 
 class DeiTLTForImageClassification(DeiTLTPreTrainedModel):

@@ -32,6 +32,11 @@ class TimmCosineConfig(PreTrainedConfig):
     image_size: int = 224
     num_channels: int = 3
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "." in cls.__module__:  # part of a package, without which its file does not load: so it is not copied
+            cls._auto_class = None
+
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         from timm import list_models  # not at the top: transformers' Auto classes load this file with everything

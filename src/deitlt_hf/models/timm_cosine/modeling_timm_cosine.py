@@ -44,6 +44,11 @@ class TimmCosineForImageClassification(PreTrainedModel):
     # The loss is a mean over the batch, which the Trainer has to divide when it accumulates gradients.
     accepts_loss_kwargs = False
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "." in cls.__module__:  # part of a package, without which its file does not load: so it is not copied
+            cls._auto_class = None
+
     def __init__(self, config: TimmCosineConfig):
         super().__init__(config)
         from timm import create_model  # not at the top: transformers' Auto classes load this file with everything
@@ -71,7 +76,11 @@ class TimmCosineForImageClassification(PreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
     ) -> ImageClassifierOutputWithNoAttention:
         """Classify images.
 
@@ -81,10 +90,23 @@ class TimmCosineForImageClassification(PreTrainedModel):
             labels (`torch.LongTensor` of shape `(batch_size,)` or `torch.FloatTensor` of shape
                 `(batch_size, num_labels)`, *optional*):
                 Classes, or probabilities of classes, for the cross-entropy returned as `loss`.
+            output_hidden_states (`bool`, *optional*): by default the configuration's. Gives `hidden_states`, the maps
+                `(batch_size, channels, height, width)` of timm's `forward_intermediates`.
         """
-        logits = self.classifier(self.extract_features(pixel_values))
+        maps = None
+        if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
+            last, maps = self.backbone.forward_intermediates(pixel_values)
+            features = self.backbone.forward_head(last)
+        else:
+            features = self.extract_features(pixel_values)
+        logits = self.classifier(features)
         loss = None if labels is None else F.cross_entropy(logits, labels)
-        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
+        hidden_states = None if maps is None else tuple(maps)
+        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=hidden_states)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The layer that takes the pixels."""
+        return next(module for module in self.backbone.modules() if isinstance(module, nn.Conv2d))
 
 
 # `save_pretrained` copies the file of a registered class to the weights, so that they load where this package is not.
