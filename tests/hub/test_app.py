@@ -229,8 +229,8 @@ def test_a_run_on_digits_has_test_images_of_both_ends_as_examples(tmp_path):
 def test_a_run_on_a_folder_has_examples_of_its_own(tmp_path):
     for name, level in (("cat", 10), ("lynx", 200)):
         (tmp_path / "pictures" / name).mkdir(parents=True)
-        for number in range(4):
-            Image.new("L", (2, 2), level).save(tmp_path / "pictures" / name / f"{number}.png")
+        for number in range(4):  # of other sizes: identical images stay on one side
+            Image.new("L", (2 + number, 2), level).save(tmp_path / "pictures" / name / f"{number}.png")
     (tmp_path / "recipe.yaml").write_text(f"data: {tmp_path / 'pictures'}\ntest_fraction: 0.5\n")
     config = DeiTLTConfig(id2label={0: "cat", 1: "lynx"}, class_counts=[2, 5])
     examples = examples_of_run(str(tmp_path), config)

@@ -79,9 +79,9 @@ def test_every_header_has_what_the_hub_asks_for(name: str) -> None:
         assert card.data.license_name == f"{name}-terms"
         assert card.data.license_link.startswith("https://")
     assert f"# {BENCHMARKS[name].title}\n" in card.text
-    # Too few classes for the paper's groups: by images, more than 100 and less than 20.
-    assert ["tail", "3", "3 to 1", "6"] in _rows(card)
-    assert ["head", "0", "none", "0"] in _rows(card)
+    # Too few classes for the paper's groups, and none with more than 100 images: thirds.
+    assert ["head", "1", "3", "3"] in _rows(card)
+    assert ["tail", "1", "1", "1"] in _rows(card)
 
 
 def test_of_many_classes_the_ends_are_shown_and_the_papers_groups_kept() -> None:

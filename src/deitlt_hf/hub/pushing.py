@@ -269,7 +269,7 @@ def _refuse_beside_weights_of_pytorch(repo_id: str, branch: str | None) -> None:
 def link_or_copy(source: Path, target: Path) -> None:
     """A hard link, so that nothing is copied and the file stays when its first name goes; a copy across systems."""
     try:
-        os.link(source.resolve(), target)
+        os.link(Path(source).resolve(), target)
     except OSError:
         shutil.copyfile(source, target)
 

@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler
-from transformers import EvalPrediction, PreTrainedModel, set_seed
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, set_seed
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import ADAPTER_CONFIG_NAME
@@ -79,6 +81,21 @@ def load_weights(model: PreTrainedModel, directory: str | Path) -> None:
         ) from error
 
 
+class TrainerOptions(TypedDict, total=False):
+    """What our trainers hand on to transformers' `Trainer`, for editors and type checkers."""
+
+    train_dataset: Any  # of torch, of `datasets`, or a list of examples
+    eval_dataset: Any
+    data_collator: Callable[[list[Any]], dict[str, Any]] | None
+    processing_class: BaseImageProcessor | None
+    model_init: Callable[..., PreTrainedModel] | None
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None
+    callbacks: list[TrainerCallback | type[TrainerCallback]] | None
+    optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None]
+    optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
+    preprocess_logits_for_metrics: Callable[[Any, torch.Tensor | None], Any] | None
+
+
 class LongTailTrainer(ShardingTrainer, RewindingTrainer):
     """transformers' `Trainer` with deferred re-weighting, a log of the loss's parts, and head, mid and tail measured.
 
@@ -97,7 +114,7 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
         class_counts: Sequence[int] | None = None,
         class_groups: Mapping[str, Sequence[int]] | None = None,
         batch_views: Mapping[str, BatchView] | None = None,
-        **kwargs,
+        **kwargs: Unpack[TrainerOptions],
     ):
         self._check_what_is_passed(model, args, kwargs)
         kwargs.setdefault("data_collator", collate)

@@ -59,7 +59,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Where mid and tail begin in the classes sorted by frequency (CIFAR-10: 3 7); left out, head is "
-            "above 100 training images and tail below 20."
+            "above 100 training images and tail below 20, or thirds of the classes where that leaves a group empty."
         },
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Unpack
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from deitlt_hf.evaluation.accuracy import mean_accuracies
 from deitlt_hf.losses.ldam import LDAMLoss
 from deitlt_hf.losses.paco import PaCoLoss
 from deitlt_hf.training.arguments import TeacherTrainingArguments
-from deitlt_hf.training.base import LongTailTrainer, first_output, predicted_class_ids
+from deitlt_hf.training.base import LongTailTrainer, TrainerOptions, first_output, predicted_class_ids
 from deitlt_hf.training.paco import STATE_FILE, MomentumContrast, UpdateMomentumContrast
 from deitlt_hf.training.profiling import stage
 from deitlt_hf.training.sam import sam_over_sgd
@@ -63,7 +64,7 @@ class TeacherTrainer(LongTailTrainer):
         class_counts: Sequence[int] | None = None,
         class_groups: Mapping[str, Sequence[int]] | None = None,
         batch_views: Mapping[str, BatchView] | None = None,
-        **kwargs,
+        **kwargs: Unpack[TrainerOptions],
     ):
         super().__init__(model, args, class_counts, class_groups, batch_views, **kwargs)
         if model is not None:

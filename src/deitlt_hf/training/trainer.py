@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from deitlt_hf.evaluation.predicting import expert_class_ids
 from deitlt_hf.losses.distillation import DistillationLoss
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments
 from deitlt_hf.training.averaging import AveragedWeights, UpdateAverage
-from deitlt_hf.training.base import LongTailTrainer, load_weights, predicted_class_ids
+from deitlt_hf.training.base import LongTailTrainer, TrainerOptions, load_weights, predicted_class_ids
 from deitlt_hf.training.frozen_teacher import FrozenTeacher
 from deitlt_hf.training.profiling import stage
 from deitlt_hf.training.schedule import cosine_with_warmup
@@ -72,7 +73,7 @@ class DeiTLTTrainer(LongTailTrainer):
         class_counts: Sequence[int] | None = None,
         class_groups: Mapping[str, Sequence[int]] | None = None,
         batch_views: Mapping[str, BatchView] | None = None,
-        **kwargs,
+        **kwargs: Unpack[TrainerOptions],
     ):
         super().__init__(model, args, class_counts, class_groups, batch_views, **kwargs)
         if teacher is None and args.distillation_type != "none":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.evaluation.accuracy import EXPERT_LABELS, GROUPS
+from deitlt_hf.evaluation.long_tail_accuracy.scores import USUAL_THRESHOLDS
 from deitlt_hf.hub.cards.class_counts import group_row, labels_to_list
 from deitlt_hf.hub.cards.facts import ONLY_ROW, ModelFacts
 from deitlt_hf.hub.cards.markdown import escape, table
@@ -42,8 +44,12 @@ def selection(settings: Mapping[str, Any]) -> str | None:
     return f"imbalance factor {settings['imbalance_factor']:g}, profile {profile}, seed {seed}"
 
 
-def group_rule(settings: Mapping[str, Any]) -> str:
+def group_rule(settings: Mapping[str, Any], class_counts: Sequence[int] | None = None) -> str:
     """How classes are told into head, mid and tail, in a sentence.
+
+    Args:
+        settings: of the run.
+        class_counts: training images per class, where they are known.
 
     Example:
         >>> group_rule({"group_boundaries": [3, 7]})
@@ -51,6 +57,11 @@ def group_rule(settings: Mapping[str, Any]) -> str:
     """
     boundaries = settings.get("group_boundaries")
     if boundaries is None:
+        if class_counts and class_groups(class_counts) != class_groups(class_counts, USUAL_THRESHOLDS):
+            return (
+                "Head, mid and tail are about thirds of the classes, by frequency: with the usual thresholds of 100 "
+                "and 20 training images one of them would have no class."
+            )
         return "Head classes have more than 100 training images, tail classes fewer than 20."
     first, second = boundaries
     return (
@@ -118,7 +129,7 @@ def _groups(facts: ModelFacts) -> list[str]:
         shown = table(("group", "classes", "training images per class", "together"), rows)
     if facts.settings is None:
         return [shown]
-    return [group_rule(facts.settings), shown]
+    return [group_rule(facts.settings, classes.counts), shown]
 
 
 def _class_table(facts: ModelFacts) -> list[str]:
