@@ -81,6 +81,7 @@ def check_is_there(source: str | None) -> None:
         raise DeiTLTError(f"{source}: {_NOT_THERE}; pass the directory of a model, or a hub id")
 
 
+_LONG = 400
 _NOT_THERE = "there is no such directory"
 
 
@@ -94,6 +95,10 @@ def loading_reason(source: str, error: Exception) -> str:
     """Why a model could not be loaded, in one line; transformers takes a path that does not exist for a bad hub id."""
     if _is_missing_path(source):
         return _NOT_THERE
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     # The line after one that ends in a colon is the hub's own reason, such as a token that it refuses.
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")
+    reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")
+    if len(reason) > _LONG:  # such as a list of every model that transformers knows
+        reason = f"{reason[:_LONG]}..."
+    # These say little without their kind, such as a KeyError, whose text is the key alone.
+    return f"{type(error).__name__}: {reason}" if isinstance(error, LookupError | TypeError) else reason

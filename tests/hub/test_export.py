@@ -262,7 +262,7 @@ def test_weights_that_are_not_numbers_are_refused(student, tmp_path):
         model.cls_classifier.weight[0, 0] = torch.nan
     model.save_pretrained(tmp_path / "nan")
     image_processor(32).save_pretrained(tmp_path / "nan")
-    with pytest.raises(DeiTLTError, match="by up to nan"):
+    with pytest.raises(DeiTLTError, match=r"NaN or infinite numbers in 1 of 43 tensors, first cls_classifier\.weight"):
         export_model(tmp_path / "nan", tmp_path / "out", format="torch")
     assert not (tmp_path / "out").exists()
 

@@ -237,7 +237,11 @@ def test_a_model_that_was_loaded_knows_where_its_image_processor_is(tiny_student
 def test_own_pixels_without_an_image_processor_are_refused(tiny_student, tmp_path, is_object):
     model = tiny_cifar_resnet()
     model.save_pretrained(tmp_path)
-    message = "came from nowhere; pass the directory" if is_object else "has none .preprocessor_config.json.; save one"
+    message = (
+        "came from nowhere; pass the directory"
+        if is_object
+        else "has no image processor .preprocessor_config.json.; save"
+    )
     with pytest.raises(DeiTLTError, match=f"^teacher_pixels 'own' needs the teacher's image processor[^\n]*{message}"):
         FrozenTeacher(model if is_object else tmp_path, tiny_student(), "cpu", "own")
 

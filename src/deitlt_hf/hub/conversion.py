@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.hub.checkpoint_file import State, read_reference_file
 from deitlt_hf.hub.class_order import find_class_order
+from deitlt_hf.hub.foreign_weights import check_finite
 from deitlt_hf.hub.normalisation import reference_image_processor
 from deitlt_hf.hub.reference_student import convert_student
 from deitlt_hf.hub.reference_teacher import convert_teacher
@@ -59,8 +60,8 @@ def convert_reference_checkpoint(
 
     Raises:
         DeiTLTError: no such file, not a checkpoint or a truncated one, a pickled call in it, none of these kinds,
-            tensors that are left over, missing or of the wrong shape, no EMA weights, unknown number of heads, unknown
-            order of the classes, or names, counts or an order that do not fit the file's classes.
+            tensors that are left over, missing, of the wrong shape, NaN or infinite, no EMA weights, unknown number of
+            heads, unknown order of the classes, or names, counts or an order that do not fit the file's classes.
 
     Example:
         >>> from deitlt_hf import convert_reference_checkpoint
@@ -92,6 +93,7 @@ def convert_and_describe(
     file = read_reference_file(Path(path), use_ema)
     model, state, description = convert_student(file, num_attention_heads) if file.is_student else convert_teacher(file)
     _load_all(model, state, file.path)
+    check_finite(state, os.fspath(path))
     order = find_class_order(file, model.config.num_labels, class_counts, class_order)
     if file.is_student and class_counts is not None:
         model.config.class_counts = _counts_in_file_order(model.config.class_counts, class_counts, order, file.path)

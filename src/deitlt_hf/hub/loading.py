@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -18,10 +19,17 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from deitlt_hf.errors import DeiTLTError, loading_reason
 from deitlt_hf.hub.data_record import at_recorded_places
+from deitlt_hf.hub.foreign import check_config, check_processor
+from deitlt_hf.hub.foreign_weights import check_finite, check_size
 from deitlt_hf.hub.run_record import RECIPE_FILE, is_hub_id, read_settings
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 
+_ADVICE = {
+    "a model": "pass a directory with config.json and model.safetensors, such as the output of `deitlt train`, or a "
+    "hub id",
+    "a teacher": "pass the directory of an image classifier, such as the output of `deitlt teacher`, or a hub id",
+}
 _PLACES = {"data_dir", "teacher", "init_from"}  # where a run found these: a path in a stranger's recipe is none of ours
 
 
@@ -38,16 +46,16 @@ def load_student(source: str, revision: str | None = None) -> DeiTLTForImageClas
     Example:
         >>> model = load_student("demo-output/student")  # doctest: +SKIP
     """
-    load_student_config(source, revision)
-    try:
+    config = load_student_config(source, revision)
+    with loading(source):
+        check_size(DeiTLTForImageClassification, config, source, revision)
         model, report = DeiTLTForImageClassification.from_pretrained(
             source, revision=revision, output_loading_info=True
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _no_model(source, error) from error
     lost = sorted(report["missing_keys"]) or sorted(key for key, *_ in report["mismatched_keys"])
     if lost:  # training may begin so, predictions would be random
         raise DeiTLTError(f"{source} has no {lost[0]} that fits its configuration; pass a student that is whole")
+    check_finite(model, source)
     return model.eval()
 
 
@@ -69,47 +77,64 @@ def load_student_config(source: str, revision: str | None = None) -> DeiTLTConfi
     return config
 
 
-def load_any_classifier(source: str, revision: str | None = None) -> PreTrainedModel:
+def load_any_classifier(source: str, revision: str | None = None, what: str = "a model") -> PreTrainedModel:
     """The image classifier in a directory or a hub repository, a student or any other, in evaluation mode.
 
     Args:
         source: directory or hub id.
         revision: branch, tag or commit of a hub repository, by default its main branch.
+        what: is loaded, for messages.
 
     Raises:
-        DeiTLTError: there is no image classifier.
+        DeiTLTError: there is no image classifier, or one with values or weights that nothing can be classified with.
 
     Example:
         >>> load_any_classifier("google/vit-base-patch16-224").config.model_type  # doctest: +SKIP
         'vit'
     """
-    try:
-        return AutoModelForImageClassification.from_pretrained(source, revision=revision).eval()
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _no_model(source, error) from error
+    config = load_any_config(source, revision, what)
+    with loading(source, what):
+        check_size(AutoModelForImageClassification, config, source, revision)
+        model = AutoModelForImageClassification.from_pretrained(source, revision=revision, trust_remote_code=False)
+    check_finite(model, source)
+    return model.eval()
 
 
-def load_any_config(source: str, revision: str | None = None) -> PreTrainedConfig:
+def load_any_config(source: str, revision: str | None = None, what: str = "a model") -> PreTrainedConfig:
     """The configuration of the model in a directory or a hub repository.
 
     Raises:
-        DeiTLTError: there is none.
+        DeiTLTError: there is none, or one with values that no image classifier has; see `check_config`.
 
     Example:
         >>> load_any_config("google/vit-base-patch16-224").model_type  # doctest: +SKIP
         'vit'
     """
+    check_config(source, revision)
+    with loading(source, what):
+        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+
+
+@contextmanager
+def loading(source: str, what: str = "a model") -> Iterator[None]:
+    """Inside, every error is that the model cannot be loaded: a stranger's files can make the loader fail in any way.
+
+    Example:
+        >>> try:
+        ...     with loading("student"):
+        ...         raise KeyError("hidden_size")
+        ... except DeiTLTError as error:
+        ...     print(str(error)[:71])
+        cannot load a model from student: KeyError: 'hidden_size'; pass a direc
+    """
     try:
-        return AutoConfig.from_pretrained(source, revision=revision)
-    except (OSError, ValueError) as error:
-        raise _no_model(source, error) from error
-
-
-def _no_model(source: str, error: Exception) -> DeiTLTError:
-    return DeiTLTError(
-        f"cannot load a model from {source}: {loading_reason(source, error)}; pass a directory with config.json "
-        "and model.safetensors, such as the output of `deitlt train`, or a hub id"
-    )
+        yield
+    except DeiTLTError:
+        raise
+    except Exception as error:
+        raise DeiTLTError(
+            f"cannot load {what} from {source}: {loading_reason(source, error)}; {_ADVICE[what]}"
+        ) from error
 
 
 def load_image_processor(source: str, revision: str | None = None) -> BaseImageProcessor:
@@ -119,8 +144,9 @@ def load_image_processor(source: str, revision: str | None = None) -> BaseImageP
         DeiTLTError: there is none.
     """
     try:
-        return AutoImageProcessor.from_pretrained(source, revision=revision)
-    except (OSError, ValueError) as error:
+        check_processor(source, revision)
+        return AutoImageProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except Exception as error:  # a stranger's file can make the loader fail in any way
         is_there = Path(source, "preprocessor_config.json").is_file()
         reason = "" if Path(source).is_dir() and not is_there else f": {loading_reason(source, error)}"
         what = "an image processor that cannot be read" if is_there else "no image processor"

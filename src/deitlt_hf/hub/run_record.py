@@ -40,6 +40,7 @@ PRIVATE_SETTINGS = {
 }
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "timm")
+_MOST_BYTES = 2**25  # a hundred thousand classes with names and counts fit
 _SOURCES = ("data", "teacher", "init_from")
 
 
@@ -149,7 +150,24 @@ def read_settings(file: Path) -> dict[str, Any] | None:
         >>> read_settings(Path("no-such-file.yaml")) is None
         True
     """
-    return _read(file, yaml.safe_load, "settings such as `num_train_epochs: 100`")
+    return _read(file, load_settings, "settings such as `num_train_epochs: 100`")
+
+
+def load_settings(text: str) -> Any:
+    """The value of a YAML text without aliases, which in a few lines can stand for gigabytes.
+
+    Example:
+        >>> load_settings("num_train_epochs: 100")
+        {'num_train_epochs': 100}
+    """
+    return yaml.load(text, _WithoutAliases)
+
+
+class _WithoutAliases(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"it has the alias *{self.peek_event().anchor}, and settings are written out")
+        return super().compose_node(parent, index)
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
@@ -179,10 +197,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _read(file: Path, parse: Any, what: str) -> dict[str, Any] | None:
     if not file.is_file():
         return None
+    if file.stat().st_size > _MOST_BYTES:
+        raise DeiTLTError(f"{file} has more than {_MOST_BYTES // 2**20} MB, so it does not hold {what}; remove it")
     try:
         content = parse(file.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise DeiTLTError(f"{file} cannot be read ({str(error).splitlines()[0]}); mend it or remove it") from error
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DeiTLTError(f"{file} cannot be read ({reason}); mend it or remove it") from error
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -9,12 +9,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from transformers.utils import cached_file
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.attention import attention_maps
 from deitlt_hf.evaluation.two_tokens import run_two_tokens
 from deitlt_hf.hub.exported_student import quiet_exporters
+from deitlt_hf.hub.foreign import INDEX_FILE, find_file
 from deitlt_hf.hub.loading import load_student, load_student_config
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
@@ -22,7 +22,7 @@ from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassificati
 ONNX_FILE = "model.onnx"
 PROGRAM_FILE = "model.pt2"
 INSTALL_ONNX = "pip install 'deitlt-hf[onnx]'"
-_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+_WEIGHT_FILES = ("model.safetensors", INDEX_FILE)
 
 
 @dataclass
@@ -146,9 +146,9 @@ def load_runtime(source: str, revision: str | None = None) -> Runtime:
         'torch'
     """
     config = load_student_config(source, revision)  # first, since it says at once why nothing can be loaded
-    if not any(_find(source, name, revision) for name in _WEIGHT_FILES):
+    if not any(find_file(source, name, revision) for name in _WEIGHT_FILES):
         for name, runtime in ((ONNX_FILE, OnnxRuntime), (PROGRAM_FILE, ExportedRuntime)):
-            file = _find(source, name, revision)
+            file = find_file(source, name, revision)
             if file is not None:
                 _check_trusted(source, name)
                 return runtime(file, config)
@@ -161,17 +161,6 @@ def _check_trusted(source: str, name: str) -> None:
             f"{source} holds a torch.export program, and loading one can run any code; if you trust its owner, "
             "download it and pass the directory"
         )
-
-
-def _find(source: str, name: str, revision: str | None) -> str | None:
-    """The path of one file of a directory or hub repository, None where it has none or cannot be reached."""
-    if Path(source).is_dir():
-        file = Path(source) / name
-        return str(file) if file.is_file() else None
-    try:
-        return cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError):
-        return None
 
 
 def _device() -> torch.device:

@@ -27,6 +27,7 @@ from deitlt_hf.data.transforms import ViewedDataset, collate
 from deitlt_hf.data.worker_batches import collate_for_workers
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.hub.cards.adapter import save_classes
+from deitlt_hf.hub.foreign_weights import check_finite
 from deitlt_hf.losses.class_balanced import class_balanced_weights
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.batch_views import BatchViews
@@ -63,6 +64,9 @@ def load_weights(model: PreTrainedModel, directory: str | Path) -> None:
     `save_pretrained` writes the old names of weights that transformers has renamed, DeiT's layers among them. The
     Trainer's own loading does not rename them back, skips them, and trains on from random layers with only a warning.
     It also takes averaged adapters in a checkpoint for one more adapter to train.
+
+    Raises:
+        DeiTLTError: they are not complete, of a model of another size, or NaN or infinite.
     """
     try:
         if wraps_adapters(model):
@@ -79,6 +83,7 @@ def load_weights(model: PreTrainedModel, directory: str | Path) -> None:
         raise DeiTLTError(
             f"the checkpoint {directory} is of a model of another size; resume with the settings it was trained with"
         ) from error
+    check_finite(model, str(directory))
 
 
 class TrainerOptions(TypedDict, total=False):

@@ -7,10 +7,11 @@ from collections import Counter
 import torch
 import torch.nn.functional as F
 from accelerate.utils import patch_environment
-from safetensors import SafetensorError
-from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
-from deitlt_hf.errors import DeiTLTError, loading_reason
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.hub.foreign_weights import check_finite
+from deitlt_hf.hub.loading import load_any_classifier
 from deitlt_hf.training.arguments import TEACHER_PIXELS, one_of
 from deitlt_hf.training.teacher_pixels import read_own_pixels
 
@@ -28,7 +29,8 @@ class FrozenTeacher:
 
     Raises:
         DeiTLTError: the teacher or, where it is needed, its image processor cannot be loaded; the teacher lacks a class
-            of the student's, or has several of its name; or `pixels` is none of the above.
+            of the student's, or has several of its name; it has NaN or infinite weights; or `pixels` is none of the
+            above.
 
     Example:
         >>> from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
@@ -48,6 +50,8 @@ class FrozenTeacher:
         one_of("teacher_pixels", pixels, TEACHER_PIXELS)
         if not isinstance(model, PreTrainedModel):
             model = _load(str(model))
+        else:
+            check_finite(model, "the teacher")
         self.model = model.to(device).eval().requires_grad_(False)
         self.model.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest with
         self.image_size = _image_size(model) if pixels == "reference" else None
@@ -74,15 +78,9 @@ class FrozenTeacher:
 
 
 def _load(source: str) -> PreTrainedModel:
-    try:
-        # Else, under FSDP with this setting, the other processes would wait for weights that only a student gets.
-        with patch_environment(FSDP_CPU_RAM_EFFICIENT_LOADING="false"):
-            return AutoModelForImageClassification.from_pretrained(source)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DeiTLTError(
-            f"cannot load a teacher from {source}: {loading_reason(source, error)}; pass the directory of an image "
-            "classifier, such as the output of `deitlt teacher`, or a hub id"
-        ) from error
+    # Else, under FSDP with this setting, the other processes would wait for weights that only a student gets.
+    with patch_environment(FSDP_CPU_RAM_EFFICIENT_LOADING="false"):
+        return load_any_classifier(source, what="a teacher")
 
 
 def _image_size(model: PreTrainedModel) -> tuple[int, int] | None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig
 
 from deitlt_hf.data.suggestion import STUDENT_SIZES, student_shape
 from deitlt_hf.errors import DeiTLTError, notice
+from deitlt_hf.hub.foreign_weights import check_finite, check_size
+from deitlt_hf.hub.loading import load_any_config, loading
 from deitlt_hf.models.deit_lt.configuration_deit_lt import EXPERTS, DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.training.arguments import one_of
@@ -100,15 +101,19 @@ def load_start(student: StudentArguments, image_size: int, classes: Mapping[str,
     """A student that starts from the weights of `init_from`, for images of `image_size`.
 
     Raises:
-        DeiTLTError: they are of another kind of model, or their patches do not divide the image.
-        ValueError, OSError: what transformers raises where there is no model.
+        DeiTLTError: there is no model, or one of another kind, or with NaN or infinite weights, or patches that do not
+            divide the image.
     """
     source = student.init_from
-    model_type = AutoConfig.from_pretrained(source).model_type
+    model_type = load_any_config(source).model_type
     if model_type not in ("deit", DeiTLTConfig.model_type):
         raise DeiTLTError(f"{source} is a {model_type} model; pass a DeiT-LT or distilled DeiT one")
     settings = {"drop_path_rate": student.drop_path_rate, "expert": student.expert}
-    model = DeiTLTForImageClassification.from_pretrained(source, **settings, **classes)
+    with loading(source):
+        config = DeiTLTConfig.from_pretrained(source, **settings, **classes)
+        check_size(DeiTLTForImageClassification, config, source)
+        model = DeiTLTForImageClassification.from_pretrained(source, **settings, **classes)
+    check_finite(model, source)
     unused = [f"{name} {value}" for name in _SHAPE if (value := getattr(student, name)) is not None]
     if unused:
         notice(f"init_from {source} has a shape of its own; not used: {', '.join(unused)}")

@@ -20,6 +20,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 
 from deitlt_hf.data.transforms import evaluation_resize
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.hub.foreign_weights import check_finite, check_size
+from deitlt_hf.hub.loading import load_any_config, loading
 from deitlt_hf.models.cifar_resnet.configuration_cifar_resnet import CLASSIFIERS, CifarResNetConfig
 from deitlt_hf.models.cifar_resnet.modeling_cifar_resnet import CifarResNetForImageClassification
 from deitlt_hf.models.timm_cosine.configuration_timm_cosine import TimmCosineConfig
@@ -94,14 +96,14 @@ def load_classifier(source: str, image_size: int, label_maps: Mapping[str, dict]
         label_maps: `id2label` and `label2id`.
 
     Raises:
-        ValueError: other weights than the head's are missing or have another shape. And what transformers raises where
-            there is no model.
+        DeiTLTError: there is no model, or one with NaN or infinite weights.
+        ValueError: other weights than the head's are missing or have another shape.
 
     Example:
         >>> labels = {"id2label": {0: "cat", 1: "lynx"}, "label2id": {"cat": 0, "lynx": 1}}
         >>> model = load_classifier("microsoft/resnet-50", 224, labels)  # doctest: +SKIP
     """
-    config = AutoConfig.from_pretrained(source)
+    config = load_any_config(source)
     config.id2label, config.label2id = label_maps["id2label"], label_maps["label2id"]
     if config.model_type == TimmWrapperConfig.model_type:
         vars(config).pop("label_names", None)  # the wrapper's own record of the old names, which it would save again
@@ -109,10 +111,18 @@ def load_classifier(source: str, image_size: int, label_maps: Mapping[str, dict]
     else:
         config.image_size = image_size
     # In full precision whatever the file's: a teacher is trained.
-    model, report = AutoModelForImageClassification.from_pretrained(
-        source, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
-    )
+    with loading(source):
+        check_size(AutoModelForImageClassification, config, source)
+        model, report = AutoModelForImageClassification.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
     _accept_only_a_new_head(model, report)
+    check_finite(model, source)
     return model
 
 

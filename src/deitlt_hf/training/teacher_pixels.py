@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_data_config
-from transformers import AutoImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.hub.loading import load_image_processor
 
 
 @dataclass
@@ -65,11 +66,10 @@ def read_own_pixels(teacher: PreTrainedModel) -> OwnPixels:
             "directory or hub id of a teacher that was saved with one"
         )
     try:
-        processor = AutoImageProcessor.from_pretrained(source)
-    except (OSError, ValueError) as error:
+        processor = load_image_processor(source)
+    except DeiTLTError as error:
         raise DeiTLTError(
-            f"teacher_pixels 'own' needs the teacher's image processor, and {source} has none "
-            "(preprocessor_config.json); save one with the teacher, or pass teacher_pixels 'reference'"
+            f"teacher_pixels 'own' needs the teacher's image processor: {error}, or pass teacher_pixels 'reference'"
         ) from error
     return pixels_of(processor)
 

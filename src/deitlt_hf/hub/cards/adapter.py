@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 
 from deitlt_hf.errors import DeiTLTError
@@ -122,8 +122,11 @@ def _of_classes(path: Path, location: str, revision: str, on_hub: bool) -> dict[
 def _count_classes(path: Path) -> int | None:
     """How many classes the heads have that are saved with the adapter; None where it has none."""
     for file in path.glob("adapter_model*.safetensors"):
-        with safe_open(file, framework="numpy") as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                if name.endswith("cls_classifier.weight"):
-                    return tensors.get_slice(name).get_shape()[0]
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                for name in tensors.keys():  # noqa: SIM118
+                    if name.endswith("cls_classifier.weight"):
+                        return tensors.get_slice(name).get_shape()[0]
+        except (OSError, SafetensorError) as error:
+            raise DeiTLTError(f"{file} cannot be read ({error}); pass an adapter with complete weights") from error
     return None

@@ -13,9 +13,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig
 
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, loading_reason
 from deitlt_hf.evaluation.accuracy import EXPERTS, GROUPS
 from deitlt_hf.hub.cards.descriptions import DataDescription, describe_data, kind_of_data
+from deitlt_hf.hub.foreign import check_config
 from deitlt_hf.hub.run_record import (
     METRICS_FILE,
     RECIPE_FILE,
@@ -227,15 +228,16 @@ def _find_part(path: Path) -> _Part:
 def _read_config(path: Path) -> PreTrainedConfig:
     if not (path / "config.json").is_file():
         raise DeiTLTError(f"{path} has no config.json; pass the directory of a model, such as a run's output")
+    check_config(str(path))
     classes = (read_json(path / "config.json") or {}).get("architectures") or ()
     if classes and not any("ForImageClassification" in name for name in classes):
         raise DeiTLTError(f"{path} holds a {classes[0]}, which is no image classifier; pass the directory of one")
     try:
-        return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # a stranger's file can make the loader fail in any way
         raise DeiTLTError(
             f"{path / 'config.json'} is of no model that transformers or this package knows: "
-            f"{str(error).splitlines()[0]}"
+            f"{loading_reason(str(path), error)}"
         ) from error
 
 
