@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig
 
 from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification, convert_reference_checkpoint
+from deitlt_hf.cli.main import main
 from deitlt_hf.data.processing import image_processor
+from deitlt_hf.hub.cards.model_card import model_card
 from deitlt_hf.hub.expert_classifier import ExpertClassifier
 from deitlt_hf.hub.loading import load_any_classifier, load_any_config, load_student
 from deitlt_hf.training.base import load_weights
@@ -248,3 +252,70 @@ def test_no_checkpoint_with_weights_that_are_not_finite_is_converted(golden, tmp
     torch.save(checkpoint, tmp_path / "nan.pth")
     line = refused(convert_reference_checkpoint, tmp_path / "nan.pth")
     assert "has NaN or infinite numbers in 1 of" in line
+
+
+RUN_FILES = {
+    "recipe.yaml": [
+        "data: 3", "data: [1]", "teacher: 3", "teacher: {a: 1}", "- 1", "a: &a [x]\nb: *a", "[" * 50_000, "a: [",
+        "imbalance_factor: x", "imbalance_factor: [1]", "teacher_pixels: 3", "seed: !!python/object/new:os.system [x]",
+    ],
+    "run.json": [
+        "[]", "{", "[" * 50_000, '{"data": [1]}', '{"data": "x"}', '{"data": {"test_counts": 3}}', '{"hub_ids": [1]}',
+        '{"versions": 3}', '{"teacher": 3}', '{"teacher": {"settings": 3}}', '{"data": {"name": 3, "kind": 3}}',
+    ],
+    "metrics.json": [
+        "[]", '{"experts": 3}', '{"experts": {"average": 3}}', '{"experts": {"average": {"overall": "x"}}}',
+        '{"accuracy": 3}', '{"groups": 3}', '{"class_counts": 3}', '{"averaged_weights": 3}',
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text"), _cases(RUN_FILES))
+def test_a_file_of_the_run_that_no_run_writes_is_refused(student, name, text):
+    (student / name).write_text(text)
+    assert name in refused(model_card, str(student))
+
+
+@pytest.mark.parametrize(
+    "of_command",
+    [
+        ["predict", "{model}", "{model}/a.png"],
+        ["app", "{model}"],
+        ["export", "{model}", "{out}"],
+        ["evaluate", "{model}"],
+        ["analyze", "{model}", "--out", "{out}"],
+        ["compare", "{model}", "again={model}", "--out", "{out}"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_command_ends_in_one_line(student, tmp_path, capsys, of_command):
+    Image.new("RGB", (16, 16)).save(student / "a.png")
+    change(student / "config.json", num_hidden_layers=10**9)
+    assert main([part.format(model=student, out=tmp_path / "out") for part in of_command]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "num_hidden_layers is 1000000000, which has to be a whole number from 1 to 1000" in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+def small(model_type: str, **fields: object) -> PreTrainedConfig:
+    return AutoConfig.for_model(model_type, **fields)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        small("vit", **SHAPE, intermediate_size=48, num_labels=21_841),
+        small("deit", **SHAPE, intermediate_size=48, architectures=["DeiTForImageClassification"]),
+        small("resnet", hidden_sizes=[8, 8], depths=[1, 1], embedding_size=8, layer_type="basic"),
+        small("convnext", hidden_sizes=[8, 8], depths=[1, 1], num_stages=2),
+        small("swin", image_size=32, patch_size=4, embed_dim=12, depths=[1, 1], num_heads=[1, 1], window_size=4),
+        small("timm_wrapper", architecture="test_resnet", num_labels=5),
+        small("cifar_resnet", depth=20, num_labels=5),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_models_of_transformers_pass(config, tmp_path):
+    model = AutoModelForImageClassification.from_config(config)
+    model.save_pretrained(tmp_path)
+    assert load_any_classifier(str(tmp_path)).config.id2label == model.config.id2label

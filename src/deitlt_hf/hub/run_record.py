@@ -40,6 +40,18 @@ PRIVATE_SETTINGS = {
 }
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "timm")
+# What others than this package may have written into a run's files, where commands would fail late at another type.
+_TYPES: dict[str, dict[str, Any]] = {
+    RECIPE_FILE: {
+        **dict.fromkeys(("data", "data_dir", "teacher", "init_from", "teacher_pixels", "distillation_type"), str),
+        "imbalance_factor": int | float,
+    },
+    RUN_FILE: dict.fromkeys(("data", "hub_ids", "versions", "teacher", "training"), dict),
+    METRICS_FILE: {
+        **dict.fromkeys(("experts", "averaged_weights", "accuracy", "groups"), dict),
+        "class_counts": list,
+    },
+}
 _MOST_BYTES = 2**25  # a hundred thousand classes with names and counts fit
 _SOURCES = ("data", "teacher", "init_from")
 
@@ -208,6 +220,9 @@ def _read(file: Path, parse: Any, what: str) -> dict[str, Any] | None:
         return {}
     if not isinstance(content, dict):
         raise DeiTLTError(f"{file} does not hold {what}; mend it or remove it")
+    for name, of in _TYPES.get(file.name, {}).items():
+        if not isinstance(content.get(name), of | None):
+            raise DeiTLTError(f"{file}: {name} is {content[name]!r:.60}, as this package never writes it; mend it")
     return content
 
 

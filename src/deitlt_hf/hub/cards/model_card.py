@@ -20,6 +20,7 @@ from deitlt_hf.hub.cards.metadata import card_metadata
 from deitlt_hf.hub.cards.results import limits_section, results_section
 from deitlt_hf.hub.cards.training import training_section
 from deitlt_hf.hub.cards.usage import usage_section
+from deitlt_hf.hub.run_record import METRICS_FILE, RECIPE_FILE, RUN_FILE
 
 CARD_FILE = "README.md"
 
@@ -92,7 +93,15 @@ def model_card(directory: str | os.PathLike[str], repo_id: str | None = None, br
     """
     if is_adapter(directory):
         return finish_card(*adapter_card(directory, repo_id, branch))
-    return card_of(read_facts(directory, repo_id, branch))
+    try:
+        return card_of(read_facts(directory, repo_id, branch))
+    except DeiTLTError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError) as error:  # a value deep in one of the run's files
+        raise DeiTLTError(
+            f"{directory}: {METRICS_FILE}, {RUN_FILE} or {RECIPE_FILE} holds what this package never writes "
+            f"({type(error).__name__}: {error}); mend it or remove it"
+        ) from error
 
 
 def card_of(facts: ModelFacts, notice: str | None = None) -> ModelCard:
