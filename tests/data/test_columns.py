@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
+import PIL.Image
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
-from deitlt_hf.data.columns import class_names, find_columns, referenced_images, with_image_and_label
+from deitlt_hf.data.columns import class_names, find_columns, referenced_images, say_similar, with_image_and_label
 from deitlt_hf.errors import DeiTLTError
 
 TEXT, NUMBER, CLASS = Value("string"), Value("int64"), ClassLabel(names=["cat", "owl"])
@@ -53,7 +56,7 @@ def test_given_columns_win() -> None:
 
 def test_ids_below_zero_are_no_classes() -> None:
     with pytest.raises(DeiTLTError, match="the label column holds -2: remove rows without a label"):
-        class_names([0, -2], num_train_images=5)
+        class_names([0, -2])
 
 
 def splits(train: list, test: list | None = None, feature=None, test_feature=None) -> DatasetDict:
@@ -85,13 +88,53 @@ def test_class_names_are_sorted_and_ids_stay(given: DatasetDict, names: list[str
 
 
 @pytest.mark.parametrize(
+    ("given", "names", "labels"),
+    [
+        (splits([1, 3, 2]), ["1", "2", "3"], [0, 2, 1]),  # from 1
+        (splits([0, 10, 2]), ["0", "2", "10"], [0, 2, 1]),  # gaps; by number, not by letter
+        (splits([0, 10**9]), ["0", "1000000000"], [0, 1]),
+        (splits([1, 0, 3], [2]), ["0", "1", "2", "3"], [1, 0, 3]),  # of all splits together they are ids
+        (splits([1.0, 2.0, 1.0]), ["1", "2"], [0, 1, 0]),
+        (splits([1.0, 0.0]), ["0", "1"], [1, 0]),  # ids
+        (splits([True, False, True]), ["false", "true"], [1, 0, 1]),
+    ],
+)
+def test_other_numbers_are_names_of_classes(
+    given: DatasetDict, names: list[str], labels: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    train = with_image_and_label(given)["train"]
+    assert train.features["label"].names == names
+    assert train["label"][:] == labels
+    is_said = names != [str(number) for number in range(len(names))] and names[0] != "false"
+    assert ("taken as names of classes" in caplog.text) == is_said
+
+
+def test_classes_that_may_be_one_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    say_similar(["owl", "Owl", "owl ", "caf\u00e9", "cafe\u0301", "lynx"])
+    (record,) = caplog.records
+    assert "('owl', 'Owl', 'owl '; 'caf\u00e9', 'cafe\u0301')" in record.getMessage()
+    say_similar(["owl", "lynx"])
+    assert len(caplog.records) == 1
+
+
+def test_images_may_be_lists_of_their_bytes(caplog: pytest.LogCaptureFixture) -> None:
+    png = io.BytesIO()
+    PIL.Image.new("RGB", (3, 2), (1, 2, 3)).save(png, "PNG")
+    rows = Dataset.from_dict({"image": [list(png.getvalue())] * 2, "label": [0, 1]})
+    read = with_image_and_label(DatasetDict(train=rows))["train"]
+    assert read[1]["image"].getpixel((0, 0)) == (1, 2, 3)
+    assert "taken as the bytes of image files" in caplog.text
+    pixels = Dataset.from_dict({"image": [[1, 256]] * 2, "label": [0, 1]})
+    with pytest.raises(DeiTLTError, match="numbers that are no bytes"):
+        with_image_and_label(DatasetDict(train=pixels))
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         (splits(["a", None, "b", ""]), r"train split has images without a label .*, 2 of 4, the first in row 1"),
         (splits([0, 1], [1, -1]), r"test split has images without a label \(-1 or empty\), 1 of 2, the first in row 1"),
-        (splits([0, 10**9]), "the largest label is 1000000000, which makes 1000000001 classes, but there are 2 "),
-        (splits([0.5, 1.0]), "the label column holds .*float64"),
-        (splits([True, False]), "the label column holds .*bool"),
+        (splits([0.5, 1.0]), "the label column holds 0.5: pass class names, or class ids"),
         (splits([]), "the label column holds"),
         (splits([0, 1], ["a"]), r"train has the labels Value\('int64'\), test has Value\('string'\): give all"),
         (splits([0, 1], [1], CLASS, ClassLabel(names=["cat", "eel"])), "different class names, such as 'eel'"),

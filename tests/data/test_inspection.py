@@ -238,9 +238,21 @@ def test_a_file_that_may_not_be_read_has_a_reason(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(datasets.utils.file_utils, "xopen", refuse)  # whoever runs the tests may read any file
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # whoever runs the tests may read any file
     found = look(train=[(encoded(9, 9), 0), (str(path), 1)])
     assert found.splits["train"].first_unreadable == [f"image 1 of train ({path}): Permission denied"]
+
+
+def test_twelve_bits_in_sixteen_are_dark_and_named():
+    def deep(levels: list[int]) -> bytes:
+        stored = io.BytesIO()
+        Image.fromarray(np.array([levels], np.uint16)).save(stored, "PNG")
+        return stored.getvalue()
+
+    found = look(train=[(deep([0, 4095]), 0), (deep([0, 4096]), 1), (deep([0, 65535]), 1)])
+    assert [line for line in found.warnings() if "16 bits" in line] == [
+        "1 image of 16 bits is of 12 bits or fewer, and dark: multiply the levels by 16"
+    ]
 
 
 @pytest.mark.parametrize("of_type", [str, Path])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, notice
 from deitlt_hf.new_directory import check_is_writable
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
 NUMBERS_FILE, PICTURE_FILE = "inspection.json", "inspection.png"
 
@@ -57,6 +62,7 @@ def run(argv: Sequence[str]) -> None:
 
     quiet_libraries()
     splits = load_splits(data).splits
+    _say_paths_that_leave(named.source, splits)
     groups = group_classes(class_counts(splits["train"]), data.group_boundaries)
     inspection = inspect_dataset(splits, groups=groups)
     print(inspection.to_json() if options.json else format_inspection(inspection))
@@ -66,6 +72,24 @@ def run(argv: Sequence[str]) -> None:
         (directory / NUMBERS_FILE).write_text(inspection.to_json() + "\n")
         if not options.json:
             print(f"\npicture  {directory / PICTURE_FILE}\nnumbers  {directory / NUMBERS_FILE}")
+
+
+def _say_paths_that_leave(source: str, splits: DatasetDict) -> None:
+    """Name images that lie elsewhere than the data that list them: they stay behind when these are moved."""
+    from deitlt_hf.data.readable import referenced_files
+
+    place = Path(source).expanduser()
+    if not place.exists():
+        return
+    inside = os.path.realpath(place if place.is_dir() else place.parent)
+    outside = [
+        path
+        for split in splits.values()
+        for _, path in referenced_files(split)
+        if not os.path.realpath(path).startswith(inside + os.sep)
+    ]
+    if outside:
+        notice(f"{len(outside)} image paths lead out of {inside}, the first to {outside[0]}")
 
 
 def _check(directory: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 import datasets
@@ -11,10 +12,10 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from deitlt_hf.data.splits import known_splits
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, notice
 
 # What the columns are called in the wild, in lower case.
-IMAGE_COLUMNS = ("image", "img", "picture", "file_name", "path", "file", "filename")
+IMAGE_COLUMNS = ("image", "img", "picture", "file_name", "path", "file", "filename", "image_id")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target", "species")
 
 
@@ -55,14 +56,21 @@ def with_image_and_label(
             )
     renamed = {column: name for column, name in ((image, "image"), (label, "label")) if column != name}
     splits = splits.select_columns([image, label]).rename_columns(renamed)
+    for name, split in splits.items():
+        splits[name] = _with_bytes(split)
     try:
         splits = splits.cast_column("image", datasets.Image())
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise DeiTLTError(
             f"column {image!r} holds {splits['train'].features['image']}, not images or their paths: pass image_column"
         ) from error
+    for name, split in splits.items():
+        splits[name] = _with_whole_labels(split)
     class_label = _class_label(splits)
     for name, split in splits.items():
+        feature = split.features["label"]
+        if _kind(feature) == "id" and not isinstance(feature, ClassLabel) and not _are_ids(class_label.names):
+            split = split.cast_column("label", Value("string"))  # numbers that are names
         if split.features["label"] != class_label:
             splits[name] = split.cast_column("label", class_label)
     for name, split in splits.items():
@@ -70,11 +78,11 @@ def with_image_and_label(
     return splits
 
 
-def referenced_images(paths: Sequence[str], labels: Sequence[int], names: Sequence[str]) -> Dataset:
+def referenced_images(paths: Sequence[str | bytes], labels: Sequence[int], names: Sequence[str]) -> Dataset:
     """A data set that refers to image files, with the columns `image` and `label`.
 
     Args:
-        paths: of the files; nothing is opened.
+        paths: of the files, of which nothing is opened; or the files' bytes, of all or of none.
         labels: `(len(paths),)` ints in `range(len(names))`.
         names: of the classes, each another.
 
@@ -87,7 +95,11 @@ def referenced_images(paths: Sequence[str], labels: Sequence[int], names: Sequen
     """
     features = Features({"image": datasets.Image(), "label": ClassLabel(names=list(names))})
     try:
-        column = pa.array(paths, pa.string())
+        column = (
+            pa.array(paths, pa.binary() if isinstance(paths[0], bytes) else pa.string())
+            if paths
+            else pa.array([], pa.string())
+        )
     except UnicodeEncodeError as error:
         raise DeiTLTError(f"the file name {error.object!r} is not valid UTF-8: rename the file") from error
     # Half a million rows in a tenth of a second, where Dataset.from_dict encodes them one by one.
@@ -141,40 +153,56 @@ def find_columns(features: Features, image_column: str | None = None, label_colu
     return image, label
 
 
-def class_names(labels: Sequence[str] | Sequence[int], num_train_images: int) -> list[str]:
-    """Names of the classes, in label order: the sorted names, or the numbers from 0 to the largest.
+def class_names(labels: Sequence[str] | Sequence[int]) -> list[str]:
+    """Names of the classes, in label order: the sorted names, or the numbers, smallest first.
+
+    Numbers from 0 up without gaps are class ids. Others, such as 1 to 10, are taken as names, which a notice says.
 
     Args:
-        labels: the different labels of all splits, all names or all class ids from 0 up.
-        num_train_images: every class needs one, so that a higher label cannot be an id.
+        labels: the different labels of all splits, all names or all whole numbers.
 
     Raises:
-        DeiTLTError: for a mixture or another type, ids below 0 or too high, and ids that no image has.
+        DeiTLTError: for a mixture or another type, and for numbers below 0.
 
     Example:
-        >>> class_names([2, 0, 1], num_train_images=5)
-        ['0', '1', '2']
+        >>> class_names([2, 0, 1]), class_names([10, 2])
+        (['0', '1', '2'], ['2', '10'])
     """
     if labels and all(isinstance(label, str) for label in labels):
         return sorted(set(labels))
     if labels and all(isinstance(label, int) and not isinstance(label, bool) for label in labels):
-        smallest, largest = min(labels), max(labels)
-        if smallest < 0:
-            raise DeiTLTError(f"the label column holds {smallest}: remove rows without a label, give ids from 0 up")
-        if largest >= num_train_images:
-            raise DeiTLTError(
-                f"the largest label is {largest}, which makes {largest + 1} classes, but there are {num_train_images} "
-                "training images: pass class names, or class ids from 0 up without gaps"
+        numbers = sorted(set(labels))
+        if numbers[0] < 0:
+            raise DeiTLTError(f"the label column holds {numbers[0]}: remove rows without a label, give ids from 0 up")
+        names = list(map(str, numbers))
+        if not _are_ids(names):
+            notice(
+                f"labels are {len(numbers)} numbers from {numbers[0]} to {numbers[-1]}, not ids from 0 up without "
+                "gaps: they are taken as names of classes"
             )
-        absent = sorted(set(range(largest + 1)) - set(labels))
-        if absent:
-            raise DeiTLTError(
-                f"no image has the label {absent[0]}, though labels go up to {largest}: pass class ids from 0 up "
-                "without gaps, or class names"
-            )
-        return [str(label) for label in range(largest + 1)]
+        return names
     shown = _listed(sorted({type(label).__name__ for label in labels})) or "nothing"
     raise DeiTLTError(f"the label column holds {shown}: pass class names, or class ids from 0 up")
+
+
+def _are_ids(names: Sequence[str]) -> bool:
+    """Whether classes are called by their ids, from 0 up."""
+    return list(names) == list(map(str, range(len(names))))
+
+
+def say_similar(names: Sequence[str]) -> None:
+    """Name classes that may be one: their names differ by case, spaces or the Unicode form of a letter alone.
+
+    Example:
+        >>> say_similar(["owl", "Owl ", "lynx"])  # a line on standard error
+    """
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    groups = [group for group in alike.values() if len(group) > 1]
+    if groups:
+        shown = "; ".join(", ".join(map(repr, group)) for group in groups[:3]) + ("; ..." if len(groups) > 3 else "")
+        notice(f"classes that differ by case, spaces or encoding alone ({shown}): give them one name if they are one")
 
 
 def _column(kind: str, given: str | None, features: Features, of_type: list[str], usual_names: tuple[str, ...]) -> str:
@@ -190,6 +218,20 @@ def _column(kind: str, given: str | None, features: Features, of_type: list[str]
         raise DeiTLTError(f"the columns {_listed(fitting)} could each be the {kind}: pass {kind}_column")
     others = f"only {_listed(features)}" if features else "nor any other"
     raise DeiTLTError(f"the data have no {kind} column, {others}: pass {kind}_column, or rename one to {kind!r}")
+
+
+def _with_bytes(split: Dataset) -> Dataset:
+    """Images that are kept as lists of numbers from 0 to 255, the bytes of their files, as bytes."""
+    feature = split.features["image"]
+    numbers = getattr(feature, "feature", None)
+    if not isinstance(feature, (datasets.List, datasets.LargeList)) or "int" not in getattr(numbers, "dtype", ""):
+        return split
+    notice("images are lists of numbers: they are taken as the bytes of image files")
+    features = Features({**split.features, "image": Value("binary")})
+    try:
+        return split.map(lambda row: {"image": bytes(row["image"])}, features=features, desc="images as bytes")
+    except ValueError as error:  # not in range(0, 256)
+        raise DeiTLTError("column 'image' holds numbers that are no bytes, from 0 to 255: pass image files") from error
 
 
 def _holds_images(feature: object) -> bool:
@@ -215,7 +257,21 @@ def _class_label(splits: DatasetDict) -> ClassLabel:
     if _kind(train) is None:
         raise DeiTLTError(f"the label column holds {train}: pass class names, or class ids from 0 up")
     values = {value for split in splits.values() for value in split.unique("label")}
-    return ClassLabel(names=class_names(list(values), splits["train"].num_rows))
+    return ClassLabel(names=class_names(list(values)))
+
+
+def _with_whole_labels(split: Dataset) -> Dataset:
+    """Labels that are true or false as names, and whole numbers that are kept as fractions (1.0) as whole numbers."""
+    dtype = getattr(split.features["label"], "dtype", None)
+    if dtype == "bool":
+        return split.cast_column("label", Value("string"))
+    if dtype in ("float16", "float32", "float64"):
+        column = pc.drop_null(split.data.column("label"))
+        other = pc.filter(column, pc.not_equal(column, pc.floor(column)))
+        if len(other):
+            raise DeiTLTError(f"the label column holds {other[0].as_py():g}: pass class names, or class ids from 0 up")
+        return split.cast_column("label", Value("int64"))
+    return split
 
 
 def _kind(feature: object) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from deitlt_hf.errors import DeiTLTError
+
+REMOTE_HINT = "download it, or pass allow_remote_images=True (--allow_remote_images true) to fetch such images"
 
 # By which image files are known, in lower case.
 IMAGE_SUFFIXES = (
@@ -28,6 +31,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# The first letters, in base64, of PNG, JPEG, GIF, RIFF (WebP), TIFF and BMP files.
+_BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkqA", "TU0AK", "Qk0")
 _FIRST_ON_ITS_SIDE = 5  # from this orientation on, width and height are exchanged
 
 
@@ -73,17 +78,36 @@ def decode_image(value: Mapping[str, Any] | Image.Image | None) -> Image.Image:
         raise BadImage(_reason(error)) from error
 
 
+def from_base64(text: str) -> bytes | None:
+    """The image that a text holds in base64, alone or as `data:image/png;base64,...`; None for any other text.
+
+    Example:
+        >>> from_base64("photos/cat.jpg") is None, from_base64("data:image/gif;base64,R0lGODlh")
+        (True, b'GIF89a')
+    """
+    head, comma, _ = text[:100].partition("base64,")
+    encoded = text[len(head) + len(comma) :] if comma and head.startswith("data:") else text
+    if not encoded.startswith(_BASE64_STARTS):
+        return None
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except ValueError:
+        return None
+
+
 def upright_rgb(image: Image.Image) -> Image.Image:
     """The image in mode RGB with its EXIF orientation applied; an upright RGB image is returned as it is.
 
-    Grey levels of 16 bits are divided by 256. Modes I and F do not tell their range, which their largest value does: up
-    to 1 (F alone), 255, 65535, or whatever it is. Transparent pixels keep their colour, as with the image processors of
-    transformers.
+    Grey levels of 16 bits are divided by 256. Fractions (mode F) are levels from 0 to 1, whole numbers of 32 bits (mode
+    I) from 0 to 255; others are refused: the file does not say what white is, and an image that went by its own largest
+    value would be brighter or darker than the others. Transparent pixels keep their colour, as with transformers' image
+    processors.
 
     Args:
         image: a PIL image of any mode that Pillow can convert.
 
     Raises:
+        BadImage: levels of mode F or I that are out of their range, or not finite.
         OSError, ValueError and others: whatever Pillow raises for damaged data; `decode_image` turns them into one.
 
     Example:
@@ -137,16 +161,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _eight_bit(levels: np.ndarray, mode: str) -> Image.Image:
     """Grey levels of another depth, as an image of mode L."""
-    levels = np.nan_to_num(levels.astype(np.float64), posinf=0.0, neginf=0.0)
-    largest = levels.max(initial=0.0)
-    if mode.startswith("I;16") or 255 < largest <= 65535:
-        scale = 1 / 256
-    elif largest > 65535:
-        scale = 255 / largest
-    else:
-        scale = 255.0 if mode == "F" and largest <= 1 else 1.0
-    scaled = np.rint(levels * scale) if mode == "F" else levels * scale
-    return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
+    if mode.startswith("I;16"):
+        return Image.fromarray((levels >> 8).astype(np.uint8))
+    white = 1 if mode == "F" else 255
+    if not (levels.min(initial=0) >= 0 and levels.max(initial=0) <= white):  # nan is in no range
+        kind = "fractions" if mode == "F" else "whole numbers of 32 bits"
+        raise BadImage(
+            f"its levels go from {levels.min():g} to {levels.max():g}, where {kind} must be from 0 to {white}: "
+            "save it in 8 or 16 bits, all images with the same white"
+        )
+    return Image.fromarray(np.rint(levels.astype(np.float64) * (255 / white)).astype(np.uint8))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -165,8 +189,8 @@ def _source(value: Mapping[str, Any] | None) -> io.BytesIO | str:
             raise BadImage("it is empty")
         return io.BytesIO(value["bytes"])
     path = value["path"]
-    if "://" in path:
-        return io.BytesIO(read_bytes(path))
+    if "://" in path:  # never fetched while images are read, from whatever address a file of data names
+        raise BadImage(f"it lies at an address; {REMOTE_HINT}")
     # Asked before opening: a named pipe would wait for ever.
     if os.path.isfile(path):
         return path

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from deitlt_hf.data.duplicates import Duplicates, find_duplicates
 from deitlt_hf.data.hashes import digest_of
-from deitlt_hf.data.images import BadImage, decode_image, read_bytes
+from deitlt_hf.data.images import BadImage, decode_image
 from deitlt_hf.data.loading import load_long_tailed_dataset
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.data.readable import image_name, undecoded
@@ -29,6 +30,7 @@ from deitlt_hf.losses.class_balanced import class_balanced_weights
 
 ROWS_AT_A_TIME = 64
 MAX_THREADS = 16
+_TWELVE_BITS = "of 12 bits or fewer"
 SHOWN = 5  # unreadable files named, most common sizes listed
 SMALL_TEST_SPLIT = 200  # images; a change of one is then half a point of accuracy
 QUANTILES = {"min": 0, "lower_quartile": 25, "median": 50, "upper_quartile": 75, "max": 100}
@@ -275,23 +277,25 @@ def _name(split: str, index: int, value: Mapping[str, Any] | None) -> str:
 def _look_at(value: Mapping[str, Any]) -> _SeenImage | BadImage:
     try:
         value = _with_bytes(value)
-        size = decode_image(value).size
+        decoded = decode_image(value)
         with Image.open(io.BytesIO(value["bytes"])) as image:
             mode, file_format = image.mode, image.format
+        if mode.startswith("I;16") and decoded.getextrema()[0][1] < 2**12 >> 8:
+            mode = f"{mode} {_TWELVE_BITS}"
     except BadImage as error:
         return error
-    return _SeenImage(digest_of(value["bytes"]), size, mode, file_format)
+    return _SeenImage(digest_of(value["bytes"]), decoded.size, mode, file_format)
 
 
 def _with_bytes(value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """The image with its file read, so that the file is read once; left alone where `decode_image` knows a reason."""
     path = (value or {}).get("path")
-    if not path or value["bytes"] is not None or not ("://" in path or os.path.isfile(path)):
+    if not path or value["bytes"] is not None or not os.path.isfile(path):
         return value
     try:
-        return {"bytes": read_bytes(path), "path": path}
-    except Exception as error:  # of the file system, or whatever a file behind an address leads to
-        raise BadImage(getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
+        return {"bytes": Path(path).read_bytes(), "path": path}
+    except OSError as error:
+        raise BadImage(error.strerror or str(error)) from error
 
 
 def _describe_split(seen: _SeenSplit, num_classes: int) -> SplitInspection:
@@ -322,6 +326,10 @@ def _file_warnings(inspection: Inspection) -> Iterator[str]:
     if inspection.unreadable:
         images = _count(inspection.unreadable, "image")
         yield f"{images} cannot be read, and training would stop; the first: {inspection.first_unreadable[0]}"
+    modes = [mode_and_images for split in inspection.splits.values() for mode_and_images in split.modes.items()]
+    dark = sum(images for mode, images in modes if _TWELVE_BITS in mode)
+    if dark:
+        yield f"{_count(dark, 'image')} of 16 bits {_is(dark)} {_TWELVE_BITS}, and dark: multiply the levels by 16"
     duplicates = inspection.duplicates
     for split, images in duplicates.in_train.items():
         if images:

@@ -18,10 +18,16 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features
 from PIL import Image
 
 from deitlt_hf.data.builders import build_imagenet_lt, build_inaturalist_2018
-from deitlt_hf.data.columns import labels_of, with_image_and_label
+from deitlt_hf.data.columns import labels_of, say_similar, with_image_and_label
 from deitlt_hf.data.holdout import HeldOut, check_test_fraction, hold_out
 from deitlt_hf.data.long_tail import check_imbalance_factor, long_tailed_indices
-from deitlt_hf.data.readable import check_files_exist, check_on_bad_image, leave_out_unreadable
+from deitlt_hf.data.readable import (
+    check_files_exist,
+    check_on_bad_image,
+    fetch_images,
+    leave_out_unreadable,
+    refuse_addresses,
+)
 from deitlt_hf.data.sources import Source, load_from_hub, read_directory, read_source
 from deitlt_hf.errors import DeiTLTError
 
@@ -40,6 +46,7 @@ def load_long_tailed_dataset(
     data_config: str | None = None,
     test_fraction: float = 0.2,
     on_bad_image: str = "error",
+    allow_remote_images: bool = False,
 ) -> DatasetDict:
     """Load an image classification data set and make its train split long-tailed.
 
@@ -70,6 +77,8 @@ def load_long_tailed_dataset(
         on_bad_image: `"error"` (default) raises where an image is read that cannot be, and here for files that are
             missing. `"skip"` reads all images once, leaves out those that cannot be read before anything is counted,
             and says in a warning how many they were. `"keep"` looks at none, for an inspection that does.
+        allow_remote_images: fetch images at addresses (`https://...`) that files or rows of the source name, once, into
+            the cache of `datasets`. False (default) refuses them: whoever wrote the data would choose the hosts.
 
     Returns:
         Splits `train` (long-tailed), `test`, and `validation` where there is one besides `test`, with columns `image`
@@ -96,6 +105,7 @@ def load_long_tailed_dataset(
         label_column=label_column,
         data_config=data_config,
         on_bad_image=on_bad_image,
+        allow_remote_images=allow_remote_images,
     ).splits
 
 
@@ -158,12 +168,14 @@ def read_splits(
     label_column: str | None = None,
     data_config: str | None = None,
     on_bad_image: str = "error",
+    allow_remote_images: bool = False,
     needs_train: bool = True,
 ) -> DatasetDict:
     """The splits as they are in the source, without images that cannot be read where these are to be skipped.
 
     Args:
-        source, data_dir, image_column, label_column, data_config, on_bad_image: see `load_long_tailed_dataset`.
+        source, data_dir, image_column, label_column, data_config, on_bad_image, allow_remote_images: see
+            `load_long_tailed_dataset`.
         needs_train: see `known_splits`; False to measure a model.
 
     Example:
@@ -179,7 +191,19 @@ def read_splits(
             f"data_dir {str(data_dir)!r} goes with {', '.join(NAMED_SOURCES)}: pass it as the source instead"
         )
     else:
-        splits = read_source(source, NAMED_SOURCES, data_config=data_config, needs_train=needs_train, **columns)
+        splits = read_source(
+            source,
+            NAMED_SOURCES,
+            data_config=data_config,
+            allow_remote_images=allow_remote_images,
+            needs_train=needs_train,
+            **columns,
+        )
+        if allow_remote_images:
+            splits = fetch_images(splits)
+        else:
+            refuse_addresses(splits)
+        say_similar(next(iter(splits.values())).features["label"].names)
     if on_bad_image == "skip":
         splits = leave_out_unreadable(splits)
     elif on_bad_image == "error" and not is_named(source):

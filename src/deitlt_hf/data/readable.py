@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import datasets
@@ -18,7 +19,7 @@ from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 
 from deitlt_hf.data.columns import selected
-from deitlt_hf.data.images import BadImage, decode_image
+from deitlt_hf.data.images import REMOTE_HINT, BadImage, decode_image, read_bytes
 from deitlt_hf.errors import DeiTLTError
 
 ON_BAD_IMAGE = ("error", "skip", "keep")
@@ -58,7 +59,7 @@ def check_files_exist(splits: DatasetDict) -> None:
     """
     missing, existing = [], {}
     for split, dataset in splits.items():
-        for index, path in _referenced_files(dataset):
+        for index, path in referenced_files(dataset):
             folder, name = os.path.split(path)
             if folder not in existing:  # listing a folder once takes a tenth of asking for each of its files
                 existing[folder] = _names_in(folder)
@@ -67,6 +68,51 @@ def check_files_exist(splits: DatasetDict) -> None:
     if missing:
         count = "1 image file does" if len(missing) == 1 else f"{len(missing)} image files do"
         raise DeiTLTError(f"{count} not exist: {_first(missing)}; correct the paths, or {SKIP_HINT}")
+
+
+def refuse_addresses(splits: DatasetDict) -> None:
+    """Raise `DeiTLTError` for images at addresses: data may come from strangers, and fetching tells them of it.
+
+    Example:
+        >>> refuse_addresses(DatasetDict())
+    """
+    found = [
+        image_name(index, split, path)
+        for split, dataset in splits.items()
+        for index, path in referenced_files(dataset)
+        if "://" in path
+    ]
+    if found:
+        many = "1 image lies at an address" if len(found) == 1 else f"{len(found)} images lie at addresses"
+        raise DeiTLTError(f"{many}, from which nothing is fetched: {_first(found)}; {REMOTE_HINT}")
+
+
+def fetch_images(splits: DatasetDict) -> DatasetDict:
+    """The splits with images at addresses fetched, once: the result is kept in the cache of `datasets`.
+
+    An image that cannot be fetched stays an address, which no reader takes.
+
+    Example:
+        >>> fetch_images(DatasetDict())
+        DatasetDict({
+        <BLANKLINE>
+        })
+    """
+    fetched = DatasetDict()
+    for split, dataset in splits.items():
+        if any("://" in path for _, path in referenced_files(dataset)):
+            rows = undecoded(dataset).map(_fetch, desc=f"fetching {split} images")
+            dataset = rows.cast_column("image", datasets.Image())
+        fetched[split] = dataset
+    return fetched
+
+
+def _fetch(row: dict) -> dict:
+    path = row["image"]["path"] or ""
+    if row["image"]["bytes"] is None and "://" in path:
+        with suppress(Exception):  # the network and fsspec each raise their own
+            row["image"] = {"bytes": read_bytes(path), "path": None}
+    return row
 
 
 def leave_out_unreadable(splits: DatasetDict) -> DatasetDict:
@@ -153,8 +199,14 @@ def _why_unreadable(image: dict | None) -> str | None:
     return None
 
 
-def _referenced_files(dataset: Dataset) -> Iterator[tuple[int, str]]:
-    """Index and path of the images that are not embedded."""
+def referenced_files(dataset: Dataset) -> Iterator[tuple[int, str]]:
+    """Index and path of the images that are not embedded.
+
+    Example:
+        >>> rows = Dataset.from_dict({"image": ["x.png"]}).cast_column("image", datasets.Image())
+        >>> list(referenced_files(rows))
+        [(0, 'x.png')]
+    """
     # Not read as rows, which would copy embedded images.
     chunks = dataset.data.column("image").chunks
     outside = [pc.if_else(chunk.field("bytes").is_null(), chunk.field("path"), None) for chunk in chunks]
@@ -184,7 +236,7 @@ def cache_file(dataset: Dataset, kind: str, suffix: str) -> Path:
 
 def _fingerprint(dataset: Dataset) -> str:
     digest = hashlib.sha256(dataset._fingerprint.encode())
-    for _, path in _referenced_files(dataset):
+    for _, path in referenced_files(dataset):
         try:
             status = os.stat(path)
             digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())

@@ -15,7 +15,7 @@ from datasets.table import CastError
 
 from deitlt_hf.data.columns import find_columns, with_image_and_label
 from deitlt_hf.data.folders import class_folders_certain, has_class_folders, read_image_folder, split_folders
-from deitlt_hf.data.images import read_bytes
+from deitlt_hf.data.images import REMOTE_HINT, read_bytes
 from deitlt_hf.data.splits import some
 from deitlt_hf.data.tables import TABLE_SUFFIXES, by_split, find_tables, holds_predictions, read_tables
 from deitlt_hf.errors import DeiTLTError, notice
@@ -33,6 +33,7 @@ def read_source(
     image_column: str | None = None,
     label_column: str | None = None,
     data_config: str | None = None,
+    allow_remote_images: bool = False,
     needs_train: bool = True,
 ) -> DatasetDict:
     """Read a source and give it the columns `image` and `label`; no image is opened.
@@ -43,6 +44,7 @@ def read_source(
         image_column: the column of images or their paths; by default found.
         label_column: the column of class names or ids; by default found.
         data_config: configuration of a data set of the hub.
+        allow_remote_images: read images of streams that lie at other addresses than those of the hub.
         needs_train: see `known_splits`.
 
     Returns:
@@ -69,9 +71,11 @@ def read_source(
     if isinstance(source, DatasetDict):
         return with_image_and_label(source, **how)
     if isinstance(source, IterableDataset):
-        return with_image_and_label(read_streams({"train": source}, **columns), **how)
+        return with_image_and_label(
+            read_streams({"train": source}, allow_remote_images=allow_remote_images, **columns), **how
+        )
     if isinstance(source, IterableDatasetDict):
-        return with_image_and_label(read_streams(source, **columns), **how)
+        return with_image_and_label(read_streams(source, allow_remote_images=allow_remote_images, **columns), **how)
     raise DeiTLTError(
         f"source has type {type(source).__name__}: pass a name, a file, a directory, a data set of the hub, or one "
         "that datasets has loaded"
@@ -213,7 +217,10 @@ def _read(place: Path, read: Callable[[], Result]) -> Result:
 
 
 def read_streams(
-    streams: Mapping[str, IterableDataset], image_column: str | None = None, label_column: str | None = None
+    streams: Mapping[str, IterableDataset],
+    image_column: str | None = None,
+    label_column: str | None = None,
+    allow_remote_images: bool = False,
 ) -> DatasetDict:
     """Read streams once into the local cache: epochs and class counts need random access, memory stays as it is.
 
@@ -221,6 +228,7 @@ def read_streams(
         streams: by split.
         image_column: the column of images; by default found.
         label_column: the column of labels; by default found.
+        allow_remote_images: read images at other addresses than those of the hub, where the stream comes from.
 
     Returns:
         The same splits with these two columns.
@@ -244,7 +252,9 @@ def read_streams(
         kept = Features({columns[0]: datasets.Image(), columns[1]: features[columns[1]]})
         try:
             read[split] = Dataset.from_generator(
-                _rows, features=kept, gen_kwargs={"stream": of_split, "image": columns[0]}
+                _rows,
+                features=kept,
+                gen_kwargs={"stream": of_split, "image": columns[0], "allow_remote": allow_remote_images},
             )
         except Exception as error:  # the network, the hub's client and datasets each raise their own
             raise DeiTLTError(f"cannot read the stream of {split}: {reason(error)}") from error
@@ -259,10 +269,17 @@ def _first_features(stream: IterableDataset, split: str) -> Features:
     return Dataset.from_list([row]).features
 
 
-def _rows(stream: IterableDataset, image: str) -> Iterator[dict[str, Any]]:
+def _is_of_the_hub(path: str) -> bool:
+    """Whether it is a file of the hub, alone or in an archive there (`zip://cat.jpg::hf://datasets/...`)."""
+    return path.split("::")[-1].startswith("hf://")
+
+
+def _rows(stream: IterableDataset, image: str, allow_remote: bool) -> Iterator[dict[str, Any]]:
     for row in stream:
         value = row[image]
         if isinstance(value, dict) and value.get("bytes") is None and "://" in (value.get("path") or ""):
+            if not allow_remote and not _is_of_the_hub(value["path"]):
+                raise DeiTLTError(f"an image lies at {value['path']}, from which nothing is fetched; {REMOTE_HINT}")
             row = row | {image: {"bytes": read_bytes(value["path"]), "path": value["path"]}}
         elif isinstance(value, PIL.Image.Image):
             row = row | {image: value.copy()}  # a copy knows of no JPEG, which it would be made into once more

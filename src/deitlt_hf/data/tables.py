@@ -6,17 +6,20 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import datasets
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import DatasetDict, Features, Value
 
 from deitlt_hf.data.columns import class_names, find_columns, referenced_images, with_image_and_label
 from deitlt_hf.data.files import files_in
+from deitlt_hf.data.images import IMAGE_SUFFIXES, from_base64
 from deitlt_hf.data.splits import SPLITS, known_splits, some, split_named
 from deitlt_hf.errors import DeiTLTError, notice
 
@@ -31,6 +34,11 @@ PREDICTION_COLUMNS = ("file", "rank", "class", "average", "cls", "distillation")
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _NO_LABEL = (None, "", -1, "-1")
+
+MAX_COLUMNS = 1000  # a list of images has a handful
+MAX_UNPACKED = 2**30  # bytes
+MAX_RATIO = 50  # of unpacked to packed bytes; images, which are packed already, have about 1
+MAX_TEXT = 50_000_000  # letters of a field, which may be an image in base64
 
 _WHOLE_NUMBER = re.compile("-?(0|[1-9][0-9]*)")
 
@@ -100,6 +108,9 @@ def read_tables(
         [1, 0]
     """
     first = next(iter(files.values()))[0]
+    for path in (path for of_split in files.values() for path in of_split):
+        if _suffix(path) == ".parquet":
+            check_unpacked_size(path)
     if _suffix(first) == ".parquet" and not _refers_to_files(first, image_column, label_column):
         names = {split: list(map(str, of_split)) for split, of_split in files.items()}
         embedded = datasets.load_dataset("parquet", data_files=names)
@@ -113,9 +124,11 @@ def read_tables(
                     merged[column] += values
     rows = known_splits(rows, needs_train, is_labelled=lambda columns: not _all_missing(columns["label"]))
     labels = {label for columns in rows.values() for label in columns["label"]}
-    ids: dict[Any, int] = {label: int(label) for label in labels} if all(map(_is_id, labels)) else {}
-    names = class_names(list(set(ids.values()) or labels), len(rows["train"]["label"]))
-    ids = ids or {name: index for index, name in enumerate(names)}
+    # 1 and "1" are one class; 1.0 is a whole number, too.
+    values: dict[Any, Any] = {label: _whole_number(label) for label in labels} if all(map(_is_id, labels)) else {}
+    names = class_names(list(set(values.values()) or labels))
+    index = {name: place for place, name in enumerate(names)}
+    ids = {label: index[str(values.get(label, label))] for label in labels}
     return DatasetDict(
         {
             split: referenced_images(columns["image"], [ids[label] for label in columns["label"]], names)
@@ -150,8 +163,7 @@ def _read_table(
     _check_filled(path, label, given)
     _check_types(path, image, paths, (str,))
     _check_types(path, label, given, (str, int, float))
-    folder = os.path.join(path.parent.absolute(), "")
-    paths = [value if "://" in value or os.path.isabs(value) else folder + value for value in paths]
+    paths = _embedded_or_found(path, paths)
     rows: dict[str, Columns] = {}
     for name, image_path, image_label in zip(of_rows, paths, labels, strict=True):
         of_split = rows.setdefault(name, {"image": [], "label": []})
@@ -174,7 +186,46 @@ def _all_missing(labels: list) -> bool:
 
 def _is_id(label: str | float) -> bool:
     """Whether a label is a whole number, or such a number as text; 007 is a name."""
-    return type(label) is int or (isinstance(label, str) and bool(_WHOLE_NUMBER.fullmatch(label.strip())))
+    if isinstance(label, str):
+        return bool(_WHOLE_NUMBER.fullmatch(label.strip()))
+    return not isinstance(label, bool) and float(label).is_integer()
+
+
+def _whole_number(label: str | float) -> int:
+    return int(label.strip() if isinstance(label, str) else label)
+
+
+def _embedded_or_found(path: Path, values: list[str]) -> list[str | bytes]:
+    """Where the images of a list lie, or the images themselves where it holds them as text in base64."""
+    if from_base64(values[0]) is not None:
+        images = [from_base64(value) for value in values]
+        if None in images:
+            raise DeiTLTError(f"{path}: row {images.index(None) + 1} holds no image in base64, as row 1 does: mend it")
+        return images
+    folder = os.path.join(path.parent.absolute(), "")
+    places = [value if "://" in value or os.path.isabs(value) else folder + value for value in values]
+    # Of Windows; a name may hold a backslash, too.
+    places = [place.replace("\\", "/") if "\\" in place and not os.path.exists(place) else place for place in places]
+    if places[0].lower().endswith(IMAGE_SUFFIXES) or "://" in places[0] or os.path.exists(places[0]):
+        return places
+    return _with_suffixes(path, values, places)
+
+
+def _with_suffixes(path: Path, values: list[str], places: list[str]) -> list[str]:
+    """The files of a list that names images without suffixes, such as HAM10000's `image_id`."""
+    by_stem: dict[str, list[str]] = {}
+    for file in files_in(path.parent.absolute(), IMAGE_SUFFIXES):
+        by_stem.setdefault(Path(file).stem, []).append(str(file))
+    found = [by_stem.get(os.path.basename(value), []) for value in values]
+    several = next((index for index, files in enumerate(found) if len(files) > 1), None)
+    if several is not None:
+        raise DeiTLTError(
+            f"{path}: {values[several]!r} could be {found[several][0]} or {found[several][1]}: write the file's path"
+        )
+    number = sum(map(len, found))
+    if number:
+        notice(f"{path}: images are named without a suffix: {number} of {len(values)} are found beside the list")
+    return [files[0] if files else place for files, place in zip(found, places, strict=True)]
 
 
 def _check_filled(path: Path, column: str, values: list) -> None:
@@ -193,26 +244,70 @@ def _check_types(path: Path, column: str, values: list, types: tuple[type, ...])
 
 
 def _read_separated(path: Path) -> Columns:
-    # All text: pandas would make 1 of a class 001, and nothing of a class called NA.
-    frame = _readable(
-        path,
-        lambda: pd.read_csv(
-            path,
-            sep="\t" if _suffix(path) == ".tsv" else ",",
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-            index_col=False,
-            quoting=csv.QUOTE_MINIMAL,
-        ),
-    )
-    return _filled(path, {str(name): frame[name].tolist() for name in frame.columns})
+    """The columns of a CSV or TSV file, all text: 001 stays another class than 1, and NA a class."""
+    with _whole_fields(), _open_text(path) as file:
+        lines = csv.reader(file, delimiter="\t" if _suffix(path) == ".tsv" else ",")
+        header = _readable(path, lambda: next(lines, []))
+        _check_header(path, header)
+        rows = _readable(path, lambda: [_fields(path, lines.line_num, row, len(header)) for row in lines if row])
+    return _filled(path, {name: [row[index] for row in rows] for index, name in enumerate(header)})
+
+
+@contextmanager
+def _whole_fields() -> Iterator[None]:
+    """Let a field hold an image as text; by default csv takes 128 kB."""
+    before = csv.field_size_limit(MAX_TEXT)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _open_text(path: Path) -> TextIO:
+    return _readable(path, lambda: open(path, newline="", encoding="utf-8-sig"))
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if len(header) > MAX_COLUMNS:
+        raise DeiTLTError(
+            f"{path} has {len(header)} columns, more than {MAX_COLUMNS}: pass a list with a column of paths and one of "
+            "labels"
+        )
+    data = next((name for name in header if name.lower().endswith(IMAGE_SUFFIXES)), None)
+    if data is not None:
+        raise DeiTLTError(
+            f"{path} has no header, for its first line holds {data!r}: add a first line such as file_name,label"
+        )
+    if len(header) == 1 and ";" in header[0]:
+        raise DeiTLTError(f"{path} separates its columns by semicolons: save it with commas, or with tabs as .tsv")
+    twice = next((name for name in header if header.count(name) > 1), None)
+    if twice is not None:
+        raise DeiTLTError(f"{path} has two columns called {twice!r}: rename one of them")
+
+
+def _fields(path: Path, line: int, row: list[str], columns: int) -> list[str]:
+    """The fields of a line, as many as the header has: a label with a comma must not be cut at it."""
+    while len(row) > columns and not row[-1].strip():
+        row = row[:-1]  # commas at the end of each line hold nothing
+    if len(row) != columns:
+        raise DeiTLTError(
+            f"{path}, line {line}: {len(row)} fields where the header has {columns}: "
+            + ('put texts with a comma in quotes, as in "owl, barn"' if len(row) > columns else "fill in the others")
+        )
+    return row
 
 
 def _read_json(path: Path) -> Columns:
     text = _readable(path, lambda: path.read_text(encoding="utf-8-sig"))
     if text.lstrip().startswith("["):
         rows = _readable(path, lambda: json.loads(text))
+    elif (whole := _one_object(text)) is not None:
+        if {"images", "annotations"} <= whole.keys():
+            raise DeiTLTError(
+                f"{path} is a COCO file, whose annotations may give an image several classes: pass a list with a row "
+                'for each image, such as {"file_name": "a.jpg", "label": "owl"}'
+            )
+        rows = [whole]
     else:
         rows = []
         for number, line in enumerate(text.split("\n"), 1):
@@ -225,8 +320,50 @@ def _read_json(path: Path) -> Columns:
     return _filled(path, {name: [row.get(name) for row in rows] for name in names})
 
 
+def _one_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text is as a whole, if it is one."""
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):  # several objects, one to a line, or whatever their reader says
+        return None
+    return whole if isinstance(whole, dict) else None
+
+
 def _read_parquet(path: Path) -> Columns:
-    return _filled(path, _readable(path, lambda: pq.read_table(path).to_pydict()))
+    return _filled(path, _readable(path, lambda: _checked_texts(path).to_pydict()))
+
+
+def _checked_texts(path: Path) -> pa.Table:
+    """A Parquet file's table, if it holds no text that is repeated into gigabytes."""
+    texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
+    table = pq.read_table(path, read_dictionary=texts)  # each different text once
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if not pa.types.is_dictionary(column.type):
+            continue
+        longest = max((pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0 for chunk in column.chunks), default=0)
+        if longest * table.num_rows > MAX_UNPACKED:
+            raise DeiTLTError(
+                f"the column {name!r} has texts of {longest:,} letters in {table.num_rows:,} rows, too much to read at "
+                "once: pass paths of images"
+            )
+    return table
+
+
+def check_unpacked_size(path: Path) -> None:
+    """Refuse a Parquet file that is made to fill the memory: small, and gigabytes when it is unpacked.
+
+    Raises:
+        DeiTLTError: it unpacks to more than 1 GiB and more than 50 times its size, which no images do, or it is no
+            Parquet file.
+    """
+    metadata = _readable(path, lambda: pq.read_metadata(path))
+    unpacked = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
+    packed = path.stat().st_size
+    if unpacked > max(MAX_UNPACKED, MAX_RATIO * packed) or metadata.num_columns > MAX_COLUMNS:
+        raise DeiTLTError(
+            f"{path} of {packed / 1e6:.1f} MB unpacks to {unpacked / 1e9:.1f} GB in {metadata.num_columns} columns and "
+            f"{metadata.num_rows:,} rows: pass a file of images, or of their paths and labels"
+        )
 
 
 _READERS: dict[str, Callable[[Path], Columns]] = {

@@ -50,6 +50,10 @@ class DataArguments:
     on_bad_image: str = field(
         default="error", metadata={"help": "error, or skip: leave out images that cannot be read."}
     )
+    allow_remote_images: bool = field(
+        default=False,
+        metadata={"help": "Fetch images at addresses that the data name, once; left off, such data are refused."},
+    )
     imbalance_factor: float | None = field(
         default=None, metadata={"help": "Largest class count / smallest; left out, the data set's own."}
     )
@@ -112,6 +116,7 @@ def reading_arguments(data: DataArguments) -> dict[str, Any]:
         "image_column": data.image_column,
         "label_column": data.label_column,
         "on_bad_image": data.on_bad_image,
+        "allow_remote_images": data.allow_remote_images,
     }
 
 
