@@ -387,6 +387,8 @@ def _readable(name: Path | str, read: Callable[[], Any]) -> Any:
     """What `read` returns; whatever it raises becomes one line."""
     try:
         return read()
+    except DeiTLTError:
+        raise
     except UnicodeDecodeError as error:
         raise DeiTLTError(f"{name} is not UTF-8 text: save it with that encoding") from error
     except Exception as error:  # pandas, json and pyarrow each raise their own
