@@ -62,7 +62,7 @@ _TEXTS: _Rule = ("a list of texts", lambda value: isinstance(value, list) and al
 _TRUTH: _Rule = ("true or false", lambda value: isinstance(value, bool))
 _SIDE = _counts(_MOST_PIXELS)
 _WIDTH = _counts(65_536)
-_LAYERS = _counts(1000)
+_LAYERS = _counts(200)  # the largest have about 60, in a stage or in all
 _SHARE = _numbers(0, 1)
 
 
