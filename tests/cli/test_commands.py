@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -69,19 +68,16 @@ def fails(capsys, *argv: str) -> str:
     return error
 
 
-def test_help_is_quick_and_names_every_command():
-    seconds = []
-    for _ in range(5):  # the best of five: the suite shares its cores
-        started = time.perf_counter()
-        argv = [sys.executable, "-m", "deitlt_hf", "--help"]
-        result = subprocess.run(argv, capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.5
-    assert all(command in result.stdout for command in COMMANDS)
+def test_help_names_every_command_and_loads_nothing_heavy():
+    """Seconds are of no use as a limit where the suite shares its cores; what takes them is known by name."""
     script = (
-        "import sys, deitlt_hf.cli.main as m; m.main(['--help']); assert not {'torch', 'transformers'} & {*sys.modules}"
+        "import sys, deitlt_hf.cli.main as m; m.main(['--help']); "
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'pyarrow', 'PIL', 'matplotlib'} & {*sys.modules}; "
+        "assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert all(command in result.stdout for command in COMMANDS)
 
 
 def test_train_leaves_a_student_its_numbers_and_a_picture(student, capsys):
