@@ -13,7 +13,7 @@ from datasets.features import ClassLabel
 from matplotlib.text import Text
 from PIL import Image
 
-from deitlt_hf import DeiTLTError, write_analysis
+from deitlt_hf import DeiTLTError
 from deitlt_hf.data.inspection import inspect_dataset
 from deitlt_hf.data.inspection_table import format_inspection
 from deitlt_hf.errors import notice, printable
@@ -91,14 +91,3 @@ def test_a_report_draws_names_as_text(metrics):
     texts = [text for text in figure.findobj(Text) if text.get_text()]
     assert all(is_clean(text.get_text()) for text in texts)
     assert any("\\x1b[2J" in text.get_text() for text in texts)
-
-
-def test_a_page(tmp_path):
-    from evaluation.made_up_analysis import made_up_analysis
-
-    analysis = made_up_analysis()
-    analysis.record["class_names"] = [NAMES[0], *analysis.record["class_names"][1:]]
-    write_analysis({NAMES[0] + NAMES[5]: analysis}, tmp_path / "page")
-    page = (tmp_path / "page" / "index.html").read_text()
-    assert is_clean(page)
-    assert "<script>alert" not in page

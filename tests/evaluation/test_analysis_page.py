@@ -133,3 +133,14 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
 def _touch(path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"")
+
+
+def test_a_page_holds_no_control_characters(tmp_path):
+    analysis = made_up_analysis()
+    name = "\x1b[2J\u202e" + NASTY
+    analysis.record["class_names"] = [name, *analysis.record["class_names"][1:]]
+    write_analysis({name: analysis}, tmp_path / "page")
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert not {"\x1b", "\u202e"} & set(page)
+    assert "\\x1b[2J" in page
+    assert "<script>alert" not in page

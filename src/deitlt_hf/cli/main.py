@@ -10,6 +10,7 @@ import select
 import sys
 from collections.abc import Sequence
 
+from deitlt_hf.cli.console import notices_once
 from deitlt_hf.cli.offline import offline_where_the_hub_is_silent
 from deitlt_hf.cli.resuming import resume_command
 from deitlt_hf.errors import DeiTLTError
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"deitlt: unknown command {command!r}; {hint}", file=sys.stderr)
         return 2
     try:
-        with signals_end_runs(), offline_where_the_hub_is_silent(arguments):
+        with signals_end_runs(), offline_where_the_hub_is_silent(arguments), notices_once():
             _run(command, arguments[1:])
     except DeiTLTError as error:
         print(f"deitlt {command}: {error}", file=sys.stderr)

@@ -124,6 +124,12 @@ _CONFIG: dict[str, _Rule] = {
     "classifier": _TEXT,
     "id2label": (f"a name for each class 0, 1, ..., at most {_MOST_CLASSES}", _are_names),
     "label2id": ("the class id of each name", _are_labels),
+    "label_names": (
+        f"a list of at most {_MOST_CLASSES} names",
+        lambda value: (
+            isinstance(value, list) and len(value) <= _MOST_CLASSES and all(isinstance(name, str) for name in value)
+        ),
+    ),
     "num_labels": (f"a whole number from 1 to {_MOST_CLASSES}", lambda value: _is_int(value, 1, _MOST_CLASSES)),
     "num_classes": (f"a whole number from 0 to {_MOST_CLASSES}", lambda value: _is_int(value, 0, _MOST_CLASSES)),
     "class_counts": ("a list of a whole number per class", _are_class_counts),
@@ -276,7 +282,9 @@ def _check(content: object, rules: Mapping[str, _Rule], file: Path, path: str = 
 
 def _check_classes(config: Mapping[str, Any], file: Path) -> None:
     """Compare what has an entry per class."""
-    number = len(config.get("id2label") or ()) or config.get("num_labels") or 2  # transformers leaves two out
+    # timm's wrapper has names of its own; transformers leaves the usual two classes out.
+    named = config.get("id2label") or config.get("label_names") or ()
+    number = len(named) or config.get("num_labels") or config.get("num_classes") or 2
     groups = config.get("class_groups") or {}
     entries = {
         "label2id": len(config.get("label2id") or ()),
