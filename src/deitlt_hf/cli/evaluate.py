@@ -16,7 +16,8 @@ class EvaluateArguments:
     output: str | None = field(default=None, metadata={"help": "JSON file for the result; it must not exist yet."})
     batch_size: int = field(default=64, metadata={"help": "Images per step."})
     confidence_intervals: bool = field(
-        default=False, metadata={"help": "Add 95 %% intervals from 1000 bootstrap resamples of the test images."}
+        default=False,
+        metadata={"help": "Add 95 %% intervals from 1000 bootstrap resamples of each class's test images."},
     )
 
 
