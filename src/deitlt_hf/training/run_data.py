@@ -252,4 +252,12 @@ def group_classes(class_counts: list[int], boundaries: list[int] | None) -> dict
         return class_groups(class_counts)
     if len(boundaries) != 2:
         raise DeiTLTError(f"group_boundaries are {boundaries}; pass two numbers, such as 3 7")
-    return class_groups(class_counts, boundaries=tuple(boundaries))
+    groups = class_groups(class_counts, boundaries=tuple(boundaries))
+    falling = sorted(class_counts, reverse=True)
+    parted = [falling[cut] for cut in boundaries if 0 < cut < len(falling) and falling[cut - 1] == falling[cut]]
+    if parted:
+        images = " and ".join(str(count) for count in dict.fromkeys(parted))
+        notice(
+            f"group_boundaries {boundaries} part classes of {images} training images each: by the order of their labels"
+        )
+    return groups
