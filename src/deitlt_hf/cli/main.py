@@ -17,7 +17,7 @@ from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.training.stopping import Stopped, signals_end_runs
 
 COMMANDS = {
-    "demo": "train and evaluate on handwritten digits, in under four minutes on two cores",
+    "demo": "train and evaluate on handwritten digits, in under five minutes on two cores",
     "teacher": "train a CNN teacher",
     "train": "train a DeiT-LT student",
     "evaluate": "accuracy of a student's experts on head, mid and tail classes",
