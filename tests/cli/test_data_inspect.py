@@ -197,3 +197,18 @@ def test_files_that_are_missing_are_counted_not_refused(tmp_path, capsys):
     assert sum(split["unreadable"] for split in inspection["splits"].values()) == 2
     assert main(["teacher", "--data", str(tmp_path / "list.csv"), "--output_dir", str(tmp_path / "run")]) == 2
     assert "7.png" in capsys.readouterr().err
+
+
+def test_images_elsewhere_and_classes_that_may_be_one_are_named(tmp_path, caplog):
+    (tmp_path / "lists").mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(12):
+        folder = "lists" if number < 8 else "."
+        pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / folder / f"{number}.png")
+    places = [f"{number}.png" if number < 8 else f"../{number}.png" for number in range(12)]
+    lines = [f"{place},{['owl', 'Owl', 'lynx'][number % 3]}" for number, place in enumerate(places)]
+    (tmp_path / "lists" / "list.csv").write_text("\n".join(["file_name,label", *lines]))
+    assert main(["data", "inspect", str(tmp_path / "lists" / "list.csv"), "--test_fraction", "0.5"]) == 0
+    assert f"4 image paths lead out of {tmp_path / 'lists'}, the first to " in caplog.text
+    assert "('Owl', 'owl'): give them one name if they are one" in caplog.text
