@@ -153,9 +153,13 @@ class _Counting(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.asked.append(self.path)
+        name = self.path.strip("/").split(".")[0]
+        if not name.isdigit():
+            self.send_error(404)
+            return
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(picture(int(self.path.strip("/").split(".")[0])))
+        self.wfile.write(picture(int(name)))
 
     do_HEAD = do_GET  # noqa: N815
 
@@ -206,6 +210,19 @@ def test_images_that_are_asked_for_are_fetched_once(kind: str, address: str, tmp
     for _ in range(2):  # two epochs
         assert {row["image"].size for split in splits.values() for row in split} == {(6, 6)}
     assert len(_Counting.asked) == asked
+
+
+def test_an_image_that_cannot_be_fetched_is_one_line_and_asked_for_again(address: str, tmp_path: Path) -> None:
+    lines = [f"{address}/{index}.png,{index % 2}" for index in range(10)]
+    (tmp_path / "list.csv").write_text("\n".join(["image,label", *lines, f"{address}/no-number.png,1"]))
+    for _ in range(2):  # the failure is not kept
+        asked = len(_Counting.asked)
+        with pytest.raises(DeiTLTError, match=r"cannot fetch http://127\.0\.0\.1:.*/no-number\.png: ") as error:
+            read(tmp_path / "list.csv", allow_remote_images=True)
+        assert "\n" not in str(error.value)
+        assert len(_Counting.asked) > asked
+    splits = read(tmp_path / "list.csv", allow_remote_images=True, on_bad_image="skip")
+    assert number_of(splits) == 10
 
 
 @pytest.mark.parametrize("address", ["file:///etc/hostname", "s3://bucket/key.png", "ftp://host/a.png"])

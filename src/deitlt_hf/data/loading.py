@@ -200,7 +200,7 @@ def read_splits(
             **columns,
         )
         if allow_remote_images:
-            splits = fetch_images(splits)
+            splits = fetch_images(splits, on_bad_image)
         else:
             refuse_addresses(splits)
         say_similar(next(iter(splits.values())).features["label"].names)

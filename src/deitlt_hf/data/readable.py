@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import datasets
@@ -87,10 +86,16 @@ def refuse_addresses(splits: DatasetDict) -> None:
         raise DeiTLTError(f"{many}, from which nothing is fetched: {_first(found)}; {REMOTE_HINT}")
 
 
-def fetch_images(splits: DatasetDict) -> DatasetDict:
+def fetch_images(splits: DatasetDict, on_bad_image: str = "error") -> DatasetDict:
     """The splits with images at addresses fetched, once: the result is kept in the cache of `datasets`.
 
-    An image that cannot be fetched stays an address, which no reader takes.
+    Args:
+        splits: with a column `image`.
+        on_bad_image: `"error"` (default) raises for an image that cannot be fetched. Otherwise it stays an address,
+            which no reader takes, and nothing is kept: the next time all are asked for again.
+
+    Raises:
+        DeiTLTError: an image cannot be fetched.
 
     Example:
         >>> fetch_images(DatasetDict())
@@ -101,17 +106,26 @@ def fetch_images(splits: DatasetDict) -> DatasetDict:
     fetched = DatasetDict()
     for split, dataset in splits.items():
         if any("://" in path for _, path in referenced_files(dataset)):
-            rows = undecoded(dataset).map(_fetch, desc=f"fetching {split} images")
+            rows = undecoded(dataset).map(
+                _fetch,
+                fn_kwargs={"is_needed": on_bad_image == "error"},
+                load_from_cache_file=on_bad_image == "error",  # else a host that was away for a day stays away
+                desc=f"fetching {split} images",
+            )
             dataset = rows.cast_column("image", datasets.Image())
         fetched[split] = dataset
     return fetched
 
 
-def _fetch(row: dict) -> dict:
+def _fetch(row: dict, is_needed: bool) -> dict:
     path = row["image"]["path"] or ""
     if row["image"]["bytes"] is None and "://" in path:
-        with suppress(Exception):  # the network and fsspec each raise their own
+        try:
             row["image"] = {"bytes": read_bytes(path), "path": None}
+        except Exception as error:  # the network and fsspec each raise their own
+            if is_needed:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise DeiTLTError(f"cannot fetch {path}: {reason}; correct the address, or {SKIP_HINT}") from error
     return row
 
 
