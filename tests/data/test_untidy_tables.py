@@ -89,10 +89,17 @@ def test_what_can_be_read_in_two_ways_is_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_commas_at_the_end_of_each_line_hold_nothing(images: Path) -> None:
-    lines = [f"img/{index}.png,{'ab'[index % 2]}," for index in range(10)]
-    (images / "list.csv").write_text("\n".join(["file_name,label", *lines]))
+@pytest.mark.parametrize("end", ["", ",", ",,"])
+def test_commas_at_the_end_of_each_line_hold_nothing(end: str, images: Path) -> None:
+    lines = [f"img/{index}.png,{'ab'[index % 2]},," for index in range(10)]
+    (images / "list.csv").write_text("\n".join([f"file_name,label{end}", *lines]))
     assert number_of(read(images / "list.csv")) == 10
+
+
+def test_true_and_false_are_names_of_classes(images: Path) -> None:
+    rows = [json.dumps({"file_name": f"img/{index}.png", "label": index % 2 == 0}) for index in range(10)]
+    (images / "list.jsonl").write_text("\n".join(rows))
+    assert names_of(read(images / "list.jsonl")) == ["false", "true"]
 
 
 def test_paths_of_windows(images: Path) -> None:

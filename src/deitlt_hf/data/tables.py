@@ -163,6 +163,7 @@ def _read_table(
     _check_filled(path, label, given)
     _check_types(path, image, paths, (str,))
     _check_types(path, label, given, (str, int, float))
+    labels = [str(value).lower() if isinstance(value, bool) else value for value in labels]  # names, as in Parquet
     paths = _embedded_or_found(path, paths)
     rows: dict[str, Columns] = {}
     for name, image_path, image_label in zip(of_rows, paths, labels, strict=True):
@@ -247,7 +248,7 @@ def _read_separated(path: Path) -> Columns:
     """The columns of a CSV or TSV file, all text: 001 stays another class than 1, and NA a class."""
     with _whole_fields(), _open_text(path) as file:
         lines = csv.reader(file, delimiter="\t" if _suffix(path) == ".tsv" else ",")
-        header = _readable(path, lambda: next(lines, []))
+        header = _without_empty_end(_readable(path, lambda: next(lines, [])), 0)
         _check_header(path, header)
         rows = _readable(path, lambda: [_fields(path, lines.line_num, row, len(header)) for row in lines if row])
     return _filled(path, {name: [row[index] for row in rows] for index, name in enumerate(header)})
@@ -285,10 +286,16 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise DeiTLTError(f"{path} has two columns called {twice!r}: rename one of them")
 
 
+def _without_empty_end(fields: list[str], at_least: int) -> list[str]:
+    """Fields without the empty ones at a line's end, as spreadsheets write them for columns that hold nothing."""
+    while len(fields) > at_least and not fields[-1].strip():
+        fields = fields[:-1]
+    return fields
+
+
 def _fields(path: Path, line: int, row: list[str], columns: int) -> list[str]:
     """The fields of a line, as many as the header has: a label with a comma must not be cut at it."""
-    while len(row) > columns and not row[-1].strip():
-        row = row[:-1]  # commas at the end of each line hold nothing
+    row = _without_empty_end(row, columns)
     if len(row) != columns:
         raise DeiTLTError(
             f"{path}, line {line}: {len(row)} fields where the header has {columns}: "
