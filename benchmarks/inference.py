@@ -23,8 +23,8 @@ from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
 from deitlt_hf import DeiTLTForImageClassification, convert_reference_checkpoint
 from deitlt_hf.data.processing import image_processor
-from deitlt_hf.hub.export import export_model
-from deitlt_hf.hub.runtimes import OnnxRuntime, TorchRuntime
+from deitlt_hf.inference.export import export_model
+from deitlt_hf.inference.runtimes import OnnxRuntime, TorchRuntime
 
 PEERS = ("transformers", "timm")
 TOLERANCE = 1e-4

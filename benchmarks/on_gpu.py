@@ -38,10 +38,10 @@ from deitlt_hf import (
     DeiTLTTrainingArguments,
     class_balanced_weights,
 )
+from deitlt_hf.data.arguments import TrainingDataArguments, load_images
 from deitlt_hf.data.suggestion import STUDENT_SIZES
-from deitlt_hf.training.profiling import profile_training
-from deitlt_hf.training.run_data import TrainingDataArguments, load_images
-from deitlt_hf.training.runs import StudentArguments, make_student_trainer
+from deitlt_hf.runs.profiling import profile_training
+from deitlt_hf.runs.training import StudentArguments, make_student_trainer
 
 WARM_UP_STEPS = 5
 REFERENCE_WORKERS = 10
@@ -259,7 +259,7 @@ def measure(options: argparse.Namespace) -> str:
 
 
 def resnet50(options: argparse.Namespace) -> nn.Module:
-    from deitlt_hf.training.teacher_models import make_classifier
+    from deitlt_hf.teachers.build import make_classifier
 
     id2label = build_models(options)[0].config.id2label
     label_maps = {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}

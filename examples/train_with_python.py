@@ -3,9 +3,9 @@
 import argparse
 
 from deitlt_hf import DeiTLTTrainingArguments, TeacherTrainingArguments
+from deitlt_hf.data.arguments import TrainingDataArguments
 from deitlt_hf.evaluation.accuracy import format_table
-from deitlt_hf.training.run_data import TrainingDataArguments
-from deitlt_hf.training.runs import StudentArguments, TeacherArguments, train_student, train_teacher
+from deitlt_hf.runs.training import StudentArguments, TeacherArguments, train_student, train_teacher
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--teacher-epochs", type=int, default=40)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deitlt_hf.hub.cards.paper_settings import PAPER_SETTINGS, paper_card
+from deitlt_hf.cards.paper_settings import PAPER_SETTINGS, paper_card
 
 for name in PAPER_SETTINGS:
     path = Path(__file__).with_name(f"{name}.md")

@@ -14,13 +14,13 @@ from matplotlib.text import Text
 from PIL import Image
 
 from deitlt_hf import DeiTLTError
+from deitlt_hf.cards.markdown import escape
 from deitlt_hf.data.inspection import inspect_dataset
 from deitlt_hf.data.inspection_table import format_inspection
 from deitlt_hf.errors import notice, printable
 from deitlt_hf.evaluation.accuracy import expert_metrics
 from deitlt_hf.evaluation.comparing import format_comparison, paired_differences
 from deitlt_hf.evaluation.figures import report_figure
-from deitlt_hf.hub.cards.markdown import escape
 
 NAMES = [
     "\x1b[2J\x1b]0;owned\x07",

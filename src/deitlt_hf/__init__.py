@@ -13,6 +13,7 @@ from deitlt_hf._auto import register_when_transformers_loads
 from deitlt_hf.errors import DeiTLTError
 
 if TYPE_CHECKING:  # type checkers and editors read the names here; at run time `__getattr__` loads them
+    from deitlt_hf.cards.model_card import write_model_card as write_model_card
     from deitlt_hf.data.builders import Cifar10LT as Cifar10LT
     from deitlt_hf.data.builders import Cifar100LT as Cifar100LT
     from deitlt_hf.data.builders import ImageNetLT as ImageNetLT
@@ -34,11 +35,9 @@ if TYPE_CHECKING:  # type checkers and editors read the names here; at run time 
     from deitlt_hf.evaluation.attention import token_attention as token_attention
     from deitlt_hf.evaluation.comparing import compare_models as compare_models
     from deitlt_hf.evaluation.long_tail_accuracy.long_tail_accuracy import LongTailAccuracy as LongTailAccuracy
-    from deitlt_hf.hub.cards.model_card import write_model_card as write_model_card
-    from deitlt_hf.hub.conversion import convert_reference_checkpoint as convert_reference_checkpoint
-    from deitlt_hf.hub.expert_classifier import ExpertClassifier as ExpertClassifier
-    from deitlt_hf.hub.export import export_model as export_model
     from deitlt_hf.hub.pushing import push_model as push_model
+    from deitlt_hf.inference.classifier import ExpertClassifier as ExpertClassifier
+    from deitlt_hf.inference.export import export_model as export_model
     from deitlt_hf.losses.class_balanced import class_balanced_weights as class_balanced_weights
     from deitlt_hf.losses.distillation import DistillationLoss as DistillationLoss
     from deitlt_hf.losses.ldam import LDAMLoss as LDAMLoss
@@ -55,10 +54,11 @@ if TYPE_CHECKING:  # type checkers and editors read the names here; at run time 
     from deitlt_hf.models.timm_cosine.modeling_timm_cosine import (
         TimmCosineForImageClassification as TimmCosineForImageClassification,
     )
+    from deitlt_hf.reference.convert import convert_reference_checkpoint as convert_reference_checkpoint
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments as DeiTLTTrainingArguments
     from deitlt_hf.training.arguments import TeacherTrainingArguments as TeacherTrainingArguments
+    from deitlt_hf.training.student import DeiTLTTrainer as DeiTLTTrainer
     from deitlt_hf.training.teacher import TeacherTrainer as TeacherTrainer
-    from deitlt_hf.training.trainer import DeiTLTTrainer as DeiTLTTrainer
 
 __version__ = "0.1.0"
 
@@ -85,7 +85,7 @@ _MODULE_OF = {
     "DistillationLoss": "losses.distillation",
     "LDAMLoss": "losses.ldam",
     "PaCoLoss": "losses.paco",
-    "DeiTLTTrainer": "training.trainer",
+    "DeiTLTTrainer": "training.student",
     "DeiTLTTrainingArguments": "training.arguments",
     "TeacherTrainer": "training.teacher",
     "TeacherTrainingArguments": "training.arguments",
@@ -100,11 +100,11 @@ _MODULE_OF = {
     "expected_calibration_error": "evaluation.analysis.calibration",
     "compare_models": "evaluation.comparing",
     "write_analysis": "evaluation.analysis_page",
-    "ExpertClassifier": "hub.expert_classifier",
-    "convert_reference_checkpoint": "hub.conversion",
-    "export_model": "hub.export",
+    "ExpertClassifier": "inference.classifier",
+    "convert_reference_checkpoint": "reference.convert",
+    "export_model": "inference.export",
     "push_model": "hub.pushing",
-    "write_model_card": "hub.cards.model_card",
+    "write_model_card": "cards.model_card",
 }
 
 __all__ = ["DeiTLTError", "__version__", *_MODULE_OF]

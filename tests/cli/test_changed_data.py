@@ -19,7 +19,7 @@ from PIL import Image
 from deitlt_hf.cli.main import main
 from deitlt_hf.data.images import decode_image
 from deitlt_hf.data.transforms import evaluation_view
-from deitlt_hf.hub.loading import load_student
+from deitlt_hf.inference.loading import load_student
 
 MODEL = ["--image_size", "8", "--patch_size", "4", "--hidden_size", "16", "--num_hidden_layers", "1"]
 RUN = [*MODEL, "--num_attention_heads", "2", "--distillation_type", "none", "--num_train_epochs", "1"]

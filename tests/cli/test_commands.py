@@ -169,9 +169,9 @@ def test_recipes_lists_and_prints(capsys):
 @pytest.mark.parametrize("name", [name for name in recipe_names() if not is_teacher_recipe(name)])
 def test_every_recipe_has_its_teacher_and_says_known_settings(name, tmp_path, monkeypatch):
     from deitlt_hf.cli.parsing import parse_with_recipe
+    from deitlt_hf.data.arguments import TrainingDataArguments
+    from deitlt_hf.runs.training import StudentArguments, TeacherArguments
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
-    from deitlt_hf.training.run_data import TrainingDataArguments
-    from deitlt_hf.training.runs import StudentArguments, TeacherArguments
 
     data, student, args = parse_with_recipe(
         "train", "", [TrainingDataArguments, StudentArguments, DeiTLTTrainingArguments], ["--recipe", name]
@@ -279,10 +279,10 @@ CIFAR_NAMES = [f"{data}-lt-if{factor}" for data in ("cifar10", "cifar100") for f
 )
 def test_teachers_recipes_parse_and_have_the_papers_settings(name, paper):
     from deitlt_hf.cli.parsing import parse_with_recipe
+    from deitlt_hf.data.arguments import TrainingDataArguments
+    from deitlt_hf.runs.training import TeacherArguments
+    from deitlt_hf.teachers.build import make_classifier
     from deitlt_hf.training.arguments import TeacherTrainingArguments
-    from deitlt_hf.training.run_data import TrainingDataArguments
-    from deitlt_hf.training.runs import TeacherArguments
-    from deitlt_hf.training.teacher_models import make_classifier
 
     kinds = [TrainingDataArguments, TeacherArguments, TeacherTrainingArguments]
     data, teacher, args = parse_with_recipe("teacher", "", kinds, ["--recipe", name])

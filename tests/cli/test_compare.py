@@ -11,10 +11,10 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from deitlt_hf import CifarResNetConfig, DeiTLTConfig, DeiTLTForImageClassification
 from deitlt_hf.cli.main import main
+from deitlt_hf.data.arguments import DataArguments, images_for_model, load_images
 from deitlt_hf.data.processing import image_processor
 from deitlt_hf.evaluation import analysis_page
-from deitlt_hf.training import analyzing
-from deitlt_hf.training.run_data import DataArguments, images_for_model, load_images
+from deitlt_hf.runs import analyzing
 
 DATA = ["--data", "digits-lt", "--imbalance_factor", "20", "--group_boundaries", "3", "7"]
 SHAPE = {"image_size": 16, "patch_size": 8, "hidden_size": 24, "intermediate_size": 48, "num_attention_heads": 2}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from deitlt_hf.cli.parsing import parse_with_recipe, scaled_to_epochs
+from deitlt_hf.data.arguments import TrainingDataArguments
+from deitlt_hf.runs.student_models import StudentArguments
+from deitlt_hf.runs.training import TeacherArguments
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
-from deitlt_hf.training.run_data import TrainingDataArguments
-from deitlt_hf.training.runs import TeacherArguments
-from deitlt_hf.training.student_models import StudentArguments
 
 STUDENT = [TrainingDataArguments, StudentArguments, DeiTLTTrainingArguments]
 TEACHER = [TrainingDataArguments, TeacherArguments, TeacherTrainingArguments]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deitlt_hf.cli.main import main
-from deitlt_hf.training.profiling import OTHER
+from deitlt_hf.runs.profiling import OTHER
 
 STUDENT = (
     "train --recipe digits-lt --distillation_type none --hidden_size 24 --num_hidden_layers 1 --num_attention_heads 2 "
@@ -56,7 +56,7 @@ def test_a_disk_that_is_full_is_left_without_a_part_of_a_trace(tmp_path, capsys,
         Path(target).write_text("half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("deitlt_hf.training.profiling.shutil.copyfile", fill_up)
+    monkeypatch.setattr("deitlt_hf.runs.profiling.shutil.copyfile", fill_up)
     run = tmp_path / "run"
     assert main([*STUDENT, "--output_dir", str(run), "--profile", "1"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
@@ -65,6 +65,6 @@ def test_a_disk_that_is_full_is_left_without_a_part_of_a_trace(tmp_path, capsys,
 
 
 def test_nothing_is_pushed(tmp_path, monkeypatch):
-    monkeypatch.setattr("deitlt_hf.training.pushing.PushingTrainer.init_hf_repo", lambda *_: pytest.fail("made"))
+    monkeypatch.setattr("deitlt_hf.durable.pushing.PushingTrainer.init_hf_repo", lambda *_: pytest.fail("made"))
     push = ["--push_to_hub", "true", "--hub_model_id", "me/model"]
     assert main([*STUDENT, *push, "--output_dir", str(tmp_path / "run"), "--profile", "1"]) == 0

@@ -9,7 +9,7 @@ import pytest
 
 from deitlt_hf.cli import suggesting
 from deitlt_hf.cli.main import main
-from deitlt_hf.training import runs
+from deitlt_hf.runs import training as runs
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,8 @@ from transformers import TrainerCallback
 
 from deitlt_hf.cli.main import main
 from deitlt_hf.cli.resuming import resume_command
-from deitlt_hf.training.stopping import Stopped
-from deitlt_hf.training.trainer import DeiTLTTrainer
+from deitlt_hf.durable.signals import Stopped
+from deitlt_hf.training.student import DeiTLTTrainer
 from published_layouts import write_cifar
 
 RUN = ["--data", "digits-lt", "--distillation_type", "none", "--image_size", "16", "--num_train_epochs", "2"]
@@ -150,7 +150,7 @@ def test_what_ends_a_run_after_its_last_step_says_what_there_is(
         raise error
 
     directory = tmp_path / "run"
-    monkeypatch.setattr("deitlt_hf.training.runs.save_result", fail)
+    monkeypatch.setattr("deitlt_hf.runs.training.save_result", fail)
     flags = [*MACHINE, "--max_steps", "2", "--save_strategy", "steps" if saves else "no"]
     assert main(["train", *RUN, *flags, "--output_dir", str(directory)]) == status
     left = f"{directory} holds the trained model, without what it was to be measured by"
@@ -160,7 +160,7 @@ def test_what_ends_a_run_after_its_last_step_says_what_there_is(
 
 
 def test_a_directory_that_cannot_be_made_is_refused_before_the_data_are_loaded(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("deitlt_hf.training.runs.load_images_to_train", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("deitlt_hf.runs.training.load_images_to_train", lambda *_: pytest.fail("loaded"))
     (tmp_path / "file").touch()
     for directory in (tmp_path / "file", tmp_path / "file" / "run"):
         assert main(["train", *RUN, *MACHINE, "--output_dir", str(directory)]) == 2

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import DatasetBuilder, DatasetDict
 
+from deitlt_hf.cards.dataset_card import BuiltDataset
 from deitlt_hf.data import cifar_lt, imagenet_lt, inaturalist_2018
 from deitlt_hf.data.builders import (
     BUILDERS,
@@ -30,7 +31,6 @@ from deitlt_hf.data.lists import ListFacts
 from deitlt_hf.data.loading import load_long_tailed_dataset
 from deitlt_hf.data.long_tail import class_counts_for_imbalance
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.hub.cards.dataset_card import BuiltDataset
 from deitlt_hf.hub.dataset_directory import write_dataset
 from published_layouts import (
     SPECIES,

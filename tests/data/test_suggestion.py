@@ -9,14 +9,14 @@ import pytest
 
 from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTTrainingArguments, TeacherTrainingArguments
 from deitlt_hf.cli.parsing import parse_with_recipe
+from deitlt_hf.data.arguments import TrainingDataArguments
 from deitlt_hf.data.duplicates import Duplicates
 from deitlt_hf.data.inspection import Inspection, SplitInspection
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.data.sampling import repeated_augmentation_sampler
 from deitlt_hf.data.suggestion import format_suggestion, suggest_recipe, suggest_teacher_recipe
 from deitlt_hf.models.cifar_resnet.configuration_cifar_resnet import CifarResNetConfig
-from deitlt_hf.training.run_data import TrainingDataArguments
-from deitlt_hf.training.runs import StudentArguments, TeacherArguments
+from deitlt_hf.runs.training import StudentArguments, TeacherArguments
 
 SIDES = (8, 28, 31.5, 32, 33, 63, 64, 100, 112, 159, 160, 224, 225, 500, 4000)
 IMAGES = (2, 19, 57, 300, 2559, 2560, 9_999, 10_000, 20_000, 99_999, 115_846, 437_513, 2_000_000)

@@ -24,9 +24,9 @@ from transformers import AutoImageProcessor
 
 from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification, ExpertClassifier
 from deitlt_hf.cli.main import main
-from deitlt_hf.hub.app import build_app, expert_panels
-from deitlt_hf.hub.app_examples import class_caption, examples_in_folder, examples_of_run
-from deitlt_hf.hub.app_uploads import MAX_PIXELS, read_picture, shown_picture
+from deitlt_hf.inference.app import build_app, expert_panels
+from deitlt_hf.inference.app_examples import class_caption, examples_in_folder, examples_of_run
+from deitlt_hf.inference.app_uploads import MAX_PIXELS, read_picture, shown_picture
 
 ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "examples" / "space"
@@ -257,7 +257,7 @@ def test_a_recipe_of_the_hub_reads_no_file_of_this_machine(tmp_path, monkeypatch
     (tmp_path / "recipe.yaml").write_text(f"data: {tmp_path}\n")
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(tmp_path / "recipe.yaml"))
     monkeypatch.setattr(
-        "deitlt_hf.hub.app_examples.load_long_tailed_dataset", lambda *_, **__: pytest.fail("data were read")
+        "deitlt_hf.inference.app_examples.load_long_tailed_dataset", lambda *_, **__: pytest.fail("data were read")
     )
     assert examples_of_run("owner/student", DIGITS) == []
 

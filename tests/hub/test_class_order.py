@@ -15,8 +15,8 @@ import torch
 from numpy._core._multiarray_umath import __cpu_dispatch__
 
 from deitlt_hf import DeiTLTError
-from deitlt_hf.hub.checkpoint_file import ReferenceFile
-from deitlt_hf.hub.class_order import find_class_order, frequency_order, read_class_counts, read_class_order
+from deitlt_hf.reference.checkpoint_file import ReferenceFile
+from deitlt_hf.reference.class_order import find_class_order, frequency_order, read_class_counts, read_class_order
 
 
 def slow_for_quicksort(size: int) -> np.ndarray:

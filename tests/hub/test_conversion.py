@@ -22,8 +22,8 @@ from deitlt_hf import (
     DeiTLTForImageClassification,
     convert_reference_checkpoint,
 )
-from deitlt_hf.hub.conversion import save_model_and_processor
-from deitlt_hf.training.frozen_teacher import FrozenTeacher
+from deitlt_hf.reference.convert import save_model_and_processor
+from deitlt_hf.teachers.frozen import FrozenTeacher
 
 STUDENT_HEADS = 3
 COUNTS = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]

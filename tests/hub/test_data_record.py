@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.hub.data_record import (
+from deitlt_hf.data.record import (
     DataRecord,
     at_recorded_places,
     differing_classes,
@@ -18,6 +17,7 @@ from deitlt_hf.hub.data_record import (
     places_of,
     read_data_record,
 )
+from deitlt_hf.errors import DeiTLTError
 
 RECORD = DataRecord(["owl", "lynx"], [9, 3], [2, 1], {"pets": "/far/pets"}, 0.2, 0, ["00ff"])
 

@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Re
 
 from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification, ExpertClassifier, token_attention
 from deitlt_hf.data.processing import image_processor
-from deitlt_hf.hub.loading import load_image_processor
+from deitlt_hf.inference.loading import load_image_processor
 
 NAMES = ["lynx", "cat", "рысь", "badger", "fox"]
 

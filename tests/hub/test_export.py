@@ -17,10 +17,10 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 import deitlt_hf
 from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification, ExpertClassifier, export_model
+from deitlt_hf.cards.model_card import model_card
 from deitlt_hf.data.processing import image_processor
-from deitlt_hf.hub import export
-from deitlt_hf.hub.cards.model_card import model_card
-from deitlt_hf.hub.onnx_file import quantise_onnx
+from deitlt_hf.inference import export
+from deitlt_hf.inference.onnx_file import quantise_onnx
 from hub_server import HubServer
 
 ACCURACY = {"overall": 40.0, "head": 60.0, "mid": 40.0, "tail": 20.0}

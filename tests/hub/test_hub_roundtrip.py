@@ -29,8 +29,8 @@ from deitlt_hf import (
 )
 from deitlt_hf.cli.main import main
 from deitlt_hf.data.processing import image_processor
-from deitlt_hf.hub.loading import load_image_processor, load_student
 from deitlt_hf.hub.pushing import push_model
+from deitlt_hf.inference.loading import load_image_processor, load_student
 from hub_server import HubServer
 from published_layouts import write_imagenet_lt
 

@@ -28,11 +28,11 @@ from deitlt_hf import (
     convert_reference_checkpoint,
     export_model,
 )
+from deitlt_hf.cards.adapter import save_classes
+from deitlt_hf.cards.model_card import is_generated, model_card, write_model_card
 from deitlt_hf.cli.main import main
 from deitlt_hf.evaluation.accuracy import EXPERTS, GROUPS
-from deitlt_hf.hub.cards.adapter import save_classes
-from deitlt_hf.hub.cards.model_card import is_generated, model_card, write_model_card
-from deitlt_hf.hub.conversion import save_model_and_processor
+from deitlt_hf.reference.convert import save_model_and_processor
 from hub_server import HubServer
 
 TINY = "--dataloader_num_workers 0 --dataloader_persistent_workers false --use_cpu true --disable_tqdm true".split()

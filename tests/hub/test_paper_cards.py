@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from deitlt_hf.hub.cards.paper_settings import PAPER_SETTINGS, paper_card
+from deitlt_hf.cards.paper_settings import PAPER_SETTINGS, paper_card
 from deitlt_hf.recipes import load_recipe
 from hub_metadata import metadata_problems
 

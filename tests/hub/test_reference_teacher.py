@@ -22,10 +22,10 @@ from deitlt_hf import (
     TimmCosineForImageClassification,
     convert_reference_checkpoint,
 )
-from deitlt_hf.hub.checkpoint_file import ReferenceFile
-from deitlt_hf.hub.conversion import convert_and_describe, save_model_and_processor
-from deitlt_hf.hub.reference_teacher import convert_teacher
-from deitlt_hf.training.frozen_teacher import FrozenTeacher
+from deitlt_hf.reference.checkpoint_file import ReferenceFile
+from deitlt_hf.reference.convert import convert_and_describe, save_model_and_processor
+from deitlt_hf.reference.teacher import convert_teacher
+from deitlt_hf.teachers.frozen import FrozenTeacher
 
 CLASSES = 7
 NAMES = [f"species {letter}" for letter in "abcdefg"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from deitlt_hf.hub.cards.training import training_section
+from deitlt_hf.cards.training import training_section
 
 
 def test_the_card_of_a_run_that_was_resumed_with_other_settings_says_which():

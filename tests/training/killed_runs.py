@@ -31,7 +31,7 @@ from transformers.utils import logging as transformers_logging
 
 from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification, DeiTLTTrainer, DeiTLTTrainingArguments
 from deitlt_hf.data.transforms import ViewedDataset, evaluation_view, strong_view
-from deitlt_hf.training.checkpoints import is_complete, newest_complete
+from deitlt_hf.durable.checkpoints import is_complete, newest_complete
 
 ELSEWHERE, SAVE, EVALUATION = "a step", "a save", "an evaluation"
 PHASES = [ELSEWHERE, SAVE, EVALUATION]

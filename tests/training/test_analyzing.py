@@ -20,13 +20,13 @@ from deitlt_hf import (
     DeiTLTError,
     DeiTLTForImageClassification,
 )
+from deitlt_hf.data.arguments import DataArguments, images_for_model, load_images
 from deitlt_hf.data.transforms import evaluation_view
-from deitlt_hf.hub.loading import load_run_settings
 from deitlt_hf.hub.pushing import push_model
-from deitlt_hf.training.analyzing import analyze_saved_model
-from deitlt_hf.training.frozen_teacher import FrozenTeacher
-from deitlt_hf.training.run_data import DataArguments, images_for_model, load_images
-from deitlt_hf.training.runs import evaluate_student
+from deitlt_hf.inference.loading import load_run_settings
+from deitlt_hf.runs.analyzing import analyze_saved_model
+from deitlt_hf.runs.training import evaluate_student
+from deitlt_hf.teachers.frozen import FrozenTeacher
 from hub_server import HubServer
 
 IMAGENET = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
@@ -116,7 +116,7 @@ def test_the_runs_teacher_is_taken_if_it_is_there(student, teacher, images, reco
     record_teacher(student, name, {"teacher": "me/teacher"} if recorded == "on the hub" else None)
     loaded = []
     monkeypatch.setattr(
-        "deitlt_hf.training.analyzing.FrozenTeacher",
+        "deitlt_hf.runs.analyzing.FrozenTeacher",
         lambda source, *rest: loaded.append(source) or FrozenTeacher(teacher, *rest),
     )
     agreement = analyze_saved_model(student, images, DATA).record["agreement"]

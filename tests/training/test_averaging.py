@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from deitlt_hf.training.averaging import AveragedWeights
+from deitlt_hf.training.ema import AveragedWeights
 
 
 def test_every_update_keeps_decay_of_the_average():

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from deitlt_hf import DeiTLTError, DeiTLTTrainer
-from deitlt_hf.training.checkpoints import finish, is_complete, newest_complete, rotate, tidy, unfinished
+from deitlt_hf.durable.checkpoints import finish, is_complete, newest_complete, rotate, tidy, unfinished
 
 
 def write(checkpoint: Path) -> Path:

@@ -17,7 +17,7 @@ from transformers import (
 
 from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, DeiTLTError, DeiTLTTrainer
 from deitlt_hf.data.processing import image_processor
-from deitlt_hf.training.frozen_teacher import FrozenTeacher
+from deitlt_hf.teachers.frozen import FrozenTeacher
 
 ANIMALS = ["cat", "dog", "lynx"]
 

@@ -13,9 +13,10 @@ from torch import nn
 from transformers import TrainerCallback
 
 from deitlt_hf import DeiTLTTrainer, TeacherTrainer
+from deitlt_hf.durable.signals import Stopped, signals_end_runs
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.training import profiling
-from deitlt_hf.training.profiling import (
+from deitlt_hf.runs import profiling
+from deitlt_hf.runs.profiling import (
     OTHER,
     TRACE_FILE,
     TRACED_STEPS,
@@ -26,7 +27,6 @@ from deitlt_hf.training.profiling import (
     profile_training,
     stage,
 )
-from deitlt_hf.training.stopping import Stopped, signals_end_runs
 
 STAGES = {"data", "mixing", "teacher", "student", "loss", "optimiser", OTHER}
 NAP = 0.02

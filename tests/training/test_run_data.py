@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deitlt_hf.training.run_data import group_classes
+from deitlt_hf.data.arguments import group_classes
 
 
 @pytest.mark.parametrize(

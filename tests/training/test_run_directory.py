@@ -13,8 +13,8 @@ import yaml
 from safetensors.torch import save_file
 
 from deitlt_hf import DeiTLTError, DeiTLTTrainingArguments, TeacherTrainingArguments
-from deitlt_hf.training.checkpoints import tidy
-from deitlt_hf.training.run_directory import check_output_directory, claimed_directory, refuse_within
+from deitlt_hf.durable.checkpoints import tidy
+from deitlt_hf.runs.directory import check_output_directory, claimed_directory, refuse_within
 
 
 class Run:

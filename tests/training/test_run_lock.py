@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from deitlt_hf import DeiTLTError
-from deitlt_hf.training.run_lock import LOCK_FILE, check_lock, release_lock, take_lock
+from deitlt_hf.runs.lock import LOCK_FILE, check_lock, release_lock, take_lock
 
 
 def write(directory, **changes):
@@ -65,7 +65,7 @@ def test_what_cannot_be_asked_is_refused_with_the_file_to_remove(tmp_path, conte
 
 def test_of_two_that_start_together_one_is_refused(tmp_path):
     script = (
-        "import sys, time; from pathlib import Path; from deitlt_hf.training.run_lock import take_lock;"
+        "import sys, time; from pathlib import Path; from deitlt_hf.runs.lock import take_lock;"
         "time.sleep(max(0, float(sys.argv[2]) - time.time()));"
         "take_lock(Path(sys.argv[1])); print('taken', flush=True); time.sleep(3)"
     )

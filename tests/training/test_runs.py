@@ -20,8 +20,8 @@ from deitlt_hf import (
     TeacherTrainingArguments,
     class_groups,
 )
-from deitlt_hf.training.run_data import TrainingDataArguments
-from deitlt_hf.training.runs import StudentArguments, TeacherArguments, train_student, train_teacher
+from deitlt_hf.data.arguments import TrainingDataArguments
+from deitlt_hf.runs.training import StudentArguments, TeacherArguments, train_student, train_teacher
 
 # Largest class 134 images, imbalance factor 20, exponential profile: 134 * (1/20) ** (i/9), rounded down.
 COUNTS = [134, 96, 68, 49, 35, 25, 18, 13, 9, 6]

@@ -9,7 +9,7 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from deitlt_hf import DeiTLTError, DeiTLTTrainer, TeacherTrainer
-from deitlt_hf.training.sharding import _configure, _sharding_on_cpus
+from deitlt_hf.durable.sharding import _configure, _sharding_on_cpus
 
 
 def test_zero_3_is_refused(tiny_student, arguments):

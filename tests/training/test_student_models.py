@@ -8,7 +8,7 @@ from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
 from deitlt_hf import DeiTLTError
 from deitlt_hf.data.suggestion import STUDENT_SIZES
-from deitlt_hf.training.student_models import StudentArguments, check_shape, load_start, student_config
+from deitlt_hf.runs.student_models import StudentArguments, check_shape, load_start, student_config
 
 CLASSES = {"id2label": {0: "cat", 1: "lynx"}, "label2id": {"cat": 0, "lynx": 1}}
 

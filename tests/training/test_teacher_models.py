@@ -21,7 +21,7 @@ from transformers import (
 
 from deitlt_hf.data.processing import image_processor
 from deitlt_hf.data.transforms import evaluation_view
-from deitlt_hf.training.teacher_models import has_cosine_classifier, load_classifier, make_classifier
+from deitlt_hf.teachers.build import has_cosine_classifier, load_classifier, make_classifier
 
 
 def label_maps(names="abc"):

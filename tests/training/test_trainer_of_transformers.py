@@ -15,7 +15,7 @@ from transformers import Trainer
 
 import deitlt_hf
 
-# Parameters that the overrides and calls in `training/` rely on.
+# Parameters that the overrides and calls in `durable/` and `training/` rely on.
 PARAMETERS = {
     "_finish_current_push": ["self"],
     "_get_dataloader": ["self", "dataset", "description", "batch_size", "sampler_fn", "is_training", "dataloader_key"],
@@ -71,7 +71,8 @@ def test_parameters_of_a_private_method_are_as_before(method):
 def test_every_private_method_in_use_is_recorded():
     theirs = {name for name in vars(Trainer) if name.startswith("_") and not name.startswith("__")}
     used = set()
-    for file in Path(deitlt_hf.__file__).parent.joinpath("training").glob("*.py"):
+    package = Path(deitlt_hf.__file__).parent
+    for file in [*package.joinpath("training").glob("*.py"), *package.joinpath("durable").glob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.FunctionDef):
                 used.add(node.name)

@@ -24,7 +24,7 @@ from deitlt_hf import (
 )
 from deitlt_hf.data.transforms import collate
 from deitlt_hf.evaluation.predicting import predict_experts
-from deitlt_hf.training.frozen_teacher import FrozenTeacher
+from deitlt_hf.teachers.frozen import FrozenTeacher
 
 COUNTS = [500, 299, 179, 107, 64, 38, 23, 13, 8, 5]
 GROUPS = {"head": [0, 1, 2], "mid": [3, 4, 5, 6], "tail": [7, 8, 9]}

@@ -29,15 +29,15 @@ def run(argv: Sequence[str]) -> None:
     import torch
     from accelerate import PartialState
 
+    from deitlt_hf.cards.record import last_part
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import DataclassParser, take_data_of_run
+    from deitlt_hf.data.arguments import DataArguments
     from deitlt_hf.evaluation.accuracy import format_table
     from deitlt_hf.evaluation.analysis_page import ANALYSIS_FILE, PAGE_FILE, write_analysis
-    from deitlt_hf.hub.loading import load_any_config
-    from deitlt_hf.hub.run_record import last_part
-    from deitlt_hf.training.analyzing import analyze_saved_model
-    from deitlt_hf.training.measured_data import load_images_to_measure
-    from deitlt_hf.training.run_data import DataArguments
+    from deitlt_hf.inference.loading import load_any_config
+    from deitlt_hf.runs.analyzing import analyze_saved_model
+    from deitlt_hf.runs.measured_data import load_images_to_measure
 
     parser = DataclassParser(
         [DataArguments, AnalyzeArguments],

@@ -21,9 +21,9 @@ def run(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
 
     from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.hub.app import build_app, check_address, import_gradio, serve
-    from deitlt_hf.hub.app_examples import examples_in_folder, examples_of_run
-    from deitlt_hf.hub.expert_classifier import ExpertClassifier
+    from deitlt_hf.inference.app import build_app, check_address, import_gradio, serve
+    from deitlt_hf.inference.app_examples import examples_in_folder, examples_of_run
+    from deitlt_hf.inference.classifier import ExpertClassifier
 
     # Before the model is loaded, which may have to be downloaded.
     import_gradio()

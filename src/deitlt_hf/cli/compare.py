@@ -27,13 +27,13 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.analyze import check_options
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import DataclassParser, take_data_of_run
+    from deitlt_hf.data.arguments import DataArguments, images_for_model
     from deitlt_hf.evaluation.analysis.vit import patches_of
     from deitlt_hf.evaluation.analysis_page import ANALYSIS_FILE, PAGE_FILE, write_analysis
     from deitlt_hf.evaluation.comparing import check_same_classes, compare_models, format_comparison
-    from deitlt_hf.hub.loading import load_any_config
-    from deitlt_hf.training.analyzing import analyze_saved_model
-    from deitlt_hf.training.measured_data import load_images_to_measure
-    from deitlt_hf.training.run_data import DataArguments, images_for_model
+    from deitlt_hf.inference.loading import load_any_config
+    from deitlt_hf.runs.analyzing import analyze_saved_model
+    from deitlt_hf.runs.measured_data import load_images_to_measure
 
     parser = DataclassParser(
         [DataArguments, CompareArguments],
@@ -87,7 +87,7 @@ def name_models(models: Sequence[str]) -> dict[str, str]:
         >>> name_models(["runs/vit", "DeiT-LT=runs/cifar10-lt-small"])
         {'vit': 'runs/vit', 'DeiT-LT': 'runs/cifar10-lt-small'}
     """
-    from deitlt_hf.hub.run_record import last_part
+    from deitlt_hf.cards.record import last_part
 
     if len(models) < 2:
         raise DeiTLTError(f"there is only {models[0]} to compare; pass at least two models")

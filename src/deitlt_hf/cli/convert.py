@@ -21,9 +21,9 @@ def run(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
 
     from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.hub.class_order import read_class_counts, read_class_order, read_lines
-    from deitlt_hf.hub.conversion import convert_and_describe, save_model_and_processor
-    from deitlt_hf.hub.normalisation import normalisation_of
+    from deitlt_hf.reference.class_order import read_class_counts, read_class_order, read_lines
+    from deitlt_hf.reference.convert import convert_and_describe, save_model_and_processor
+    from deitlt_hf.reference.normalisation import normalisation_of
 
     quiet_libraries()
     names = None if args.label_names is None else read_lines(args.label_names, "label names")

@@ -11,8 +11,8 @@ from deitlt_hf.cli.console import OneLineParser
 from deitlt_hf.errors import DeiTLTError
 
 if TYPE_CHECKING:
-    from deitlt_hf.training.run_data import TrainingDataArguments
-    from deitlt_hf.training.runs import RunResult
+    from deitlt_hf.data.arguments import TrainingDataArguments
+    from deitlt_hf.runs.training import RunResult
 
 DEMO_FILES = {"teacher", "student", "analysis", "metrics.json", "report.png"}
 
@@ -27,11 +27,11 @@ def run(argv: Sequence[str]) -> None:
     _prepare(options.output_dir, options.overwrite)
 
     from deitlt_hf.cli.console import quiet_libraries
+    from deitlt_hf.data.arguments import load_images
     from deitlt_hf.evaluation.accuracy import format_table
     from deitlt_hf.evaluation.analysis_page import PAGE_FILE, write_analysis
-    from deitlt_hf.training.analyzing import analyze_saved_model
-    from deitlt_hf.training.run_data import load_images
-    from deitlt_hf.training.runs import save_result
+    from deitlt_hf.runs.analyzing import analyze_saved_model
+    from deitlt_hf.runs.training import save_result
 
     quiet_libraries()
     teacher_dir, student_dir = options.output_dir / "teacher", options.output_dir / "student"
@@ -51,9 +51,9 @@ def run(argv: Sequence[str]) -> None:
 def _train(teacher_dir: Path, student_dir: Path) -> tuple[TrainingDataArguments, RunResult]:
     """Train a teacher and its student; returns the student's data settings and what it measured."""
     from deitlt_hf.cli.parsing import parse_with_recipe
+    from deitlt_hf.data.arguments import TrainingDataArguments
+    from deitlt_hf.runs.training import StudentArguments, TeacherArguments, train_student, train_teacher
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
-    from deitlt_hf.training.run_data import TrainingDataArguments
-    from deitlt_hf.training.runs import StudentArguments, TeacherArguments, train_student, train_teacher
 
     print("1/3 teacher: a small CNN on weak views, made flat by SAM")
     train_teacher(

@@ -24,7 +24,7 @@ def run(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
 
     from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.hub.export import export_model
+    from deitlt_hf.inference.export import export_model
 
     quiet_libraries()
     name = f"{Path(options.model).resolve().name}-{options.format}{'-int8' * options.int8}"

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from deitlt_hf.cli.console import notices_once
 from deitlt_hf.cli.offline import offline_where_the_hub_is_silent
 from deitlt_hf.cli.resuming import resume_command
+from deitlt_hf.durable.signals import Stopped, signals_end_runs
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.training.stopping import Stopped, signals_end_runs
 
 COMMANDS = {
     "demo": "train and evaluate on handwritten digits, in under five minutes on two cores",

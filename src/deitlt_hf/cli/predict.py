@@ -16,10 +16,10 @@ def run(argv: Sequence[str]) -> None:
     options = _parser().parse_args(argv)
 
     from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.evaluation.attention_panel import check_panels_are_free, panel_names
-    from deitlt_hf.evaluation.classifying import check_expert, find_images
-    from deitlt_hf.evaluation.prediction_files import check_prediction_file, prediction_file
-    from deitlt_hf.hub.expert_classifier import ExpertClassifier
+    from deitlt_hf.inference.classifier import ExpertClassifier
+    from deitlt_hf.inference.classifying import check_expert, find_images
+    from deitlt_hf.inference.panels import check_panels_are_free, panel_names
+    from deitlt_hf.inference.prediction_files import check_prediction_file, prediction_file
 
     if options.expert is not None:
         check_expert(options.expert)
@@ -69,7 +69,7 @@ def _predict(classifier, files: list[Path], options, show) -> int:
     """Show each image's result and save its panel; returns how many files could not be read."""
     from tqdm import tqdm
 
-    from deitlt_hf.evaluation.attention_panel import panel_names, save_panel
+    from deitlt_hf.inference.panels import panel_names, save_panel
 
     unreadable = []
 

@@ -25,9 +25,9 @@ def resume_command(arguments: Sequence[str], checkpoint: str) -> str:
         >>> resume_command(["train", "--output_dir", "a", "--resume", "--learning_rate", "1e-4"], "a/checkpoint-3")
         'deitlt train --output_dir a --resume --learning_rate 1e-4'
     """
-    from deitlt_hf.hub.run_record import PRIVATE_SETTINGS
-    from deitlt_hf.training.checkpoints import newest_complete
-    from deitlt_hf.training.run_directory import OF_THE_MACHINE
+    from deitlt_hf.cards.record import PRIVATE_SETTINGS
+    from deitlt_hf.durable.checkpoints import newest_complete
+    from deitlt_hf.runs.directory import OF_THE_MACHINE
 
     command, *flags = arguments
     directory, name = os.path.split(checkpoint)

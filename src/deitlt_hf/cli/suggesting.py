@@ -9,11 +9,11 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from deitlt_hf.cli.console import quiet_libraries
+from deitlt_hf.data.arguments import DataArguments, load_images
 from deitlt_hf.data.inspection import Inspection, inspect_dataset
 from deitlt_hf.data.readable import SKIP_HINT
 from deitlt_hf.data.suggestion import Suggestion, format_suggestion
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.training.run_data import DataArguments, load_images
 
 Suggest = Callable[[Inspection, Mapping[str, Any]], Suggestion]
 

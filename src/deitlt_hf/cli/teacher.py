@@ -11,12 +11,12 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import parse_with_recipe
     from deitlt_hf.cli.suggesting import settings_for_data
+    from deitlt_hf.data.arguments import TrainingDataArguments
     from deitlt_hf.data.suggestion import suggest_teacher_recipe
     from deitlt_hf.hub.repository import address_of
+    from deitlt_hf.runs.profiling import format_profile
+    from deitlt_hf.runs.training import TeacherArguments, check_teacher, profile_teacher, train_teacher
     from deitlt_hf.training.arguments import TeacherTrainingArguments
-    from deitlt_hf.training.profiling import format_profile
-    from deitlt_hf.training.run_data import TrainingDataArguments
-    from deitlt_hf.training.runs import TeacherArguments, check_teacher, profile_teacher, train_teacher
 
     def suggest(instances: Sequence[Any], given: dict[str, Any]) -> dict[str, Any]:
         data, teacher, args = instances

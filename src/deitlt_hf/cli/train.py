@@ -12,13 +12,13 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import parse_with_recipe
     from deitlt_hf.cli.suggesting import settings_for_data
+    from deitlt_hf.data.arguments import TrainingDataArguments
     from deitlt_hf.data.suggestion import suggest_recipe
     from deitlt_hf.evaluation.accuracy import format_table
     from deitlt_hf.hub.repository import address_of
+    from deitlt_hf.runs.profiling import format_profile
+    from deitlt_hf.runs.training import StudentArguments, check_student, profile_student, train_student
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments
-    from deitlt_hf.training.profiling import format_profile
-    from deitlt_hf.training.run_data import TrainingDataArguments
-    from deitlt_hf.training.runs import StudentArguments, check_student, profile_student, train_student
 
     def suggest(instances: Sequence[Any], given: dict[str, Any]) -> dict[str, Any]:
         data, student, args = instances

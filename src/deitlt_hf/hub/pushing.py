@@ -15,21 +15,10 @@ from pathlib import Path
 import yaml
 from huggingface_hub import ModelCard
 
-from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.hub.cards.adapter import ADAPTER_FILE, CLASSES_FILE, is_adapter, is_pefts_form
-from deitlt_hf.hub.cards.facts import read_facts
-from deitlt_hf.hub.cards.model_card import CARD_FILE, card_of, is_generated, model_card
-from deitlt_hf.hub.remote_code import add_remote_code, code_files
-from deitlt_hf.hub.repository import (
-    address_of,
-    check_hub,
-    commit_folder,
-    is_inside,
-    list_files,
-    make_repository,
-    say_left_out,
-)
-from deitlt_hf.hub.run_record import (
+from deitlt_hf.cards.adapter import ADAPTER_FILE, CLASSES_FILE, is_adapter, is_pefts_form
+from deitlt_hf.cards.facts import read_facts
+from deitlt_hf.cards.model_card import CARD_FILE, card_of, is_generated, model_card
+from deitlt_hf.cards.record import (
     METRICS_FILE,
     RECIPE_FILE,
     REPORT_FILE,
@@ -39,6 +28,17 @@ from deitlt_hf.hub.run_record import (
     read_json,
     read_settings,
     write_json,
+)
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.hub.remote_code import add_remote_code, code_files
+from deitlt_hf.hub.repository import (
+    address_of,
+    check_hub,
+    commit_folder,
+    is_inside,
+    list_files,
+    make_repository,
+    say_left_out,
 )
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from transformers.trainer_utils import SchedulerType
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERTS, GROUPS
 from deitlt_hf.losses.distillation import DISTILLATION_TYPES
-from deitlt_hf.training.setting_ranges import check_ranges
+from deitlt_hf.ranges import check_ranges
 
 REFERENCE_BATCH_SIZE = 512  # the batch that the reference's learning rates are given for
 

@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from deitlt_hf.data.draws import draw_seed
-from deitlt_hf.training.stopping import StopRequest
+from deitlt_hf.durable.signals import StopRequest
 
 
 class SetSamplerEpoch(TrainerCallback):

@@ -72,7 +72,7 @@ def analyze_model(
         groups: `{"head": [...], "mid": [...], "tail": [...]}`, lists of class ids.
         source: the model's name for the record, such as its directory. Default "".
         teacher: takes the same pixel values and gives logits `(batch, classes)` in the model's order of classes, as
-            `deitlt_hf.training.frozen_teacher.FrozenTeacher` does. Default None, no teacher.
+            `deitlt_hf.teachers.frozen.FrozenTeacher` does. Default None, no teacher.
         device: where to run, the model is moved there; by default where the model is.
         num_examples: images to keep with maps of attention and rollout: the first of each of so many classes, evenly
             spaced from the most frequent to the rarest. Default 6.

@@ -1,0 +1,263 @@
+"""The images of a run: the flags that choose them, and what is known of their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedConfig
+
+from deitlt_hf.data.columns import labels_of
+from deitlt_hf.data.duplicates import count_in_train, one_of_each_class
+from deitlt_hf.data.hashes import image_hashes
+from deitlt_hf.data.holdout import HeldOut
+from deitlt_hf.data.loading import LoadedData, class_counts, load_data
+from deitlt_hf.data.long_tail import class_groups
+from deitlt_hf.data.record import (
+    DataRecord,
+    differing_classes,
+    differing_counts,
+    moved_classes,
+    places_of,
+    read_data_record,
+)
+from deitlt_hf.errors import DeiTLTError, notice
+from deitlt_hf.inference.loading import load_any_config
+from deitlt_hf.ranges import check_ranges
+
+
+@dataclass
+class DataArguments:
+    """Which images, and how they are split and grouped."""
+
+    data: str = field(
+        default="digits-lt",
+        metadata={
+            "help": "cifar10-lt, cifar100-lt, imagenet-lt, inaturalist-2018, digits-lt; a folder of images; Parquet, "
+            "CSV or JSON lines; or a hub id."
+        },
+    )
+    data_dir: str | None = field(default=None, metadata={"help": "Local directory of a named data set."})
+    data_config: str | None = field(default=None, metadata={"help": "Configuration of a hub data set."})
+    image_column: str | None = field(default=None, metadata={"help": "Left out, it is found by type or name."})
+    label_column: str | None = field(default=None, metadata={"help": "Left out, it is found by type or name."})
+    test_fraction: float = field(
+        default=0.2, metadata={"help": "Share of each class that is held out where the data have no test split."}
+    )
+    on_bad_image: str = field(
+        default="error", metadata={"help": "error, or skip: leave out images that cannot be read."}
+    )
+    allow_remote_images: bool = field(
+        default=False,
+        metadata={"help": "Fetch images at addresses that the data name, once; left off, such data are refused."},
+    )
+    imbalance_factor: float | None = field(
+        default=None, metadata={"help": "Largest class count / smallest; left out, the data set's own."}
+    )
+    imbalance_profile: str = field(default="exp", metadata={"help": "exp or step."})
+    split_seed: int = field(default=0, metadata={"help": "Seed of the selection of training images."})
+    group_boundaries: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Where mid and tail begin in the classes sorted by frequency (CIFAR-10: 3 7); left out, head is "
+            "above 100 training images and tail below 20, or thirds of the classes where that leaves a group empty."
+        },
+    )
+
+
+@dataclass
+class TrainingDataArguments(DataArguments):
+    """Which images, and how a model that is trained on them sees them."""
+
+    image_size: int = field(default=224, metadata={"help": "Pixels of a side."})
+    horizontal_flip: bool = field(default=True, metadata={"help": "Mirror training images; not for digits or text."})
+
+    def __post_init__(self):
+        check_ranges(self)
+
+
+@dataclass
+class Images:
+    """The data of a run: splits with an `image` and a `label` column, and what is known of the classes.
+
+    Args:
+        train, test: the splits; there need be no `train` to measure a model.
+        class_names, class_counts: in label order; the counts are of the training images.
+        class_groups: class ids of head, mid and tail.
+        held_out: how the test split was drawn; None where the data have one.
+        test_images_in_train: how many test images are identical to training images; None where nobody has looked.
+        one_of_each_class: hash of a training image of each class; empty where nobody has looked.
+    """
+
+    train: Dataset | None
+    test: Dataset
+    class_names: list[str]
+    class_counts: list[int]
+    class_groups: dict[str, list[int]]
+    held_out: HeldOut | None = None
+    test_images_in_train: int | None = None
+    one_of_each_class: list[str] = field(default_factory=list)
+
+    @property
+    def label_maps(self) -> dict[str, dict]:
+        """`id2label` and `label2id` of a model's configuration."""
+        id2label = dict(enumerate(self.class_names))
+        return {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
+
+
+def reading_arguments(data: DataArguments) -> dict[str, Any]:
+    """How a command's flags say that the data are read, see `read_splits`."""
+    return {
+        "data_dir": data.data_dir,
+        "data_config": data.data_config,
+        "image_column": data.image_column,
+        "label_column": data.label_column,
+        "on_bad_image": data.on_bad_image,
+        "allow_remote_images": data.allow_remote_images,
+    }
+
+
+def load_splits(data: DataArguments, kept: Collection[str] = ()) -> LoadedData:
+    """The data set of a command's flags, see `load_data`."""
+    return load_data(
+        data.data,
+        data.imbalance_factor,
+        profile=data.imbalance_profile,
+        seed=data.split_seed,
+        test_fraction=data.test_fraction,
+        kept=kept,
+        **reading_arguments(data),
+    )
+
+
+def load_images(data: DataArguments, kept: Collection[str] = ()) -> Images:
+    """Load the data set and count its classes, once.
+
+    Args:
+        data: a command's flags.
+        kept: images that an earlier run trained on, see `hold_out`.
+    """
+    loaded = load_splits(data, kept)
+    train, test = loaded.splits["train"], loaded.splits["test"]
+    counts = class_counts(train)
+    groups = group_classes(counts, data.group_boundaries)
+    return Images(train, test, train.features["label"].names, counts, groups, loaded.held_out)
+
+
+def load_images_to_train(data: DataArguments, checkpoint: str | None = None) -> Images:
+    """`load_images` for a training: with the data that a resumed run had, and a notice of test images in train.
+
+    Args:
+        data: a command's flags.
+        checkpoint: that the run goes on from, or None.
+
+    Raises:
+        DeiTLTError: the data have other classes, or other numbers of images, than when the resumed run began.
+    """
+    images = load_images(data)
+    if images.held_out is not None:  # identical images are on one side
+        leaked, images.one_of_each_class = 0, images.held_out.kept
+    else:
+        in_train = image_hashes(images.train, "train")
+        leaked = count_in_train(in_train, image_hashes(images.test, "test"))
+        images.one_of_each_class = one_of_each_class(in_train, labels_of(images.train))
+    images.test_images_in_train = leaked
+    if checkpoint is not None:
+        _check_unchanged(images, data.data, checkpoint)
+    if leaked:
+        share = 100 * leaked / len(images.test)
+        notice(
+            f"{leaked} of {len(images.test)} test images ({share:.1f} %) are identical to training images, so that "
+            "accuracy flatters; `deitlt data inspect` names some"
+        )
+    return images
+
+
+def _check_unchanged(images: Images, name: str, checkpoint: str) -> None:
+    record = read_data_record(checkpoint)
+    if record is None:  # of a run before there were records
+        if not (Path(checkpoint) / "config.json").is_file():
+            return
+        config = load_any_config(checkpoint)
+        record = DataRecord(names_of(config), getattr(config, "class_counts", None) or [], [])
+    names = images.class_names
+    changed = (
+        differing_classes(record.class_names, names)
+        or differing_counts(
+            names, record.train_counts, record.test_counts, images.class_counts, class_counts(images.test)
+        )
+        or moved_classes(names, record.kept, images.one_of_each_class)
+    )
+    if changed:
+        raise DeiTLTError(
+            f"{name} is not what it was when the run of {checkpoint} began: {changed}; restore it, or start a new run "
+            "with --overwrite or another --output_dir"
+        )
+
+
+def data_record(images: Images, **settings: str | None) -> DataRecord:
+    """What a run notes about its images.
+
+    Args:
+        images: what it trains on.
+        **settings: `data`, `data_dir`, `teacher` and `init_from`, as its recipe has them.
+    """
+    held_out = images.held_out
+    return DataRecord(
+        class_names=images.class_names,
+        train_counts=images.class_counts,
+        test_counts=class_counts(images.test),
+        places=places_of(settings),
+        test_fraction=held_out and held_out.test_fraction,
+        split_seed=held_out and held_out.seed,
+        kept=images.one_of_each_class,
+    )
+
+
+def images_for_model(images: Images, data: DataArguments, config: PreTrainedConfig, source: str) -> Images:
+    """The images with the class counts and groups of what a model was trained on, which its configuration may tell.
+
+    Args:
+        images: what `load_images` gave for `data`.
+        data: the flags that chose the images; their `group_boundaries` stand over the configuration's groups.
+        config: the model's.
+        source: the model's directory or hub id, for messages.
+
+    Raises:
+        DeiTLTError: the model was trained for other classes.
+    """
+    differing = differing_classes(names_of(config), images.class_names)
+    if differing:
+        raise DeiTLTError(
+            f"{source} was trained for other classes than {data.data} has: {differing}; pass its own data with --data"
+        )
+    counts = getattr(config, "class_counts", None) or images.class_counts
+    groups = getattr(config, "class_groups", None) or images.class_groups
+    if data.group_boundaries is not None:
+        groups = group_classes(counts, data.group_boundaries)
+    return replace(images, class_counts=counts, class_groups=groups)
+
+
+def names_of(config: PreTrainedConfig) -> list[str]:
+    """The classes of a model, in label order; files may have 10 before 2."""
+    return [name for _, name in sorted(config.id2label.items())]
+
+
+def group_classes(class_counts: list[int], boundaries: list[int] | None) -> dict[str, list[int]]:
+    """Head, mid and tail at the `group_boundaries` of a command, or by `class_groups`' thresholds without them."""
+    if boundaries is None:
+        return class_groups(class_counts)
+    if len(boundaries) != 2:
+        raise DeiTLTError(f"group_boundaries are {boundaries}; pass two numbers, such as 3 7")
+    groups = class_groups(class_counts, boundaries=tuple(boundaries))
+    falling = sorted(class_counts, reverse=True)
+    parted = [falling[cut] for cut in boundaries if 0 < cut < len(falling) and falling[cut - 1] == falling[cut]]
+    if parted:
+        images = " and ".join(str(count) for count in dict.fromkeys(parted))
+        notice(
+            f"group_boundaries {boundaries} part classes of {images} training images each: by the order of their labels"
+        )
+    return groups

@@ -1,0 +1,206 @@
+"""What a run notes about its data, for itself: where they lay, and what they were, so that a change is seen.
+
+The file never leaves the machine: `run.json` and the card hold what others may know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deitlt_hf.cards.record import read_json, write_json
+from deitlt_hf.data.loading import is_named
+from deitlt_hf.errors import DeiTLTError, notice
+
+DATA_FILE = "data.json"
+
+_PLACES = ("data", "data_dir", "teacher", "init_from")  # settings that may name a path
+_NAMED = 3  # how many classes a message names
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """The data of a run when its training began.
+
+    Args:
+        class_names: in label order.
+        train_counts, test_counts: images per class, in label order.
+        places: absolute path of each setting's path, as the settings have it.
+        test_fraction, split_seed: that the test split was held out with; None for data with one of their own.
+        kept: hash of a training image of each class, in label order; for a held-out split those of `HeldOut`.
+    """
+
+    class_names: list[str]
+    train_counts: list[int]
+    test_counts: list[int]
+    places: dict[str, str] = field(default_factory=dict)
+    test_fraction: float | None = None
+    split_seed: int | None = None
+    kept: list[str] = field(default_factory=list)
+
+    def write(self, directory: str | os.PathLike[str]) -> None:
+        """Write `data.json` into the directory of a run."""
+        write_json(Path(directory) / DATA_FILE, dataclasses.asdict(self))
+
+
+def read_data_record(source: str | os.PathLike[str]) -> DataRecord | None:
+    """The record of the run that a model, a checkpoint or averaged weights belong to; None where there is none.
+
+    Raises:
+        DeiTLTError: it is there and cannot be read.
+
+    Example:
+        >>> DataRecord(["owl", "lynx"], [9, 3], [2, 1]).write(".")
+        >>> read_data_record(".").train_counts
+        [9, 3]
+    """
+    for directory in (Path(source), Path(source).parent):
+        content = read_json(directory / DATA_FILE)
+        if content is not None:
+            return _checked(content, directory / DATA_FILE)
+    return None
+
+
+def _checked(content: Mapping[str, Any], file: Path) -> DataRecord:
+    lists = {"class_names": str, "train_counts": int, "test_counts": int, "kept": str}
+    is_sound = {name: _is_list(content.get(name), of) for name, of in lists.items()} | {
+        "places": isinstance(content.get("places"), dict) and _is_list([*content["places"].values()], str),
+        "test_fraction": isinstance(content.get("test_fraction"), float | None),
+        "split_seed": isinstance(content.get("split_seed"), int | None),
+    }
+    for name, sound in is_sound.items():
+        if not sound:
+            raise DeiTLTError(f"{file} holds no {name} as this package writes it; mend it or remove it")
+    known = {part.name for part in dataclasses.fields(DataRecord)}
+    return DataRecord(**{name: value for name, value in content.items() if name in known})
+
+
+def _is_list(value: object, of: type) -> bool:
+    return isinstance(value, list) and all(type(member) is of for member in value)
+
+
+def places_of(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The absolute path of each setting that names a path which is there, by the path as the setting has it.
+
+    Example:
+        >>> Path("pets").mkdir()
+        >>> places_of({"data": "pets", "teacher": "owner/teacher"}) == {"pets": str(Path("pets").absolute())}
+        True
+    """
+    paths = [value for name, value in settings.items() if name in _PLACES and isinstance(value, str)]
+    places = {path: os.path.abspath(os.path.expanduser(path)) for path in paths if not is_named(path)}
+    return {path: place for path, place in places.items() if os.path.exists(place)}
+
+
+def at_recorded_places(settings: Mapping[str, Any], source: str | os.PathLike[str]) -> dict[str, Any]:
+    """Settings of a run with the paths that its record has in place of relative ones, which mean another place today.
+
+    Where the recorded place is gone, or there is no record, a relative path is taken from the current directory, and a
+    notice says so.
+
+    Args:
+        settings: of the run's recipe.
+        source: directory of the run, or of a checkpoint in it.
+
+    Example:
+        >>> at_recorded_places({"data": "pets", "seed": 1}, "no-run")
+        {'data': 'pets', 'seed': 1}
+    """
+    record = read_data_record(source)
+    places = {} if record is None else record.places
+    found = dict(settings)
+    for name in _PLACES:
+        path = settings.get(name)
+        if not isinstance(path, str) or os.path.isabs(path) or is_named(path):
+            continue
+        recorded = places.get(path)
+        if recorded is not None and (os.path.exists(recorded) or not os.path.exists(path)):
+            found[name] = recorded
+        elif os.path.exists(path):
+            did = "noted no place of it" if recorded is None else f"had {recorded}, which is gone"
+            notice(f"{name} {path}: the run {source} {did}; {os.path.abspath(path)} is taken")
+    return found
+
+
+def differing_classes(then: Sequence[str], now: Sequence[str]) -> str | None:
+    """What is different between two lists of class names, in words; None where nothing is.
+
+    Example:
+        >>> differing_classes(["cat", "lynx"], ["cat", "owl"])
+        "'lynx' is missing, 'owl' is new"
+        >>> differing_classes(["cat", "lynx"], ["lynx", "cat"])
+        "class 0 is 'lynx' in place of 'cat'"
+    """
+    missing = sorted(set(then) - set(now), key=then.index)
+    new = sorted(set(now) - set(then), key=now.index)
+    said = [f"{_listed(missing)} {_are(missing)} missing"] if missing else []
+    said += [f"{_listed(new)} {_are(new)} new"] if new else []
+    if not said and list(then) != list(now):
+        pairs = enumerate(zip(then, now, strict=False))
+        label, (old, other) = next((label, pair) for label, pair in pairs if pair[0] != pair[1])
+        said = [f"class {label} is {other!r} in place of {old!r}"]
+    return ", ".join(said) or None
+
+
+def differing_counts(
+    names: Sequence[str],
+    train_then: Sequence[int],
+    test_then: Sequence[int],
+    train_now: Sequence[int],
+    test_now: Sequence[int],
+) -> str | None:
+    """What is different between the images per class of two times, in words; None where nothing is.
+
+    Args:
+        names: of the classes, in label order, as are the counts.
+        train_then, test_then: counts of the first time; empty where they are not known.
+        train_now, test_now: counts of the second.
+
+    Example:
+        >>> differing_counts(["cat", "lynx"], [9, 3], [], [9, 4], [2, 1])
+        "13 training images in place of 12 ('lynx' 4 in place of 3)"
+    """
+    said = []
+    for what, then, now in (("training", train_then, train_now), ("test", test_then, test_now)):
+        changed = [
+            f"{name!r} {new} in place of {old}" for name, old, new in zip(names, then, now, strict=False) if old != new
+        ]
+        if changed:
+            more = [f"{len(changed) - _NAMED} classes more"] if len(changed) > _NAMED else []
+            listed = ", ".join(changed[:_NAMED] + more)
+            said.append(f"{sum(now)} {what} images in place of {sum(then)} ({listed})")
+    return " and ".join(said) or None
+
+
+def moved_classes(names: Sequence[str], then: Sequence[str], now: Sequence[str]) -> str | None:
+    """Which classes have images of another one by now, in words; None where none is known to.
+
+    Args:
+        names: of the classes, in label order.
+        then, now: hash of an image of each class at two times, in label order.
+
+    Example:
+        >>> moved_classes(["cat", "lynx", "owl"], ["00", "11", "22"], ["11", "00", "33"])
+        "images of 'cat' are in 'lynx', images of 'lynx' are in 'cat'"
+    """
+    name_now = {image: name for name, image in zip(names, now, strict=False)}
+    moved = [
+        f"images of {name!r} are in {name_now[image]!r}"
+        for name, image, same in zip(names, then, now, strict=False)
+        if image in name_now and image != same  # a copy may stand for two classes
+    ]
+    more = [f"and {len(moved) - _NAMED} classes more"] if len(moved) > _NAMED else []
+    return ", ".join(moved[:_NAMED] + more) or None
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(repr, names[:_NAMED])) + more
+
+
+def _are(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"

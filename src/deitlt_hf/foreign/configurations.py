@@ -1,0 +1,313 @@
+"""Checks of files that strangers wrote: configurations, image processors and lists of shards.
+
+They come before a model is built, since a wrong number there costs memory or hours rather than an error.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.activations import ACT2FN
+from transformers.utils import cached_file
+
+from deitlt_hf.cards.record import read_json
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.accuracy import GROUPS
+
+CONFIG_FILE = "config.json"
+PROCESSOR_FILE = "preprocessor_config.json"
+INDEX_FILE = "model.safetensors.index.json"
+
+_MOST_CLASSES = 100_000  # five times ImageNet-21k's
+_MOST_PIXELS = 2048  # of a side
+_MOST_LEVELS = 20  # of values within values
+
+_Rule = tuple[str, Callable[[Any], bool]]  # what a value has to be, in words, and whether it is
+
+
+def _is_int(value: object, least: float, most: float) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is_number(value: object, least: float, most: float) -> bool:
+    return type(value) in (int, float) and least <= value <= most
+
+
+def _all(value: object, is_sound: Callable[[Any], bool]) -> bool:
+    """Whether it is sound, or a list of what is: models in stages have a number for each, or a list for each."""
+    return all(_all(part, is_sound) for part in value) and len(value) > 0 if type(value) is list else is_sound(value)
+
+
+def _counts(most: int, least: int = 1) -> _Rule:
+    return f"a whole number from {least} to {most}, or a list of them", lambda value: _all(
+        value, lambda part: _is_int(part, least, most)
+    )
+
+
+def _numbers(least: float, most: float) -> _Rule:
+    return f"a number from {least:g} to {most:g}", lambda value: _all(value, lambda part: _is_number(part, least, most))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= 1000 and not re.search("[\ud800-\udfff]", value)
+
+
+_TEXT: _Rule = ("text", _is_text)
+_TEXTS: _Rule = ("a list of texts", lambda value: isinstance(value, list) and all(map(_is_text, value)))
+_TRUTH: _Rule = ("true or false", lambda value: isinstance(value, bool))
+_SIDE = _counts(_MOST_PIXELS)
+_WIDTH = _counts(65_536)
+_LAYERS = _counts(200)  # the largest have about 60, in a stage or in all
+_SHARE = _numbers(0, 1)
+
+
+def _are_names(value: object) -> bool:
+    """Names of classes 0, 1, ..., as JSON has them: by the numbers as text."""
+    return (
+        isinstance(value, dict)
+        and 0 < len(value) <= _MOST_CLASSES
+        and value.keys() == {str(label) for label in range(len(value))}
+        and all(map(_is_text, value.values()))
+    )
+
+
+def _are_labels(value: object) -> bool:
+    sound = isinstance(value, dict) and len(value) <= _MOST_CLASSES
+    return sound and all(_is_text(name) and _is_label(label) for name, label in value.items())
+
+
+def _is_label(value: object) -> bool:
+    """A class id; old files have it as text."""
+    return _is_int(int(value) if isinstance(value, str) and value.isdecimal() else value, 0, _MOST_CLASSES)
+
+
+def _are_class_counts(value: object) -> bool:
+    return isinstance(value, list) and 0 < len(value) <= _MOST_CLASSES and all(_is_int(n, 0, 10**12) for n in value)
+
+
+def _are_groups(value: object) -> bool:
+    """Head, mid and tail, with each class in one of them."""
+    if not isinstance(value, dict) or value.keys() != set(GROUPS):
+        return False
+    if not all(isinstance(group, list) for group in value.values()):
+        return False
+    labels = [label for group in value.values() for label in group]
+    return all(_is_int(label, 0, _MOST_CLASSES) for label in labels) and sorted(labels) == list(range(len(labels)))
+
+
+def _is_code(value: object) -> bool:
+    """Names of modules, for some kinds several; transformers looks there, this package runs none of them."""
+    if not isinstance(value, dict):
+        return False
+    texts = [text for part in value.values() for text in (part if isinstance(part, list) else [part])]
+    return all(text is None or _is_text(text) for text in texts)
+
+
+_CONFIG: dict[str, _Rule] = {
+    "model_type": _TEXT,
+    "architectures": _TEXTS,
+    "architecture": _TEXT,
+    "auto_map": ("names of modules", _is_code),
+    "dtype": ("a torch type's name, such as float32", lambda value: isinstance(value, str) and _is_dtype(value)),
+    "torch_dtype": ("a torch type's name, such as float32", lambda value: isinstance(value, str) and _is_dtype(value)),
+    "hidden_act": (
+        "an activation's name, such as gelu",
+        lambda value: isinstance(value, str) and value in ACT2FN,
+    ),
+    "problem_type": _TEXT,
+    "expert": _TEXT,
+    "classifier": _TEXT,
+    "id2label": (f"a name for each class 0, 1, ..., at most {_MOST_CLASSES}", _are_names),
+    "label2id": ("the class id of each name", _are_labels),
+    "label_names": (
+        f"a list of at most {_MOST_CLASSES} names",
+        lambda value: (
+            isinstance(value, list) and len(value) <= _MOST_CLASSES and all(isinstance(name, str) for name in value)
+        ),
+    ),
+    "num_labels": (f"a whole number from 1 to {_MOST_CLASSES}", lambda value: _is_int(value, 1, _MOST_CLASSES)),
+    "num_classes": (f"a whole number from 0 to {_MOST_CLASSES}", lambda value: _is_int(value, 0, _MOST_CLASSES)),
+    "class_counts": ("a list of a whole number per class", _are_class_counts),
+    "class_groups": (f"lists of class ids for {', '.join(GROUPS)}, with each class in one of them", _are_groups),
+    "image_size": _SIDE,
+    "patch_size": _SIDE,
+    "num_channels": _counts(64),
+    "drop_path_rate": _SHARE,
+    "hidden_dropout_prob": _SHARE,
+    "attention_probs_dropout_prob": _SHARE,
+    "layer_norm_eps": _SHARE,
+    "initializer_range": _numbers(0, 100),
+    "pretrained_cfg": ("settings of timm", lambda value: isinstance(value, dict)),
+    **dict.fromkeys(("hidden_size", "hidden_sizes", "intermediate_size", "embed_dim", "embedding_size"), _WIDTH),
+    **dict.fromkeys(("num_hidden_layers", "num_attention_heads", "depth", "depths"), _LAYERS),
+}
+
+
+def _is_dtype(name: str) -> bool:
+    return name == "auto" or isinstance(getattr(torch, name.removeprefix("torch."), None), torch.dtype)
+
+
+def _is_size(value: object) -> bool:
+    sides = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    return 0 < len(sides) <= 4 and all(side is None or _is_int(side, 1, _MOST_PIXELS) for side in sides)
+
+
+def _per_channel(least: float) -> _Rule:
+    def is_sound(value: object) -> bool:
+        values = value if isinstance(value, list) else [value]
+        return len(values) in (1, 3) and all(_is_number(part, least, 1000) for part in values)
+
+    return f"a number from {least:g} to 1000, or one for each of three channels", is_sound
+
+
+_SIZE: _Rule = (f"sides of 1 to {_MOST_PIXELS} pixels", _is_size)
+_PROCESSOR: dict[str, _Rule] = {
+    "image_processor_type": _TEXT,
+    "feature_extractor_type": _TEXT,
+    "processor_class": _TEXT,
+    "auto_map": ("names of modules", _is_code),
+    "size": _SIZE,
+    "crop_size": _SIZE,
+    "image_mean": _per_channel(-1000),
+    "image_std": _per_channel(1e-6),
+    "resample": ("a number of PIL's from 0 to 5", lambda value: _is_int(value, 0, 5)),
+    "rescale_factor": _numbers(1e-9, 1000),
+    "crop_pct": _numbers(0.01, 10),
+    **dict.fromkeys(("do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb", "do_pad"), _TRUTH),
+}
+_TIMM: dict[str, _Rule] = {
+    "input_size": ("channels, height and width", lambda value: _is_size(value) and isinstance(value, list)),
+    "test_input_size": ("channels, height and width", lambda value: _is_size(value) and isinstance(value, list)),
+    "mean": _per_channel(-1000),
+    "std": _per_channel(1e-6),
+    "crop_pct": _numbers(0.01, 10),
+    "interpolation": _TEXT,
+    "crop_mode": _TEXT,
+}
+
+
+def check_config(source: str, revision: str | None = None) -> None:
+    """Refuse a model whose `config.json` has values that no image classifier has, or whose shards lie elsewhere.
+
+    Args:
+        source: directory or hub id; what lacks these files is left to whoever loads the model.
+        revision: branch, tag or commit of a model on the hub.
+
+    Raises:
+        DeiTLTError: names the file, the field, its value, and what it has to be.
+
+    Example:
+        >>> Path("model").mkdir()
+        >>> _ = Path("model", "config.json").write_text('{"model_type": "vit", "image_size": 1e9}')
+        >>> try:
+        ...     check_config("model")
+        ... except DeiTLTError as error:
+        ...     print(error)
+        model/config.json: image_size is 1000000000.0, which has to be a whole number from 1 to 2048, or a list of them
+    """
+    file = find_file(source, CONFIG_FILE, revision)
+    if file is not None:
+        config = _read(file)
+        _check(config, _CONFIG, file)
+        _check(config.get("pretrained_cfg") or {}, _TIMM, file, "pretrained_cfg.")
+        _check_classes(config, file)
+    index = find_file(source, INDEX_FILE, revision)
+    if index is not None:
+        _check_index(_read(index), index)
+
+
+def check_processor(source: str, revision: str | None = None) -> None:
+    """Refuse an image processor whose `preprocessor_config.json` has values that no image can be processed by.
+
+    Raises:
+        DeiTLTError: as `check_config`.
+    """
+    for name in (PROCESSOR_FILE, "processor_config.json"):  # newer files have the processor under a name of its own
+        file = find_file(source, name, revision)
+        if file is not None:
+            content = _read(file)
+            _check(content, _PROCESSOR, file)
+            _check(content.get("image_processor") or {}, _PROCESSOR, file, "image_processor.")
+
+
+def find_file(source: str, name: str, revision: str | None = None) -> Path | None:
+    """The path of one file of a directory or hub repository, None where it has none or cannot be reached."""
+    if Path(source).is_dir():
+        file = Path(source) / name
+        return file if file.is_file() else None
+    try:
+        file = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError):
+        return None
+    return file and Path(file)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    content = read_json(file) or {}
+    for path, value in _values(content):
+        if path.count(".") > _MOST_LEVELS:
+            raise DeiTLTError(f"{file} has values within values at {path.split('.')[0]}, more than {_MOST_LEVELS} deep")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise DeiTLTError(f"{file}: {path} is {value}; it has to be a finite number")
+    return content
+
+
+def _values(content: object, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value in a file, and where it is; of what lies too deep no more than the first."""
+    if path.count(".") > _MOST_LEVELS or not isinstance(content, dict | list):
+        yield path, content
+        return
+    for name, value in content.items() if isinstance(content, dict) else enumerate(content):
+        yield from _values(value, f"{path}.{name}" if path else str(name))
+
+
+def _check(content: object, rules: Mapping[str, _Rule], file: Path, path: str = "") -> None:
+    """Compare fields with their rules, also in the configurations of parts, such as `vision_config`."""
+    if not isinstance(content, dict):
+        raise DeiTLTError(f"{file}: {path.rstrip('.')} is {_shown(content)}, which has to be an object")
+    for name, value in content.items():
+        if name.endswith("_config") and isinstance(value, dict):
+            _check(value, rules, file, f"{path}{name}.")
+        if name not in rules or value is None:
+            continue
+        what, is_sound = rules[name]
+        if not is_sound(value):
+            raise DeiTLTError(f"{file}: {path}{name} is {_shown(value)}, which has to be {what}")
+
+
+def _check_classes(config: Mapping[str, Any], file: Path) -> None:
+    """Compare what has an entry per class."""
+    # timm's wrapper has names of its own; transformers leaves the usual two classes out.
+    named = config.get("id2label") or config.get("label_names") or ()
+    number = len(named) or config.get("num_labels") or config.get("num_classes") or 2
+    groups = config.get("class_groups") or {}
+    entries = {
+        "label2id": len(config.get("label2id") or ()),
+        "class_counts": len(config.get("class_counts") or ()),
+        "class_groups": sum(map(len, groups.values())),
+    }
+    for name, entries_there in entries.items():
+        if entries_there > number or (name != "label2id" and 0 < entries_there < number):
+            raise DeiTLTError(f"{file}: {name} is of {entries_there} classes, where the model has {number}")
+
+
+def _check_index(index: Mapping[str, Any], file: Path) -> None:
+    shards = index.get("weight_map")
+    if not isinstance(shards, dict) or not shards or not isinstance(index.get("metadata", {}), dict):
+        raise DeiTLTError(f"{file} is no list of shards: it has to have a weight_map with the file of each weight")
+    for name, shard in shards.items():
+        if not isinstance(shard, str) or not re.fullmatch(r"[\w-][\w.-]*", shard):
+            raise DeiTLTError(
+                f"{file}: the file of {name} is {_shown(shard)}, which has to be the name of one in the same directory"
+            )
+
+
+def _shown(value: object) -> str:
+    """A value in few words."""
+    text = repr(value) if not isinstance(value, dict | list) else f"{value!r:.200}"
+    return text if len(text) <= 60 else f"{text[:57]}..."

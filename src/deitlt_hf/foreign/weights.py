@@ -1,0 +1,86 @@
+"""Checks of weights that strangers, or a training that came apart, have left: whether they can be those of a model."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedConfig
+
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.foreign.configurations import find_file
+
+_FREE_WEIGHTS = 50_000_000  # a model may have so many more than its files can hold, which are drawn anew: 200 MB
+
+
+def check_finite(model: torch.nn.Module | dict[str, torch.Tensor], source: str) -> None:
+    """Refuse weights or buffers that are not finite: nothing that is computed with them means anything.
+
+    Args:
+        model: the model that was loaded, or its state.
+        source: where from, for the message.
+
+    Raises:
+        DeiTLTError: names the first tensor with such numbers, and says how many tensors have them.
+
+    Example:
+        >>> layer = torch.nn.Linear(1, 1)
+        >>> _ = layer.bias.data.fill_(float("nan"))
+        >>> try:
+        ...     check_finite(layer, "student")
+        ... except DeiTLTError as error:
+        ...     print(error)
+        student has NaN or infinite numbers in 1 of 2 tensors, first bias; pass a model whose training went well
+    """
+    state = model.state_dict() if isinstance(model, torch.nn.Module) else model
+    wrong = [name for name, tensor in state.items() if not _is_finite(tensor)]
+    if wrong:
+        raise DeiTLTError(
+            f"{source} has NaN or infinite numbers in {len(wrong)} of {len(state)} tensors, first {wrong[0]}; pass a "
+            "model whose training went well"
+        )
+
+
+def _is_finite(tensor: Any) -> bool:
+    if not isinstance(tensor, torch.Tensor) or tensor.is_meta or not tensor.is_floating_point():
+        return True
+    part = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return bool(torch.isfinite(part.float() if part.element_size() == 1 else part).all())
+
+
+def check_size(auto_class: Any, config: PreTrainedConfig, source: str, revision: str | None = None) -> None:
+    """Refuse a configuration of far more weights than the model's files can hold, before memory is taken for them.
+
+    Args:
+        auto_class: `AutoModelForImageClassification`, or the model's own class.
+        config: of the model.
+        source: its directory or hub id; without weights there, or with a list of shards on the hub, nothing is said.
+        revision: branch, tag or commit of a model on the hub.
+
+    Raises:
+        DeiTLTError: it has.
+        Exception: whatever the model raises at a configuration that it cannot be made from.
+
+    Example:
+        >>> from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification
+        >>> check_size(DeiTLTForImageClassification, DeiTLTConfig(), "no-directory")
+    """
+    files = [Path(source, name) for name in os.listdir(source)] if Path(source).is_dir() else []
+    files = [file for file in files if file.suffix in (".safetensors", ".bin")]
+    whole = None if files else find_file(source, "model.safetensors", revision)
+    num_bytes = sum(file.stat().st_size for file in (files if whole is None else [whole]))
+    if not num_bytes:
+        return
+    make = getattr(auto_class, "from_config", None) or auto_class._from_config
+    with torch.device("meta"):  # which takes no memory
+        model = make(config)
+    weights = sum(math.prod(weight.shape) for weight in model.state_dict().values())
+    if weights > num_bytes + _FREE_WEIGHTS:
+        raise DeiTLTError(
+            f"{source}/config.json is of a model of {weights / 1e6:,.0f} million weights, and its files have "
+            f"{num_bytes / 1e6:,.1f} MB; pass a directory whose config.json and weights are of the same model"
+        )

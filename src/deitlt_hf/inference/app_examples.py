@@ -1,0 +1,140 @@
+"""Example pictures for the app, of the most and the least frequent classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from deitlt_hf.data.columns import labels_of
+from deitlt_hf.data.images import decode_image
+from deitlt_hf.data.loading import load_long_tailed_dataset
+from deitlt_hf.data.readable import undecoded
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.inference.classifying import find_images
+from deitlt_hf.inference.loading import load_run_settings
+from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
+
+PER_END = 3  # classes at each end of the tail that get an example
+# Of a run's settings, what decides which images are test images, by the argument of `load_long_tailed_dataset`.
+_SPLIT_SETTINGS = {name: name for name in ("data_dir", "data_config", "image_column", "label_column", "test_fraction")}
+_SPLIT_SETTINGS |= {"seed": "split_seed", "on_bad_image": "on_bad_image"}
+
+
+@dataclass
+class ExamplePicture:
+    """A picture to try, and what to write below it."""
+
+    image: Image.Image
+    caption: str
+
+
+def class_caption(config: DeiTLTConfig, class_id: int) -> str:
+    """A class's group, name and number of training images, as far as the configuration tells them.
+
+    Args:
+        config: of a student.
+        class_id: from 0.
+
+    Example:
+        >>> config = DeiTLTConfig(id2label={0: "owl", 1: "lynx"}, class_counts=[134, 6])
+        >>> class_caption(config, 0)
+        'owl (134 training images)'
+        >>> config.class_groups = {"head": [0], "mid": [], "tail": [1]}
+        >>> class_caption(config, 1)
+        'tail: lynx (6 training images)'
+    """
+    caption = config.id2label[class_id]
+    if config.class_counts is not None:
+        count = config.class_counts[class_id]
+        caption += f" ({count:,} training image{'s' * (count != 1)})"
+    group = next((name for name, members in (config.class_groups or {}).items() if class_id in members), None)
+    return caption if group is None else f"{group}: {caption}"
+
+
+def both_ends(config: DeiTLTConfig, class_ids: Iterable[int]) -> list[int]:
+    """Of the classes, the `PER_END` with the most training images and those with the fewest, most frequent first.
+
+    Example:
+        >>> config = DeiTLTConfig(num_labels=8, class_counts=[1, 2, 3, 4, 5, 6, 7, 8])
+        >>> both_ends(config, range(8))
+        [7, 6, 5, 2, 1, 0]
+        >>> both_ends(config, [4, 0])
+        [4, 0]
+    """
+    ordered = sorted(class_ids, key=lambda class_id: -config.class_counts[class_id] if config.class_counts else 0)
+    return ordered if len(ordered) <= 2 * PER_END else ordered[:PER_END] + ordered[-PER_END:]
+
+
+def examples_in_folder(folder: Path, config: DeiTLTConfig) -> list[ExamplePicture]:
+    """One picture of the classes at both ends, from folders with the classes' names; without such, the first pictures.
+
+    Raises:
+        DeiTLTError: a folder that does not exist or holds no pictures, or a chosen picture that cannot be read.
+
+    Example:
+        >>> examples_in_folder(Path("pictures"), config)  # doctest: +SKIP
+    """
+    files = find_images([folder])
+    ids = {name: class_id for class_id, name in config.id2label.items()}
+    first_of_class: dict[int, Path] = {}
+    for file in files:
+        if file.parent.name in ids:
+            first_of_class.setdefault(ids[file.parent.name], file)
+    if not first_of_class:
+        return [ExamplePicture(_open(file), file.stem) for file in files[: 2 * PER_END]]
+    chosen = both_ends(config, first_of_class)
+    return [ExamplePicture(_open(first_of_class[index]), class_caption(config, index)) for index in chosen]
+
+
+def examples_of_run(source: str, config: DeiTLTConfig, revision: str | None = None) -> list[ExamplePicture]:
+    """A test image of the classes at both ends, from the data that the model's run was trained on.
+
+    There are none for a model without `recipe.yaml`, for data that would have to be downloaded or that have other
+    classes by now, and for models of the hub whose data are not scikit-learn's digits.
+
+    Args:
+        source: directory or hub id of the model.
+        config: its configuration.
+        revision: of a model of the hub.
+
+    Raises:
+        DeiTLTError: the run's data are there and cannot be read.
+
+    Example:
+        >>> examples_of_run("demo-output/student", config)[0].caption  # doctest: +SKIP
+        'head: 0 (134 training images)'
+    """
+    is_local = Path(source).is_dir()
+    settings = load_run_settings(source, revision)
+    if not settings or not _needs_no_hub(settings, is_local):
+        return []
+    arguments = {name: settings[key] for name, key in _SPLIT_SETTINGS.items() if key in settings}
+    test = undecoded(load_long_tailed_dataset(settings.get("data", "digits-lt"), **arguments)["test"])
+    if test.features["label"].names != [config.id2label[index] for index in range(config.num_labels)]:
+        return []
+    labels, first_images = np.unique(labels_of(test), return_index=True)
+    first_image = dict(zip(labels.tolist(), first_images.tolist(), strict=True))
+    return [
+        ExamplePicture(decode_image(test[first_image[index]]["image"]), class_caption(config, index))
+        for index in both_ends(config, first_image)
+    ]
+
+
+def _needs_no_hub(settings: dict[str, Any], is_local: bool) -> bool:
+    data = settings.get("data", "digits-lt")
+    if data == "digits-lt":
+        return True
+    # A path in a stranger's recipe is none of this machine's.
+    return is_local and Path(settings.get("data_dir") or data).exists()
+
+
+def _open(file: Path) -> Image.Image:
+    try:
+        return decode_image({"bytes": None, "path": str(file)})
+    except DeiTLTError as error:
+        raise DeiTLTError(f"example {file} cannot be read as an image ({error}); leave it out") from error

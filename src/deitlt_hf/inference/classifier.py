@@ -1,0 +1,215 @@
+"""A student, its image processor and its class names in one object: pictures in, both experts' classes out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.image_processing_utils import BaseImageProcessor
+
+from deitlt_hf.data.images import BadImage, decode_image
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.attention import seen_region, sides
+from deitlt_hf.inference.classifying import ImageResult, check_expert, rank_classes
+from deitlt_hf.inference.loading import load_image_processor
+from deitlt_hf.inference.runtimes import Runtime, load_runtime
+from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
+
+Picture = str | os.PathLike[str] | Image.Image | np.ndarray
+OnError = Callable[[Path, DeiTLTError], None]
+
+# Decoded pictures held at once: a camera's take a hundred megabytes each, their pixel values less than one.
+_DECODED_AT_ONCE = 8
+
+
+class ExpertClassifier:
+    """Classifies pictures with both experts of a DeiT-LT student.
+
+    `ExpertClassifier.from_pretrained` is the usual way to make one.
+
+    Args:
+        runtime: what runs the student, see `deitlt_hf.inference.runtimes`.
+        processor: the student's image processor.
+
+    Attributes:
+        class_names: in the order of the classes.
+        config: the student's configuration; its `expert` is whose order of the classes results have by default.
+        runtime: `"torch"`, `"onnx"` or `"exported"`.
+
+    Example:
+        >>> classifier = ExpertClassifier.from_pretrained("demo-output/student")  # doctest: +SKIP
+        >>> (result,) = classifier("photo.jpg", attention=True)  # doctest: +SKIP
+        >>> result.rows[0].name, result.rows[0].probability["distillation"]  # doctest: +SKIP
+        ('7', 0.83)
+        >>> result.attention["cls"].shape  # doctest: +SKIP
+        (4, 4)
+    """
+
+    def __init__(self, runtime: Runtime, processor: BaseImageProcessor):
+        self._run = runtime
+        self._processor = processor
+        self.runtime = runtime.name
+        self.config: DeiTLTConfig = runtime.config
+        self.class_names: list[str] = [self.config.id2label[index] for index in range(self.config.num_labels)]
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str], revision: str | None = None) -> ExpertClassifier:
+        """Load a student: PyTorch weights, or what `deitlt export` made of them.
+
+        PyTorch weights go to the accelerator if there is one, the other two run on the CPU.
+
+        Args:
+            source: a directory, or a hub id.
+            revision: branch, tag or commit of a hub repository, by default its main branch.
+
+        Raises:
+            DeiTLTError: there is no student or no image processor, or ONNX Runtime is needed and not installed.
+        """
+        source = os.fspath(source)
+        return cls(load_runtime(source, revision), load_image_processor(source, revision))
+
+    def __call__(
+        self,
+        images: Picture | Sequence[Picture],
+        top: int = 5,
+        expert: str | None = None,
+        attention: bool = False,
+        batch_size: int = 32,
+    ) -> list[ImageResult]:
+        """Classify pictures.
+
+        Args:
+            images: one picture or several: paths, PIL images of any mode, or uint8 arrays `(height, width)` or
+                `(height, width, channels)` with 1, 3 (RGB) or 4 (RGBA) channels.
+            top: how many classes to give, at least 1; all where the student has fewer.
+            expert: whose order of the classes: `"average"`, `"cls"` or `"distillation"`; by default the
+                configuration's.
+            attention: also say where the tokens look; needs PyTorch weights.
+            batch_size: pictures per step, at least 1.
+
+        Returns:
+            One result per picture, in their order.
+
+        Raises:
+            DeiTLTError: a picture that cannot be read, an unknown expert, a wrong number, attention where the runtime
+                has none, or an image processor that does not make what the model takes.
+        """
+        is_one = isinstance(images, str | os.PathLike | Image.Image | np.ndarray) or not isinstance(images, Iterable)
+        return list(self.stream([images] if is_one else list(images), top, expert, attention, batch_size))
+
+    def stream(
+        self,
+        images: Iterable[Picture],
+        top: int = 5,
+        expert: str | None = None,
+        attention: bool = False,
+        batch_size: int = 32,
+        on_error: OnError | None = None,
+    ) -> Iterator[ImageResult]:
+        """Classify many pictures, and give each result as soon as its batch is done.
+
+        Args:
+            images, top, expert, attention, batch_size: as in a call.
+            on_error: called with the file and the error for each picture that cannot be read, which then has no result;
+                by default the error is raised.
+
+        Example:
+            >>> for result in classifier.stream(sorted(Path("photos").glob("*.jpg"))):  # doctest: +SKIP
+            ...     print(result.file, result.rows[0].name)
+        """
+        expert = self.config.expert if expert is None else expert
+        check_expert(expert)
+        for name, value in (("top", top), ("batch_size", batch_size)):
+            if value < 1:
+                raise DeiTLTError(f"{name} is {value}; pass at least 1")
+        if attention and self.runtime != "torch":
+            raise DeiTLTError(
+                f"attention maps need PyTorch weights, and this is an {self.runtime} model; pass the model it was "
+                "exported from"
+            )
+        images = images if isinstance(images, Sequence) else list(images)
+        return self._results(images, top, expert, attention, batch_size, on_error)
+
+    def _results(
+        self,
+        images: Sequence[Picture],
+        top: int,
+        expert: str,
+        attention: bool,
+        batch_size: int,
+        on_error: OnError | None,
+    ) -> Iterator[ImageResult]:
+        for start in range(0, len(images), batch_size):
+            results, pixel_values = self._read(images, range(start, min(start + batch_size, len(images))), on_error)
+            if not results:
+                continue
+            self._check_shape(pixel_values)
+            outputs = self._run(pixel_values)
+            ranked = rank_classes(outputs.cls_logits, outputs.distillation_logits, self.class_names, expert, top)
+            for index, (result, rows) in enumerate(zip(results, ranked, strict=True)):
+                result.rows = rows
+                if attention:
+                    result.attention = {token: maps[index] for token, maps in outputs.attention.items()}
+                else:
+                    result.region = None
+                yield result
+
+    def _read(
+        self, images: Sequence[Picture], batch: range, on_error: OnError | None
+    ) -> tuple[list[ImageResult], torch.Tensor | None]:
+        """Results still without classes, and the pixel values, of the readable pictures of a batch."""
+        results, parts = [], []
+        for start in range(batch.start, batch.stop, _DECODED_AT_ONCE):
+            decoded = []
+            for position in range(start, min(start + _DECODED_AT_ONCE, batch.stop)):
+                file = Path(images[position]) if isinstance(images[position], str | os.PathLike) else None
+                try:
+                    picture = _decode(images[position], file or f"picture {position}")
+                except DeiTLTError as error:
+                    if on_error is None or file is None:
+                        raise
+                    on_error(file, error)
+                    continue
+                decoded.append(picture)
+                results.append(ImageResult(file, [], region=seen_region(self._processor, *picture.size)))
+            if decoded:
+                parts.append(self._processor(images=decoded, return_tensors="pt").pixel_values)
+        return results, torch.cat(parts) if parts else None
+
+    def _check_shape(self, pixel_values: torch.Tensor) -> None:
+        made, taken = tuple(pixel_values.shape[1:]), (self.config.num_channels, *sides(self.config.image_size))
+        if made != taken:
+            raise DeiTLTError(
+                f"the image processor makes pixel values of shape {made}, and the model takes {taken}; pass a model "
+                "with a preprocessor_config.json that fits it"
+            )
+
+
+def _decode(picture: Picture, name: Path | str) -> Image.Image:
+    if isinstance(picture, np.ndarray):
+        picture = _from_array(picture, name)
+    if not isinstance(picture, str | os.PathLike | Image.Image):
+        raise DeiTLTError(f"{name} is a {type(picture).__name__}; pass a path, a PIL image or a uint8 array")
+    value = picture if isinstance(picture, Image.Image) else {"bytes": None, "path": os.fspath(picture)}
+    try:
+        return decode_image(value)
+    except BadImage as error:
+        raise DeiTLTError(
+            f"{name} cannot be read as an image ({error}); leave it out or convert it to PNG or JPEG"
+        ) from error
+
+
+def _from_array(array: np.ndarray, name: Path | str) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    has_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not has_shape or array.size == 0:
+        raise DeiTLTError(
+            f"{name} is a {array.dtype} array of shape {array.shape}; pass uint8 of shape (height, width), or "
+            "(height, width, channels) with 1, 3 or 4 channels"
+        )
+    return Image.fromarray(array)

@@ -1,0 +1,172 @@
+"""One picture per image: the image, and where each token looks, with what the average and each expert say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from deitlt_hf.data.images import decode_image, upright_rgb
+from deitlt_hf.errors import DeiTLTError, printable
+from deitlt_hf.evaluation.accuracy import EXPERT_LABELS
+from deitlt_hf.evaluation.attention import WHOLE_PICTURE, Region, draw_attention, pixel_box
+from deitlt_hf.inference.classifying import ClassRow, ImageResult
+from deitlt_hf.new_directory import check_is_writable
+
+SIDE = 320  # of a tile, in pixels
+MARGIN = 24
+FONT_SIZE = 16
+LINE = 24
+LARGEST_ASPECT = 3.0  # longer strips are squeezed, so that patches stay visible
+SHOWN_CLASSES = 3
+LEGEND = "violet: patches that are not looked at; yellow: the one looked at most"
+
+
+def attention_panel(image: Image.Image, result: ImageResult, title: str = "picture") -> Image.Image:
+    """The image with a frame around what the model saw, and that part twice more under the attention of each token.
+
+    Below them stand the top classes by the average, by the CLS expert and by the DIST expert. Small images are
+    enlarged, and sides longer than three times the other are shortened to that.
+
+    Args:
+        image: what was classified, in any mode.
+        result: its classes, of which each expert's top ones are shown, and its attention maps.
+        title: above the image, such as the file's name.
+
+    Returns:
+        An RGB picture 1056 pixels wide.
+
+    Example:
+        >>> import numpy as np
+        >>> rows = [ClassRow("lynx", {"average": 0.6, "cls": 0.3, "distillation": 0.8})]
+        >>> maps = {"cls": np.eye(4), "distillation": np.ones((4, 4))}
+        >>> attention_panel(Image.new("RGB", (16, 16)), ImageResult(None, rows, maps)).width
+        1056
+    """
+    picture = upright_rgb(image)
+    region = result.region or WHOLE_PICTURE
+    seen = _display(picture, region)
+    tiles = [
+        (title, _framed(_display(picture), region), "average"),
+        ("where the CLS token looks", draw_attention(seen, result.attention["cls"]), "cls"),
+        ("where the DIST token looks", draw_attention(seen, result.attention["distillation"]), "distillation"),
+    ]
+    lines = 2 + min(SHOWN_CLASSES, len(result.rows))
+    top, bottom = MARGIN + LINE + 8, MARGIN + LINE + 8 + SIDE + 8
+    panel = Image.new("RGB", (3 * SIDE + 4 * MARGIN, bottom + lines * LINE + MARGIN), "white")
+    draw = ImageDraw.Draw(panel)
+    for index, (heading, tile, expert) in enumerate(tiles):
+        left = MARGIN + index * (SIDE + MARGIN)
+        draw.text((left, MARGIN), _shortened(heading, SIDE), "black", _font("DejaVuSans-Bold"))
+        panel.paste(tile, (left + (SIDE - tile.width) // 2, top + (SIDE - tile.height) // 2))
+        _write_classes(draw, left, bottom, expert, result.top(expert, SHOWN_CLASSES))
+    draw.text((2 * MARGIN + SIDE, bottom + (lines - 1) * LINE), LEGEND, "dimgrey", _font())
+    return panel
+
+
+def panel_names(files: Sequence[Path]) -> list[str]:
+    """A name for each file's panel: its own with `.png` at its end, and a number before that where it is taken.
+
+    Example:
+        >>> panel_names([Path("a/lynx.jpg"), Path("b/lynx.jpg"), Path("b/lynx.png")])
+        ['lynx.png', 'lynx-2.png', 'lynx-3.png']
+    """
+    taken: set[str] = set()
+    names = []
+    for file in files:
+        name, number = f"{file.stem}.png", 1
+        while name.lower() in taken:  # some file systems take upper and lower case for the same
+            number += 1
+            name = f"{file.stem}-{number}.png"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def check_panels_are_free(directory: Path, names: Sequence[str]) -> None:
+    """Refuse to overwrite.
+
+    Raises:
+        DeiTLTError: `directory` is a file, cannot be made or written, or holds a file of one of the names.
+
+    Example:
+        >>> check_panels_are_free(Path("no/such/directory"), ["lynx.png"])
+    """
+    if directory.exists() and not directory.is_dir():
+        raise DeiTLTError(f"{directory} is a file; pass a directory for the attention maps")
+    check_is_writable(directory)
+    taken = next((name for name in names if (directory / name).exists()), None)
+    if taken is not None:
+        raise DeiTLTError(f"{directory / taken} exists; pass another directory for the attention maps")
+
+
+def save_panel(result: ImageResult, path: Path) -> None:
+    """Draw the panel of a result's file and write it as PNG; nothing is left half-written.
+
+    Raises:
+        DeiTLTError: the file can no longer be read, or the panel cannot be written.
+
+    Example:
+        >>> save_panel(result, Path("maps/lynx.png"))  # doctest: +SKIP
+    """
+    panel = attention_panel(decode_image({"bytes": None, "path": str(result.file)}), result, result.file.name)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        panel.save(aside, format="PNG")
+        os.replace(aside, path)
+    except OSError as error:
+        raise DeiTLTError(f"cannot write {path}: {error.strerror or error}; pass another directory") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _display(image: Image.Image, region: Region = WHOLE_PICTURE) -> Image.Image:
+    """A part of the image with a longer side of `SIDE` pixels."""
+    box = tuple(part * image.size[index % 2] for index, part in enumerate(region))
+    if min(region) < 0 or max(region) > 1:  # the image processor padded
+        image, box = image.crop(pixel_box(region, image.size)), None
+    width, height = image.size if box is None else (box[2] - box[0], box[3] - box[1])
+    aspect = min(max(width / height, 1 / LARGEST_ASPECT), LARGEST_ASPECT)
+    size = round(SIDE * min(1, aspect)), round(SIDE * min(1, 1 / aspect))
+    if max(width, height) <= SIDE // 4:  # so few pixels are to be seen as such
+        return image.resize(size, Image.Resampling.NEAREST, box)
+    return image.resize(size, Image.Resampling.BICUBIC, box, reducing_gap=2.0)
+
+
+def _framed(tile: Image.Image, region: Region) -> Image.Image:
+    if region != WHOLE_PICTURE:
+        left, top, right, bottom = pixel_box(region, tile.size)
+        draw = ImageDraw.Draw(tile)
+        draw.rectangle((left - 3, top - 3, right + 2, bottom + 2), outline="black", width=3)
+        draw.rectangle((left - 2, top - 2, right + 1, bottom + 1), outline="white")
+    return tile
+
+
+def _write_classes(draw: ImageDraw.ImageDraw, left: int, top: int, expert: str, rows: Sequence[ClassRow]) -> None:
+    draw.text((left, top), EXPERT_LABELS[expert], "black", _font("DejaVuSans-Bold"))
+    for line, row in enumerate(rows, start=1):
+        percent = f"{100 * row.probability[expert]:.1f} %"
+        draw.text((left, top + line * LINE), _shortened(row.name, SIDE - 90), "black", _font())
+        draw.text((left + SIDE, top + line * LINE), percent, "black", _font(), anchor="ra")
+
+
+def _shortened(text: str, width: int) -> str:
+    """The text, or its beginning and `...`, no wider than `width` pixels."""
+    text = printable(" ".join(text.split()))
+    if _font().getlength(text) <= width:
+        return text
+    while text and _font().getlength(f"{text}...") > width:
+        text = text[:-1]
+    return f"{text}..."
+
+
+@cache
+def _font(name: str = "DejaVuSans") -> ImageFont.FreeTypeFont:
+    """matplotlib's own font, which knows the Latin, Greek and Cyrillic scripts."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", FONT_SIZE)

@@ -1,0 +1,226 @@
+"""Which class of the data set each output of a reference checkpoint is.
+
+The reference's PaCo teachers have the data set's own order, and so have all its models on CIFAR. Its students on
+ImageNet-LT and iNaturalist-2018 count classes by falling training frequency; the published LDAM and cross-entropy code
+for SAM teachers on these does so too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from deitlt_hf.data.lists import read_list
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.reference.checkpoint_file import ReferenceFile
+
+_BY_FREQUENCY = {"IMAGENETLT": 1000, "INAT18": 8142}  # the reference's names of the data sets, and their classes
+_LARGEST_INSERTION_SORT = 16
+
+
+def find_class_order(
+    file: ReferenceFile,
+    num_labels: int,
+    class_counts: Sequence[int] | None = None,
+    class_order: Sequence[int] | None = None,
+) -> list[int]:
+    """The data set's index of each of the file's classes: as given, as the file says, or by falling frequency.
+
+    Raises:
+        DeiTLTError: a wrong number of counts, an order that is no permutation or not the file's, or neither where the
+            file's order can only be told from them.
+
+    Example:
+        >>> find_class_order(ReferenceFile(Path("cifar.pth"), {}), num_labels=3)
+        [0, 1, 2]
+    """
+    if class_counts is not None and len(class_counts) != num_labels:
+        raise DeiTLTError(
+            f"class_counts has {len(class_counts)} entries for the {num_labels} classes of {file.path}; pass the "
+            "training images of each class of its data set"
+        )
+    kept = _order_in_file(file, num_labels)
+    if class_order is not None:
+        order = [int(index) for index in class_order]
+        if sorted(order) != list(range(num_labels)):
+            raise DeiTLTError(
+                f"class_order is no order of the {num_labels} classes of {file.path}; pass each index from 0 to "
+                f"{num_labels - 1} once"
+            )
+        if kept is not None and order != kept:
+            raise DeiTLTError(f"class_order is not the order that {file.path} holds (its class_map); leave it out")
+        return order
+    if kept is not None:
+        return kept
+    if not _goes_by_frequency(file, num_labels):
+        return list(range(num_labels))
+    if class_counts is None:
+        raise DeiTLTError(
+            f"{file.path} does not say which of its {num_labels} classes is which: the reference counts those of "
+            "ImageNet-LT and iNaturalist-2018 by falling training frequency; pass class_counts (--class-list FILE, the "
+            f"data set's training list), or class_order (--class-order FILE; 0 to {num_labels - 1} if none was changed)"
+        )
+    return frequency_order(class_counts)
+
+
+def frequency_order(class_counts: Sequence[int]) -> list[int]:
+    """`numpy.argsort(-class_counts)` as the reference's NumPy computes it, the order of equal counts included.
+
+    ImageNet-LT and iNaturalist-2018 have many classes with the same count, and how those are ordered is left to the
+    sorting algorithm. The reference ran on NumPy 1.24, whose introsort is the same on every machine; later versions
+    sort with vector instructions where the processor has them, which orders equal counts differently. So the algorithm
+    is written out here: quicksort with the median of three as pivot, insertion sort for at most 16 elements, and
+    heapsort for partitions that shrink too slowly (Musser 1997). Where a checkpoint was made with another NumPy, only
+    its own order is certain: the `class_map` in the file, or `class_order`.
+
+    Args:
+        class_counts: Training images per class.
+
+    Returns:
+        Indices of the classes, the most frequent first.
+
+    Example:
+        >>> frequency_order([3, 9, 5])
+        [1, 2, 0]
+    """
+    keys = [-int(count) for count in class_counts]
+    order = list(range(len(keys)))
+    if len(order) < 2:
+        return order
+    pending = [(0, len(order) - 1, 2 * (len(order).bit_length() - 1))]
+    while pending:
+        first, last, depth = pending.pop()
+        if depth < 0:
+            order[first : last + 1] = _heapsorted(order[first : last + 1], keys)
+            continue
+        while last - first >= _LARGEST_INSERTION_SORT:
+            pivot = _partition(order, keys, first, last)
+            depth -= 1
+            if pivot - first < last - pivot:  # the smaller part goes on, and its depth is not looked at again
+                pending.append((pivot + 1, last, depth))
+                last = pivot - 1
+            else:
+                pending.append((first, pivot - 1, depth))
+                first = pivot + 1
+        # Insertion sort keeps equal elements in their order, so any stable sort gives what it gives.
+        order[first : last + 1] = sorted(order[first : last + 1], key=keys.__getitem__)
+    return order
+
+
+def _partition(order: list[int], keys: list[int], first: int, last: int) -> int:
+    """Move what is smaller than the median of three before it and what is larger after it; returns its place."""
+
+    def sort_two(left: int, right: int) -> None:
+        if keys[order[right]] < keys[order[left]]:
+            order[left], order[right] = order[right], order[left]
+
+    middle = first + (last - first) // 2
+    sort_two(first, middle)
+    sort_two(middle, last)
+    sort_two(first, middle)
+    pivot = keys[order[middle]]
+    aside = last - 1
+    order[middle], order[aside] = order[aside], order[middle]
+    left, right = first, aside
+    while True:  # both scans stop at keys that equal the pivot's
+        left += 1
+        while keys[order[left]] < pivot:
+            left += 1
+        right -= 1
+        while pivot < keys[order[right]]:
+            right -= 1
+        if left >= right:
+            break
+        order[left], order[right] = order[right], order[left]
+    order[left], order[aside] = order[aside], order[left]
+    return left
+
+
+def _heapsorted(heap: list[int], keys: list[int]) -> list[int]:
+    def sift(item: int, hole: int, size: int) -> None:
+        while (child := 2 * hole + 1) < size:
+            if child + 1 < size and keys[heap[child]] < keys[heap[child + 1]]:
+                child += 1
+            if keys[item] >= keys[heap[child]]:
+                break
+            heap[hole] = heap[child]
+            hole = child
+        heap[hole] = item
+
+    for root in reversed(range(len(heap) // 2)):
+        sift(heap[root], root, len(heap))
+    for end in reversed(range(1, len(heap))):
+        item, heap[end] = heap[end], heap[0]
+        sift(item, 0, end)
+    return heap
+
+
+def read_class_counts(path: str | os.PathLike[str]) -> list[int]:
+    """Training images per class of a list in the published format of ImageNet-LT and iNaturalist-2018.
+
+    Returns:
+        As many counts as the largest label has classes up to it.
+
+    Raises:
+        DeiTLTError: what `read_list` refuses.
+
+    Example:
+        >>> len(read_class_counts("ImageNet_LT_train.txt"))  # doctest: +SKIP
+        1000
+    """
+    return read_list(path).class_counts(0).tolist()
+
+
+def read_class_order(path: str | os.PathLike[str]) -> list[int]:
+    """The data set's index of each of a checkpoint's classes, one a line.
+
+    Raises:
+        DeiTLTError: a file that cannot be read, or a line that is no index.
+
+    Example:
+        >>> len(read_class_order("order.txt"))  # doctest: +SKIP
+        1000
+    """
+    lines = read_lines(path, "a class order")
+    wrong = next((line for line in lines if not line.strip().isdecimal()), None)
+    if wrong is not None:
+        raise DeiTLTError(f"{path}: {wrong.strip()[:60]!r} is no class index; pass one index from 0 on a line")
+    return [int(line) for line in lines]
+
+
+def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
+    """The lines of a text file that are not blank.
+
+    Raises:
+        DeiTLTError: the file cannot be read, is not UTF-8, or is empty.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeiTLTError(f"cannot read {what} from {path}; pass a UTF-8 text file with one entry a line") from error
+    lines = [line for line in lines if line.strip()]
+    if not lines:
+        raise DeiTLTError(f"{path} is empty; pass {what} with one entry a line")
+    return lines
+
+
+def _order_in_file(file: ReferenceFile, num_labels: int) -> list[int] | None:
+    """The inverse of the arguments' `class_map`, which gives the file's position of each class of the data set."""
+    class_map = getattr(file.args, "class_map", None)
+    if class_map is None:
+        return None
+    try:
+        class_map = [int(position) for position in class_map]
+    except (TypeError, ValueError):
+        class_map = []
+    if sorted(class_map) != list(range(num_labels)):
+        raise DeiTLTError(f"{file.path}: its class_map is no order of its {num_labels} classes; it may be damaged")
+    return sorted(range(num_labels), key=class_map.__getitem__)
+
+
+def _goes_by_frequency(file: ReferenceFile, num_labels: int) -> bool:
+    if file.is_paco:
+        return False
+    data_set = getattr(file.args, "data_set", None)
+    return data_set in _BY_FREQUENCY if data_set else num_labels in _BY_FREQUENCY.values()

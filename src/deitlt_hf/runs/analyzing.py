@@ -1,0 +1,126 @@
+"""The analysis of a model that was saved: with the pixels that it was made for, and the teacher that taught it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from deitlt_hf.cards.record import RUN_FILE, is_hub_id, last_part, read_json
+from deitlt_hf.data.arguments import DataArguments, Images, images_for_model
+from deitlt_hf.data.images import upright_rgb
+from deitlt_hf.data.transforms import View, ViewedDataset, collate, evaluation_view
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.analysis.analyze import Analysis, analyze_model
+from deitlt_hf.evaluation.analysis.vit import patches_of
+from deitlt_hf.inference.loading import load_any_classifier, load_image_processor, load_run_settings
+from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
+from deitlt_hf.teachers.frozen import FrozenTeacher
+from deitlt_hf.teachers.pixels import OwnPixels, pixels_of
+
+
+def analyze_saved_model(
+    source: str,
+    images: Images,
+    data: DataArguments,
+    *,
+    revision: str | None = None,
+    teacher: str | None = None,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+) -> Analysis:
+    """Run `analyze_model` on a saved student, DeiT or ViT and the test split of its data.
+
+    A student sees the evaluation's view, as in `deitlt evaluate`; another model what its own image processor makes.
+
+    Args:
+        source: directory or hub id of the model.
+        images: what `load_images` gave for `data`.
+        data: the flags that chose the images.
+        revision: branch, tag or commit of a model on the hub.
+        teacher: directory or hub id of a teacher, for its agreement with the model; by default the one that the model's
+            run recorded, if that is still where it was.
+        batch_size: images per step. Default 64.
+        device: where to run; by default the CPU.
+
+    Raises:
+        DeiTLTError: no Vision Transformer, or of other classes; no image processor, or one of another size; an unknown
+            teacher.
+
+    Example:
+        >>> data = DataArguments(data="digits-lt", imbalance_factor=20, group_boundaries=[3, 7])  # doctest: +SKIP
+        >>> analysis = analyze_saved_model("demo-output/student", load_images(data), data)  # doctest: +SKIP
+        >>> analysis.record["experts"]["distillation"]["tail"]  # doctest: +SKIP
+        65.0
+    """
+    model, settings = load_any_classifier(source, revision), load_run_settings(source, revision)
+    patches = patches_of(model.config)
+    images = images_for_model(images, data, model.config, source)
+    view, pixels = _view_of(model, source, revision)
+    dataset = ViewedDataset(images.test, {"pixel_values": view}, "test")
+    _check_size(dataset, patches.image_size, source)
+    return analyze_model(
+        model,
+        DataLoader(dataset, batch_size=batch_size, collate_fn=collate),
+        class_names=images.class_names,
+        class_counts=images.class_counts,
+        groups=images.class_groups,
+        source=source if is_hub_id(source) else last_part(source),  # a page to send around names no place of a machine
+        teacher=_teacher_of(model, source, settings, teacher, pixels, device or model.device),
+        device=device,
+        dist_is_trained=settings.get("distillation_type") != "none",
+        image_mean=pixels.mean,
+        image_std=pixels.std,
+    )
+
+
+def _view_of(model: PreTrainedModel, source: str, revision: str | None) -> tuple[View, OwnPixels]:
+    """What makes a model's pixel values of an image, and their normalisation."""
+    if model.config.model_type == DeiTLTConfig.model_type:
+        size = patches_of(model.config).image_size
+        return evaluation_view(size[0]), OwnPixels(list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD), size)
+    processor = load_image_processor(source, revision)
+
+    def view(image: Image.Image) -> torch.Tensor:
+        return processor(images=upright_rgb(image), return_tensors="pt")["pixel_values"][0]
+
+    return view, pixels_of(processor)
+
+
+def _check_size(dataset: ViewedDataset, size: tuple[int, int], source: str) -> None:
+    made = tuple(dataset[0]["pixel_values"].shape[-2:]) if len(dataset) else size
+    if made != size:
+        raise DeiTLTError(
+            f"the image processor of {source} makes images of {made[0]} x {made[1]} pixels, and the model takes "
+            f"{size[0]} x {size[1]}; save one with the model that makes those"
+        )
+
+
+def _teacher_of(
+    model: PreTrainedModel,
+    source: str,
+    settings: Mapping[str, Any],
+    teacher: str | None,
+    pixels: OwnPixels,
+    device: torch.device | str,
+) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    teacher = teacher or _recorded_teacher(source, settings.get("teacher"))
+    if teacher is None:
+        return None
+    frozen = FrozenTeacher(teacher, model, device, settings.get("teacher_pixels", "reference"))
+    scale, shift = (value.to(device) for value in pixels.from_students())
+    return lambda pixel_values: frozen((pixel_values - shift) / scale)  # a student's own pixels stay as they are
+
+
+def _recorded_teacher(source: str, teacher: str | None) -> str | None:
+    """The teacher of a run's settings, if it is a directory that is here, or was a hub id when the run ended."""
+    if teacher is None or Path(teacher).is_dir():
+        return teacher
+    records = (read_json(directory / RUN_FILE) or {} for directory in (Path(source), Path(source).parent))
+    return teacher if any((record.get("hub_ids") or {}).get("teacher") == teacher for record in records) else None

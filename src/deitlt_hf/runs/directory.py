@@ -1,0 +1,375 @@
+"""The directory of a run: who may write into it, and the model, settings, record and card that it ends with."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
+from transformers import TrainerCallback
+
+from deitlt_hf.cards.descriptions import kind_of_data
+from deitlt_hf.cards.model_card import write_model_card
+from deitlt_hf.cards.record import (
+    PRIVATE_SETTINGS,
+    RECIPE_FILE,
+    RUN_FILE,
+    find_hub_ids,
+    installed_versions,
+    last_part,
+    public_settings,
+    read_json,
+    read_settings,
+    write_json,
+)
+from deitlt_hf.data.arguments import Images, TrainingDataArguments
+from deitlt_hf.data.loading import class_counts
+from deitlt_hf.data.record import DataRecord, read_data_record
+from deitlt_hf.durable.checkpoints import REMOVING, SAVING, newest_complete, remove, tidy
+from deitlt_hf.durable.signals import Stopped
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.new_directory import check_is_writable
+from deitlt_hf.runs.lock import LOCK_FILE, check_lock, release_lock, take_lock
+from deitlt_hf.runs.profiling import TRACE_FILE
+from deitlt_hf.training.arguments import LongTailTrainingArguments
+from deitlt_hf.training.long_tail import LongTailTrainer
+
+RESUMED_FILE = "resumed.json"  # which settings changed when the run was resumed, and at which step
+
+# Not settings that another run, or a run on another machine, should take over.
+_OF_THE_RUN = {"overwrite", "resume", "resume_from_checkpoint"} | PRIVATE_SETTINGS
+OF_THE_MACHINE = {"bf16", "dataloader_pin_memory", "report_to", "use_cpu", "disable_tqdm"}
+
+
+def check_output_directory(args: LongTailTrainingArguments) -> str | None:
+    """Refuse a directory that holds a run, unless it is resumed or replaced; returns the checkpoint to resume from.
+
+    Raises:
+        DeiTLTError: the directory is occupied, holds no checkpoint to resume from, or cannot be written.
+    """
+    directory = Path(args.output_dir)
+    check_is_writable(directory, "--output_dir")
+    if not args.profile:  # which only adds its trace
+        check_lock(directory)
+    if args.resume or args.resume_from_checkpoint:
+        checkpoint = args.resume_from_checkpoint
+        if not isinstance(checkpoint, str):
+            if args.should_save and not args.profile:
+                tidy(directory)
+            PartialState().wait_for_everyone()  # all processes must find the same one
+            checkpoint = newest_complete(directory)
+        if checkpoint is None or not Path(checkpoint).is_dir():
+            instead = "pass --overwrite to start anew" if _is_occupied(directory) else "leave resume out"
+            raise DeiTLTError(f"{checkpoint or directory} holds no checkpoint to resume from; {instead}")
+        return checkpoint
+    if args.profile:  # which only adds its trace
+        return None
+    if _is_occupied(directory) and not args.overwrite:
+        raise DeiTLTError(f"{directory} is not empty; pass --resume, --overwrite, or another --output_dir")
+    if _is_occupied(directory) and not (directory / RECIPE_FILE).is_file():
+        raise DeiTLTError(f"{directory} holds files that are no run of this package; pass another --output_dir")
+    return None
+
+
+class Remains(NamedTuple):
+    """What a run that was stopped has left: its newest checkpoint, and its directory if the trained model is there."""
+
+    checkpoint: str | None
+    model: str | None
+
+
+@contextmanager
+def claimed_directory(
+    trainer: LongTailTrainer, settings: Sequence[object], checkpoint: str | None, record: DataRecord | None = None
+) -> Iterator[None]:
+    """Inside, the run's directory is the trainer's; what stops it from outside gets `Remains` as attribute `remains`.
+
+    A run that is replaced stays whole until the one in its place has made a step, or has to write.
+
+    Args:
+        trainer: it is about to train.
+        settings: the dataclasses that `recipe.yaml` is made of.
+        checkpoint: that it goes on from, or None.
+        record: what the run notes about its data.
+    """
+    args, directory = trainer.args, Path(trainer.args.output_dir)
+    PartialState().wait_for_everyone()  # other processes must not find what the main one writes now
+    is_replaced = checkpoint is None and _is_occupied(directory)
+    _take_in_all_processes(directory, args.should_save)
+    try:
+        if args.should_save:
+            _write_settings(trainer, settings, checkpoint, record, is_replaced)
+        yield
+    except (Stopped, KeyboardInterrupt, OSError) as error:
+        if trainer.state.global_step or not is_replaced:  # else what is there is the other run's
+            is_trained = trainer.state.global_step > 0 and (directory / "config.json").is_file()
+            error.remains = Remains(newest_complete(directory), str(directory) if is_trained else None)
+        raise
+    finally:
+        if args.should_save:
+            release_lock(directory)
+
+
+def _take_in_all_processes(directory: Path, should_save: bool) -> None:
+    """Lock the directory for all processes of a launch, or stop all of them with the same line."""
+    refusal: list[str | None] = [None]
+    if should_save:
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            take_lock(directory)
+        except DeiTLTError as error:
+            refusal = [str(error)]
+    broadcast_object_list(refusal)
+    if refusal[0] is not None:
+        raise DeiTLTError(refusal[0])
+
+
+def _write_settings(
+    trainer: LongTailTrainer,
+    settings: Sequence[object],
+    checkpoint: str | None,
+    record: DataRecord | None,
+    is_replaced: bool,
+) -> None:
+    """Write `recipe.yaml` and the record of the data, or let the first step do it where another run's are there."""
+    directory = Path(trainer.args.output_dir)
+    changed = {name: value for part in settings for name, value in _changed_settings(part).items()}
+    recipe = yaml.safe_dump(changed, sort_keys=False)
+    before = read_settings(directory / RECIPE_FILE) if checkpoint is not None else None
+    if is_replaced:
+        replacement = _Replacement(directory, recipe, record)
+        trainer.add_callback(replacement)
+        trainer.before_saving = replacement.take_over
+    elif before is None:
+        _write_recipe(directory, recipe)
+    else:
+        places = getattr(read_data_record(directory), "places", {})
+        # A resumed run looks for its data where they lay; that they are found by another name changes nothing.
+        changed |= {name: before[name] for name, path in changed.items() if _same_place(before.get(name), path, places)}
+        changes = _changes(before, changed, settings)
+        if changes:
+            trainer.add_callback(_OtherSettings(directory, yaml.safe_dump(changed, sort_keys=False), changes))
+    if not is_replaced and record is not None:
+        earlier = None if checkpoint is None else read_data_record(directory)
+        # recipe.yaml may still have the paths that the run began with.
+        places = record.places if earlier is None else earlier.places | record.places
+        dataclasses.replace(record, places=places).write(directory)
+
+
+def _write_recipe(directory: Path, text: str) -> None:
+    aside = directory / f"{RECIPE_FILE}.part"
+    aside.write_text(text)
+    os.replace(aside, directory / RECIPE_FILE)
+
+
+class _OtherSettings(TrainerCallback):
+    """Notes the settings that a run was resumed with, once it has made a step with them."""
+
+    def __init__(self, directory: Path, recipe: str, changes: dict[str, list[Any]]):
+        self._directory, self._recipe, self._changes = directory, recipe, changes
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._changes:
+            # First what was before, which recipe.yaml no longer tells then.
+            file = self._directory / RESUMED_FILE
+            earlier = (read_json(file) or {}).get("resumed", [])
+            write_json(file, {"resumed": [*earlier, {"step": state.global_step - 1, "changed": self._changes}]})
+            _write_recipe(self._directory, self._recipe)
+            self._changes = {}
+
+
+def _same_place(before: Any, now: Any, places: Mapping[str, str]) -> bool:
+    return isinstance(before, str) and isinstance(now, str) and os.path.abspath(now) == places.get(before)
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any], parts: Sequence[object]) -> dict[str, list[Any]]:
+    """By name, the old value and the new one of the settings that a run is resumed with."""
+    defaults = {field.name: _default(field) for part in parts for field in dataclasses.fields(part)}
+    told = [name for name in dict.fromkeys([*before, *now]) if name in defaults.keys() - _OF_THE_RUN - OF_THE_MACHINE]
+    pairs = {name: [settings.get(name, defaults[name]) for settings in (before, now)] for name in told}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+class _Replacement(TrainerCallback):
+    """Takes a directory over from the run in it, once the new one has made a step, or has to write."""
+
+    def __init__(self, directory: Path, recipe: str, record: DataRecord | None):
+        self._recipe, self._text, self._record = directory / RECIPE_FILE, recipe, record
+        self._old = {path: path.lstat().st_ino for path in _entries(directory)}
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.take_over()
+
+    def take_over(self) -> None:
+        """Remove what was there; wherever this is cut off, checkpoints and settings are those of one run."""
+        old = [path for path, inode in self._old.items() if os.path.lexists(path) and path.lstat().st_ino == inode]
+        if not self._old:
+            return
+        self._old, going = {}, {}
+        try:
+            for path in sorted(set(old) - {self._recipe}, key=lambda path: not path.name.startswith("checkpoint-")):
+                going[path] = path.rename(path.with_name(f"{REMOVING}{path.name}"))
+        except OSError:
+            for path, renamed in going.items():
+                renamed.rename(path)
+            raise
+        _write_recipe(self._recipe.parent, self._text)
+        if self._record is not None:
+            self._record.write(self._recipe.parent)
+        for path in going.values():
+            remove(path)
+
+
+def _entries(directory: Path) -> Iterator[Path]:
+    """What lies in a run's directory, and of TensorBoard's the single logs: the new run writes there at its start."""
+    for path in directory.iterdir():
+        if path.name != LOCK_FILE:
+            yield from path.iterdir() if path.name == "runs" and path.is_dir() else (path,)
+
+
+def refuse_within(directory: str, replaced: bool, **sources: str | None) -> None:
+    """Refuse sources that lie in a directory whose run is to be replaced.
+
+    Raises:
+        DeiTLTError: one does.
+
+    Example:
+        >>> refuse_within("runs/student", True, teacher="runs/teacher")
+    """
+    here = Path(directory).resolve()
+    for name, source in sources.items():
+        if replaced and source is not None and Path(source).exists() and Path(source).resolve().is_relative_to(here):
+            raise DeiTLTError(
+                f"{name} {source} lies in {directory}, which is to be replaced; pass another --output_dir"
+            )
+
+
+def _is_occupied(directory: Path) -> bool:
+    # A profile leaves its trace where the run that it was made for will be, and a killed run its lock.
+    return directory.is_dir() and any(path.name not in (TRACE_FILE, LOCK_FILE) for path in directory.iterdir())
+
+
+def save_model(trainer: LongTailTrainer) -> None:
+    """Put the trained model into the run's directory; it appears there only once it is written completely."""
+    directory = Path(trainer.args.output_dir)
+    staging = directory / SAVING
+    try:
+        trainer.save_model(str(staging), _internal_call=True)  # else it would push what has no card and no numbers yet
+    except SafetensorError as error:  # as an OSError, which says what the disk refuses
+        shutil.rmtree(staging, ignore_errors=True)
+        instead = "resume" if newest_complete(directory) else "train again, for there is no checkpoint"
+        raise DeiTLTError(f"cannot write the model into {directory}: {error}; make room, and {instead}") from error
+    if not trainer.args.should_save:
+        return
+    (staging / "training_args.bin").unlink()  # a pickle; recipe.yaml says the same in text
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):  # what loading looks for, last
+        target = directory / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(path, target)
+    staging.rmdir()
+
+
+def finish_run(
+    trainer: LongTailTrainer,
+    data: TrainingDataArguments,
+    images: Images,
+    seconds: float,
+    checkpoint: str | None,
+    taught_by: dict[str, Any] | None = None,
+    **sources: str | None,
+) -> None:
+    """Write `run.json` and the card beside what was measured, and push all of it where that was asked for.
+
+    Args:
+        trainer: it has trained, and its model is saved.
+        data: the flags that the images were loaded by.
+        images: what the model was trained and tested on.
+        seconds: that training took.
+        checkpoint: that it was resumed from.
+        taught_by: what `teacher_record` tells of the teacher.
+        **sources: the other settings that may name something on the hub.
+    """
+    args = trainer.args
+    if args.should_save:
+        hub_ids = find_hub_ids({"data": data.data, **sources})
+        record = {
+            "versions": installed_versions(),
+            "python": platform.python_version(),
+            "data": {
+                "name": last_part(data.data),
+                "kind": kind_of_data(data.data, "data" in hub_ids),
+                "train_images": len(images.train),
+                "test_images": len(images.test),
+                "test_counts": class_counts(images.test),
+                "test_images_in_train": images.test_images_in_train,
+            },
+            "hub_ids": hub_ids,
+            "teacher": taught_by,
+            "training": _what_it_took(trainer, seconds, checkpoint),
+        }
+        write_json(Path(args.output_dir) / RUN_FILE, record)
+        write_model_card(args.output_dir, trainer.hub_model_id if args.push_to_hub else None, args.hub_revision)
+    if args.push_to_hub:
+        trainer.push_to_hub()
+
+
+def _what_it_took(trainer: LongTailTrainer, seconds: float, checkpoint: str | None) -> dict[str, Any]:
+    args, steps = trainer.args, trainer.state.global_step
+    global_batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    is_cuda = args.device.type == "cuda"
+    return {
+        "epochs": round(trainer.state.epoch or 0, 2),
+        "steps": steps,
+        "images_seen": steps * global_batch,
+        "processes": args.world_size,
+        "device": torch.cuda.get_device_name(args.device) if is_cuda else args.device.type,
+        "hours": round(seconds / 3600, 4),
+        "resumed": _public_changes(Path(args.output_dir)),
+        "hours_of": "the whole run" if checkpoint is None else "the part after it was resumed",
+        "seed": args.seed,
+    }
+
+
+def _public_changes(directory: Path) -> list[dict[str, Any]]:
+    """When the run was resumed with other settings, and with which, as may be published."""
+    entries = (read_json(directory / RESUMED_FILE) or {}).get("resumed", [])
+    return [
+        entry | {"changed": {name: list(_public(name, pair)) for name, pair in entry["changed"].items()}}
+        for entry in entries
+    ]
+
+
+def _public(name: str, values: Sequence[Any]) -> Iterator[Any]:
+    for value in values:
+        hub_ids = find_hub_ids({name: value})
+        yield public_settings({name: value}, hub_ids)[name]
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _changed_settings(settings: object) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults and that YAML can hold."""
+    changed = {}
+    for part in dataclasses.fields(settings):
+        default = _default(part)
+        value = getattr(settings, part.name)
+        plain = getattr(value, "value", value)  # transformers turns some strings into enumerations
+        left_out = part.name in _OF_THE_RUN | OF_THE_MACHINE or (
+            default in (None, "") and (plain is False or plain == [])
+        )
+        if part.init and not left_out and plain != default and isinstance(plain, (str, int, float, bool, list)):
+            changed[part.name] = plain
+    return changed

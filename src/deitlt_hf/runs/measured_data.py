@@ -1,0 +1,182 @@
+"""The images that a trained model is measured on: the test split of its run's data, or what another source holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+from transformers import PreTrainedConfig
+
+from deitlt_hf.data.arguments import DataArguments, Images, group_classes, load_images, names_of, reading_arguments
+from deitlt_hf.data.columns import labels_of
+from deitlt_hf.data.loading import class_counts, read_splits
+from deitlt_hf.data.record import (
+    DATA_FILE,
+    DataRecord,
+    differing_classes,
+    differing_counts,
+    moved_classes,
+    read_data_record,
+)
+from deitlt_hf.errors import DeiTLTError, notice
+
+_NAMED = 5  # how many classes a message names
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """How a command's flags chose the data.
+
+    Args:
+        own: whether they are those of the model's run.
+        given: the settings that flags gave.
+    """
+
+    own: bool
+    given: Collection[str] = ()
+
+
+@dataclass(frozen=True)
+class MeasuredImages:
+    """Images to measure a model on, and in words which of the source they are.
+
+    Args:
+        images: of which `test` counts.
+        taken: such as `"the test split of pets"`.
+    """
+
+    images: Images
+    taken: str
+
+    def __str__(self) -> str:
+        number = len(self.images.test)
+        return f"{number} test image{'s' * (number != 1)}: {self.taken}"
+
+
+def load_images_to_measure(
+    data: DataArguments, choice: DataChoice, config: PreTrainedConfig, sources: Sequence[str]
+) -> MeasuredImages:
+    """Load the test images that a command's flags mean.
+
+    The run's own data give their test split, held out as for the training, also where images came or went since. Of
+    another source it is the test split, or all images where it has none; its classes may be some of the model's.
+
+    Args:
+        data: the flags.
+        choice: what they chose.
+        config: of the model, or of the first one.
+        sources: directory or hub id of each model; the first one's run is the one that `choice` speaks of.
+
+    Raises:
+        DeiTLTError: whatever loading raises, classes that the model does not know, and a held-out split that would be
+            another than that of the run.
+    """
+    measured = _of_the_run(data, config, sources) if choice.own else _of_another_source(data, config, sources[0])
+    if "test_fraction" in choice.given and measured.images.held_out is None:
+        notice(f"--test_fraction is not used: the test images are {measured.taken}")
+    return measured
+
+
+def _of_the_run(data: DataArguments, config: PreTrainedConfig, sources: Sequence[str]) -> MeasuredImages:
+    records = _records(data, sources)
+    own = records.get(sources[0])
+    drawn = (data.test_fraction, data.split_seed)
+    if own and own.test_fraction is not None and drawn != (own.test_fraction, own.split_seed):
+        raise DeiTLTError(
+            f"{sources[0]} was trained on what test_fraction {own.test_fraction:g} and split_seed {own.split_seed} "
+            f"left; {drawn[0]:g} and {drawn[1]} would test training images: leave these flags out"
+        )
+    images = load_images(data, {name for record in records.values() for name in record.kept})
+    if own is None and images.held_out:
+        notice(
+            f"{sources[0]} has no {DATA_FILE}, which would tell of its held-out images: some test images may be ones "
+            "that it was trained on"
+        )
+    if own is None and getattr(config, "class_counts", None):
+        records = {sources[0]: DataRecord(names_of(config), config.class_counts, [])} | records
+    for source, record in records.items():
+        _say_changes(images, data.data, source, record)
+    which = "held out of" if images.held_out else "the test split of"
+    return MeasuredImages(images, f"{which} {data.data}")
+
+
+def _records(data: DataArguments, sources: Sequence[str]) -> dict[str, DataRecord]:
+    """What the runs of the models noted about these data."""
+    found = {source: read_data_record(source) for source in sources}
+    place = os.path.abspath(os.path.expanduser(data.data))
+    return {
+        source: record
+        for source, record in found.items()
+        if record is not None and (source == sources[0] or place in record.places.values())
+    }
+
+
+def _say_changes(images: Images, name: str, source: str, record: DataRecord) -> None:
+    """Of other counts than the run had; other classes are refused later."""
+    if differing_classes(record.class_names, images.class_names):
+        return
+    changed = differing_counts(
+        images.class_names, record.train_counts, record.test_counts, images.class_counts, class_counts(images.test)
+    )
+    if not changed and images.held_out:
+        changed = moved_classes(images.class_names, record.kept, images.held_out.kept)
+    if changed:
+        notice(f"{name} has changed since {source} was trained: {changed}")
+
+
+def _of_another_source(data: DataArguments, config: PreTrainedConfig, source: str) -> MeasuredImages:
+    splits = read_splits(data.data, needs_train=False, **reading_arguments(data))
+    has_both = "test" in splits
+    test = splits["test"] if has_both else splits["train"]
+    taken = f"the test split of {data.data}" if has_both else f"all images of {data.data}"
+    counts, groups = (getattr(config, name, None) for name in ("class_counts", "class_groups"))
+    if counts is None and has_both:  # no run's model: the training images tell what is head and tail
+        return MeasuredImages(load_images(data), taken)
+    test = with_classes(test, names_of(config), source, data.data)
+    if counts is None:
+        counts = class_counts(test)
+        notice(f"{source} tells no training images per class: head, mid and tail are told by these test images")
+    groups = groups or group_classes(counts, data.group_boundaries)
+    return MeasuredImages(Images(None, test, names_of(config), counts, groups), taken)
+
+
+def with_classes(dataset: Dataset, names: Sequence[str], source: str, data: str) -> Dataset:
+    """Images with the class ids that a model has for their classes' names.
+
+    Args:
+        dataset: with a `label` column.
+        names: of the model's classes, in label order.
+        source, data: what messages call the model and the data.
+
+    Raises:
+        DeiTLTError: there are images of a class that the model does not know.
+
+    Example:
+        >>> from datasets import Features
+        >>> rows = {"label": [0, 1, 1]}
+        >>> dataset = Dataset.from_dict(rows, features=Features({"label": ClassLabel(names=["lynx", "owl"])}))
+        >>> with_classes(dataset, ["owl", "cat", "lynx"], "model", "data")["label"][:]
+        [2, 0, 0]
+    """
+    found = dataset.features["label"].names
+    if list(found) == list(names):
+        return dataset
+    labels = labels_of(dataset)
+    known = {name: label for label, name in enumerate(names)}
+    unknown = [found[label] for label in np.unique(labels) if found[label] not in known]
+    if unknown:
+        raise DeiTLTError(
+            f"{data} has images of {_listed(unknown)}, which {source} does not know, only {_listed(names)}: name the "
+            "classes as it does, or leave these images out"
+        )
+    ids = np.array([known.get(name, -1) for name in found])[labels]
+    relabelled = dataset.add_column("of the model", ids).remove_columns("label").rename_column("of the model", "label")
+    return relabelled.cast_column("label", ClassLabel(names=list(names)))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(repr, names[:_NAMED])) + more

@@ -1,0 +1,328 @@
+"""Where the time of a training step goes: the stages that the trainers name, timed, and a trace of a few steps."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.profiler import ProfilerActivity, record_function
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from deitlt_hf.errors import DeiTLTError
+
+if TYPE_CHECKING:
+    from deitlt_hf.training.long_tail import LongTailTrainer
+
+TRACE_FILE = "trace.json"
+WARM_UP_STEPS = 5  # compilation, the first batches of the loader's workers, the choice of convolutions
+TRACED_STEPS = 3  # recording every operation slows a step down, so that these are not the ones that are timed
+OTHER = "idle, other"
+
+
+@dataclass
+class StepProfile:
+    """What `profile_training` measured.
+
+    Args:
+        milliseconds: of a step, by stage, in the mean; they add up to the step.
+        steps: how many were timed.
+        images: of a step, over all processes.
+        device: that the model was on.
+        busy: share in [0, 1] of the time in which a GPU computed; None on a CPU.
+        trace: the file with the trace.
+
+    Example:
+        >>> StepProfile({"data": 10.0, "student": 30.0}, steps=2, images=8, device="cpu", busy=None, trace=None).step
+        40.0
+    """
+
+    milliseconds: dict[str, float]
+    steps: int
+    images: int
+    device: str
+    busy: float | None
+    trace: Path | None
+
+    @property
+    def step(self) -> float:
+        """Milliseconds of a whole step."""
+        return sum(self.milliseconds.values())
+
+
+def format_profile(profile: StepProfile) -> str:
+    """The profile as a table of lines.
+
+    Example:
+        >>> profile = StepProfile({"data": 10.0, "student": 30.0}, 2, images=8, device="cpu", busy=None, trace=None)
+        >>> print(format_profile(profile))
+        a training step: the mean of 2 steps of 8 images, cpu
+          data              10.0 ms   25.0 %
+          student           30.0 ms   75.0 %
+          all               40.0 ms  100.0 %   200 images per second
+    """
+    lines = [f"a training step: the mean of {profile.steps} steps of {profile.images} images, {profile.device}"]
+    for name, value in [*profile.milliseconds.items(), ("all", profile.step)]:
+        lines.append(f"  {name:<12}{value:>10.1f} ms{100 * value / profile.step:>7.1f} %")
+    lines[-1] += f"   {1000 * profile.images / profile.step:,.0f} images per second"
+    if profile.busy is not None:
+        lines.append(f"  the GPU computes for {100 * profile.busy:.0f} % of the time")
+    if profile.trace is not None:
+        lines.append(f"trace of {TRACED_STEPS} more steps, for https://ui.perfetto.dev: {profile.trace}")
+    return "\n".join(lines)
+
+
+class Timeline:
+    """Divides time between stages: each moment belongs to the innermost stage that is open then.
+
+    On a GPU, moments are those at which it reaches what had been given to it by then, so that work that it does while
+    the host goes on is counted where it belongs, and nothing waits.
+
+    Args:
+        device: of the model.
+
+    Example:
+        >>> timeline = Timeline(torch.device("cpu"))
+        >>> timeline.enter("student")
+        >>> timeline.enter("loss")
+        >>> timeline.leave()
+        >>> timeline.leave()
+        >>> timeline.finish()
+        >>> list(timeline.seconds())
+        ['student', 'loss', 'idle, other']
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._open = [OTHER]
+        self._marks: list[tuple[float | torch.cuda.Event, str]] = []
+        self._mark()
+
+    def enter(self, name: str) -> None:
+        self._open.append(name)
+        self._mark()
+
+    def leave(self) -> None:
+        self._open.pop()
+        self._mark()
+
+    def finish(self) -> None:
+        self._mark()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def _mark(self) -> None:
+        if self._device.type == "cuda":
+            moment = torch.cuda.Event(enable_timing=True)
+            moment.record()
+        else:
+            moment = time.perf_counter()
+        self._marks.append((moment, self._open[-1]))
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage in the order in which they were met; what belongs to none comes last."""
+        totals: dict[str, float] = {}
+        for (start, name), (end, _) in pairwise(self._marks):
+            seconds = end - start if isinstance(start, float) else start.elapsed_time(end) / 1000
+            totals[name] = totals.get(name, 0.0) + seconds
+        return totals | {OTHER: totals.pop(OTHER, 0.0)}
+
+
+class Ranges:
+    """Shows the stages in a trace of torch's profiler."""
+
+    def __init__(self):
+        self._open: list[record_function] = []
+
+    def enter(self, name: str) -> None:
+        self._open.append(record_function(name))
+        self._open[-1].__enter__()
+
+    def leave(self) -> None:
+        self._open.pop().__exit__(None, None, None)
+
+
+_recorder: Timeline | Ranges | None = None
+
+
+def _record_with(recorder: Timeline | Ranges | None) -> None:
+    global _recorder
+    _recorder = recorder
+
+
+class stage:  # noqa: N801 (used as a function is)
+    """Inside is the stage `name` of a training step; where nothing is profiled, it costs a fraction of a microsecond.
+
+    Stages nest, and time is that of the innermost.
+
+    Example:
+        >>> with stage("loss"):
+        ...     pass
+    """
+
+    __slots__ = ("_recorder", "name")
+
+    def __init__(self, name: str):
+        self.name = name
+        self._recorder: Timeline | Ranges | None = None
+
+    def __enter__(self) -> None:
+        self._recorder = _recorder
+        if self._recorder is not None:
+            self._recorder.enter(self.name)
+
+    def __exit__(self, *error: object) -> None:
+        if self._recorder is not None:
+            self._recorder.leave()
+
+
+def profile_training(trainer: LongTailTrainer, steps: int = 20, checkpoint: str | None = None) -> StepProfile:
+    """Train for a few steps, say where their time goes, and write a trace into the trainer's output directory.
+
+    Nothing is evaluated or saved; the trainer's model has learned from a few batches afterwards, and is of no use.
+
+    Args:
+        trainer: ready to train.
+        steps: that are timed, after a few to warm up, and before a few for the trace.
+        checkpoint: to start at, for the time of a later phase.
+
+    Returns:
+        What was measured on this process. On a CPU stages are timed by the clock, on a GPU by what it does in them.
+
+    Raises:
+        DeiTLTError: the training ends before it is profiled, or the trace cannot be written.
+
+    Example:
+        >>> print(format_profile(profile_training(trainer, steps=20)))  # doctest: +SKIP
+        >>> # a training step: the mean of 20 steps of 32 images, cpu
+    """
+    args = trainer.args
+    args.save_strategy, args.eval_strategy, args.eval_on_start = SaveStrategy.NO, IntervalStrategy.NO, False
+    args.load_best_model_at_end, args.rewind_at_non_finite, trainer.writes_checkpoints = False, 0, False
+    for callback in list(trainer.callback_handler.callbacks):
+        if isinstance(callback, PrinterCallback | ProgressCallback):  # they show the progress of a whole training
+            trainer.remove_callback(callback)
+    profiler = _ProfileSteps(steps, args.device, traces=args.should_save, silent=args.disable_tqdm)
+    trainer.add_callback(profiler)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        profiler.close()
+        trainer.remove_callback(profiler)
+    if profiler.steps_done < profiler.total:
+        raise DeiTLTError(
+            f"the training ended after {profiler.steps_done} steps; to profile {steps} it takes {profiler.total}: pass "
+            "a smaller profile or more epochs"
+        )
+    return StepProfile(
+        milliseconds={name: 1000 * seconds / steps for name, seconds in profiler.timeline.seconds().items()},
+        steps=steps,
+        images=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        device=torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type,
+        busy=profiler.busy,
+        trace=_write_trace(profiler.trace, Path(args.output_dir)) if args.should_save else None,
+    )
+
+
+class _ProfileSteps(TrainerCallback):
+    """Warms up, times, traces, and stops the training. It has to be the last callback: what others do is timed too."""
+
+    def __init__(self, steps: int, device: torch.device, traces: bool, silent: bool):
+        self.steps_done = 0
+        self.total = WARM_UP_STEPS + steps + TRACED_STEPS
+        self.timeline: Timeline | None = None
+        self.trace: torch.profiler.profile | None = None
+        self.busy: float | None = None
+        self._steps, self._device, self._traces = steps, device, traces
+        self._optimiser = stage("optimiser")
+        self._bar = tqdm(total=self.total, desc="profiling", unit="step", leave=False, disable=silent or not traces)
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self._optimiser = stage("optimiser")  # until the end of the step: also schedule and averaged weights
+        self._optimiser.__enter__()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._optimiser.__exit__()
+        self.steps_done += 1
+        self._bar.update()
+        if self.steps_done == WARM_UP_STEPS:
+            self.timeline = Timeline(self._device)
+            _record_with(self.timeline)
+        elif self.steps_done == WARM_UP_STEPS + self._steps:
+            self.timeline.finish()
+            self._start_trace()
+        elif self.steps_done == self.total:
+            self._stop_trace()
+            control.should_training_stop = True
+
+    def _start_trace(self) -> None:
+        _record_with(Ranges())
+        if self._traces:
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it reports starts, stops and missing GPUs as errors
+            on_gpu = self._device.type == "cuda"
+            self.trace = torch.profiler.profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu)
+            self.trace.start()
+            self._trace_started = time.perf_counter()
+
+    def _stop_trace(self) -> None:
+        _record_with(None)
+        if self.trace is None:
+            return
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        seconds = time.perf_counter() - self._trace_started
+        self.trace.stop()
+        if self._device.type == "cuda":
+            kernels = [
+                (event.time_range.start, event.time_range.end)
+                for event in self.trace.events()
+                if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
+            ]
+            self.busy = covered(kernels) / (1e6 * seconds)  # the trace's times are in microseconds
+
+    def close(self) -> None:
+        """However the training ended, leave nothing recording."""
+        _record_with(None)
+        self._bar.close()
+        if self.trace is not None and self.steps_done < self.total:
+            self.trace.stop()
+
+
+def covered(intervals: Iterable[tuple[float, float]]) -> float:
+    """Length of what intervals cover together, parts that overlap counted once.
+
+    Example:
+        >>> covered([(0, 2), (5, 6), (1, 3)])
+        4.0
+    """
+    length, reached = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        length += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return length
+
+
+def _write_trace(trace: torch.profiler.profile, directory: Path) -> Path:
+    path = directory / TRACE_FILE
+    aside = path.with_name(f"{path.name}.part")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as elsewhere:  # for torch leaves a part of what a full disk refuses
+            written = Path(elsewhere, TRACE_FILE)
+            trace.export_chrome_trace(str(written))
+            shutil.copyfile(written, aside)
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise DeiTLTError(f"cannot write {path}: {error.strerror}; pass another --output_dir") from error
+    return path

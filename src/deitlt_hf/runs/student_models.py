@@ -1,0 +1,153 @@
+"""The students that can be trained: from scratch in any shape, or from the weights of another DeiT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from deitlt_hf.data.suggestion import STUDENT_SIZES, student_shape
+from deitlt_hf.errors import DeiTLTError, notice
+from deitlt_hf.foreign.weights import check_finite, check_size
+from deitlt_hf.inference.loading import load_any_config, loading
+from deitlt_hf.models.deit_lt.configuration_deit_lt import EXPERTS, DeiTLTConfig
+from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
+from deitlt_hf.ranges import check_ranges
+from deitlt_hf.training.arguments import one_of
+
+
+@dataclass
+class StudentArguments:
+    """Which student, and who teaches it."""
+
+    teacher: str | None = field(default=None, metadata={"help": "Directory or hub id of the teacher."})
+    init_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Start from these weights, such as facebook/deit-base-distilled-patch16-224, not from scratch; "
+            "their positions are interpolated to another image_size."
+        },
+    )
+    student_size: str | None = field(default=None, metadata={"help": "tiny, small or base; left out, base."})
+    hidden_size: int | None = field(default=None, metadata={"help": "In place of the size's."})
+    num_hidden_layers: int | None = field(default=None, metadata={"help": "In place of the size's."})
+    num_attention_heads: int | None = field(default=None, metadata={"help": "In place of the size's."})
+    patch_size: int | None = field(default=None, metadata={"help": "Pixels of a patch's side; left out, 16."})
+    drop_path_rate: float = field(default=0.1, metadata={"help": "Stochastic depth of the last layer."})
+    expert: str = field(default="average", metadata={"help": "What the model's logits are by default."})
+
+    def __post_init__(self):
+        check_ranges(self)
+        one_of("expert", self.expert, EXPERTS)
+        if self.student_size is not None:
+            one_of("student size", self.student_size, tuple(STUDENT_SIZES))
+
+
+_SHAPE = ("student_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
+
+
+def student_config(student: StudentArguments, image_size: int, **classes: Any) -> DeiTLTConfig:
+    """The configuration of a student from scratch.
+
+    Args:
+        student: the flags.
+        image_size: side of its images, in pixels.
+        **classes: `id2label` and the like.
+
+    Raises:
+        ValueError: heads that do not divide the hidden size, or patches that do not divide the image.
+
+    Example:
+        >>> student_config(StudentArguments(student_size="tiny"), 224).hidden_size
+        192
+    """
+    shape = student_shape(
+        student.student_size, student.hidden_size, student.num_hidden_layers, student.num_attention_heads
+    )
+    return DeiTLTConfig(
+        image_size=image_size,
+        patch_size=student.patch_size or 16,
+        drop_path_rate=student.drop_path_rate,
+        expert=student.expert,
+        **shape,
+        **classes,
+    )
+
+
+def check_shape(student: StudentArguments, image_size: int | None) -> None:
+    """Refuse a shape that cannot be, before the data tell the rest of it.
+
+    Args:
+        student: the flags.
+        image_size: None where the data are to tell; then a size and a patch size that are left out are unknown, too.
+
+    Raises:
+        ValueError: as `student_config`.
+
+    Example:
+        >>> check_shape(StudentArguments(hidden_size=96), None)
+    """
+    if image_size is None:
+        # Every size has a multiple of the tiny one's heads, and patches of a pixel fit any image.
+        student = replace(student, student_size=student.student_size or "tiny", patch_size=1)
+        image_size = 1
+    student_config(student, image_size)
+
+
+def load_start(student: StudentArguments, image_size: int, classes: Mapping[str, Any]) -> DeiTLTForImageClassification:
+    """A student that starts from the weights of `init_from`, for images of `image_size`.
+
+    Raises:
+        DeiTLTError: there is no model, or one of another kind, or with NaN or infinite weights, or patches that do not
+            divide the image.
+    """
+    source = student.init_from
+    model_type = load_any_config(source).model_type
+    if model_type not in ("deit", DeiTLTConfig.model_type):
+        raise DeiTLTError(f"{source} is a {model_type} model; pass a DeiT-LT or distilled DeiT one")
+    settings = {"drop_path_rate": student.drop_path_rate, "expert": student.expert}
+    with loading(source):
+        config = DeiTLTConfig.from_pretrained(source, **settings, **classes)
+        check_size(DeiTLTForImageClassification, config, source)
+        model = DeiTLTForImageClassification.from_pretrained(source, **settings, **classes)
+    check_finite(model, source)
+    unused = [f"{name} {value}" for name in _SHAPE if (value := getattr(student, name)) is not None]
+    if unused:
+        notice(f"init_from {source} has a shape of its own; not used: {', '.join(unused)}")
+    if model.config.image_size != image_size:
+        notice(
+            f"init_from {source} was trained on images of {model.config.image_size} pixels: its position embeddings "
+            f"are interpolated to those of {image_size}"
+        )
+        resize_positions(model, image_size)
+    return model
+
+
+def resize_positions(model: DeiTLTForImageClassification, image_size: int) -> None:
+    """Make a student one for images of another size, its position embeddings interpolated as DeiT's are (bicubic).
+
+    Raises:
+        DeiTLTError: its patches do not divide the image.
+
+    Example:
+        >>> model = DeiTLTForImageClassification(DeiTLTConfig(image_size=32, patch_size=8, num_hidden_layers=1))
+        >>> resize_positions(model, 48)
+        >>> tuple(model.deit.embeddings.position_embeddings.shape)  # 6 x 6 patches and two tokens
+        (1, 38, 768)
+    """
+    embeddings, patch_size = model.deit.embeddings, model.config.patch_size
+    if image_size % patch_size:
+        raise DeiTLTError(
+            f"image_size {image_size} is not divisible by the model's patch_size {patch_size}; pass one that is"
+        )
+    patches = (image_size // patch_size) ** 2
+    like = torch.empty(1, patches + 2, model.config.hidden_size)
+    with torch.no_grad():
+        positions = embeddings.interpolate_pos_encoding(like, image_size, image_size)
+    embeddings.position_embeddings = nn.Parameter(positions.clone())
+    model.config.image_size = image_size
+    embeddings.image_size = embeddings.patch_embeddings.image_size = (image_size, image_size)
+    embeddings.patch_embeddings.num_patches = patches

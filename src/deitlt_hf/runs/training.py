@@ -1,0 +1,321 @@
+"""A whole run, from a data set's name to a directory that holds a trained model and its evaluation."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, set_seed
+
+from deitlt_hf.cards.record import METRICS_FILE, REPORT_FILE, teacher_record, write_json
+from deitlt_hf.data.arguments import Images, TrainingDataArguments, data_record, load_images_to_train
+from deitlt_hf.data.device_augmentation.views import BatchView
+from deitlt_hf.data.paco_views import paco_key_view, paco_query_view
+from deitlt_hf.data.processing import image_processor
+from deitlt_hf.data.transforms import View, ViewedDataset, collate, evaluation_view
+from deitlt_hf.data.worker_batches import collate_for_workers
+from deitlt_hf.errors import DeiTLTError, check_is_there, loading_reason
+from deitlt_hf.evaluation.accuracy import expert_metrics
+from deitlt_hf.evaluation.figures import report_figure, save_figure
+from deitlt_hf.evaluation.predicting import predict_experts
+from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
+from deitlt_hf.runs.directory import (
+    check_output_directory,
+    claimed_directory,
+    finish_run,
+    refuse_within,
+    save_model,
+)
+from deitlt_hf.runs.profiling import StepProfile, profile_training
+from deitlt_hf.runs.student_models import StudentArguments, check_shape, load_start, student_config
+from deitlt_hf.runs.unused_settings import say_what_is_unused
+from deitlt_hf.teachers.build import (
+    check_architecture,
+    has_cosine_classifier,
+    load_classifier,
+    make_classifier,
+)
+from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
+from deitlt_hf.training.batch_views import training_views
+from deitlt_hf.training.long_tail import LongTailTrainer
+from deitlt_hf.training.student import DeiTLTTrainer
+from deitlt_hf.training.teacher import TeacherTrainer
+
+
+@dataclass
+class TeacherArguments:
+    """Which teacher."""
+
+    architecture: str = field(
+        default="cifar_resnet",
+        metadata={
+            "help": "cifar_resnet; a timm model, such as resnet50; or a model type of transformers, such as resnet."
+        },
+    )
+    init_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Start from these weights, such as timm/resnet50.a1_in1k or microsoft/resnet-50, in place of an "
+            "architecture from scratch."
+        },
+    )
+    depth: int | None = field(
+        default=None, metadata={"help": "Layers of the CIFAR ResNet: 20, 32, 44, 56 or 110; left out, 32."}
+    )
+    classifier: str = field(
+        default="linear", metadata={"help": "linear, or cosine (for LDAM; cifar_resnet and timm models)."}
+    )
+
+
+@dataclass
+class RunResult:
+    """What a student's run measured: `expert_metrics`' result, and the Trainer's log."""
+
+    metrics: dict[str, Any]
+    log_history: list[dict[str, float]]
+
+
+def check_teacher(teacher: TeacherArguments, args: TeacherTrainingArguments) -> str | None:
+    """Refuse settings that cannot work, before any image is read; returns the checkpoint to resume from.
+
+    Raises:
+        DeiTLTError: they cannot, or the run's directory cannot be used.
+    """
+    checkpoint = check_output_directory(args)
+    args.check_built_in_measures()
+    check_is_there(teacher.init_from)
+    if teacher.init_from is None:
+        _checked(check_architecture, teacher.architecture, teacher.classifier, teacher.depth or 32)
+    return checkpoint
+
+
+def check_student(student: StudentArguments, args: DeiTLTTrainingArguments, image_size: int | None) -> str | None:
+    """Refuse settings that cannot work, before any image is read; returns the checkpoint to resume from.
+
+    Args:
+        student: which student.
+        args: of its training.
+        image_size: None where the data are to tell it.
+
+    Raises:
+        DeiTLTError: they cannot work, or the run's directory cannot be used.
+    """
+    checkpoint = check_output_directory(args)
+    args.check_built_in_measures()
+    check_is_there(student.teacher)
+    check_is_there(student.init_from)
+    if student.init_from is None:
+        _checked(check_shape, student, image_size)
+    return checkpoint
+
+
+def train_teacher(
+    data: TrainingDataArguments, teacher: TeacherArguments, args: TeacherTrainingArguments
+) -> dict[str, float]:
+    """Train a CNN teacher into `args.output_dir`; returns its test accuracies in percent."""
+    checkpoint = check_teacher(teacher, args)
+    say_what_is_unused([data, teacher, args])
+    refuse_within(args.output_dir, args.overwrite, data=data.data, data_dir=data.data_dir, init_from=teacher.init_from)
+    images = load_images_to_train(data, checkpoint)
+    trainer = make_teacher_trainer(data, teacher, args, images)
+    record = data_record(images, data=data.data, data_dir=data.data_dir, init_from=teacher.init_from)
+    with claimed_directory(trainer, [data, teacher, args], checkpoint, record):
+        seconds = _train(trainer, checkpoint)
+        save_model(trainer)
+        measured = trainer.evaluate()
+        accuracies = {group: measured[f"eval_{group}"] for group in ("overall", "head", "mid", "tail")}
+        if args.should_save:
+            shown = {group: None if math.isnan(value) else value for group, value in accuracies.items()}
+            write_json(Path(args.output_dir) / METRICS_FILE, {"accuracy": shown, "class_counts": images.class_counts})
+        finish_run(trainer, data, images, seconds, checkpoint, init_from=teacher.init_from)
+    return accuracies
+
+
+def profile_teacher(
+    data: TrainingDataArguments, teacher: TeacherArguments, args: TeacherTrainingArguments
+) -> StepProfile:
+    """Say where the time of a teacher's training step goes, in place of training it; see `profile_training`."""
+    checkpoint = check_teacher(teacher, args)
+    images = load_images_to_train(data, checkpoint)
+    return profile_training(make_teacher_trainer(data, teacher, args, images), args.profile, checkpoint)
+
+
+def make_teacher_trainer(
+    data: TrainingDataArguments, teacher: TeacherArguments, args: TeacherTrainingArguments, images: Images
+) -> TeacherTrainer:
+    """A trainer that is ready to train, with a model that `args.seed` determines."""
+    set_seed(args.seed)
+    model = build_teacher(data, teacher, images)
+    views, batch_views = _teacher_views(data, args, images)
+    return TeacherTrainer(
+        model,
+        args,
+        class_counts=images.class_counts,
+        class_groups=images.class_groups,
+        train_dataset=ViewedDataset(images.train, views, "train"),
+        batch_views=batch_views,
+        eval_dataset=ViewedDataset(images.test, {"pixel_values": evaluation_view(data.image_size)}, "test"),
+        processing_class=image_processor(data.image_size),
+    )
+
+
+def build_teacher(data: TrainingDataArguments, teacher: TeacherArguments, images: Images) -> PreTrainedModel:
+    """An image classifier from scratch, or from `init_from`, for the classes at hand."""
+    if teacher.init_from is not None:
+        model = _checked(
+            load_classifier, teacher.init_from, data.image_size, images.label_maps, source=teacher.init_from
+        )
+        if teacher.classifier == "cosine" and not has_cosine_classifier(model):
+            raise DeiTLTError(
+                f"{teacher.init_from} has a linear classifier; pass --classifier linear, or leave init_from out"
+            )
+    else:
+        model = _checked(
+            make_classifier,
+            architecture=teacher.architecture,
+            image_size=data.image_size,
+            label_maps=images.label_maps,
+            classifier=teacher.classifier,
+            depth=teacher.depth or 32,
+        )
+    model.config.class_counts, model.config.class_groups = images.class_counts, images.class_groups
+    return model
+
+
+def _teacher_views(
+    data: TrainingDataArguments, args: TeacherTrainingArguments, images: Images
+) -> tuple[dict[str, View], dict[str, BatchView]]:
+    if args.loss != "paco":
+        strong = {"pixel_values": args.training_view == "strong"}
+        return training_views(args, images.train, strong, data.image_size, data.horizontal_flip)
+    if args.augmentation_device == "device":
+        raise DeiTLTError("augmentation_device is 'device', where PaCo's views cannot be made; pass auto or cpu")
+    return {
+        "pixel_values": paco_query_view(data.image_size, data.horizontal_flip),
+        "key_pixel_values": paco_key_view(data.image_size, data.horizontal_flip),
+    }, {}
+
+
+def train_student(data: TrainingDataArguments, student: StudentArguments, args: DeiTLTTrainingArguments) -> RunResult:
+    """Train a DeiT-LT student into `args.output_dir`, evaluate its experts, and draw the report."""
+    checkpoint = check_student(student, args, data.image_size)
+    say_what_is_unused([data, student, args])
+    sources = {"teacher": student.teacher, "init_from": student.init_from}
+    refuse_within(args.output_dir, args.overwrite, data=data.data, data_dir=data.data_dir, **sources)
+    images = load_images_to_train(data, checkpoint)
+    trainer = make_student_trainer(data, student, args, images)
+    model = trainer.model
+    taught = None if trainer.teacher is None else teacher_record(student.teacher, trainer.teacher.model.config)
+    evaluate = partial(
+        evaluate_student,
+        images=images,
+        image_size=data.image_size,
+        accelerator=trainer.accelerator,
+        batch_size=args.eval_batch_size,
+        num_workers=args.dataloader_num_workers,
+    )
+    record = data_record(images, data=data.data, data_dir=data.data_dir, **sources)
+    with claimed_directory(trainer, [data, student, args], checkpoint, record):
+        seconds = _train(trainer, checkpoint)
+        save_model(trainer)
+        metrics = evaluate(model)
+        if args.evaluate_ema:
+            with trainer.averaged_weights():
+                metrics["averaged_weights"] = evaluate(model)["experts"]
+        result = RunResult(metrics, trainer.state.log_history)
+        if args.should_save:
+            save_result(result, args.output_dir)
+        finish_run(trainer, data, images, seconds, checkpoint, taught, **sources)
+    return result
+
+
+def profile_student(
+    data: TrainingDataArguments, student: StudentArguments, args: DeiTLTTrainingArguments
+) -> StepProfile:
+    """Say where the time of a student's training step goes, in place of training it; see `profile_training`."""
+    checkpoint = check_student(student, args, data.image_size)
+    images = load_images_to_train(data, checkpoint)
+    return profile_training(make_student_trainer(data, student, args, images), args.profile, checkpoint)
+
+
+def make_student_trainer(
+    data: TrainingDataArguments, student: StudentArguments, args: DeiTLTTrainingArguments, images: Images
+) -> DeiTLTTrainer:
+    """A trainer that is ready to train, with a model that `args.seed` determines."""
+    set_seed(args.seed)
+    model = build_student(data, student, images)
+    strong = {"pixel_values": True} | ({"weak_pixel_values": False} if args.distillation_view == "weak" else {})
+    views, batch_views = training_views(args, images.train, strong, data.image_size, data.horizontal_flip)
+    return DeiTLTTrainer(
+        model,
+        args,
+        teacher=student.teacher,
+        train_dataset=ViewedDataset(images.train, views, "train"),
+        batch_views=batch_views,
+        eval_dataset=ViewedDataset(images.test, {"pixel_values": evaluation_view(data.image_size)}, "test"),
+        processing_class=image_processor(data.image_size),
+    )
+
+
+def build_student(
+    data: TrainingDataArguments, student: StudentArguments, images: Images
+) -> DeiTLTForImageClassification:
+    """A student from scratch, or from `init_from`, for the classes at hand."""
+    classes = images.label_maps | {"class_counts": images.class_counts, "class_groups": images.class_groups}
+    if student.init_from is not None:
+        return _checked(load_start, student, data.image_size, classes, source=student.init_from)
+    return DeiTLTForImageClassification(_checked(student_config, student, data.image_size, **classes))
+
+
+def evaluate_student(
+    model: PreTrainedModel,
+    images: Images,
+    image_size: int,
+    accelerator: Accelerator,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    confidence_intervals: bool = False,
+) -> dict[str, Any]:
+    """Evaluate the average and both experts on the test split; see `expert_metrics`."""
+    dataset = ViewedDataset(images.test, {"pixel_values": evaluation_view(image_size)}, "test")
+    dataloader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
+    collate_for_workers(dataloader, accelerator.num_processes)
+    predictions, labels = predict_experts(model, dataloader, accelerator=accelerator)
+    return expert_metrics(
+        predictions, labels, images.class_counts, images.class_groups, images.class_names, confidence_intervals
+    )
+
+
+def save_result(result: RunResult, directory: str | Path) -> None:
+    """Write `metrics.json` and `report.png`, each whole or not at all.
+
+    A run that was killed and resumed ends with the numbers of an undisturbed one, but not with the same picture: its
+    losses are means over the steps since the last line of the log, and the first line after the resume is the mean over
+    those since the checkpoint.
+    """
+    write_json(Path(directory) / METRICS_FILE, result.metrics)
+    save_figure(report_figure(result.metrics, result.log_history), Path(directory) / REPORT_FILE)
+
+
+def _train(trainer: LongTailTrainer, checkpoint: str | None) -> float:
+    """Train, from a checkpoint where there is one; returns the seconds it took."""
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return time.perf_counter() - started
+
+
+def _checked(build, *args, source: str | None = None, **kwargs):
+    """Build a model or configuration; what the models' room reports as a ValueError is the user's to mend."""
+    try:
+        return build(*args, **kwargs)
+    except DeiTLTError:
+        raise
+    except (ValueError, OSError, ImportError) as error:  # transformers' answer to a model that this timm lacks
+        said = str(error).splitlines()[0] if source is None else f"{source}: {loading_reason(source, error)}"
+        raise DeiTLTError(said) from error

@@ -1,0 +1,184 @@
+"""The CNNs that can become teachers: from scratch, or from the weights of another image classifier."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+from deitlt_hf.data.transforms import evaluation_resize
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.foreign.weights import check_finite, check_size
+from deitlt_hf.inference.loading import load_any_config, loading
+from deitlt_hf.models.cifar_resnet.configuration_cifar_resnet import CLASSIFIERS, CifarResNetConfig
+from deitlt_hf.models.cifar_resnet.modeling_cifar_resnet import CifarResNetForImageClassification
+from deitlt_hf.models.timm_cosine.configuration_timm_cosine import TimmCosineConfig
+from deitlt_hf.models.timm_cosine.modeling_timm_cosine import TimmCosineForImageClassification
+from deitlt_hf.training.arguments import one_of
+
+CIFAR_RESNET = CifarResNetConfig.model_type
+
+
+def make_classifier(
+    architecture: str, image_size: int, label_maps: Mapping[str, dict], *, classifier: str = "linear", depth: int = 32
+) -> PreTrainedModel:
+    """An image classifier with random weights.
+
+    Args:
+        architecture: `"cifar_resnet"`; a timm model, such as `"resnet50"`; or a model type of transformers in its
+            default configuration, such as `"resnet"`, which is a ResNet-50 too.
+        image_size: side, in pixels, of the images that it is trained on; its configuration says so.
+        label_maps: `id2label` and `label2id`.
+        classifier: `"linear"`, or `"cosine"` for LDAM, with `"cifar_resnet"` and timm models.
+        depth: layers of `"cifar_resnet"`.
+
+    Raises:
+        ValueError: an unknown architecture, near names are suggested; or a classifier or depth that it does not have.
+
+    Example:
+        >>> labels = {"id2label": {0: "cat", 1: "lynx"}, "label2id": {"cat": 0, "lynx": 1}}
+        >>> model = make_classifier("test_resnet", 40, labels)
+        >>> model.config.model_type, model.config.pretrained_cfg["input_size"]
+        ('timm_wrapper', [3, 40, 40])
+    """
+    check_architecture(architecture, classifier, depth)
+    if architecture == CIFAR_RESNET:
+        config = CifarResNetConfig(depth=depth, classifier=classifier, image_size=image_size, **label_maps)
+        return CifarResNetForImageClassification(config)
+    if architecture not in timm.list_models():
+        config = AutoConfig.for_model(architecture, image_size=image_size, **label_maps)
+        return AutoModelForImageClassification.from_config(config)
+    if classifier == "cosine":
+        config = TimmCosineConfig(architecture=architecture, image_size=image_size, **label_maps)
+        return TimmCosineForImageClassification(config)
+    return _timm_classifier(architecture, image_size, label_maps)
+
+
+def check_architecture(architecture: str, classifier: str, depth: int) -> None:
+    """Refuse what `make_classifier` cannot make.
+
+    Raises:
+        ValueError: as there.
+
+    Example:
+        >>> check_architecture("resnet50", "cosine", depth=32)
+    """
+    one_of("classifier", classifier, CLASSIFIERS)
+    if architecture == CIFAR_RESNET:
+        CifarResNetConfig(depth=depth)
+    elif architecture not in timm.list_models() and architecture not in _model_types():
+        raise DeiTLTError(f"unknown architecture {architecture!r}; {_hint(architecture)}")
+    elif architecture not in timm.list_models() and classifier == "cosine":
+        raise DeiTLTError(
+            f"{architecture} has a linear classifier; a cosine one goes with {CIFAR_RESNET} and timm models, such as "
+            "resnet50"
+        )
+
+
+def load_classifier(source: str, image_size: int, label_maps: Mapping[str, dict]) -> PreTrainedModel:
+    """An image classifier with the weights of a directory or hub id, and a new head where classes are others.
+
+    Args:
+        source: any image classifier of transformers or timm, such as `timm/resnet50.a1_in1k`.
+        image_size: side, in pixels, of the images that it goes on with; its configuration says so.
+        label_maps: `id2label` and `label2id`.
+
+    Raises:
+        DeiTLTError: there is no model, or one with NaN or infinite weights.
+        ValueError: other weights than the head's are missing or have another shape.
+
+    Example:
+        >>> labels = {"id2label": {0: "cat", 1: "lynx"}, "label2id": {"cat": 0, "lynx": 1}}
+        >>> model = load_classifier("microsoft/resnet-50", 224, labels)  # doctest: +SKIP
+    """
+    config = load_any_config(source)
+    config.id2label, config.label2id = label_maps["id2label"], label_maps["label2id"]
+    if config.model_type == TimmWrapperConfig.model_type:
+        vars(config).pop("label_names", None)  # the wrapper's own record of the old names, which it would save again
+        config.pretrained_cfg = (getattr(config, "pretrained_cfg", None) or {}) | _timm_data(image_size)
+    else:
+        config.image_size = image_size
+    # In full precision whatever the file's: a teacher is trained.
+    with loading(source):
+        check_size(AutoModelForImageClassification, config, source)
+        model, report = AutoModelForImageClassification.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    _accept_only_a_new_head(model, report)
+    check_finite(model, source)
+    return model
+
+
+def has_cosine_classifier(model: PreTrainedModel) -> bool:
+    config = model.config
+    return config.model_type == TimmCosineConfig.model_type or getattr(config, "classifier", None) == "cosine"
+
+
+def _timm_classifier(architecture: str, image_size: int, label_maps: Mapping[str, dict]) -> PreTrainedModel:
+    config = TimmWrapperConfig(architecture=architecture, pretrained_cfg=_timm_data(image_size), **label_maps)
+    model = TimmWrapperForImageClassification(config)
+    # The wrapper draws all weights as a Transformer's, with a standard deviation of 0.02; this is timm's own start.
+    model.timm_model = timm.create_model(architecture, pretrained=False, num_classes=config.num_labels)
+    return model
+
+
+def _timm_data(image_size: int) -> dict:
+    """`evaluation_view` in timm's words, which is where transformers looks for a timm model's image processor."""
+    shortest_edge = evaluation_resize(image_size)
+    return {
+        "input_size": [3, image_size, image_size],
+        "test_input_size": None,
+        "interpolation": "bicubic",
+        "crop_pct": 1.0 if shortest_edge is None else 224 / 256,
+        "crop_mode": "squash" if shortest_edge is None else "center",
+        "mean": list(IMAGENET_DEFAULT_MEAN),
+        "std": list(IMAGENET_DEFAULT_STD),
+    }
+
+
+def _model_types() -> list[str]:
+    return [name for name in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES if name != TimmWrapperConfig.model_type]
+
+
+def _hint(architecture: str) -> str:
+    near = difflib.get_close_matches(architecture, [CIFAR_RESNET, *timm.list_models(), *_model_types()])
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"pass {CIFAR_RESNET}, a timm model such as resnet50, or a model type of transformers such as resnet"
+
+
+def _accept_only_a_new_head(model: PreTrainedModel, report: dict) -> None:
+    """Let a loading report pass whose mismatched or missing weights are the head's: a matrix with a row per class."""
+    heads = {
+        f"{name}.{part}"
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "weight", None), nn.Parameter) and module.weight.ndim == 2
+        if len(module.weight) == model.config.num_labels
+        for part in ("weight", "bias")
+    }
+    for key, in_file, in_model in report["mismatched_keys"]:
+        if key not in heads or in_file[1:] != in_model[1:]:
+            raise ValueError(
+                f"its {key} has the shape {tuple(in_file)}, where {tuple(in_model)} is needed; pass the image size "
+                "that it was made for, or another model"
+            )
+    missing = sorted(set(report["missing_keys"]) - heads)
+    if missing:
+        raise ValueError(f"its file lacks {len(missing)} weights, among them {missing[0]}; pass one that is complete")

@@ -1,0 +1,111 @@
+"""What a teacher's own image processor would make of an image that the student has normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_data_config
+from transformers import PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.inference.loading import load_image_processor
+
+
+@dataclass
+class OwnPixels:
+    """What a teacher's image processor makes of an image.
+
+    Args:
+        mean, std: per channel, of values in [0, 1]; one value stands for all channels.
+        size: height and width in pixels, or None for any.
+
+    Example:
+        >>> scale, shift = OwnPixels([0.5], [0.5], (224, 224)).from_students()
+        >>> [round(factor, 3) for factor in scale.flatten().tolist()]  # ImageNet's standard deviations over 0.5
+        [0.458, 0.448, 0.45]
+    """
+
+    mean: list[float]
+    std: list[float]
+    size: tuple[int, int] | None
+
+    def from_students(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Factor and summand `(1, C, 1, 1)` that turn the student's normalisation, ImageNet's, into this one."""
+        mean, std, students_mean, students_std = (
+            torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1)
+            for values in (self.mean, self.std, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        )
+        return (students_std / std).float(), ((students_mean - mean) / std).float()
+
+
+def read_own_pixels(teacher: PreTrainedModel) -> OwnPixels:
+    """Read the image processor of a teacher.
+
+    Args:
+        teacher: a model of timm's, which says all itself, or one that was loaded from a directory or the hub.
+
+    Raises:
+        DeiTLTError: there is no image processor.
+
+    Example:
+        >>> teacher = AutoModelForImageClassification.from_pretrained("timm/resnet50.a1_in1k")  # doctest: +SKIP
+        >>> read_own_pixels(teacher).size  # doctest: +SKIP
+        (224, 224)
+    """
+    of_timm = getattr(teacher.config, "pretrained_cfg", None)
+    if of_timm:
+        data = resolve_data_config(of_timm)
+        return OwnPixels(list(data["mean"]), list(data["std"]), tuple(data["input_size"][1:]))
+    source = teacher.name_or_path
+    if not source:
+        raise DeiTLTError(
+            "teacher_pixels 'own' needs the teacher's image processor, and this model came from nowhere; pass the "
+            "directory or hub id of a teacher that was saved with one"
+        )
+    try:
+        processor = load_image_processor(source)
+    except DeiTLTError as error:
+        raise DeiTLTError(
+            f"teacher_pixels 'own' needs the teacher's image processor: {error}, or pass teacher_pixels 'reference'"
+        ) from error
+    return pixels_of(processor)
+
+
+def pixels_of(processor: BaseImageProcessor) -> OwnPixels:
+    """What an image processor makes of an image.
+
+    Example:
+        >>> from deitlt_hf.data.processing import image_processor
+        >>> pixels_of(image_processor(32)).size
+        (32, 32)
+    """
+    normalises = getattr(processor, "do_normalize", True)
+    mean, std = (getattr(processor, name, None) if normalises else None for name in ("image_mean", "image_std"))
+    crops, resizes = getattr(processor, "do_center_crop", False), getattr(processor, "do_resize", True)
+    size = getattr(processor, "crop_size", None) if crops else None
+    if size is None and resizes:
+        size = getattr(processor, "size", None)
+    return OwnPixels(_per_channel(mean, 0.0), _per_channel(std, 1.0), _height_and_width(size))
+
+
+def _per_channel(values: float | list[float] | None, default: float) -> list[float]:
+    values = default if values is None else values
+    return [values] if isinstance(values, int | float) else list(values)
+
+
+def _height_and_width(size: Mapping | int | list[int] | None) -> tuple[int, int] | None:
+    """Of the sizes that image processors have: a number, two of them, or a mapping with one of several names."""
+    if size is None:
+        return None
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, list | tuple):
+        return (size[0], size[-1])
+    size = dict(size)
+    if size.get("height") is not None:
+        return size["height"], size["width"]
+    edge = size.get("shortest_edge")
+    return None if edge is None else (edge, edge)

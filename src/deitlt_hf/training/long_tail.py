@@ -1,0 +1,474 @@
+"""What training a teacher and a student share: the DRW phase, the schedule, the order of the images, the log."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, set_seed
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
+from transformers.trainer_utils import PredictionOutput
+from transformers.utils import ADAPTER_CONFIG_NAME
+
+from deitlt_hf.cards.adapter import save_classes
+from deitlt_hf.data.device_augmentation.views import BatchView
+from deitlt_hf.data.draws import DrawingSampler
+from deitlt_hf.data.sampling import ShufflingSampler
+from deitlt_hf.data.transforms import ViewedDataset, collate
+from deitlt_hf.data.worker_batches import collate_for_workers
+from deitlt_hf.durable.checkpoints import STATE_FILE
+from deitlt_hf.durable.rewinding import RewindingTrainer
+from deitlt_hf.durable.sharding import ShardingTrainer
+from deitlt_hf.durable.signals import leave_signals_to_the_training
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.foreign.weights import check_finite
+from deitlt_hf.losses.class_balanced import class_balanced_weights
+from deitlt_hf.runs.profiling import stage
+from deitlt_hf.training.arguments import LongTailTrainingArguments
+from deitlt_hf.training.batch_views import BatchViews
+from deitlt_hf.training.callbacks import LogPrinter, ProgressBar, SetSamplerEpoch
+
+
+def wraps_adapters(model: nn.Module) -> bool:
+    """Whether the model is peft's around another: it saves and loads adapters, and modules that it trains in full."""
+    return hasattr(model, "peft_config") and not isinstance(model, PreTrainedModel)
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether adapters were put into the model itself, with `model.add_adapter`; then they alone are saved."""
+    return isinstance(model, PreTrainedModel) and getattr(model, "_hf_peft_config_loaded", False)
+
+
+def _load_added_adapter(model: PreTrainedModel, directory: str | Path) -> None:
+    """Give the active adapter the weights in a checkpoint; `model.load_adapter` would add one more beside it."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    if not Path(directory, ADAPTER_CONFIG_NAME).is_file():
+        raise OSError(f"it has no {ADAPTER_CONFIG_NAME}")
+    set_peft_model_state_dict(model, load_peft_weights(str(directory), device="cpu"), model.active_adapters()[0])
+
+
+def load_weights(model: PreTrainedModel, directory: str | Path) -> None:
+    """Give `model`, which may wrap adapters, the weights that `save_pretrained` wrote to `directory`.
+
+    `save_pretrained` writes the old names of weights that transformers has renamed, DeiT's layers among them. The
+    Trainer's own loading does not rename them back, skips them, and trains on from random layers with only a warning.
+    It also takes averaged adapters in a checkpoint for one more adapter to train.
+
+    Raises:
+        DeiTLTError: they are not complete, of a model of another size, or NaN or infinite.
+    """
+    try:
+        if wraps_adapters(model):
+            model.load_adapter(directory, model.active_adapter, is_trainable=True)
+        elif has_adapters(model):
+            _load_added_adapter(model, directory)
+        else:
+            model.load_state_dict(type(model).from_pretrained(directory).state_dict())
+    except (OSError, ValueError) as error:
+        raise DeiTLTError(
+            f"cannot load the checkpoint {directory}: {str(error).splitlines()[0]}; pass one that is complete"
+        ) from error
+    except RuntimeError as error:
+        raise DeiTLTError(
+            f"the checkpoint {directory} is of a model of another size; resume with the settings it was trained with"
+        ) from error
+    check_finite(model, str(directory))
+
+
+class TrainerOptions(TypedDict, total=False):
+    """What our trainers hand on to transformers' `Trainer`, for editors and type checkers."""
+
+    train_dataset: Any  # of torch, of `datasets`, or a list of examples
+    eval_dataset: Any
+    data_collator: Callable[[list[Any]], dict[str, Any]] | None
+    processing_class: BaseImageProcessor | None
+    model_init: Callable[..., PreTrainedModel] | None
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None
+    callbacks: list[TrainerCallback | type[TrainerCallback]] | None
+    optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None]
+    optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
+    preprocess_logits_for_metrics: Callable[[Any, torch.Tensor | None], Any] | None
+
+
+class LongTailTrainer(ShardingTrainer, RewindingTrainer):
+    """transformers' `Trainer` with deferred re-weighting, a log of the loss's parts, and head, mid and tail measured.
+
+    Subclasses compute a loss per batch, report its parts with `record`, give the learning rate of an epoch, and say
+    what `_class_ids` and `_grouped_accuracies` are.
+    """
+
+    args: LongTailTrainingArguments
+    arguments_class = LongTailTrainingArguments
+    learner = "model"  # what a profile calls the model that is trained
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: LongTailTrainingArguments | None = None,
+        class_counts: Sequence[int] | None = None,
+        class_groups: Mapping[str, Sequence[int]] | None = None,
+        batch_views: Mapping[str, BatchView] | None = None,
+        **kwargs: Unpack[TrainerOptions],
+    ):
+        self._check_what_is_passed(model, args, kwargs)
+        kwargs.setdefault("data_collator", collate)
+        super().__init__(model=model, args=args, **kwargs)
+        model = self.model
+        self.class_groups = class_groups or getattr(model.config, "class_groups", None)
+        self._choose_measures()
+        self.batch_views = BatchViews(batch_views or {}, self._data_seed, args.process_index)
+        # Losses here are means over a batch, so that the Trainer divides them by the accumulated batches, and smoothing
+        # is part of the targets.
+        self.model_accepts_loss_kwargs = False
+        self.label_smoother = None
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(ProgressBar)
+        if self.pop_callback(PrinterCallback) is not None:
+            self.add_callback(LogPrinter)
+        self.add_callback(SetSamplerEpoch)
+        self.class_counts = getattr(model.config, "class_counts", None) if class_counts is None else class_counts
+        if self.class_counts is None and args.drw_start_epoch is not None:
+            self._needed_class_counts()
+        self.class_weights: torch.Tensor | None = None
+        self._follow_arguments()
+        self.current_gradient_accumulation_steps = 1
+        self._parts: torch.Tensor | None = None
+        self._part_names: tuple[str, ...] = ()
+        self._recorded_steps = 0.0
+        self._recorded_batches = 0
+        self._floating_point_ops: dict[int, int] = {}  # by the size of a batch
+        self._clock = time.perf_counter()
+
+    def _check_what_is_passed(self, model: nn.Module | None, args: object, options: Mapping[str, object]) -> None:
+        """Refuse what transformers' Trainer takes and this one would ignore."""
+        if not isinstance(args, self.arguments_class):
+            given = "none" if args is None else f"of type {type(args).__name__}"
+            raise DeiTLTError(f"the args are {given}; pass {type(self).__name__} a {self.arguments_class.__name__}")
+        if (model is None) == (options.get("model_init") is None):
+            raise DeiTLTError("pass either model or model_init, a function that makes the model")
+        if options.get("compute_loss_func") is not None:
+            raise DeiTLTError(
+                f"compute_loss_func has no place in {type(self).__name__}, which has a loss of its own; override "
+                "compute_loss, or use transformers' Trainer"
+            )
+
+    def _choose_measures(self) -> None:
+        """Measure head, mid and tail by class ids, unless the user measures; that goes by logits, as everywhere."""
+        self._measures_groups = self.compute_metrics is None and self.preprocess_logits_for_metrics is None
+        if not self._measures_groups:
+            self.preprocess_logits_for_metrics = self.preprocess_logits_for_metrics or first_output
+            return
+        self.preprocess_logits_for_metrics = self._class_ids  # made on the device, so that logits never pile up
+        if self.class_groups is not None:
+            self.compute_metrics = self._grouped_accuracies
+
+    @staticmethod
+    def _class_ids(outputs: torch.Tensor | tuple, labels: torch.Tensor | None) -> torch.Tensor:
+        """What the outputs of a batch predict."""
+        raise TypeError("a subclass says what it predicts")
+
+    def _grouped_accuracies(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The measures of class ids."""
+        raise TypeError(f"{type(self).__name__} must say its measures")
+
+    def _follow_arguments(self) -> None:
+        """Compute what follows from the arguments, which a hyper-parameter search changes from trial to trial."""
+        if self.class_counts is not None:
+            weights = class_balanced_weights(self.class_counts, self.args.class_balanced_beta)
+            self.class_weights = weights.to(self.args.device)
+
+    def _needed_class_counts(self) -> Sequence[int]:
+        if self.class_counts is None:
+            raise DeiTLTError("this loss needs class_counts; pass them, or a model whose configuration has them")
+        return self.class_counts
+
+    @property
+    def drw_active(self) -> bool:
+        """Whether the step at hand belongs to the DRW phase.
+
+        `state.epoch` is the exact whole number at the first step of an epoch, and is part of every checkpoint, so that
+        the phase needs no state of its own.
+        """
+        start = self.args.drw_start_epoch
+        return start is not None and (self.state.epoch or 0.0) >= start
+
+    def learning_rate_at(self, epoch: float, epochs: float) -> float:
+        """Learning rate at `epoch`, a fraction within epochs, of `epochs`."""
+        raise TypeError(f"{type(self).__name__} must say its learning rate")
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+        """Follow `learning_rate_at`, step by step, unless one of transformers' schedules was asked for."""
+        if not self.args.follows_reference_schedule:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            epochs = self.args.num_train_epochs if self.args.max_steps <= 0 else max(self.state.num_train_epochs, 1)
+            peak = self.peak_learning_rate()
+            self.lr_scheduler = LambdaLR(
+                optimizer or self.optimizer,
+                # Multiplied before divided: whole epochs come out whole, and a decay is not a step late.
+                lambda step: self.learning_rate_at(step * epochs / num_training_steps, epochs) / peak,
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def record(self, **parts: torch.Tensor) -> None:
+        """Add scalars of this batch to the next log entry, where their means appear; nothing leaves the device.
+
+        The means are over steps and within a step over its batches, as the Trainer's own of the loss is.
+        """
+        share = 1 / self.current_gradient_accumulation_steps
+        values = share * torch.stack([part.detach().float() for part in parts.values()])
+        self._parts = values if self._parts is None else self._parts + values
+        self._part_names = tuple(parts)
+        self._recorded_steps += share
+        self._recorded_batches += 1
+
+    def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
+        inputs = self._with_views(inputs)
+        with stage(self.learner):
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    def _with_views(self, inputs: dict) -> dict:
+        """The batch with the views that are made on the device; a batch that has them stays as it is."""
+        if not self.batch_views.views:
+            return inputs
+        with stage("augmentation"):
+            return self.batch_views(self._prepare_inputs(inputs), self.state.global_step)
+
+    def floating_point_ops(self, inputs: dict) -> int:
+        """transformers' estimate, which would count all weights anew in every step."""
+        size = inputs["pixel_values"].numel()
+        if size not in self._floating_point_ops:
+            self._floating_point_ops[size] = super().floating_point_ops(inputs)
+        return self._floating_point_ops[size]
+
+    def get_batch_samples(self, *args, **kwargs):
+        with stage("data"):
+            return super().get_batch_samples(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._parts is not None:
+            means = self.accelerator.reduce(self._parts / self._recorded_steps, "mean").tolist()
+            logs |= dict(zip(self._part_names, means, strict=True))
+            images = self._recorded_batches * self.args.train_batch_size * self.args.world_size
+            logs["images_per_second"] = images / max(time.perf_counter() - self._clock, 1e-9)
+            logs["drw"] = float(self._drw_at_last_step())
+            self._parts, self._recorded_steps, self._recorded_batches = None, 0.0, 0
+            self._clock = time.perf_counter()
+        super().log(logs, start_time)
+
+    def _drw_at_last_step(self) -> bool:
+        start = self.args.drw_start_epoch
+        return start is not None and math.ceil(self.state.epoch or 0.0) > start
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
+        started = time.perf_counter()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        self._clock += time.perf_counter() - max(started, self._clock)  # evaluating and saving are not training
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """The norm of the gradient, in steps that are logged; in others nobody would see what it costs."""
+        step = self.state.global_step + 1
+        by_steps = self.args.logging_strategy == "steps"
+        is_first = step == 1 and self.args.logging_first_step
+        if grad_norm is None and by_steps and not is_first and step % self.state.logging_steps:
+            return None
+        return super()._get_grad_norm(model, grad_norm)
+
+    def train(self, *args, **kwargs):
+        if self.args.world_size > 1:
+            # Every process mixes and drops paths in its own way, as with the reference.
+            set_seed(self.args.seed + self.args.process_index)
+        try:
+            return super().train(*args, **kwargs)
+        except BaseException:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ProgressBar):
+                    callback.close()  # or it would draw itself over the message that follows
+            raise
+
+    def _begin_attempt(self) -> None:
+        super()._begin_attempt()
+        self.batch_views.forget_step()
+        self._clock = time.perf_counter()
+        self._parts, self._recorded_steps, self._recorded_batches = None, 0.0, 0
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        if self.hp_search_backend is not None:
+            self._follow_arguments()
+        start, epochs = self.args.drw_start_epoch, self.state.num_train_epochs
+        if start is not None and start >= epochs:  # known only now where max_steps was given
+            raise DeiTLTError(
+                f"drw_start_epoch {start} is beyond the last epoch; pass one below {epochs}, the epochs of "
+                f"max_steps {max_steps}, or none for no re-weighting"
+            )
+        if resume_from_checkpoint is not None:
+            self._check_steps_are_as_before(resume_from_checkpoint, train_dataloader)
+        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    def _check_steps_are_as_before(self, checkpoint: str, train_dataloader: DataLoader) -> None:
+        """Refuse steps of another number of images: the images, the phase and the learning rate would jump."""
+        if self.args.ignore_data_skip or not hasattr(train_dataloader.dataset, "__len__"):
+            return
+        state = TrainerState.load_from_json(str(Path(checkpoint, STATE_FILE)))
+        batches, accumulated = len(train_dataloader), self.args.gradient_accumulation_steps
+        whole, rest = divmod(state.global_step, math.ceil(batches / accumulated))
+        epoch = whole + rest * accumulated / batches
+        if abs(epoch - (state.epoch or 0)) < 0.5 / batches:
+            return
+        processes, now = len(list(Path(checkpoint).glob("rng_state*.pth"))), self.args.world_size
+        as_before = (
+            "the same images, repeated_augmentation, per_device_train_batch_size and gradient_accumulation_steps"
+        )
+        if processes not in (0, now):
+            as_before = f"{processes} process{'es' * (processes > 1)}, and not {now}"
+        raise DeiTLTError(
+            f"{checkpoint} is at epoch {state.epoch:.2f}, where a run with the steps of this one would be at "
+            f"{epoch:.2f}; resume with {as_before}"
+        )
+
+    def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        sampler = super()._get_train_sampler(train_dataset)
+        if type(sampler) is RandomSampler:
+            sampler = ShufflingSampler(len(dataset), self._data_seed)
+        # The other strategies of transformers are for texts.
+        return self._drawing(sampler) if isinstance(sampler, (ShufflingSampler, SequentialSampler)) else sampler
+
+    def _drawing(self, sampler: Sampler[int], num_replicas: int = 1, rank: int = 0) -> Sampler[int]:
+        """The sampler with a seed for each view, where the data set follows it."""
+        if not isinstance(self.train_dataset, ViewedDataset):
+            return sampler
+        return DrawingSampler(sampler, self._data_seed, num_replicas, rank)
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """As in transformers, with each image once in the loss.
+
+        Images that fill up the last batches, so that all processes have one, are dropped from the gathered predictions,
+        but not from a process's mean loss.
+        """
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if labels is None:
+            return loss, logits, labels
+        size, state = len(inputs["labels"]), self.accelerator.gradient_state
+        if loss is not None and state.end_of_dataloader and 0 < state.remainder < size * self.args.world_size:
+            own = min(max(state.remainder - size * self.args.process_index, 1), size)
+            first = {name: value[:own] for name, value in inputs.items()}
+            loss = super().prediction_step(model, first, True, ignore_keys)[0]
+        return loss, logits, labels
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix: str = "test") -> PredictionOutput:
+        """Predict images, with labels or without.
+
+        Args:
+            test_dataset: examples with `pixel_values`, and `labels` where the predictions are to be measured.
+            ignore_keys: see transformers.
+            metric_key_prefix: begins the names of the metrics.
+
+        Returns:
+            `predictions`: the model's `logits`, float `(N, classes)`; those of a student's experts too where
+            `preprocess_logits_for_metrics` keeps them. `label_ids` `(N,)` or None, and `metrics`, as in `evaluate`.
+        """
+        if not self._measures_groups:
+            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+        self.preprocess_logits_for_metrics = self._logits_and_class_ids
+        try:
+            predicted = super().predict(test_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            self.preprocess_logits_for_metrics = self._class_ids
+        return predicted._replace(predictions=predicted.predictions[0])
+
+    def _logits_and_class_ids(self, outputs, labels) -> tuple[torch.Tensor, torch.Tensor]:
+        return first_output(outputs, labels), self._class_ids(outputs, labels)
+
+    def get_train_dataloader(self) -> DataLoader:
+        dataloader = super().get_train_dataloader()
+        if hasattr(dataloader.dataset, "__len__") and len(dataloader) == 0:
+            raise DeiTLTError(
+                f"{len(dataloader.dataset)} training images do not fill one batch of {self.args.train_batch_size} per "
+                "device; pass a smaller per_device_train_batch_size"
+            )
+        self._refuse_a_last_image(dataloader)
+        return dataloader
+
+    def _refuse_a_last_image(self, dataloader: DataLoader) -> None:
+        """Batch normalisation has no statistics of one image; with several processes, batches are filled up."""
+        sampler, size = dataloader.batch_sampler, self.args.train_batch_size
+        if self.args.world_size > 1 or self.args.dataloader_drop_last or not hasattr(sampler, "sampler"):
+            return
+        if len(sampler.sampler) % size == 1 and any(
+            isinstance(part, nn.modules.batchnorm._BatchNorm) for part in self.model.modules()
+        ):
+            raise DeiTLTError(
+                f"{len(sampler.sampler)} training images in batches of {size} leave a last batch of one, too few for "
+                "batch normalisation; pass dataloader_drop_last true or another per_device_train_batch_size"
+            )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if wraps_adapters(self.model) and self.args.should_save:  # transformers calls this in every process
+            save_classes(self.model.config, output_dir or self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self._loads_whole_models():
+            load_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self._loads_whole_models():
+            load_weights(self.model, self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
+
+    def _loads_whole_models(self) -> bool:
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return (isinstance(self.model, PreTrainedModel) or wraps_adapters(self.model)) and not sharded
+
+    def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
+        # transformers' dataloader_drop_last would drop images from evaluations too.
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            dataloader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+        loader = dataloader.base_dataloader
+        # Its own: a loader that took its seed from the global generator would move what stochastic depth and mixing
+        # draw, at other moments in a resumed run than in an undisturbed one.
+        loader.generator = torch.Generator().manual_seed(self.args.seed)
+        loader.worker_init_fn = partial(_begin_worker, loader.worker_init_fn)
+        collate_for_workers(loader, self.args.world_size)
+        return dataloader
+
+
+def first_output(outputs: torch.Tensor | tuple, labels: torch.Tensor | None) -> torch.Tensor:
+    """The logits of a batch; some models put out more beside them."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+def predicted_class_ids(prediction: EvalPrediction) -> np.ndarray:
+    """Class ids of an evaluation, or of `predict`, which has logits beside them, the second of the two."""
+    predictions = prediction.predictions
+    return predictions[1] if isinstance(predictions, tuple) else predictions
+
+
+def _begin_worker(begin: Callable[[int], None] | None, worker: int) -> None:
+    leave_signals_to_the_training(worker)
+    if begin is not None:
+        begin(worker)
