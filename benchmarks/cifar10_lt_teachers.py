@@ -28,12 +28,12 @@ from transformers import AutoModelForImageClassification, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 import deitlt_hf  # noqa: F401  (registers its models)
-from deitlt_hf.cards.record import METRICS_FILE, write_json
 from deitlt_hf.cli.console import quiet_libraries
 from deitlt_hf.data.arguments import DataArguments, Images, load_images
 from deitlt_hf.data.transforms import View, ViewTransform, collate, evaluation_view, strong_view
 from deitlt_hf.evaluation.accuracy import grouped_accuracy, per_class_accuracy
 from deitlt_hf.evaluation.sharpness import sharpness
+from deitlt_hf.files import METRICS_FILE, write_json
 from deitlt_hf.recipes import load_recipe
 
 RECIPE = "cifar10-lt-small-teacher"

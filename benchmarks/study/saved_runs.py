@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deitlt_hf.cards.record import METRICS_FILE, RECIPE_FILE, RUN_FILE, read_json, read_settings, write_json
+from deitlt_hf.files import METRICS_FILE, RECIPE_FILE, RUN_FILE, read_json, read_settings, write_json
 
 RUNS = Path("runs/study")  # where they are unless told otherwise
 ANALYSIS_FILE = "analysis.json"

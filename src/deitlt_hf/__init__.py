@@ -34,10 +34,10 @@ if TYPE_CHECKING:  # type checkers and editors read the names here; at run time 
     from deitlt_hf.evaluation.analysis_page import write_analysis as write_analysis
     from deitlt_hf.evaluation.attention import token_attention as token_attention
     from deitlt_hf.evaluation.comparing import compare_models as compare_models
-    from deitlt_hf.evaluation.long_tail_accuracy.long_tail_accuracy import LongTailAccuracy as LongTailAccuracy
     from deitlt_hf.hub.pushing import push_model as push_model
     from deitlt_hf.inference.classifier import ExpertClassifier as ExpertClassifier
     from deitlt_hf.inference.export import export_model as export_model
+    from deitlt_hf.long_tail_accuracy.long_tail_accuracy import LongTailAccuracy as LongTailAccuracy
     from deitlt_hf.losses.class_balanced import class_balanced_weights as class_balanced_weights
     from deitlt_hf.losses.distillation import DistillationLoss as DistillationLoss
     from deitlt_hf.losses.ldam import LDAMLoss as LDAMLoss

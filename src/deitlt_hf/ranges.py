@@ -118,3 +118,9 @@ def check_ranges(settings: object) -> None:
         value = getattr(settings, field.name)
         if field.name in RANGES and value is not None and value not in RANGES[field.name]:
             raise DeiTLTError(f"{field.name} is {value!r}; pass {RANGES[field.name]}")
+
+
+def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise `DeiTLTError` unless `value` is one of the `known` ones."""
+    if value not in known:
+        raise DeiTLTError(f"unknown {name} {value!r}; pass one of {', '.join(known)}")

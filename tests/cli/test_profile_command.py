@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deitlt_hf.cli.main import main
-from deitlt_hf.runs.profiling import OTHER
+from deitlt_hf.training.stages import OTHER
 
 STUDENT = (
     "train --recipe digits-lt --distillation_type none --hidden_size 24 --num_hidden_layers 1 --num_attention_heads 2 "

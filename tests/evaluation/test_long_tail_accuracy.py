@@ -16,11 +16,10 @@ from huggingface_hub import RepoCard
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 
-from deitlt_hf import LongTailAccuracy, class_groups
+from deitlt_hf import LongTailAccuracy, class_groups, long_tail_accuracy
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation import long_tail_accuracy
-from deitlt_hf.evaluation.long_tail_accuracy import scores
-from deitlt_hf.evaluation.long_tail_accuracy.scores import bootstrap_intervals, groups_by_count, tally
+from deitlt_hf.long_tail_accuracy import scores
+from deitlt_hf.long_tail_accuracy.scores import bootstrap_intervals, groups_by_count, tally
 
 DIRECTORY = Path(long_tail_accuracy.__file__).parent
 CLASS_COUNTS = [500, 200, 120, 80, 60, 40, 15, 9, 5]

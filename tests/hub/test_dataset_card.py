@@ -14,9 +14,9 @@ from deitlt_hf.cards.dataset_card import BuiltDataset, dataset_card
 from deitlt_hf.data.benchmarks import BENCHMARKS
 from deitlt_hf.data.long_tail import class_counts_for_imbalance
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.files import check_is_free
 from deitlt_hf.hub.dataset_directory import push_dataset, write_dataset
 from deitlt_hf.hub.repository import check_hub
-from deitlt_hf.new_directory import check_is_free
 from hub_server import HubServer
 from published_layouts import encoded
 

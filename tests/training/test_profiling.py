@@ -15,18 +15,16 @@ from transformers import TrainerCallback
 from deitlt_hf import DeiTLTTrainer, TeacherTrainer
 from deitlt_hf.durable.signals import Stopped, signals_end_runs
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.runs import profiling
 from deitlt_hf.runs.profiling import (
-    OTHER,
     TRACE_FILE,
     TRACED_STEPS,
     WARM_UP_STEPS,
     StepProfile,
-    Timeline,
     format_profile,
     profile_training,
-    stage,
 )
+from deitlt_hf.training import stages
+from deitlt_hf.training.stages import OTHER, Timeline, stage
 
 STAGES = {"data", "mixing", "teacher", "student", "loss", "optimiser", OTHER}
 NAP = 0.02
@@ -141,7 +139,7 @@ def test_nothing_stays_behind(tiny_student, tiny_teacher, arguments, images, mon
     trainer = DeiTLTTrainer(tiny_student(), arguments(), teacher=tiny_teacher(), train_dataset=images(16))
     with pytest.raises(DeiTLTError, match="after 16 steps; to profile 20 it takes 28: pass a smaller"):
         profile_training(trainer, 20)
-    assert profiling._recorder is None
+    assert stages._recorder is None
 
     def fails(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -149,7 +147,7 @@ def test_nothing_stays_behind(tiny_student, tiny_teacher, arguments, images, mon
     monkeypatch.setattr(torch.profiler.profile, "export_chrome_trace", fails)
     with pytest.raises(DeiTLTError, match=f"{TRACE_FILE}: No space left on device"):
         profile_training(trainer, 1)
-    assert profiling._recorder is None
+    assert stages._recorder is None
     assert not list(Path(trainer.args.output_dir).iterdir())
     with pytest.raises(DeiTLTError, match="profile is -1"):
         arguments(profile=-1)

@@ -13,8 +13,7 @@ import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl
 
 from deitlt_hf import DeiTLTTrainer
-from deitlt_hf.durable.signals import Stopped, StopRequest, signals_end_runs
-from deitlt_hf.training.callbacks import LeaveAtSignal
+from deitlt_hf.durable.signals import LeaveAtSignal, Stopped, StopRequest, signals_end_runs
 
 STEPS = 4  # of an epoch
 

@@ -13,8 +13,9 @@ from transformers import PreTrainedConfig
 
 from deitlt_hf.cards.facts import MAIN
 from deitlt_hf.cards.markdown import code_block, escape
-from deitlt_hf.cards.record import find_hub_ids, last_part, read_json, write_json
+from deitlt_hf.cards.record import find_hub_ids
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.files import last_part, read_json, write_json
 
 ADAPTER_FILE = "adapter_config.json"
 CLASSES_FILE = "classes.json"

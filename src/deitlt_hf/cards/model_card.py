@@ -16,11 +16,11 @@ from deitlt_hf.cards.data import data_section
 from deitlt_hf.cards.facts import ModelFacts, read_facts
 from deitlt_hf.cards.markdown import code_block, escape
 from deitlt_hf.cards.metadata import card_metadata
-from deitlt_hf.cards.record import METRICS_FILE, RECIPE_FILE, RUN_FILE
 from deitlt_hf.cards.results import limits_section, results_section
 from deitlt_hf.cards.training import training_section
 from deitlt_hf.cards.usage import usage_section
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.files import METRICS_FILE, RECIPE_FILE, RUN_FILE, whole_file
 
 CARD_FILE = "README.md"
 
@@ -57,16 +57,10 @@ def write_model_card(directory: str | os.PathLike[str], repo_id: str | None = No
     """
     card = str(model_card(directory, repo_id, branch))
     path = Path(directory) / CARD_FILE
-    aside = path.with_name(f".{CARD_FILE}.{os.getpid()}.part")
-    try:
-        if path.exists() and _is_somebodys(path.read_text(encoding="utf-8", errors="replace")):
-            return path
-        aside.write_text(card, encoding="utf-8", newline="\n")
-        os.replace(aside, path)
-    except OSError as error:
-        raise DeiTLTError(f"cannot write {path}: {error.strerror or error}; pass a directory that can be") from error
-    finally:
-        aside.unlink(missing_ok=True)
+    if path.exists() and _is_somebodys(path.read_text(encoding="utf-8", errors="replace")):
+        return path
+    with whole_file(path, "pass a directory that can be") as unfinished:
+        unfinished.write_text(card, encoding="utf-8", newline="\n")
     return path
 
 

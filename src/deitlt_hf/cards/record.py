@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-import yaml
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
 
 import deitlt_hf
 from deitlt_hf.cards.descriptions import describe_architecture
-from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import GROUPS
-
-RECIPE_FILE = "recipe.yaml"
-METRICS_FILE = "metrics.json"
-REPORT_FILE = "report.png"
-RUN_FILE = "run.json"
+from deitlt_hf.files import METRICS_FILE, RECIPE_FILE, RUN_FILE, is_hub_id, last_part, read_json, read_settings
 
 # Where a run's files go, and with whose account: of no use to others, or not theirs to know.
 PRIVATE_SETTINGS = {
@@ -40,19 +30,6 @@ PRIVATE_SETTINGS = {
 }
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "timm")
-# What others than this package may have written into a run's files, where commands would fail late at another type.
-_TYPES: dict[str, dict[str, Any]] = {
-    RECIPE_FILE: {
-        **dict.fromkeys(("data", "data_dir", "teacher", "init_from", "teacher_pixels", "distillation_type"), str),
-        "imbalance_factor": int | float,
-    },
-    RUN_FILE: dict.fromkeys(("data", "hub_ids", "versions", "teacher", "training"), dict),
-    METRICS_FILE: {
-        **dict.fromkeys(("experts", "averaged_weights", "accuracy", "groups"), dict),
-        "class_counts": list,
-    },
-}
-_MOST_BYTES = 2**25  # a hundred thousand classes with names and counts fit
 _SOURCES = ("data", "teacher", "init_from")
 
 
@@ -83,23 +60,6 @@ def find_hub_ids(settings: Mapping[str, Any]) -> dict[str, str]:
     return {name: source for name, source in named.items() if is_hub_id(source)}
 
 
-def is_hub_id(source: str) -> bool:
-    """Whether it is `owner/name`, and neither a path nor starts with a folder that is here.
-
-    Example:
-        >>> is_hub_id("google/vit-base-patch16-224"), is_hub_id("./teacher")
-        (True, False)
-    """
-    owner, slash, name = source.partition("/")
-    if not (slash and name) or Path(source).exists() or Path(owner).is_dir():
-        return False
-    try:
-        validate_repo_id(source)
-    except HFValidationError:
-        return False
-    return True
-
-
 def public_settings(settings: Mapping[str, Any], hub_ids: Mapping[str, str]) -> dict[str, Any]:
     """Settings of a run as they may be published: of paths the last part, and nothing about accounts.
 
@@ -113,16 +73,6 @@ def public_settings(settings: Mapping[str, Any], hub_ids: Mapping[str, str]) -> 
     """
     shown = {name: value for name, value in settings.items() if name not in PRIVATE_SETTINGS}
     return {name: value if hub_ids.get(name) == value else _without_folders(value) for name, value in shown.items()}
-
-
-def last_part(path: str) -> str:
-    """The name of a file or directory without its folders, written for this system or another.
-
-    Example:
-        >>> last_part("/home/me/pets/"), last_part("me\\\\pets")
-        ('pets', 'pets')
-    """
-    return PureWindowsPath(path).name or PureWindowsPath(os.path.abspath(path)).name or path
 
 
 def teacher_record(source: str, config: PreTrainedConfig) -> dict[str, Any]:
@@ -150,80 +100,6 @@ def teacher_record(source: str, config: PreTrainedConfig) -> dict[str, Any]:
         "accuracy": _accuracy(read_json(directory / METRICS_FILE) or {}),
         "settings": None if settings is None else public_settings(settings, run.get("hub_ids") or {}),
     }
-
-
-def read_settings(file: Path) -> dict[str, Any] | None:
-    """The settings in a YAML file; None where there is no file.
-
-    Raises:
-        DeiTLTError: it does not hold settings.
-
-    Example:
-        >>> read_settings(Path("no-such-file.yaml")) is None
-        True
-    """
-    return _read(file, load_settings, "settings such as `num_train_epochs: 100`")
-
-
-def load_settings(text: str) -> Any:
-    """The value of a YAML text without aliases, which in a few lines can stand for gigabytes.
-
-    Example:
-        >>> load_settings("num_train_epochs: 100")
-        {'num_train_epochs': 100}
-    """
-    return yaml.load(text, _WithoutAliases)
-
-
-class _WithoutAliases(yaml.SafeLoader):
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"it has the alias *{self.peek_event().anchor}, and settings are written out")
-        return super().compose_node(parent, index)
-
-
-def read_json(file: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no file.
-
-    Raises:
-        DeiTLTError: it does not hold an object.
-
-    Example:
-        >>> read_json(Path("no-such-file.json")) is None
-        True
-    """
-    return _read(file, json.loads, "a JSON object")
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write an object as JSON, whole or not at all.
-
-    Example:
-        >>> write_json(Path("numbers.json"), {"overall": 81.0})  # doctest: +SKIP
-    """
-    aside = path.with_name(f"{path.name}.part")
-    aside.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(aside, path)
-
-
-def _read(file: Path, parse: Any, what: str) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    if file.stat().st_size > _MOST_BYTES:
-        raise DeiTLTError(f"{file} has more than {_MOST_BYTES // 2**20} MB, so it does not hold {what}; remove it")
-    try:
-        content = parse(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DeiTLTError(f"{file} cannot be read ({reason}); mend it or remove it") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise DeiTLTError(f"{file} does not hold {what}; mend it or remove it")
-    for name, of in _TYPES.get(file.name, {}).items():
-        if not isinstance(content.get(name), of | None):
-            raise DeiTLTError(f"{file}: {name} is {content[name]!r:.60}, as this package never writes it; mend it")
-    return content
 
 
 def _without_folders(value: Any) -> Any:

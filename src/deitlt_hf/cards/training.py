@@ -11,9 +11,9 @@ from deitlt_hf.cards.data import percent
 from deitlt_hf.cards.descriptions import describe_teacher_training
 from deitlt_hf.cards.facts import ModelFacts
 from deitlt_hf.cards.markdown import code_block, escape, table
-from deitlt_hf.cards.record import RECIPE_FILE
 from deitlt_hf.data.suggestion import format_setting
 from deitlt_hf.evaluation.accuracy import GROUPS
+from deitlt_hf.files import RECIPE_FILE
 
 TEACHER_FILE = "teacher.yaml"
 _PATHS = {"data": "DATA", "data_dir": "DIR", "init_from": "WEIGHTS"}  # what a reader has elsewhere

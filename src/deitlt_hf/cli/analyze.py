@@ -29,15 +29,15 @@ def run(argv: Sequence[str]) -> None:
     import torch
     from accelerate import PartialState
 
-    from deitlt_hf.cards.record import last_part
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import DataclassParser, take_data_of_run
     from deitlt_hf.data.arguments import DataArguments
     from deitlt_hf.evaluation.accuracy import format_table
     from deitlt_hf.evaluation.analysis_page import ANALYSIS_FILE, PAGE_FILE, write_analysis
+    from deitlt_hf.files import last_part
     from deitlt_hf.inference.loading import load_any_config
     from deitlt_hf.runs.analyzing import analyze_saved_model
-    from deitlt_hf.runs.measured_data import load_images_to_measure
+    from deitlt_hf.runs.images import load_images_to_measure
 
     parser = DataclassParser(
         [DataArguments, AnalyzeArguments],
@@ -79,7 +79,7 @@ def run(argv: Sequence[str]) -> None:
 
 def check_options(options: AnalyzeArguments | CompareArguments, processes: int) -> None:
     """Refuse before the analysis what would fail after it."""
-    from deitlt_hf.new_directory import check_is_free
+    from deitlt_hf.files import check_is_free
 
     if options.batch_size < 1:
         raise DeiTLTError(f"batch_size is {options.batch_size}; pass 1 or more")

@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.evaluation.comparing import check_same_classes, compare_models, format_comparison
     from deitlt_hf.inference.loading import load_any_config
     from deitlt_hf.runs.analyzing import analyze_saved_model
-    from deitlt_hf.runs.measured_data import load_images_to_measure
+    from deitlt_hf.runs.images import load_images_to_measure
 
     parser = DataclassParser(
         [DataArguments, CompareArguments],
@@ -87,7 +87,7 @@ def name_models(models: Sequence[str]) -> dict[str, str]:
         >>> name_models(["runs/vit", "DeiT-LT=runs/cifar10-lt-small"])
         {'vit': 'runs/vit', 'DeiT-LT': 'runs/cifar10-lt-small'}
     """
-    from deitlt_hf.cards.record import last_part
+    from deitlt_hf.files import last_part
 
     if len(models) < 2:
         raise DeiTLTError(f"there is only {models[0]} to compare; pass at least two models")

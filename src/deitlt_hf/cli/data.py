@@ -58,9 +58,9 @@ def _build(argv: Sequence[str]) -> None:
     from deitlt_hf.cards.dataset_card import BuiltDataset
     from deitlt_hf.data.builders import BUILDERS, build
     from deitlt_hf.data.loading import class_counts
+    from deitlt_hf.files import check_is_free
     from deitlt_hf.hub.dataset_directory import push_dataset, write_dataset
     from deitlt_hf.hub.repository import check_hub
-    from deitlt_hf.new_directory import check_is_free
 
     datasets.disable_progress_bars()
     if args.out is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deitlt_hf.errors import DeiTLTError, notice
-from deitlt_hf.new_directory import check_is_writable
+from deitlt_hf.files import check_is_writable
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from transformers import HfArgumentParser
 
-from deitlt_hf.cards.record import RECIPE_FILE
 from deitlt_hf.cli.console import OneLineParser
 from deitlt_hf.data.record import DATA_FILE, at_recorded_places
 from deitlt_hf.data.suggestion import format_setting
 from deitlt_hf.errors import DeiTLTError, notice
+from deitlt_hf.files import RECIPE_FILE
 from deitlt_hf.ranges import RANGES
 from deitlt_hf.recipes import load_recipe
 
@@ -69,7 +69,7 @@ def _near(word: str, names: Iterable[str]) -> list[str]:
 
 
 if TYPE_CHECKING:
-    from deitlt_hf.runs.measured_data import DataChoice
+    from deitlt_hf.runs.images import DataChoice
 
 
 class _ShownDefaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -119,7 +119,7 @@ def take_data_of_run(
     """Let the data of the run that made a model be the defaults of `DataArguments`, unless `--data` names others."""
     from deitlt_hf.data.arguments import DataArguments
     from deitlt_hf.inference.loading import load_run_settings
-    from deitlt_hf.runs.measured_data import DataChoice
+    from deitlt_hf.runs.images import DataChoice
 
     of_data = {part.name for part in dataclasses.fields(DataArguments)}
     given = {name: value for name, value in _given_settings(parser, argv).items() if name in of_data}

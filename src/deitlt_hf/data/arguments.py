@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedConfig
 
-from deitlt_hf.data.columns import labels_of
-from deitlt_hf.data.duplicates import count_in_train, one_of_each_class
-from deitlt_hf.data.hashes import image_hashes
 from deitlt_hf.data.holdout import HeldOut
 from deitlt_hf.data.loading import LoadedData, class_counts, load_data
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.data.record import (
-    DataRecord,
     differing_classes,
-    differing_counts,
-    moved_classes,
-    places_of,
-    read_data_record,
 )
 from deitlt_hf.errors import DeiTLTError, notice
-from deitlt_hf.inference.loading import load_any_config
 from deitlt_hf.ranges import check_ranges
 
 
@@ -145,76 +135,6 @@ def load_images(data: DataArguments, kept: Collection[str] = ()) -> Images:
     counts = class_counts(train)
     groups = group_classes(counts, data.group_boundaries)
     return Images(train, test, train.features["label"].names, counts, groups, loaded.held_out)
-
-
-def load_images_to_train(data: DataArguments, checkpoint: str | None = None) -> Images:
-    """`load_images` for a training: with the data that a resumed run had, and a notice of test images in train.
-
-    Args:
-        data: a command's flags.
-        checkpoint: that the run goes on from, or None.
-
-    Raises:
-        DeiTLTError: the data have other classes, or other numbers of images, than when the resumed run began.
-    """
-    images = load_images(data)
-    if images.held_out is not None:  # identical images are on one side
-        leaked, images.one_of_each_class = 0, images.held_out.kept
-    else:
-        in_train = image_hashes(images.train, "train")
-        leaked = count_in_train(in_train, image_hashes(images.test, "test"))
-        images.one_of_each_class = one_of_each_class(in_train, labels_of(images.train))
-    images.test_images_in_train = leaked
-    if checkpoint is not None:
-        _check_unchanged(images, data.data, checkpoint)
-    if leaked:
-        share = 100 * leaked / len(images.test)
-        notice(
-            f"{leaked} of {len(images.test)} test images ({share:.1f} %) are identical to training images, so that "
-            "accuracy flatters; `deitlt data inspect` names some"
-        )
-    return images
-
-
-def _check_unchanged(images: Images, name: str, checkpoint: str) -> None:
-    record = read_data_record(checkpoint)
-    if record is None:  # of a run before there were records
-        if not (Path(checkpoint) / "config.json").is_file():
-            return
-        config = load_any_config(checkpoint)
-        record = DataRecord(names_of(config), getattr(config, "class_counts", None) or [], [])
-    names = images.class_names
-    changed = (
-        differing_classes(record.class_names, names)
-        or differing_counts(
-            names, record.train_counts, record.test_counts, images.class_counts, class_counts(images.test)
-        )
-        or moved_classes(names, record.kept, images.one_of_each_class)
-    )
-    if changed:
-        raise DeiTLTError(
-            f"{name} is not what it was when the run of {checkpoint} began: {changed}; restore it, or start a new run "
-            "with --overwrite or another --output_dir"
-        )
-
-
-def data_record(images: Images, **settings: str | None) -> DataRecord:
-    """What a run notes about its images.
-
-    Args:
-        images: what it trains on.
-        **settings: `data`, `data_dir`, `teacher` and `init_from`, as its recipe has them.
-    """
-    held_out = images.held_out
-    return DataRecord(
-        class_names=images.class_names,
-        train_counts=images.class_counts,
-        test_counts=class_counts(images.test),
-        places=places_of(settings),
-        test_fraction=held_out and held_out.test_fraction,
-        split_seed=held_out and held_out.seed,
-        kept=images.one_of_each_class,
-    )
 
 
 def images_for_model(images: Images, data: DataArguments, config: PreTrainedConfig, source: str) -> Images:

@@ -14,6 +14,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from deitlt_hf.data.readable import cache_file, undecoded
+from deitlt_hf.files import whole_file
 
 _SIZE = 16  # bytes of a hash
 _CHUNK = 256  # images in memory at a time
@@ -57,10 +58,8 @@ def image_hashes(dataset: Dataset, split: str) -> np.ndarray:
     started = time.perf_counter()
     hashes = _hash_all(dataset, split)
     if time.perf_counter() - started > _WORTH_KEEPING:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        aside = cache.with_suffix(f".{os.getpid()}.npy")  # several processes may hash at once
-        np.save(aside, hashes)
-        os.replace(aside, cache)
+        with whole_file(cache) as unfinished:  # several processes may hash at once
+            np.save(unfinished, hashes)
     return hashes
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from deitlt_hf.errors import DeiTLTError
 
 # Upwards for once: `evaluate` copies that file out of the package with the metric, so that it has to hold the rule.
-from deitlt_hf.evaluation.long_tail_accuracy.scores import groups_by_count
+from deitlt_hf.long_tail_accuracy.scores import groups_by_count
 
 PROFILES = ("exp", "step")
 

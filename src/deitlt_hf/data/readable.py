@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from deitlt_hf.data.columns import selected
 from deitlt_hf.data.images import REMOTE_HINT, BadImage, decode_image, read_bytes
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.files import whole_file
 
 ON_BAD_IMAGE = ("error", "skip", "keep")
 SKIP_HINT = "pass on_bad_image='skip' (--on_bad_image skip) to leave such images out"
@@ -170,10 +171,8 @@ def unreadable_images(dataset: Dataset, split: str) -> dict[int, tuple[str, str]
         found = json.loads(cache.read_text())
     else:
         found = _find_unreadable(dataset, split)
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        aside = cache.with_suffix(f".{os.getpid()}")  # several processes may check at once
-        aside.write_text(json.dumps(found))
-        os.replace(aside, cache)
+        with whole_file(cache) as unfinished:  # several processes may check at once
+            unfinished.write_text(json.dumps(found))
     return {index: (image_name(index, split, path), reason) for index, path, reason in found}
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deitlt_hf.cards.record import read_json, write_json
 from deitlt_hf.data.loading import is_named
 from deitlt_hf.errors import DeiTLTError, notice
+from deitlt_hf.files import read_json, write_json
 
 DATA_FILE = "data.json"
 

@@ -13,7 +13,7 @@ import torch
 from deitlt_hf.data.inspection import Inspection
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.long_tail_accuracy.scores import USUAL_THRESHOLDS
+from deitlt_hf.long_tail_accuracy.scores import USUAL_THRESHOLDS
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 

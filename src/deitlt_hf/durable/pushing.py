@@ -16,8 +16,8 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 
 from deitlt_hf.cards.model_card import write_model_card
-from deitlt_hf.cards.record import last_part, read_json, write_json
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.files import last_part, read_json, write_json
 from deitlt_hf.hub.pushing import link_or_copy, stage_model, stale_files
 from deitlt_hf.hub.repository import check_hub, commit_folder, make_repository
 

@@ -14,9 +14,8 @@ from transformers.trainer_callback import ExportableState
 
 from deitlt_hf.durable.checkpoints import STATE_FILE, finish, is_complete, newest_complete, rotate, tidy, unfinished
 from deitlt_hf.durable.pushing import PushingTrainer
-from deitlt_hf.durable.signals import Stopped, signals_noted
+from deitlt_hf.durable.signals import EvaluationCutError, LeaveAtSignal, Stopped, signals_noted
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.training.callbacks import EvaluationCutError, LeaveAtSignal
 
 
 class SavingTrainer(PushingTrainer):

@@ -35,7 +35,7 @@ from deitlt_hf.evaluation.comparing import (
     format_difference,
 )
 from deitlt_hf.evaluation.figures import save_figure
-from deitlt_hf.new_directory import new_directory
+from deitlt_hf.files import new_directory
 
 if TYPE_CHECKING:
     from deitlt_hf.evaluation.analysis.analyze import Analysis

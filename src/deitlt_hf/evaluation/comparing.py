@@ -9,7 +9,7 @@ import numpy as np
 
 from deitlt_hf.errors import DeiTLTError, printable
 from deitlt_hf.evaluation.accuracy import describe_intervals
-from deitlt_hf.evaluation.long_tail_accuracy.scores import (
+from deitlt_hf.long_tail_accuracy.scores import (
     GROUPS,
     accuracies,
     bootstrap_intervals,

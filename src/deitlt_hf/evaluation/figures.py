@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from deitlt_hf.errors import DeiTLTError, printable
 from deitlt_hf.evaluation.accuracy import EXPERT_LABELS, EXPERTS, GROUPS
+from deitlt_hf.files import whole_file
 
 if TYPE_CHECKING:
     from deitlt_hf.data.inspection import Inspection, SplitInspection
@@ -249,16 +250,10 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     file_format = path.suffix.lower().lstrip(".")
     if file_format not in figure.canvas.get_supported_filetypes():
         raise DeiTLTError(f"cannot write a figure to {path.name!r}: pass a name that ends in .png, .svg or .pdf")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with warnings.catch_warnings():
-            # A class name in a script that the font lacks is drawn as boxes; there is nothing to mend.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            figure.savefig(aside, format=file_format, dpi=150)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with whole_file(path) as unfinished, warnings.catch_warnings():
+        # A class name in a script that the font lacks is drawn as boxes; there is nothing to mend.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(unfinished, format=file_format, dpi=150)
 
 
 def head_to_tail(metrics: Mapping[str, Any]) -> np.ndarray:

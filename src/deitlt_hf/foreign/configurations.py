@@ -15,9 +15,9 @@ import torch
 from transformers.activations import ACT2FN
 from transformers.utils import cached_file
 
-from deitlt_hf.cards.record import read_json
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.accuracy import GROUPS
+from deitlt_hf.files import read_json
+from deitlt_hf.long_tail_accuracy.scores import GROUPS
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILE = "preprocessor_config.json"

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from deitlt_hf.cards.dataset_card import PICTURE_FILE, BuiltDataset, dataset_card
 from deitlt_hf.data.shards import write_shards
 from deitlt_hf.evaluation.figures import draw_class_counts, save_figure
+from deitlt_hf.files import new_directory
 from deitlt_hf.hub.repository import check_hub, commit_folder, make_repository
-from deitlt_hf.new_directory import new_directory
 
 DATA_FOLDER = "data"
 

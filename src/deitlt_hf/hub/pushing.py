@@ -18,18 +18,18 @@ from huggingface_hub import ModelCard
 from deitlt_hf.cards.adapter import ADAPTER_FILE, CLASSES_FILE, is_adapter, is_pefts_form
 from deitlt_hf.cards.facts import read_facts
 from deitlt_hf.cards.model_card import CARD_FILE, card_of, is_generated, model_card
-from deitlt_hf.cards.record import (
+from deitlt_hf.cards.record import public_settings
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.files import (
     METRICS_FILE,
     RECIPE_FILE,
     REPORT_FILE,
     RUN_FILE,
     last_part,
-    public_settings,
     read_json,
     read_settings,
     write_json,
 )
-from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.hub.remote_code import add_remote_code, code_files
 from deitlt_hf.hub.repository import (
     address_of,

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.files import whole_file
 
 _MODELS = Path(__file__).parents[1] / "models"
 _REGISTRATION = re.compile(r'^(\w+)\.register_for_auto_class\((?:"(\w+)")?\)$', re.MULTILINE)
@@ -58,9 +59,8 @@ def add_remote_code(directory: str | os.PathLike[str]) -> None:
         (directory / f"{module}.py").write_text(source, encoding="utf-8")
         for name, auto_class in _REGISTRATION.findall(source):
             auto_map[auto_class or "AutoConfig"] = f"{module}.{name}"
-    aside = directory / "config.json.part"
-    aside.write_text(json.dumps(config | {"auto_map": auto_map}, indent=2, sort_keys=True) + "\n")
-    os.replace(aside, directory / "config.json")
+    with whole_file(directory / "config.json") as unfinished:
+        unfinished.write_text(json.dumps(config | {"auto_map": auto_map}, indent=2, sort_keys=True) + "\n")
 
 
 def _read_config(directory: Path) -> dict:

@@ -15,15 +15,14 @@ import torch.nn.functional as F
 from huggingface_hub import hf_hub_download
 from transformers.image_processing_utils import BaseImageProcessor
 
-from deitlt_hf.cards.record import METRICS_FILE, RECIPE_FILE
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.files import METRICS_FILE, RECIPE_FILE, check_is_free, new_directory
 from deitlt_hf.hub.pushing import OF_THE_RUN, model_files, public_recipe
 from deitlt_hf.inference.exported_student import INPUT, OUTPUTS, input_shape, quiet_exporters, trace
 from deitlt_hf.inference.loading import load_image_processor, load_student
 from deitlt_hf.inference.onnx_file import quantise_onnx, require_onnx, write_onnx
 from deitlt_hf.inference.runtimes import ONNX_FILE, PROGRAM_FILE, onnx_session
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
-from deitlt_hf.new_directory import check_is_free, new_directory
 
 FORMATS = ("onnx", "torch")
 TOLERANCE = 1e-4

@@ -17,9 +17,9 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
-from deitlt_hf.cards.record import RECIPE_FILE, is_hub_id, read_settings
 from deitlt_hf.data.record import at_recorded_places
 from deitlt_hf.errors import DeiTLTError, loading_reason
+from deitlt_hf.files import RECIPE_FILE, is_hub_id, read_settings
 from deitlt_hf.foreign.configurations import check_config, check_processor
 from deitlt_hf.foreign.weights import check_finite, check_size
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import torch
 
 from deitlt_hf import __version__
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.files import whole_file
 from deitlt_hf.inference.exported_student import INPUT, OUTPUTS, quiet_exporters, trace
 from deitlt_hf.inference.runtimes import INSTALL_ONNX
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
@@ -72,15 +72,13 @@ def quantise_onnx(file: str | os.PathLike[str]) -> None:
 
     # Before it quantises, ONNX Runtime makes each Gemm, which are the heads, a MatMul of this name.
     heads = [f"{node.name}_MatMul" for node in onnx.load(file).graph.node if node.op_type == "Gemm"]
-    aside = Path(file).with_suffix(".int8.onnx")
-    with quiet_exporters():
+    with whole_file(file) as unfinished, quiet_exporters():
         quantize_dynamic(
             os.fspath(file),
-            aside,
+            unfinished,
             op_types_to_quantize=["MatMul"],
             nodes_to_exclude=heads,
             per_channel=True,
             reduce_range=True,  # 7 bits: products of 8 overflow on processors without VNNI instructions
             weight_type=QuantType.QInt8,
         )
-    os.replace(aside, file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -13,8 +12,8 @@ from deitlt_hf.data.images import decode_image, upright_rgb
 from deitlt_hf.errors import DeiTLTError, printable
 from deitlt_hf.evaluation.accuracy import EXPERT_LABELS
 from deitlt_hf.evaluation.attention import WHOLE_PICTURE, Region, draw_attention, pixel_box
+from deitlt_hf.files import check_is_writable, whole_file
 from deitlt_hf.inference.classifying import ClassRow, ImageResult
-from deitlt_hf.new_directory import check_is_writable
 
 SIDE = 320  # of a tile, in pixels
 MARGIN = 24
@@ -113,15 +112,8 @@ def save_panel(result: ImageResult, path: Path) -> None:
         >>> save_panel(result, Path("maps/lynx.png"))  # doctest: +SKIP
     """
     panel = attention_panel(decode_image({"bytes": None, "path": str(result.file)}), result, result.file.name)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        panel.save(aside, format="PNG")
-        os.replace(aside, path)
-    except OSError as error:
-        raise DeiTLTError(f"cannot write {path}: {error.strerror or error}; pass another directory") from error
-    finally:
-        aside.unlink(missing_ok=True)
+    with whole_file(path, "pass another directory") as unfinished:
+        panel.save(unfinished, format="PNG")
 
 
 def _display(image: Image.Image, region: Region = WHOLE_PICTURE) -> Image.Image:

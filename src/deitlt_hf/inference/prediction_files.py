@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TextIO
 from deitlt_hf.data.tables import PREDICTION_COLUMNS
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERTS
+from deitlt_hf.files import whole_file
 from deitlt_hf.inference.classifying import ImageResult
 
 SUFFIXES = (".json", ".csv")
@@ -53,17 +53,15 @@ def prediction_file(path: Path) -> Iterator[Write]:
         ...         write(result)
     """
     check_prediction_file(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     kind = _csv_rows if path.suffix.lower() == ".csv" else _json_list
-    try:
-        # A name that is no valid UTF-8 is written as the bytes that it is.
-        with aside.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file, kind(file) as write:
-            yield write
-        os.replace(aside, path)
-    except OSError as error:
-        raise DeiTLTError(f"cannot write {path}: {error.strerror or error}; pass another --output") from error
-    finally:
-        aside.unlink(missing_ok=True)
+    # A name that is no valid UTF-8 is written as the bytes that it is.
+    encoding = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    with (
+        whole_file(path, "pass another --output") as unfinished,
+        unfinished.open("x", **encoding) as file,
+        kind(file) as write,
+    ):
+        yield write
 
 
 @contextmanager

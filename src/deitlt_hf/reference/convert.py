@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.files import new_directory
 from deitlt_hf.foreign.weights import check_finite
 from deitlt_hf.reference.checkpoint_file import State, read_reference_file
 from deitlt_hf.reference.class_order import find_class_order
@@ -104,8 +104,7 @@ def convert_and_describe(
 def save_model_and_processor(model: PreTrainedModel, out_dir: str | os.PathLike[str]) -> None:
     """Write a converted model and the image processor that it was trained with into a new directory, or nothing.
 
-    The files are written into a directory beside `out_dir`, which is renamed at the end. transformers' timm wrapper has
-    its image processor's settings in its `config.json`.
+    transformers' timm wrapper has its image processor's settings in its `config.json`.
 
     Args:
         model: A converted model.
@@ -119,24 +118,10 @@ def save_model_and_processor(model: PreTrainedModel, out_dir: str | os.PathLike[
         >>> from deitlt_hf.reference.convert import save_model_and_processor
         >>> save_model_and_processor(convert_reference_checkpoint("checkpoint.pth"), "student")  # doctest: +SKIP
     """
-    out = Path(out_dir).absolute()
-    if out.exists() and not out.is_dir():
-        raise DeiTLTError(f"{out_dir} is a file; pass a directory that does not exist yet")
-    if out.is_dir() and any(out.iterdir()):
-        raise DeiTLTError(f"{out_dir} is not empty; pass a directory that does not exist yet")
-    unfinished = out.with_name(f".{out.name}.unfinished-{os.getpid()}")
-    try:
-        unfinished.mkdir(parents=True)
+    with new_directory(out_dir) as unfinished:
         model.save_pretrained(unfinished)
         if model.config.model_type != "timm_wrapper":
             reference_image_processor(model.config).save_pretrained(unfinished)
-        if out.exists():
-            out.rmdir()  # not every system renames onto an empty directory
-        unfinished.rename(out)
-    except OSError as error:
-        raise DeiTLTError(f"cannot write {out_dir}: {error.strerror or error}; pass a directory that can be") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _load_all(model: torch.nn.Module, converted: State, path: Path) -> None:

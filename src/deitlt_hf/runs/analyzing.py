@@ -12,13 +12,13 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from deitlt_hf.cards.record import RUN_FILE, is_hub_id, last_part, read_json
 from deitlt_hf.data.arguments import DataArguments, Images, images_for_model
 from deitlt_hf.data.images import upright_rgb
 from deitlt_hf.data.transforms import View, ViewedDataset, collate, evaluation_view
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.analysis.analyze import Analysis, analyze_model
 from deitlt_hf.evaluation.analysis.vit import patches_of
+from deitlt_hf.files import RUN_FILE, is_hub_id, last_part, read_json
 from deitlt_hf.inference.loading import load_any_classifier, load_image_processor, load_run_settings
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.teachers.frozen import FrozenTeacher

@@ -20,25 +20,23 @@ from transformers import TrainerCallback
 
 from deitlt_hf.cards.descriptions import kind_of_data
 from deitlt_hf.cards.model_card import write_model_card
-from deitlt_hf.cards.record import (
-    PRIVATE_SETTINGS,
-    RECIPE_FILE,
-    RUN_FILE,
-    find_hub_ids,
-    installed_versions,
-    last_part,
-    public_settings,
-    read_json,
-    read_settings,
-    write_json,
-)
+from deitlt_hf.cards.record import PRIVATE_SETTINGS, find_hub_ids, installed_versions, public_settings
 from deitlt_hf.data.arguments import Images, TrainingDataArguments
 from deitlt_hf.data.loading import class_counts
 from deitlt_hf.data.record import DataRecord, read_data_record
 from deitlt_hf.durable.checkpoints import REMOVING, SAVING, newest_complete, remove, tidy
 from deitlt_hf.durable.signals import Stopped
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.new_directory import check_is_writable
+from deitlt_hf.files import (
+    RECIPE_FILE,
+    RUN_FILE,
+    check_is_writable,
+    last_part,
+    read_json,
+    read_settings,
+    whole_file,
+    write_json,
+)
 from deitlt_hf.runs.lock import LOCK_FILE, check_lock, release_lock, take_lock
 from deitlt_hf.runs.profiling import TRACE_FILE
 from deitlt_hf.training.arguments import LongTailTrainingArguments
@@ -167,9 +165,8 @@ def _write_settings(
 
 
 def _write_recipe(directory: Path, text: str) -> None:
-    aside = directory / f"{RECIPE_FILE}.part"
-    aside.write_text(text)
-    os.replace(aside, directory / RECIPE_FILE)
+    with whole_file(directory / RECIPE_FILE) as unfinished:
+        unfinished.write_text(text)
 
 
 class _OtherSettings(TrainerCallback):

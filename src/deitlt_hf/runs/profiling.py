@@ -8,18 +8,19 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch.profiler import ProfilerActivity, record_function
+from torch.profiler import ProfilerActivity
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.files import whole_file
+from deitlt_hf.training.stages import Ranges, Timeline, record_with, stage
 
 if TYPE_CHECKING:
     from deitlt_hf.training.long_tail import LongTailTrainer
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 TRACE_FILE = "trace.json"
 WARM_UP_STEPS = 5  # compilation, the first batches of the loader's workers, the choice of convolutions
 TRACED_STEPS = 3  # recording every operation slows a step down, so that these are not the ones that are timed
-OTHER = "idle, other"
 
 
 @dataclass
@@ -80,110 +80,6 @@ def format_profile(profile: StepProfile) -> str:
     if profile.trace is not None:
         lines.append(f"trace of {TRACED_STEPS} more steps, for https://ui.perfetto.dev: {profile.trace}")
     return "\n".join(lines)
-
-
-class Timeline:
-    """Divides time between stages: each moment belongs to the innermost stage that is open then.
-
-    On a GPU, moments are those at which it reaches what had been given to it by then, so that work that it does while
-    the host goes on is counted where it belongs, and nothing waits.
-
-    Args:
-        device: of the model.
-
-    Example:
-        >>> timeline = Timeline(torch.device("cpu"))
-        >>> timeline.enter("student")
-        >>> timeline.enter("loss")
-        >>> timeline.leave()
-        >>> timeline.leave()
-        >>> timeline.finish()
-        >>> list(timeline.seconds())
-        ['student', 'loss', 'idle, other']
-    """
-
-    def __init__(self, device: torch.device):
-        self._device = device
-        self._open = [OTHER]
-        self._marks: list[tuple[float | torch.cuda.Event, str]] = []
-        self._mark()
-
-    def enter(self, name: str) -> None:
-        self._open.append(name)
-        self._mark()
-
-    def leave(self) -> None:
-        self._open.pop()
-        self._mark()
-
-    def finish(self) -> None:
-        self._mark()
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-
-    def _mark(self) -> None:
-        if self._device.type == "cuda":
-            moment = torch.cuda.Event(enable_timing=True)
-            moment.record()
-        else:
-            moment = time.perf_counter()
-        self._marks.append((moment, self._open[-1]))
-
-    def seconds(self) -> dict[str, float]:
-        """Seconds by stage in the order in which they were met; what belongs to none comes last."""
-        totals: dict[str, float] = {}
-        for (start, name), (end, _) in pairwise(self._marks):
-            seconds = end - start if isinstance(start, float) else start.elapsed_time(end) / 1000
-            totals[name] = totals.get(name, 0.0) + seconds
-        return totals | {OTHER: totals.pop(OTHER, 0.0)}
-
-
-class Ranges:
-    """Shows the stages in a trace of torch's profiler."""
-
-    def __init__(self):
-        self._open: list[record_function] = []
-
-    def enter(self, name: str) -> None:
-        self._open.append(record_function(name))
-        self._open[-1].__enter__()
-
-    def leave(self) -> None:
-        self._open.pop().__exit__(None, None, None)
-
-
-_recorder: Timeline | Ranges | None = None
-
-
-def _record_with(recorder: Timeline | Ranges | None) -> None:
-    global _recorder
-    _recorder = recorder
-
-
-class stage:  # noqa: N801 (used as a function is)
-    """Inside is the stage `name` of a training step; where nothing is profiled, it costs a fraction of a microsecond.
-
-    Stages nest, and time is that of the innermost.
-
-    Example:
-        >>> with stage("loss"):
-        ...     pass
-    """
-
-    __slots__ = ("_recorder", "name")
-
-    def __init__(self, name: str):
-        self.name = name
-        self._recorder: Timeline | Ranges | None = None
-
-    def __enter__(self) -> None:
-        self._recorder = _recorder
-        if self._recorder is not None:
-            self._recorder.enter(self.name)
-
-    def __exit__(self, *error: object) -> None:
-        if self._recorder is not None:
-            self._recorder.leave()
 
 
 def profile_training(trainer: LongTailTrainer, steps: int = 20, checkpoint: str | None = None) -> StepProfile:
@@ -257,7 +153,7 @@ class _ProfileSteps(TrainerCallback):
         self._bar.update()
         if self.steps_done == WARM_UP_STEPS:
             self.timeline = Timeline(self._device)
-            _record_with(self.timeline)
+            record_with(self.timeline)
         elif self.steps_done == WARM_UP_STEPS + self._steps:
             self.timeline.finish()
             self._start_trace()
@@ -266,7 +162,7 @@ class _ProfileSteps(TrainerCallback):
             control.should_training_stop = True
 
     def _start_trace(self) -> None:
-        _record_with(Ranges())
+        record_with(Ranges())
         if self._traces:
             os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it reports starts, stops and missing GPUs as errors
             on_gpu = self._device.type == "cuda"
@@ -275,7 +171,7 @@ class _ProfileSteps(TrainerCallback):
             self._trace_started = time.perf_counter()
 
     def _stop_trace(self) -> None:
-        _record_with(None)
+        record_with(None)
         if self.trace is None:
             return
         if self._device.type == "cuda":
@@ -292,7 +188,7 @@ class _ProfileSteps(TrainerCallback):
 
     def close(self) -> None:
         """However the training ended, leave nothing recording."""
-        _record_with(None)
+        record_with(None)
         self._bar.close()
         if self.trace is not None and self.steps_done < self.total:
             self.trace.stop()
@@ -314,15 +210,9 @@ def covered(intervals: Iterable[tuple[float, float]]) -> float:
 
 def _write_trace(trace: torch.profiler.profile, directory: Path) -> Path:
     path = directory / TRACE_FILE
-    aside = path.with_name(f"{path.name}.part")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as elsewhere:  # for torch leaves a part of what a full disk refuses
-            written = Path(elsewhere, TRACE_FILE)
-            trace.export_chrome_trace(str(written))
-            shutil.copyfile(written, aside)
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise DeiTLTError(f"cannot write {path}: {error.strerror}; pass another --output_dir") from error
+    # torch leaves a part of what a full disk refuses, without an error.
+    with whole_file(path, "pass another --output_dir") as unfinished, tempfile.TemporaryDirectory() as elsewhere:
+        written = Path(elsewhere, TRACE_FILE)
+        trace.export_chrome_trace(str(written))
+        shutil.copyfile(written, unfinished)
     return path

@@ -15,8 +15,7 @@ from deitlt_hf.foreign.weights import check_finite, check_size
 from deitlt_hf.inference.loading import load_any_config, loading
 from deitlt_hf.models.deit_lt.configuration_deit_lt import EXPERTS, DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
-from deitlt_hf.ranges import check_ranges
-from deitlt_hf.training.arguments import one_of
+from deitlt_hf.ranges import check_ranges, one_of
 
 
 @dataclass

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, set_seed
 
-from deitlt_hf.cards.record import METRICS_FILE, REPORT_FILE, teacher_record, write_json
-from deitlt_hf.data.arguments import Images, TrainingDataArguments, data_record, load_images_to_train
+from deitlt_hf.cards.record import teacher_record
+from deitlt_hf.data.arguments import Images, TrainingDataArguments
 from deitlt_hf.data.device_augmentation.views import BatchView
 from deitlt_hf.data.paco_views import paco_key_view, paco_query_view
 from deitlt_hf.data.processing import image_processor
@@ -24,6 +24,7 @@ from deitlt_hf.errors import DeiTLTError, check_is_there, loading_reason
 from deitlt_hf.evaluation.accuracy import expert_metrics
 from deitlt_hf.evaluation.figures import report_figure, save_figure
 from deitlt_hf.evaluation.predicting import predict_experts
+from deitlt_hf.files import METRICS_FILE, REPORT_FILE, write_json
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.runs.directory import (
     check_output_directory,
@@ -32,6 +33,7 @@ from deitlt_hf.runs.directory import (
     refuse_within,
     save_model,
 )
+from deitlt_hf.runs.images import data_record, load_images_to_train
 from deitlt_hf.runs.profiling import StepProfile, profile_training
 from deitlt_hf.runs.student_models import StudentArguments, check_shape, load_start, student_config
 from deitlt_hf.runs.unused_settings import say_what_is_unused

@@ -26,7 +26,7 @@ from deitlt_hf.models.cifar_resnet.configuration_cifar_resnet import CLASSIFIERS
 from deitlt_hf.models.cifar_resnet.modeling_cifar_resnet import CifarResNetForImageClassification
 from deitlt_hf.models.timm_cosine.configuration_timm_cosine import TimmCosineConfig
 from deitlt_hf.models.timm_cosine.modeling_timm_cosine import TimmCosineForImageClassification
-from deitlt_hf.training.arguments import one_of
+from deitlt_hf.ranges import one_of
 
 CIFAR_RESNET = CifarResNetConfig.model_type
 

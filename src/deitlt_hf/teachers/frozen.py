@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.foreign.weights import check_finite
 from deitlt_hf.inference.loading import load_any_classifier
-from deitlt_hf.teachers.pixels import read_own_pixels
-from deitlt_hf.training.arguments import TEACHER_PIXELS, one_of
+from deitlt_hf.ranges import one_of
+from deitlt_hf.teachers.pixels import TEACHER_PIXELS, read_own_pixels
 
 
 class FrozenTeacher:

@@ -13,6 +13,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.inference.loading import load_image_processor
 
+TEACHER_PIXELS = ("reference", "own", "student")
+
 
 @dataclass
 class OwnPixels:

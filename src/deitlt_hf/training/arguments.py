@@ -17,12 +17,12 @@ from transformers.trainer_utils import SchedulerType
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERTS, GROUPS
 from deitlt_hf.losses.distillation import DISTILLATION_TYPES
-from deitlt_hf.ranges import check_ranges
+from deitlt_hf.ranges import check_ranges, one_of
+from deitlt_hf.teachers.pixels import TEACHER_PIXELS
 
 REFERENCE_BATCH_SIZE = 512  # the batch that the reference's learning rates are given for
 
 VIEWS = ("strong", "weak")
-TEACHER_PIXELS = ("reference", "own", "student")
 TEACHER_LOSSES = ("ce", "ldam", "paco")
 TEACHER_SCHEDULES = ("steps", "cosine")
 AUGMENTATION_DEVICES = ("auto", "cpu", "device")
@@ -37,12 +37,6 @@ _FOR_TEXTS = {
 _OF_OTHER_OPTIMIZERS = ("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon")
 _OF_OTHER_OPTIMIZERS += ("label_smoothing_factor",)
 _MEASURES = ("overall", *GROUPS, "balanced_accuracy")  # of `mean_accuracies`
-
-
-def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    """Raise `DeiTLTError` unless `value` is one of the `known` ones."""
-    if value not in known:
-        raise DeiTLTError(f"unknown {name} {value!r}; pass one of {', '.join(known)}")
 
 
 @contextmanager

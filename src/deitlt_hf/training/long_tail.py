@@ -33,10 +33,10 @@ from deitlt_hf.durable.signals import leave_signals_to_the_training
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.foreign.weights import check_finite
 from deitlt_hf.losses.class_balanced import class_balanced_weights
-from deitlt_hf.runs.profiling import stage
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.batch_views import BatchViews
 from deitlt_hf.training.callbacks import LogPrinter, ProgressBar, SetSamplerEpoch
+from deitlt_hf.training.stages import stage
 
 
 def wraps_adapters(model: nn.Module) -> bool:

@@ -18,12 +18,12 @@ from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERTS, mean_accuracies
 from deitlt_hf.evaluation.predicting import expert_class_ids
 from deitlt_hf.losses.distillation import DistillationLoss
-from deitlt_hf.runs.profiling import stage
 from deitlt_hf.teachers.frozen import FrozenTeacher
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments
 from deitlt_hf.training.ema import AveragedWeights, UpdateAverage
 from deitlt_hf.training.long_tail import LongTailTrainer, TrainerOptions, load_weights, predicted_class_ids
 from deitlt_hf.training.schedule import cosine_with_warmup
+from deitlt_hf.training.stages import stage
 
 EMA_DIRECTORY = "ema"
 

@@ -17,12 +17,12 @@ from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import mean_accuracies
 from deitlt_hf.losses.ldam import LDAMLoss
 from deitlt_hf.losses.paco import PaCoLoss
-from deitlt_hf.runs.profiling import stage
 from deitlt_hf.training.arguments import TeacherTrainingArguments
 from deitlt_hf.training.long_tail import LongTailTrainer, TrainerOptions, first_output, predicted_class_ids
 from deitlt_hf.training.paco import STATE_FILE, MomentumContrast, UpdateMomentumContrast
 from deitlt_hf.training.sam import sam_over_sgd
 from deitlt_hf.training.schedule import cosine_with_warmup, sam_radius, steps_with_warmup
+from deitlt_hf.training.stages import stage
 
 
 class TeacherTrainer(LongTailTrainer):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from deitlt_hf.evaluation.accuracy import TABLE_COLUMNS
-from deitlt_hf.evaluation.long_tail_accuracy.scores import accuracies, grouped_tally
+from deitlt_hf.long_tail_accuracy.scores import accuracies, grouped_tally
 
 
 def grouped_agreement(

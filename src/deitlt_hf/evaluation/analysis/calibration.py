@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.long_tail_accuracy.scores import percent, to_numpy
+from deitlt_hf.long_tail_accuracy.scores import percent, to_numpy
 
 NUM_BINS = 15
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deitlt_hf.evaluation.long_tail_accuracy.scores import GROUPS, percent
+from deitlt_hf.long_tail_accuracy.scores import GROUPS, percent
 
 MOST_PAIRS = 10
 

@@ -1,10 +1,11 @@
-"""The images that a trained model is measured on: the test split of its run's data, or what another source holds."""
+"""The images of a run: those it trains on, checked against the run that it resumes, and those it is measured on."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from datasets import ClassLabel, Dataset
@@ -12,6 +13,8 @@ from transformers import PreTrainedConfig
 
 from deitlt_hf.data.arguments import DataArguments, Images, group_classes, load_images, names_of, reading_arguments
 from deitlt_hf.data.columns import labels_of
+from deitlt_hf.data.duplicates import count_in_train, one_of_each_class
+from deitlt_hf.data.hashes import image_hashes
 from deitlt_hf.data.loading import class_counts, read_splits
 from deitlt_hf.data.record import (
     DATA_FILE,
@@ -19,9 +22,11 @@ from deitlt_hf.data.record import (
     differing_classes,
     differing_counts,
     moved_classes,
+    places_of,
     read_data_record,
 )
 from deitlt_hf.errors import DeiTLTError, notice
+from deitlt_hf.inference.loading import load_any_config
 
 _NAMED = 5  # how many classes a message names
 
@@ -54,6 +59,76 @@ class MeasuredImages:
     def __str__(self) -> str:
         number = len(self.images.test)
         return f"{number} test image{'s' * (number != 1)}: {self.taken}"
+
+
+def load_images_to_train(data: DataArguments, checkpoint: str | None = None) -> Images:
+    """`load_images` for a training: with the data that a resumed run had, and a notice of test images in train.
+
+    Args:
+        data: a command's flags.
+        checkpoint: that the run goes on from, or None.
+
+    Raises:
+        DeiTLTError: the data have other classes, or other numbers of images, than when the resumed run began.
+    """
+    images = load_images(data)
+    if images.held_out is not None:  # identical images are on one side
+        leaked, images.one_of_each_class = 0, images.held_out.kept
+    else:
+        in_train = image_hashes(images.train, "train")
+        leaked = count_in_train(in_train, image_hashes(images.test, "test"))
+        images.one_of_each_class = one_of_each_class(in_train, labels_of(images.train))
+    images.test_images_in_train = leaked
+    if checkpoint is not None:
+        _check_unchanged(images, data.data, checkpoint)
+    if leaked:
+        share = 100 * leaked / len(images.test)
+        notice(
+            f"{leaked} of {len(images.test)} test images ({share:.1f} %) are identical to training images, so that "
+            "accuracy flatters; `deitlt data inspect` names some"
+        )
+    return images
+
+
+def _check_unchanged(images: Images, name: str, checkpoint: str) -> None:
+    record = read_data_record(checkpoint)
+    if record is None:  # of a run before there were records
+        if not (Path(checkpoint) / "config.json").is_file():
+            return
+        config = load_any_config(checkpoint)
+        record = DataRecord(names_of(config), getattr(config, "class_counts", None) or [], [])
+    names = images.class_names
+    changed = (
+        differing_classes(record.class_names, names)
+        or differing_counts(
+            names, record.train_counts, record.test_counts, images.class_counts, class_counts(images.test)
+        )
+        or moved_classes(names, record.kept, images.one_of_each_class)
+    )
+    if changed:
+        raise DeiTLTError(
+            f"{name} is not what it was when the run of {checkpoint} began: {changed}; restore it, or start a new run "
+            "with --overwrite or another --output_dir"
+        )
+
+
+def data_record(images: Images, **settings: str | None) -> DataRecord:
+    """What a run notes about its images.
+
+    Args:
+        images: what it trains on.
+        **settings: `data`, `data_dir`, `teacher` and `init_from`, as its recipe has them.
+    """
+    held_out = images.held_out
+    return DataRecord(
+        class_names=images.class_names,
+        train_counts=images.class_counts,
+        test_counts=class_counts(images.test),
+        places=places_of(settings),
+        test_fraction=held_out and held_out.test_fraction,
+        split_seed=held_out and held_out.seed,
+        kept=images.one_of_each_class,
+    )
 
 
 def load_images_to_measure(

@@ -1,0 +1,243 @@
+"""Files and directories that appear when they are complete, and careful reading of files that others wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from deitlt_hf.errors import DeiTLTError
+
+RECIPE_FILE = "recipe.yaml"
+METRICS_FILE = "metrics.json"
+REPORT_FILE = "report.png"
+RUN_FILE = "run.json"
+
+# What others than this package may have written into a run's files, where commands would fail late at another type.
+_TYPES: dict[str, dict[str, Any]] = {
+    RECIPE_FILE: {
+        **dict.fromkeys(("data", "data_dir", "teacher", "init_from", "teacher_pixels", "distillation_type"), str),
+        "imbalance_factor": int | float,
+    },
+    RUN_FILE: dict.fromkeys(("data", "hub_ids", "versions", "teacher", "training"), dict),
+    METRICS_FILE: {
+        **dict.fromkeys(("experts", "averaged_weights", "accuracy", "groups"), dict),
+        "class_counts": list,
+    },
+}
+_MOST_BYTES = 2**25  # a hundred thousand classes with names and counts fit
+
+
+def check_is_free(directory: str | os.PathLike[str]) -> None:
+    """Refuse a directory that holds something already, or that cannot be made where it is to be.
+
+    Raises:
+        DeiTLTError: it is a file or not empty, or lies in what is no directory or cannot be written.
+
+    Example:
+        >>> check_is_free("no/such/directory")
+    """
+    path = Path(directory)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        what = "is not empty" if path.is_dir() else "is a file"
+        raise DeiTLTError(f"{directory} {what}; pass a directory that does not exist yet")
+    check_is_writable(path)
+
+
+def check_is_writable(directory: Path, flag: str = "") -> None:
+    """Refuse a directory that cannot be written, or not be made where it is to be.
+
+    Args:
+        directory: that is to be written.
+        flag: that names it, for the message.
+
+    Raises:
+        DeiTLTError: it is a file, lies in one, or may not be written.
+
+    Example:
+        >>> check_is_writable(Path("no/such/directory"))
+    """
+    another = f"pass another {flag}".strip()
+    try:
+        there = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    except OSError as error:  # a name that is too long
+        raise DeiTLTError(f"cannot write {directory}: {error.strerror}; {another}") from error
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=there))  # only trying tells: /proc may be written, says its mode
+    except OSError as error:
+        raise DeiTLTError(f"cannot write {directory}: {there} is no directory to write into; {another}") from error
+
+
+@contextmanager
+def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """A directory to write into, beside the one that is to be made; it takes that one's place at the end.
+
+    Args:
+        directory: to make; it must be absent or empty.
+
+    Raises:
+        DeiTLTError: it is not free, or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     with new_directory(f"{parent}/new") as unfinished:
+        ...         _ = (unfinished / "file.txt").write_text("text")
+        ...     print((Path(parent) / "new" / "file.txt").read_text())
+        text
+    """
+    check_is_free(directory)
+    out = Path(directory).absolute()
+    unfinished = out.with_name(f".{out.name}.unfinished-{os.getpid()}")
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        if out.exists():  # it stays the directory that it is: a shell may be in it
+            for entry in unfinished.iterdir():
+                entry.rename(out / entry.name)
+        else:
+            unfinished.rename(out)
+    except OSError as error:
+        raise DeiTLTError(
+            f"cannot write {directory}: {error.strerror or error}; pass a directory that can be"
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str], instead: str = "pass a path that can be written") -> Iterator[Path]:
+    """A path to write to, beside the file that is to be made; it takes that one's name at the end.
+
+    Args:
+        path: of the file; its folders are made. A file that is there is replaced, in one step.
+        instead: the end of the message where it cannot be written.
+
+    Raises:
+        DeiTLTError: it cannot be written; nothing is left.
+
+    Example:
+        >>> with whole_file("numbers.txt") as unfinished:
+        ...     _ = unfinished.write_text("1 2 3")
+        >>> Path("numbers.txt").read_text()
+        '1 2 3'
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise DeiTLTError(f"cannot write {path}: {error.strerror or error}; {instead}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_settings(file: Path) -> dict[str, Any] | None:
+    """The settings in a YAML file; None where there is no file.
+
+    Raises:
+        DeiTLTError: it does not hold settings.
+
+    Example:
+        >>> read_settings(Path("no-such-file.yaml")) is None
+        True
+    """
+    return _read(file, load_settings, "settings such as `num_train_epochs: 100`")
+
+
+def load_settings(text: str) -> Any:
+    """The value of a YAML text without aliases, which in a few lines can stand for gigabytes.
+
+    Example:
+        >>> load_settings("num_train_epochs: 100")
+        {'num_train_epochs': 100}
+    """
+    return yaml.load(text, _WithoutAliases)
+
+
+class _WithoutAliases(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"it has the alias *{self.peek_event().anchor}, and settings are written out")
+        return super().compose_node(parent, index)
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is no file.
+
+    Raises:
+        DeiTLTError: it does not hold an object.
+
+    Example:
+        >>> read_json(Path("no-such-file.json")) is None
+        True
+    """
+    return _read(file, json.loads, "a JSON object")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object as JSON, whole or not at all.
+
+    Example:
+        >>> write_json(Path("numbers.json"), {"overall": 81.0})  # doctest: +SKIP
+    """
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _read(file: Path, parse: Any, what: str) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    if file.stat().st_size > _MOST_BYTES:
+        raise DeiTLTError(f"{file} has more than {_MOST_BYTES // 2**20} MB, so it does not hold {what}; remove it")
+    try:
+        content = parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DeiTLTError(f"{file} cannot be read ({reason}); mend it or remove it") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise DeiTLTError(f"{file} does not hold {what}; mend it or remove it")
+    for name, of in _TYPES.get(file.name, {}).items():
+        if not isinstance(content.get(name), of | None):
+            raise DeiTLTError(f"{file}: {name} is {content[name]!r:.60}, as this package never writes it; mend it")
+    return content
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether it is `owner/name`, and neither a path nor starts with a folder that is here.
+
+    Example:
+        >>> is_hub_id("google/vit-base-patch16-224"), is_hub_id("./teacher")
+        (True, False)
+    """
+    owner, slash, name = source.partition("/")
+    if not (slash and name) or Path(source).exists() or Path(owner).is_dir():
+        return False
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        return False
+    return True
+
+
+def last_part(path: str) -> str:
+    """The name of a file or directory without its folders, written for this system or another.
+
+    Example:
+        >>> last_part("/home/me/pets/"), last_part("me\\\\pets")
+        ('pets', 'pets')
+    """
+    return PureWindowsPath(path).name or PureWindowsPath(os.path.abspath(path)).name or path
