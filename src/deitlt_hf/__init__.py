@@ -90,7 +90,7 @@ _MODULE_OF = {
     "TeacherTrainer": "training.teacher",
     "TeacherTrainingArguments": "training.arguments",
     "grouped_accuracy": "evaluation.accuracy",
-    "LongTailAccuracy": "evaluation.long_tail_accuracy.long_tail_accuracy",
+    "LongTailAccuracy": "long_tail_accuracy.long_tail_accuracy",
     "token_attention": "evaluation.attention",
     "analyze_model": "evaluation.analysis.analyze",
     "mean_attention_distance": "evaluation.analysis.attention_distance",

