@@ -26,8 +26,8 @@ ROOMS = [
     "data",
     "losses",
     "models",
-    "long_tail_accuracy",
     "foreign",
+    "long_tail_accuracy",
     "files",
 ]
 # `training` holds the method of the paper alone.

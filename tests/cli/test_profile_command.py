@@ -65,6 +65,6 @@ def test_a_disk_that_is_full_is_left_without_a_part_of_a_trace(tmp_path, capsys,
 
 
 def test_nothing_is_pushed(tmp_path, monkeypatch):
-    monkeypatch.setattr("deitlt_hf.durable.pushing.PushingTrainer.init_hf_repo", lambda *_: pytest.fail("made"))
+    monkeypatch.setattr("deitlt_hf.durable.trainer.DurableTrainer.init_hf_repo", lambda *_: pytest.fail("made"))
     push = ["--push_to_hub", "true", "--hub_model_id", "me/model"]
     assert main([*STUDENT, *push, "--output_dir", str(tmp_path / "run"), "--profile", "1"]) == 0

@@ -18,12 +18,12 @@ from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification, c
 from deitlt_hf.cards.model_card import model_card
 from deitlt_hf.cli.main import main
 from deitlt_hf.data.processing import image_processor
+from deitlt_hf.durable.weights import load_weights
 from deitlt_hf.inference.classifier import ExpertClassifier
 from deitlt_hf.inference.loading import load_any_classifier, load_any_config, load_student
 from deitlt_hf.runs.student_models import StudentArguments, load_start
 from deitlt_hf.teachers.build import load_classifier
 from deitlt_hf.teachers.frozen import FrozenTeacher
-from deitlt_hf.training.long_tail import load_weights
 
 CLASSES = {"id2label": {0: "lynx", 1: "owl"}, "label2id": {"lynx": 0, "owl": 1}}
 SHAPE = {"image_size": 16, "patch_size": 8, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}

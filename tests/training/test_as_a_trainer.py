@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import Trainer, TrainingArguments
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from deitlt_hf import DeiTLTError, DeiTLTForImageClassification, DeiTLTTrainer, TeacherTrainer
 
@@ -179,7 +180,8 @@ def test_paco_and_model_init_are_refused(make, tiny_teacher):
 @pytest.mark.parametrize("load_best", [False, True])
 def test_adapters_in_the_model_are_loaded_again(load_best, make, tiny_student, images, tmp_path):
     """`model.add_adapter`, where peft's wrapper is not used."""
-    peft = pytest.importorskip("peft")
+    # transformers 5.24 asks for a peft that came out after it.
+    peft = pytest.importorskip("peft", minversion=MIN_PEFT_VERSION)
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     settings = {"num_train_epochs": 2, "save_strategy": "epoch", "eval_strategy": "epoch", "save_total_limit": None}
     trainer = make("student", settings | {"load_best_model_at_end": load_best})

@@ -9,7 +9,7 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from deitlt_hf import DeiTLTError, DeiTLTTrainer, TeacherTrainer
-from deitlt_hf.durable.sharding import _configure, _sharding_on_cpus
+from deitlt_hf.durable.sharding import configure_fsdp, sharding_on_cpus
 
 
 def test_zero_3_is_refused(tiny_student, arguments):
@@ -33,7 +33,7 @@ def test_teachers_take_ddp_where_deepspeed_was_asked_for(tiny_teacher, teacher_a
 
 def test_students_are_sharded_by_layer_and_saved_whole(tiny_student):
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, state_dict_type="SHARDED_STATE_DICT")
-    _configure(plugin, tiny_student())
+    configure_fsdp(plugin, tiny_student())
     assert plugin.transformer_cls_names_to_wrap == ["DeiTLTLayer"]
     assert plugin.state_dict_type.name == "FULL_STATE_DICT"
 
@@ -45,7 +45,7 @@ def test_accelerate_learns_of_cpus_only_where_sharding_was_asked_for(kind, monke
     state, args = PartialState._shared_state, SimpleNamespace(distributed_state=SimpleNamespace(distributed_type=kind))
     seen = []
     for args.fsdp_plugin_args in (None, {"fsdp_version": 2}):
-        with _sharding_on_cpus(args):
+        with sharding_on_cpus(args):
             seen.append(state["distributed_type"])
         assert state["distributed_type"] == kind
     expected = DistributedType.MULTI_GPU if kind == DistributedType.MULTI_CPU else kind

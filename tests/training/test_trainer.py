@@ -334,7 +334,7 @@ def test_images_per_second_counts_images_of_this_run_alone(tiny_student, tiny_te
     trainer = train()
     # One second passes between any two looks at the clock; three looks lie between two log entries.
     seconds = iter(range(10_000))
-    monkeypatch.setattr("deitlt_hf.training.long_tail.time.perf_counter", lambda: next(seconds))
+    monkeypatch.setattr("deitlt_hf.durable.trainer.time.perf_counter", lambda: next(seconds))
     trainer = train(f"{trainer.args.output_dir}/checkpoint-14")
     speeds = [entry["images_per_second"] for entry in trainer.state.log_history[-3:-1]]
     assert all(1 <= speed <= 4 for speed in speeds), speeds

@@ -79,3 +79,15 @@ def test_every_private_method_in_use_is_recorded():
             elif isinstance(node, ast.Attribute):
                 used.add(node.attr)
     assert used & theirs == set(PARAMETERS)
+
+
+def test_private_methods_are_overridden_in_durable_alone():
+    theirs = {name for name in vars(Trainer) if name.startswith("_") and not name.startswith("__")}
+    overridden = {
+        f"{file.name}: {node.name}"
+        for file in Path(deitlt_hf.__file__).parent.joinpath("training").glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name in theirs
+    }
+    # Whose name begins with an underscore, and that transformers documents for overriding.
+    assert overridden == {"long_tail.py: _get_train_sampler", "student.py: _get_train_sampler"}

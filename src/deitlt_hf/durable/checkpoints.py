@@ -15,11 +15,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 
 logger = logging.getLogger(__name__)
-
-STATE_FILE = "trainer_state.json"
 
 SAVING = "saving"  # where the trained model is written before it is put into the run's directory
 REMOVING = ".removing-"  # before the name of what goes
@@ -124,7 +123,7 @@ def is_complete(checkpoint: str | Path) -> bool:
     """
     checkpoint = Path(checkpoint)
     try:
-        json.loads((checkpoint / STATE_FILE).read_text())["global_step"]
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text())["global_step"]
         files = [path for path in checkpoint.rglob("*") if path.is_file()]
         has_weights = any(path.suffix in (".safetensors", ".distcp") or path.name == "latest" for path in files)
         return (

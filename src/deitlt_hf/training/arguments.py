@@ -14,6 +14,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import SchedulerType
 
+from deitlt_hf.durable.trainer import DurableTrainingArguments
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERTS, GROUPS
 from deitlt_hf.losses.distillation import DISTILLATION_TYPES
@@ -53,7 +54,7 @@ def _in_one_line(what: str = "", instead: str = "") -> Iterator[None]:
 
 
 @dataclass
-class LongTailTrainingArguments(TrainingArguments):
+class LongTailTrainingArguments(DurableTrainingArguments):
     """What teachers and students share."""
 
     drw_start_epoch: int | None = field(
@@ -83,14 +84,6 @@ class LongTailTrainingArguments(TrainingArguments):
             "where no number follows), and write a trace of a few more to trace.json in output_dir.",
             "nargs": "?",
             "const": 20,
-        },
-    )
-
-    rewind_at_non_finite: int = field(
-        default=0,
-        metadata={
-            "help": "How often a loss that is not finite may send the training back to its last checkpoint, with half "
-            "the learning rate each time; 0 stops at the first."
         },
     )
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -16,74 +13,20 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, set_seed
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PredictionOutput
-from transformers.utils import ADAPTER_CONFIG_NAME
 
-from deitlt_hf.cards.adapter import save_classes
 from deitlt_hf.data.device_augmentation.views import BatchView
 from deitlt_hf.data.draws import DrawingSampler
 from deitlt_hf.data.sampling import ShufflingSampler
 from deitlt_hf.data.transforms import ViewedDataset, collate
-from deitlt_hf.data.worker_batches import collate_for_workers
-from deitlt_hf.durable.checkpoints import STATE_FILE
-from deitlt_hf.durable.rewinding import RewindingTrainer
-from deitlt_hf.durable.sharding import ShardingTrainer
-from deitlt_hf.durable.signals import leave_signals_to_the_training
+from deitlt_hf.durable.trainer import DurableTrainer
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.foreign.weights import check_finite
 from deitlt_hf.losses.class_balanced import class_balanced_weights
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.batch_views import BatchViews
 from deitlt_hf.training.callbacks import LogPrinter, ProgressBar, SetSamplerEpoch
 from deitlt_hf.training.stages import stage
-
-
-def wraps_adapters(model: nn.Module) -> bool:
-    """Whether the model is peft's around another: it saves and loads adapters, and modules that it trains in full."""
-    return hasattr(model, "peft_config") and not isinstance(model, PreTrainedModel)
-
-
-def has_adapters(model: nn.Module) -> bool:
-    """Whether adapters were put into the model itself, with `model.add_adapter`; then they alone are saved."""
-    return isinstance(model, PreTrainedModel) and getattr(model, "_hf_peft_config_loaded", False)
-
-
-def _load_added_adapter(model: PreTrainedModel, directory: str | Path) -> None:
-    """Give the active adapter the weights in a checkpoint; `model.load_adapter` would add one more beside it."""
-    from peft import load_peft_weights, set_peft_model_state_dict
-
-    if not Path(directory, ADAPTER_CONFIG_NAME).is_file():
-        raise OSError(f"it has no {ADAPTER_CONFIG_NAME}")
-    set_peft_model_state_dict(model, load_peft_weights(str(directory), device="cpu"), model.active_adapters()[0])
-
-
-def load_weights(model: PreTrainedModel, directory: str | Path) -> None:
-    """Give `model`, which may wrap adapters, the weights that `save_pretrained` wrote to `directory`.
-
-    `save_pretrained` writes the old names of weights that transformers has renamed, DeiT's layers among them. The
-    Trainer's own loading does not rename them back, skips them, and trains on from random layers with only a warning.
-    It also takes averaged adapters in a checkpoint for one more adapter to train.
-
-    Raises:
-        DeiTLTError: they are not complete, of a model of another size, or NaN or infinite.
-    """
-    try:
-        if wraps_adapters(model):
-            model.load_adapter(directory, model.active_adapter, is_trainable=True)
-        elif has_adapters(model):
-            _load_added_adapter(model, directory)
-        else:
-            model.load_state_dict(type(model).from_pretrained(directory).state_dict())
-    except (OSError, ValueError) as error:
-        raise DeiTLTError(
-            f"cannot load the checkpoint {directory}: {str(error).splitlines()[0]}; pass one that is complete"
-        ) from error
-    except RuntimeError as error:
-        raise DeiTLTError(
-            f"the checkpoint {directory} is of a model of another size; resume with the settings it was trained with"
-        ) from error
-    check_finite(model, str(directory))
 
 
 class TrainerOptions(TypedDict, total=False):
@@ -101,7 +44,7 @@ class TrainerOptions(TypedDict, total=False):
     preprocess_logits_for_metrics: Callable[[Any, torch.Tensor | None], Any] | None
 
 
-class LongTailTrainer(ShardingTrainer, RewindingTrainer):
+class LongTailTrainer(DurableTrainer):
     """transformers' `Trainer` with deferred re-weighting, a log of the loss's parts, and head, mid and tail measured.
 
     Subclasses compute a loss per batch, report its parts with `record`, give the learning rate of an epoch, and say
@@ -148,7 +91,6 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
         self._recorded_steps = 0.0
         self._recorded_batches = 0
         self._floating_point_ops: dict[int, int] = {}  # by the size of a batch
-        self._clock = time.perf_counter()
 
     def _check_what_is_passed(self, model: nn.Module | None, args: object, options: Mapping[str, object]) -> None:
         """Refuse what transformers' Trainer takes and this one would ignore."""
@@ -262,29 +204,14 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
             means = self.accelerator.reduce(self._parts / self._recorded_steps, "mean").tolist()
             logs |= dict(zip(self._part_names, means, strict=True))
             images = self._recorded_batches * self.args.train_batch_size * self.args.world_size
-            logs["images_per_second"] = images / max(time.perf_counter() - self._clock, 1e-9)
+            logs["images_per_second"] = images / max(self.seconds_of_training(), 1e-9)
             logs["drw"] = float(self._drw_at_last_step())
             self._parts, self._recorded_steps, self._recorded_batches = None, 0.0, 0
-            self._clock = time.perf_counter()
         super().log(logs, start_time)
 
     def _drw_at_last_step(self) -> bool:
         start = self.args.drw_start_epoch
         return start is not None and math.ceil(self.state.epoch or 0.0) > start
-
-    def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
-        started = time.perf_counter()
-        super()._maybe_log_save_evaluate(*args, **kwargs)
-        self._clock += time.perf_counter() - max(started, self._clock)  # evaluating and saving are not training
-
-    def _get_grad_norm(self, model, grad_norm=None):
-        """The norm of the gradient, in steps that are logged; in others nobody would see what it costs."""
-        step = self.state.global_step + 1
-        by_steps = self.args.logging_strategy == "steps"
-        is_first = step == 1 and self.args.logging_first_step
-        if grad_norm is None and by_steps and not is_first and step % self.state.logging_steps:
-            return None
-        return super()._get_grad_norm(model, grad_norm)
 
     def train(self, *args, **kwargs):
         if self.args.world_size > 1:
@@ -298,13 +225,12 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
                     callback.close()  # or it would draw itself over the message that follows
             raise
 
-    def _begin_attempt(self) -> None:
-        super()._begin_attempt()
+    def begin_attempt(self) -> None:
+        super().begin_attempt()
         self.batch_views.forget_step()
-        self._clock = time.perf_counter()
         self._parts, self._recorded_steps, self._recorded_batches = None, 0.0, 0
 
-    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+    def before_training(self, max_steps: int) -> None:
         if self.hp_search_backend is not None:
             self._follow_arguments()
         start, epochs = self.args.drw_start_epoch, self.state.num_train_epochs
@@ -313,30 +239,6 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
                 f"drw_start_epoch {start} is beyond the last epoch; pass one below {epochs}, the epochs of "
                 f"max_steps {max_steps}, or none for no re-weighting"
             )
-        if resume_from_checkpoint is not None:
-            self._check_steps_are_as_before(resume_from_checkpoint, train_dataloader)
-        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-
-    def _check_steps_are_as_before(self, checkpoint: str, train_dataloader: DataLoader) -> None:
-        """Refuse steps of another number of images: the images, the phase and the learning rate would jump."""
-        if self.args.ignore_data_skip or not hasattr(train_dataloader.dataset, "__len__"):
-            return
-        state = TrainerState.load_from_json(str(Path(checkpoint, STATE_FILE)))
-        batches, accumulated = len(train_dataloader), self.args.gradient_accumulation_steps
-        whole, rest = divmod(state.global_step, math.ceil(batches / accumulated))
-        epoch = whole + rest * accumulated / batches
-        if abs(epoch - (state.epoch or 0)) < 0.5 / batches:
-            return
-        processes, now = len(list(Path(checkpoint).glob("rng_state*.pth"))), self.args.world_size
-        as_before = (
-            "the same images, repeated_augmentation, per_device_train_batch_size and gradient_accumulation_steps"
-        )
-        if processes not in (0, now):
-            as_before = f"{processes} process{'es' * (processes > 1)}, and not {now}"
-        raise DeiTLTError(
-            f"{checkpoint} is at epoch {state.epoch:.2f}, where a run with the steps of this one would be at "
-            f"{epoch:.2f}; resume with {as_before}"
-        )
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -419,43 +321,6 @@ class LongTailTrainer(ShardingTrainer, RewindingTrainer):
                 "batch normalisation; pass dataloader_drop_last true or another per_device_train_batch_size"
             )
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if wraps_adapters(self.model) and self.args.should_save:  # transformers calls this in every process
-            save_classes(self.model.config, output_dir or self.args.output_dir)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self._loads_whole_models():
-            load_weights(self.model, resume_from_checkpoint)
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        if self._loads_whole_models():
-            load_weights(self.model, self.state.best_model_checkpoint)
-        else:
-            super()._load_best_model()
-
-    def _loads_whole_models(self) -> bool:
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return (isinstance(self.model, PreTrainedModel) or wraps_adapters(self.model)) and not sharded
-
-    def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
-        # transformers' dataloader_drop_last would drop images from evaluations too.
-        drop_last = self.args.dataloader_drop_last
-        self.args.dataloader_drop_last = drop_last and is_training
-        try:
-            dataloader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
-        finally:
-            self.args.dataloader_drop_last = drop_last
-        loader = dataloader.base_dataloader
-        # Its own: a loader that took its seed from the global generator would move what stochastic depth and mixing
-        # draw, at other moments in a resumed run than in an undisturbed one.
-        loader.generator = torch.Generator().manual_seed(self.args.seed)
-        loader.worker_init_fn = partial(_begin_worker, loader.worker_init_fn)
-        collate_for_workers(loader, self.args.world_size)
-        return dataloader
-
 
 def first_output(outputs: torch.Tensor | tuple, labels: torch.Tensor | None) -> torch.Tensor:
     """The logits of a batch; some models put out more beside them."""
@@ -466,9 +331,3 @@ def predicted_class_ids(prediction: EvalPrediction) -> np.ndarray:
     """Class ids of an evaluation, or of `predict`, which has logits beside them, the second of the two."""
     predictions = prediction.predictions
     return predictions[1] if isinstance(predictions, tuple) else predictions
-
-
-def _begin_worker(begin: Callable[[int], None] | None, worker: int) -> None:
-    leave_signals_to_the_training(worker)
-    if begin is not None:
-        begin(worker)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from deitlt_hf.errors import DeiTLTError
 
-STATE_FILE = "paco.safetensors"
+PACO_FILE = "paco.safetensors"
 
 
 class MomentumContrast(nn.Module):
@@ -145,10 +145,10 @@ class MomentumContrast(nn.Module):
 
     def save(self, directory: str | Path) -> None:
         state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        save_file(state | {"num_queued": torch.tensor(self.num_queued)}, Path(directory) / STATE_FILE)
+        save_file(state | {"num_queued": torch.tensor(self.num_queued)}, Path(directory) / PACO_FILE)
 
     def load(self, directory: str | Path) -> None:
-        path = Path(directory) / STATE_FILE
+        path = Path(directory) / PACO_FILE
         if not path.is_file():
             raise DeiTLTError(f"{directory} is no checkpoint of a PaCo training; resume with the loss it was made with")
         state = load_file(path)

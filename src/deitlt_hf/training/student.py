@@ -14,6 +14,7 @@ from transformers import EvalPrediction, PreTrainedModel
 from deitlt_hf.data.device_augmentation.views import BatchView
 from deitlt_hf.data.mixing import BatchMixing
 from deitlt_hf.data.sampling import repeated_augmentation_sampler
+from deitlt_hf.durable.weights import load_weights
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import EXPERTS, mean_accuracies
 from deitlt_hf.evaluation.predicting import expert_class_ids
@@ -21,7 +22,7 @@ from deitlt_hf.losses.distillation import DistillationLoss
 from deitlt_hf.teachers.frozen import FrozenTeacher
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments
 from deitlt_hf.training.ema import AveragedWeights, UpdateAverage
-from deitlt_hf.training.long_tail import LongTailTrainer, TrainerOptions, load_weights, predicted_class_ids
+from deitlt_hf.training.long_tail import LongTailTrainer, TrainerOptions, predicted_class_ids
 from deitlt_hf.training.schedule import cosine_with_warmup
 from deitlt_hf.training.stages import stage
 
@@ -239,13 +240,12 @@ class DeiTLTTrainer(LongTailTrainer):
         if self.processing_class is not None and self.args.should_save:
             self.processing_class.save_pretrained(directory)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if self.ema is not None and checkpoint is not None:
-            self._load_average(Path(checkpoint) / EMA_DIRECTORY)
-
-    def _load_average(self, directory: Path) -> None:
+    def load_extra_state(self, checkpoint: str) -> None:
+        """Read the averaged weights, which `save_model` wrote."""
+        if self.ema is None:
+            return
         self.ema.start(self.model)
+        directory = Path(checkpoint) / EMA_DIRECTORY
         if not directory.is_dir():  # of a run that kept no average: it starts here, not at weights that nothing trained
             return
         with self.averaged_weights():

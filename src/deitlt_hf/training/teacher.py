@@ -19,7 +19,7 @@ from deitlt_hf.losses.ldam import LDAMLoss
 from deitlt_hf.losses.paco import PaCoLoss
 from deitlt_hf.training.arguments import TeacherTrainingArguments
 from deitlt_hf.training.long_tail import LongTailTrainer, TrainerOptions, first_output, predicted_class_ids
-from deitlt_hf.training.paco import STATE_FILE, MomentumContrast, UpdateMomentumContrast
+from deitlt_hf.training.paco import PACO_FILE, MomentumContrast, UpdateMomentumContrast
 from deitlt_hf.training.sam import sam_over_sgd
 from deitlt_hf.training.schedule import cosine_with_warmup, sam_radius, steps_with_warmup
 from deitlt_hf.training.stages import stage
@@ -148,8 +148,8 @@ class TeacherTrainer(LongTailTrainer):
                 self._accumulated = []
         return loss
 
-    def _begin_attempt(self) -> None:
-        super()._begin_attempt()
+    def begin_attempt(self) -> None:
+        super().begin_attempt()
         self._accumulated, self._weights_are_perturbed = [], False
         if self.contrast is not None:
             self.contrast.forget_step()
@@ -203,19 +203,15 @@ class TeacherTrainer(LongTailTrainer):
             warmup_learning_rate=0.0,
         )
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
+    def save_extra_state(self, directory: str) -> None:
         if self.contrast is not None and self.args.should_save:
-            self.contrast.save(output_dir)
+            self.contrast.save(directory)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        # First, because a checkpoint of another loss has an optimiser of other weights, which says less when it fails.
-        if checkpoint is not None:
-            if self.contrast is not None:
-                self.contrast.load(checkpoint)
-            elif (Path(checkpoint) / STATE_FILE).is_file():
-                raise DeiTLTError(f"{checkpoint} is a checkpoint of a PaCo training; resume with loss paco")
-        super()._load_optimizer_and_scheduler(checkpoint)
+    def load_extra_state(self, checkpoint: str) -> None:
+        if self.contrast is not None:
+            self.contrast.load(checkpoint)
+        elif (Path(checkpoint) / PACO_FILE).is_file():
+            raise DeiTLTError(f"{checkpoint} is a checkpoint of a PaCo training; resume with loss paco")
 
     @staticmethod
     def _class_ids(outputs: torch.Tensor | tuple, labels: torch.Tensor | None) -> torch.Tensor:

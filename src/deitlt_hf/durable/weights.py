@@ -1,0 +1,59 @@
+"""The weights of a checkpoint, put into a model that may wrap adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import ADAPTER_CONFIG_NAME
+
+from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.foreign.weights import check_finite
+
+
+def wraps_adapters(model: nn.Module) -> bool:
+    """Whether the model is peft's around another: it saves and loads adapters, and modules that it trains in full."""
+    return hasattr(model, "peft_config") and not isinstance(model, PreTrainedModel)
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether adapters were put into the model itself, with `model.add_adapter`; then they alone are saved."""
+    return isinstance(model, PreTrainedModel) and getattr(model, "_hf_peft_config_loaded", False)
+
+
+def _load_added_adapter(model: PreTrainedModel, directory: str | Path) -> None:
+    """Give the active adapter the weights in a checkpoint; `model.load_adapter` would add one more beside it."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    if not Path(directory, ADAPTER_CONFIG_NAME).is_file():
+        raise OSError(f"it has no {ADAPTER_CONFIG_NAME}")
+    set_peft_model_state_dict(model, load_peft_weights(str(directory), device="cpu"), model.active_adapters()[0])
+
+
+def load_weights(model: PreTrainedModel, directory: str | Path) -> None:
+    """Give `model`, which may wrap adapters, the weights that `save_pretrained` wrote to `directory`.
+
+    `save_pretrained` writes the old names of weights that transformers has renamed, DeiT's layers among them. The
+    Trainer's own loading does not rename them back, skips them, and trains on from random layers with only a warning.
+    It also takes averaged adapters in a checkpoint for one more adapter to train.
+
+    Raises:
+        DeiTLTError: they are not complete, of a model of another size, or NaN or infinite.
+    """
+    try:
+        if wraps_adapters(model):
+            model.load_adapter(directory, model.active_adapter, is_trainable=True)
+        elif has_adapters(model):
+            _load_added_adapter(model, directory)
+        else:
+            model.load_state_dict(type(model).from_pretrained(directory).state_dict())
+    except (OSError, ValueError) as error:
+        raise DeiTLTError(
+            f"cannot load the checkpoint {directory}: {str(error).splitlines()[0]}; pass one that is complete"
+        ) from error
+    except RuntimeError as error:
+        raise DeiTLTError(
+            f"the checkpoint {directory} is of a model of another size; resume with the settings it was trained with"
+        ) from error
+    check_finite(model, str(directory))

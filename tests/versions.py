@@ -1,0 +1,77 @@
+"""Run the test suite with the lowest versions that pyproject.toml allows, together, and with the newest there are.
+
+    python -m pip install uv
+    python tests/versions.py 3.11 3.13
+
+For each Python two environments are made in a temporary folder (about 7 GB each, torch is the CUDA build) and the whole
+suite runs in them, ten minutes each on two cores. The result is docs/versions.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "versions.md"
+RESOLUTIONS = {"lowest": "lowest-direct", "newest": "highest"}
+SHOWN = (
+    ["torch", "torchvision", "transformers", "datasets", "huggingface_hub", "accelerate", "timm", "evaluate"]
+    + ["safetensors", "pyarrow", "numpy", "pillow", "scikit-learn", "matplotlib", "pytorch_optimizer"]
+    + ["peft", "onnx", "onnxruntime", "onnxscript", "gradio"]
+)
+HEADER = """# Versions
+
+The lowest versions that `pyproject.toml` allows, installed together, and the newest that the package index has, on the
+oldest and the newest Python. Made by `python tests/versions.py {pythons}`, {date}; each column is a run of the whole
+test suite.
+
+"""
+
+
+def main(pythons: list[str]) -> None:
+    """Try each Python with each resolution, and write the page; leave with status 1 if a test failed."""
+    runs = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for python in pythons:
+            for name, resolution in RESOLUTIONS.items():
+                runs[f"Python {python}, {name}"] = _try(Path(folder) / f"{python}-{name}", python, resolution)
+    rows = [("package", *runs), *((package, *(run["versions"][package] for run in runs.values())) for package in SHOWN)]
+    rows.append(("**tests**", *(run["tests"] for run in runs.values())))
+    table = ["| " + " | ".join(row) + " |" for row in rows]
+    table.insert(1, "| --- " * len(rows[0]) + "|")
+    header = HEADER.format(pythons=" ".join(pythons), date=time.strftime("%Y-%m-%d"))
+    PAGE.write_text(header + "\n".join(table) + "\n")
+    if any("failed" in run["tests"] for run in runs.values()):
+        sys.exit(1)
+
+
+def _try(environment: Path, python: str, resolution: str) -> dict:
+    """Make an environment, run the tests in it, and tell its versions and pytest's last line."""
+    uv = [sys.executable, "-m", "uv"]
+    subprocess.run([*uv, "venv", "--quiet", "--python", python, environment], check=True)
+    executable = environment / "bin" / "python"
+    install = ["pip", "install", "--quiet", "--python", executable, "--resolution", resolution, "-e", ".[test]"]
+    subprocess.run([*uv, *install], check=True, cwd=ROOT)
+    listed = subprocess.run(
+        [*uv, "pip", "list", "--python", executable, "--format", "json"], check=True, capture_output=True, text=True
+    )
+    installed = {package["name"].replace("_", "-"): package["version"] for package in json.loads(listed.stdout)}
+    print(f"{environment.name}: testing", flush=True)
+    command = [executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider"]
+    tested = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    last = tested.stdout.strip().splitlines()[-1]
+    print(
+        "\n".join(line for line in tested.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), last, flush=True
+    )
+    counts = ", ".join(re.findall(r"\d+ (?:passed|failed|skipped|errors?)", last))
+    return {"versions": {name: installed[name.replace("_", "-")] for name in SHOWN}, "tests": counts or last}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["3.11", "3.13"])
