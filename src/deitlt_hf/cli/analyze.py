@@ -5,12 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from deitlt_hf.errors import DeiTLTError
-
-if TYPE_CHECKING:
-    from deitlt_hf.cli.compare import CompareArguments
 
 
 @dataclass
@@ -30,7 +24,7 @@ def run(argv: Sequence[str]) -> None:
     from accelerate import PartialState
 
     from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.cli.parsing import DataclassParser, take_data_of_run
+    from deitlt_hf.cli.parsing import DataclassParser, check_options, take_data_of_run
     from deitlt_hf.data.arguments import DataArguments
     from deitlt_hf.evaluation.accuracy import format_table
     from deitlt_hf.evaluation.analysis_page import ANALYSIS_FILE, PAGE_FILE, write_analysis
@@ -55,7 +49,7 @@ def run(argv: Sequence[str]) -> None:
     choice = take_data_of_run(parser, source, argv, known.revision)
     data, options, of_model = parser.parse_into(argv)
     state = PartialState(cpu=not torch.accelerator.is_available())
-    check_options(options, state.num_processes)
+    check_options(options.out, options.batch_size, state.num_processes)
 
     quiet_libraries()
     config = load_any_config(source, of_model.revision)
@@ -75,15 +69,3 @@ def run(argv: Sequence[str]) -> None:
     if "teacher" not in analysis.record["agreement"]:
         print("no teacher was found to compare with; --teacher DIR names one")
     print(f"numbers: {Path(options.out) / ANALYSIS_FILE}\npage: {Path(options.out) / PAGE_FILE}")
-
-
-def check_options(options: AnalyzeArguments | CompareArguments, processes: int) -> None:
-    """Refuse before the analysis what would fail after it."""
-    from deitlt_hf.files import check_is_free
-
-    if options.batch_size < 1:
-        raise DeiTLTError(f"batch_size is {options.batch_size}; pass 1 or more")
-    if processes > 1:
-        raise DeiTLTError(f"the analysis runs in one process, not {processes}; run it without accelerate launch")
-    if options.out is not None:
-        check_is_free(options.out)

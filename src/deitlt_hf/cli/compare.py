@@ -24,9 +24,8 @@ def run(argv: Sequence[str]) -> None:
     import torch
     from accelerate import PartialState
 
-    from deitlt_hf.cli.analyze import check_options
     from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.cli.parsing import DataclassParser, take_data_of_run
+    from deitlt_hf.cli.parsing import DataclassParser, check_options, take_data_of_run
     from deitlt_hf.data.arguments import DataArguments, images_for_model
     from deitlt_hf.evaluation.analysis.vit import patches_of
     from deitlt_hf.evaluation.analysis_page import ANALYSIS_FILE, PAGE_FILE, write_analysis
@@ -54,7 +53,7 @@ def run(argv: Sequence[str]) -> None:
     choice = take_data_of_run(parser, next(iter(sources.values())), argv)
     data, options, _models = parser.parse_into(argv)
     state = PartialState(cpu=not torch.accelerator.is_available())
-    check_options(options, state.num_processes)
+    check_options(options.out, options.batch_size, state.num_processes)
 
     quiet_libraries()
     configs = {name: load_any_config(source) for name, source in sources.items()}

@@ -16,7 +16,7 @@ from deitlt_hf.cli.console import OneLineParser
 from deitlt_hf.data.record import DATA_FILE, at_recorded_places
 from deitlt_hf.data.suggestion import format_setting
 from deitlt_hf.errors import DeiTLTError, notice
-from deitlt_hf.files import RECIPE_FILE
+from deitlt_hf.files import RECIPE_FILE, check_is_free
 from deitlt_hf.ranges import RANGES
 from deitlt_hf.recipes import load_recipe
 
@@ -128,6 +128,16 @@ def take_data_of_run(
     if own:
         parser.set_defaults(**{name: value for name, value in settings.items() if name in of_data})
     return DataChoice(own, given)
+
+
+def check_options(out: str | None, batch_size: int, processes: int) -> None:
+    """Refuse before an analysis what would fail after it."""
+    if batch_size < 1:
+        raise DeiTLTError(f"batch_size is {batch_size}; pass 1 or more")
+    if processes > 1:
+        raise DeiTLTError(f"the analysis runs in one process, not {processes}; run it without accelerate launch")
+    if out is not None:
+        check_is_free(out)
 
 
 def _is_same(data: str, other: str) -> bool:
