@@ -20,11 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "versions.md"
 RESOLUTIONS = {"lowest": "lowest-direct", "newest": "highest"}
-SHOWN = (
-    ["torch", "torchvision", "transformers", "datasets", "huggingface_hub", "accelerate", "timm", "evaluate"]
-    + ["safetensors", "pyarrow", "numpy", "pillow", "scikit-learn", "matplotlib", "pytorch_optimizer"]
-    + ["peft", "onnx", "onnxruntime", "onnxscript", "gradio"]
-)
+SHOWN = """torch torchvision transformers datasets huggingface_hub accelerate timm evaluate safetensors pyarrow numpy
+pillow scikit-learn matplotlib pytorch_optimizer peft onnx onnxruntime onnxscript gradio""".split()
 HEADER = """# Versions
 
 The lowest versions that `pyproject.toml` allows, installed together, and the newest that the package index has, on the
