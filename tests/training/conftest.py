@@ -157,9 +157,9 @@ def spy():
                 calls.append(call)
             return compute_loss(model, inputs, *args, **kwargs)
 
-        def watched_distillation_loss(cls_logits, distillation_logits, targets, teacher_logits, weights, cls_weights):
-            calls[-1] |= {"weights": weights, "cls_weights": cls_weights, "targets": targets}
-            return distillation_loss(cls_logits, distillation_logits, targets, teacher_logits, weights, cls_weights)
+        def watched_distillation_loss(cls_logits, distillation_logits, targets, teacher_logits, weights):
+            calls[-1] |= {"weights": weights, "targets": targets}
+            return distillation_loss(cls_logits, distillation_logits, targets, teacher_logits, weights)
 
         trainer.compute_loss, trainer.distillation_loss = watched_compute_loss, watched_distillation_loss
         return calls

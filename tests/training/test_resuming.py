@@ -52,8 +52,9 @@ def test_so_is_one_with_accumulated_batches(train):
 
 
 def test_another_learning_rate_holds_from_the_checkpoint_on(train):
-    _, batches = train(min_learning_rate=0.0)
-    _, rest = train(f"checkpoint-{MIDDLE}", learning_rate=0.001, min_learning_rate=0.0, warmup_learning_rate=1e-7)
+    settings = {"min_learning_rate": 0.0, "warmup_epochs": 0}
+    _, batches = train(**settings)
+    _, rest = train(f"checkpoint-{MIDDLE}", **settings, learning_rate=0.001)
     expected = [batch["rate"] / 10 for batch in batches[MIDDLE:]]
     assert [batch["rate"] for batch in rest] == pytest.approx(expected)
 

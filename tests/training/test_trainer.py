@@ -177,15 +177,6 @@ def test_mixing_ends_with_drw_unless_kept(tiny_student, tiny_teacher, images, ar
             assert not torch.equal(call["targets"], F.one_hot(labels, 10).float())
         else:
             assert call["targets"].tolist() == labels.tolist()
-        assert call["cls_weights"] is None
-
-
-def test_the_class_token_is_reweighted_on_request(tiny_student, tiny_teacher, images, arguments, spy):
-    args = arguments(num_train_epochs=2, drw_start_epoch=1, reweight_cls=True)
-    trainer = DeiTLTTrainer(tiny_student(), args, teacher=tiny_teacher(), train_dataset=images())
-    calls = spy(trainer)
-    trainer.train()
-    assert [call["cls_weights"] is not None for call in calls] == [False] * 4 + [True] * 4
 
 
 class Averages(TrainerCallback):

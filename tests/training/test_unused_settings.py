@@ -23,9 +23,8 @@ def said(caplog, parts) -> list[str]:
         ({"teacher": "t"}, {}, None),
         ({}, {"distillation_temperature": 2.0}, "distillation_temperature 2 (needs distillation_type soft)"),
         ({}, {"distillation_temperature": 2.0, "distillation_type": "soft"}, None),
-        ({}, {"reweight_cls": True, "class_balanced_beta": 0.99},
-         "reweight_cls true, class_balanced_beta 0.99 (needs drw_start_epoch)"),
-        ({}, {"mixup_switch_prob": 0.3}, "mixup_switch_prob 0.3 (needs both mixup and cutmix)"),
+        ({}, {"mixup_in_drw": True, "class_balanced_beta": 0.99},
+         "mixup_in_drw true, class_balanced_beta 0.99 (needs drw_start_epoch)"),
     ],
 )  # fmt: skip
 def test_of_a_student(caplog, arguments, student, settings, unused):

@@ -64,7 +64,6 @@ class DistillationLoss(nn.Module):
         targets: torch.Tensor,
         teacher_logits: torch.Tensor | None = None,
         class_weights: torch.Tensor | None = None,
-        cls_class_weights: torch.Tensor | None = None,
     ) -> DistillationLossParts:
         """Compute the loss of one batch.
 
@@ -75,9 +74,8 @@ class DistillationLoss(nn.Module):
             class_weights: `(C,)`, the class-balanced weights of the DRW phase for the distillation token; a weighted
                 mean divides by the sum of the weights in the batch, as the reference does. Soft distillation weighs a
                 sample by the teacher's class.
-            cls_class_weights: `(C,)`, weights for the class token too, which the paper does not use.
         """
-        cls_loss = _cross_entropy(cls_logits, targets, cls_class_weights)
+        cls_loss = F.cross_entropy(cls_logits, targets)
         if self.distillation_type == "none":
             distillation_loss = _cross_entropy(distillation_logits, targets, class_weights)
         elif teacher_logits is None:

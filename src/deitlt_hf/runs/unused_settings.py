@@ -17,9 +17,8 @@ Settings = Mapping[str, Any]
 _NEEDS: list[tuple[tuple[str, ...], Callable[[Settings], bool], str]] = [
     (("teacher", "teacher_pixels"), lambda s: s["distillation_type"] != "none", "distillation_type hard or soft"),
     (("distillation_temperature",), lambda s: s["distillation_type"] == "soft", "distillation_type soft"),
-    (("reweight_cls", "mixup_in_drw", "class_balanced_beta"), lambda s: s["drw_start_epoch"] is not None,
+    (("mixup_in_drw", "class_balanced_beta"), lambda s: s["drw_start_epoch"] is not None,
      "drw_start_epoch"),
-    (("mixup_switch_prob",), lambda s: s["mixup"] > 0 and s["cutmix"] > 0, "both mixup and cutmix"),
     (("ldam_max_margin", "ldam_scale"), lambda s: s["loss"] == "ldam", "loss ldam"),
     (tuple(f"paco_{name}" for name in ("alpha", "beta", "gamma", "temperature", "dim", "queue", "momentum")),
      lambda s: s["loss"] == "paco", "loss paco"),

@@ -229,7 +229,6 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
     scale_learning_rate: bool = field(
         default=True, metadata={"help": "Scale the learning rate by per-device batch x processes / 512."}
     )
-    warmup_learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate at the start of the warm-up."})
     weight_decay: float = field(default=0.05, metadata={"help": "AdamW's; biases, norms, tokens, positions have none."})
     num_train_epochs: float = field(default=300, metadata={"help": "Number of epochs."})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Images per device and step."})
@@ -252,11 +251,8 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
             "student (the student's pixels as they are)."
         },
     )
-    reweight_cls: bool = field(default=False, metadata={"help": "In the DRW phase, re-weight the CLS loss too."})
-
     mixup: float = field(default=0.8, metadata={"help": "Mixup alpha; 0 is off."})
     cutmix: float = field(default=1.0, metadata={"help": "CutMix alpha; 0 is off."})
-    mixup_switch_prob: float = field(default=0.5, metadata={"help": "Share of batches with CutMix when both are on."})
     mixup_in_drw: bool = field(
         default=False,
         metadata={
@@ -265,7 +261,10 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
     )
     label_smoothing_factor: float = field(default=0.1, metadata={"help": "Label smoothing while images are mixed."})
     repeated_augmentation: int = field(
-        default=3, metadata={"help": "How often an image is repeated in a pass over a third of the images; 1 is off."}
+        default=3,
+        metadata={
+            "help": "Repeated augmentation: views of each image in an epoch, of a third of the images; 1 is off."
+        },
     )
 
     ema_decay: float | None = field(

@@ -98,7 +98,7 @@ class DeiTLTTrainer(LongTailTrainer):
             args.distillation_type, args.distillation_alpha, args.distillation_temperature
         )
         self.mixing = BatchMixing(
-            self.model.config.num_labels, args.mixup, args.cutmix, args.mixup_switch_prob, args.label_smoothing_factor
+            self.model.config.num_labels, args.mixup, args.cutmix, label_smoothing=args.label_smoothing_factor
         )
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
@@ -118,7 +118,6 @@ class DeiTLTTrainer(LongTailTrainer):
                 targets,
                 teacher_logits,
                 weights,
-                weights if self.args.reweight_cls else None,
             )
             self._record(parts, outputs, teacher_logits, targets)
         return (parts.loss, outputs) if return_outputs else parts.loss
@@ -163,7 +162,6 @@ class DeiTLTTrainer(LongTailTrainer):
             learning_rate=self.args.scaled_learning_rate,
             min_learning_rate=self.args.min_learning_rate,
             warmup_epochs=self.args.warmup_epochs,
-            warmup_learning_rate=self.args.warmup_learning_rate,
         )
 
     @staticmethod
