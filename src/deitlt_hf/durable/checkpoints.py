@@ -89,12 +89,7 @@ def rotate(directory: str, limit: int | None, best: str | None) -> None:
 
 
 def newest_complete(directory: str | Path) -> str | None:
-    """The complete checkpoint of the highest step in a run's directory, with a warning for newer ones that are not.
-
-    Example:
-        >>> newest_complete("no/such/directory") is None
-        True
-    """
+    """The complete checkpoint of the highest step in a run's directory, with a warning for newer ones that are not."""
     broken = []
     for checkpoint in _by_step(Path(directory)):
         if is_complete(checkpoint):
@@ -115,12 +110,7 @@ def _by_step(directory: Path) -> Iterator[Path]:
 
 
 def is_complete(checkpoint: str | Path) -> bool:
-    """Whether a directory holds a whole checkpoint: its state, its weights, and no file that was cut off.
-
-    Example:
-        >>> is_complete("no/such/directory")
-        False
-    """
+    """Whether a directory holds a whole checkpoint: its state, its weights, and no file that was cut off."""
     checkpoint = Path(checkpoint)
     try:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text())["global_step"]

@@ -74,10 +74,6 @@ def signals_end_runs() -> Iterator[None]:
     """Inside, SIGTERM and Ctrl-C let a training save a checkpoint and leave with `Stopped`.
 
     What is no training leaves at once, and so do both at a second signal. After it, the handlers are what they were.
-
-    Example:
-        >>> with signals_end_runs():
-        ...     pass  # trainer.train()
     """
     global _enabled
     if threading.current_thread() is not threading.main_thread():  # elsewhere Python lets nobody handle signals

@@ -37,9 +37,6 @@ def load_weights(model: PreTrainedModel, directory: str | Path) -> None:
     `save_pretrained` writes the old names of weights that transformers has renamed, DeiT's layers among them. The
     Trainer's own loading does not rename them back, skips them, and trains on from random layers with only a warning.
     It also takes averaged adapters in a checkpoint for one more adapter to train.
-
-    Raises:
-        DeiTLTError: they are not complete, of a model of another size, or NaN or infinite.
     """
     try:
         if wraps_adapters(model):

@@ -38,26 +38,6 @@ def analyze_saved_model(
     """Run `analyze_model` on a saved student, DeiT or ViT and the test split of its data.
 
     A student sees the evaluation's view, as in `deitlt evaluate`; another model what its own image processor makes.
-
-    Args:
-        source: directory or hub id of the model.
-        images: what `load_images` gave for `data`.
-        data: the flags that chose the images.
-        revision: branch, tag or commit of a model on the hub.
-        teacher: directory or hub id of a teacher, for its agreement with the model; by default the one that the model's
-            run recorded, if that is still where it was.
-        batch_size: images per step. Default 64.
-        device: where to run; by default the CPU.
-
-    Raises:
-        DeiTLTError: no Vision Transformer, or of other classes; no image processor, or one of another size; an unknown
-            teacher.
-
-    Example:
-        >>> data = DataArguments(data="digits-lt", imbalance_factor=20, group_boundaries=[3, 7])  # doctest: +SKIP
-        >>> analysis = analyze_saved_model("demo-output/student", load_images(data), data)  # doctest: +SKIP
-        >>> analysis.record["experts"]["distillation"]["tail"]  # doctest: +SKIP
-        65.0
     """
     model, settings = load_any_classifier(source, revision), load_run_settings(source, revision)
     patches = patches_of(model.config)

@@ -50,11 +50,7 @@ OF_THE_MACHINE = {"bf16", "dataloader_pin_memory", "report_to", "use_cpu", "disa
 
 
 def check_output_directory(args: LongTailTrainingArguments) -> str | None:
-    """Refuse a directory that holds a run, unless it is resumed or replaced; returns the checkpoint to resume from.
-
-    Raises:
-        DeiTLTError: the directory is occupied, holds no checkpoint to resume from, or cannot be written.
-    """
+    """Refuse a directory that holds a run, unless it is resumed or replaced; returns the checkpoint to resume from."""
     directory = Path(args.output_dir)
     check_is_writable(directory, "--output_dir")
     if not args.profile:  # which only adds its trace
@@ -93,12 +89,6 @@ def claimed_directory(
     """Inside, the run's directory is the trainer's; what stops it from outside gets `Remains` as attribute `remains`.
 
     A run that is replaced stays whole until the one in its place has made a step, or has to write.
-
-    Args:
-        trainer: it is about to train.
-        settings: the dataclasses that `recipe.yaml` is made of.
-        checkpoint: that it goes on from, or None.
-        record: what the run notes about its data.
     """
     args, directory = trainer.args, Path(trainer.args.output_dir)
     PartialState().wait_for_everyone()  # other processes must not find what the main one writes now
@@ -235,14 +225,7 @@ def _entries(directory: Path) -> Iterator[Path]:
 
 
 def refuse_within(directory: str, replaced: bool, **sources: str | None) -> None:
-    """Refuse sources that lie in a directory whose run is to be replaced.
-
-    Raises:
-        DeiTLTError: one does.
-
-    Example:
-        >>> refuse_within("runs/student", True, teacher="runs/teacher")
-    """
+    """Refuse sources that lie in a directory whose run is to be replaced."""
     here = Path(directory).resolve()
     for name, source in sources.items():
         if replaced and source is not None and Path(source).exists() and Path(source).resolve().is_relative_to(here):
@@ -286,17 +269,7 @@ def finish_run(
     taught_by: dict[str, Any] | None = None,
     **sources: str | None,
 ) -> None:
-    """Write `run.json` and the card beside what was measured, and push all of it where that was asked for.
-
-    Args:
-        trainer: it has trained, and its model is saved.
-        data: the flags that the images were loaded by.
-        images: what the model was trained and tested on.
-        seconds: that training took.
-        checkpoint: that it was resumed from.
-        taught_by: what `teacher_record` tells of the teacher.
-        **sources: the other settings that may name something on the hub.
-    """
+    """Write `run.json` and the card beside what was measured, and push all of it where that was asked for."""
     args = trainer.args
     if args.should_save:
         hub_ids = find_hub_ids({"data": data.data, **sources})

@@ -62,15 +62,7 @@ class MeasuredImages:
 
 
 def load_images_to_train(data: DataArguments, checkpoint: str | None = None) -> Images:
-    """`load_images` for a training: with the data that a resumed run had, and a notice of test images in train.
-
-    Args:
-        data: a command's flags.
-        checkpoint: that the run goes on from, or None.
-
-    Raises:
-        DeiTLTError: the data have other classes, or other numbers of images, than when the resumed run began.
-    """
+    """`load_images` for a training: with the data that a resumed run had, and a notice of test images in train."""
     images = load_images(data)
     if images.held_out is not None:  # identical images are on one side
         leaked, images.one_of_each_class = 0, images.held_out.kept
@@ -113,12 +105,7 @@ def _check_unchanged(images: Images, name: str, checkpoint: str) -> None:
 
 
 def data_record(images: Images, **settings: str | None) -> DataRecord:
-    """What a run notes about its images.
-
-    Args:
-        images: what it trains on.
-        **settings: `data`, `data_dir`, `teacher` and `init_from`, as its recipe has them.
-    """
+    """What a run notes about its images."""
     held_out = images.held_out
     return DataRecord(
         class_names=images.class_names,
@@ -138,16 +125,6 @@ def load_images_to_measure(
 
     The run's own data give their test split, held out as for the training, also where images came or went since. Of
     another source it is the test split, or all images where it has none; its classes may be some of the model's.
-
-    Args:
-        data: the flags.
-        choice: what they chose.
-        config: of the model, or of the first one.
-        sources: directory or hub id of each model; the first one's run is the one that `choice` speaks of.
-
-    Raises:
-        DeiTLTError: whatever loading raises, classes that the model does not know, and a held-out split that would be
-            another than that of the run.
     """
     measured = _of_the_run(data, config, sources) if choice.own else _of_another_source(data, config, sources[0])
     if "test_fraction" in choice.given and measured.images.held_out is None:
@@ -219,23 +196,7 @@ def _of_another_source(data: DataArguments, config: PreTrainedConfig, source: st
 
 
 def with_classes(dataset: Dataset, names: Sequence[str], source: str, data: str) -> Dataset:
-    """Images with the class ids that a model has for their classes' names.
-
-    Args:
-        dataset: with a `label` column.
-        names: of the model's classes, in label order.
-        source, data: what messages call the model and the data.
-
-    Raises:
-        DeiTLTError: there are images of a class that the model does not know.
-
-    Example:
-        >>> from datasets import Features
-        >>> rows = {"label": [0, 1, 1]}
-        >>> dataset = Dataset.from_dict(rows, features=Features({"label": ClassLabel(names=["lynx", "owl"])}))
-        >>> with_classes(dataset, ["owl", "cat", "lynx"], "model", "data")["label"][:]
-        [2, 0, 0]
-    """
+    """Images with the class ids that a model has for their classes' names."""
     found = dataset.features["label"].names
     if list(found) == list(names):
         return dataset

@@ -19,12 +19,6 @@ def check_lock(directory: Path) -> None:
     """Refuse a directory that another training has.
 
     One that a process of this host left when it was killed is none, and neither is this process's own.
-
-    Raises:
-        DeiTLTError: it has, or may have, on another host.
-
-    Example:
-        >>> check_lock(Path("no/such/directory"))
     """
     holder = _read(directory / LOCK_FILE)
     if holder is None or holder == _this_process() or _is_gone(holder):
@@ -39,15 +33,7 @@ def check_lock(directory: Path) -> None:
 
 
 def take_lock(directory: Path) -> None:
-    """Have a directory that exists for this process's training; a lock left by a killed one is taken over, and said.
-
-    Raises:
-        DeiTLTError: as `check_lock`.
-
-    Example:
-        >>> take_lock(Path("."))
-        >>> release_lock(Path("."))
-    """
+    """Have a directory that exists for this process's training; a lock left by a killed one is taken over, and said."""
     lock, mine = directory / LOCK_FILE, _this_process()
     check_lock(directory)
     left = _read(lock)

@@ -61,16 +61,7 @@ class StepProfile:
 
 
 def format_profile(profile: StepProfile) -> str:
-    """The profile as a table of lines.
-
-    Example:
-        >>> profile = StepProfile({"data": 10.0, "student": 30.0}, 2, images=8, device="cpu", busy=None, trace=None)
-        >>> print(format_profile(profile))
-        a training step: the mean of 2 steps of 8 images, cpu
-          data              10.0 ms   25.0 %
-          student           30.0 ms   75.0 %
-          all               40.0 ms  100.0 %   200 images per second
-    """
+    """The profile as a table of lines."""
     lines = [f"a training step: the mean of {profile.steps} steps of {profile.images} images, {profile.device}"]
     for name, value in [*profile.milliseconds.items(), ("all", profile.step)]:
         lines.append(f"  {name:<12}{value:>10.1f} ms{100 * value / profile.step:>7.1f} %")
@@ -86,21 +77,6 @@ def profile_training(trainer: LongTailTrainer, steps: int = 20, checkpoint: str 
     """Train for a few steps, say where their time goes, and write a trace into the trainer's output directory.
 
     Nothing is evaluated or saved; the trainer's model has learned from a few batches afterwards, and is of no use.
-
-    Args:
-        trainer: ready to train.
-        steps: that are timed, after a few to warm up, and before a few for the trace.
-        checkpoint: to start at, for the time of a later phase.
-
-    Returns:
-        What was measured on this process. On a CPU stages are timed by the clock, on a GPU by what it does in them.
-
-    Raises:
-        DeiTLTError: the training ends before it is profiled, or the trace cannot be written.
-
-    Example:
-        >>> print(format_profile(profile_training(trainer, steps=20)))  # doctest: +SKIP
-        >>> # a training step: the mean of 20 steps of 32 images, cpu
     """
     args = trainer.args
     args.save_strategy, args.eval_strategy, args.eval_on_start = SaveStrategy.NO, IntervalStrategy.NO, False
@@ -195,12 +171,7 @@ class _ProfileSteps(TrainerCallback):
 
 
 def covered(intervals: Iterable[tuple[float, float]]) -> float:
-    """Length of what intervals cover together, parts that overlap counted once.
-
-    Example:
-        >>> covered([(0, 2), (5, 6), (1, 3)])
-        4.0
-    """
+    """Length of what intervals cover together, parts that overlap counted once."""
     length, reached = 0.0, float("-inf")
     for start, end in sorted(intervals):
         length += max(0.0, end - max(start, reached))

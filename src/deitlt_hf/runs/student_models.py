@@ -49,20 +49,7 @@ _SHAPE = ("student_size", "hidden_size", "num_hidden_layers", "num_attention_hea
 
 
 def student_config(student: StudentArguments, image_size: int, **classes: Any) -> DeiTLTConfig:
-    """The configuration of a student from scratch.
-
-    Args:
-        student: the flags.
-        image_size: side of its images, in pixels.
-        **classes: `id2label` and the like.
-
-    Raises:
-        ValueError: heads that do not divide the hidden size, or patches that do not divide the image.
-
-    Example:
-        >>> student_config(StudentArguments(student_size="tiny"), 224).hidden_size
-        192
-    """
+    """The configuration of a student from scratch."""
     shape = student_shape(
         student.student_size, student.hidden_size, student.num_hidden_layers, student.num_attention_heads
     )
@@ -77,18 +64,7 @@ def student_config(student: StudentArguments, image_size: int, **classes: Any) -
 
 
 def check_shape(student: StudentArguments, image_size: int | None) -> None:
-    """Refuse a shape that cannot be, before the data tell the rest of it.
-
-    Args:
-        student: the flags.
-        image_size: None where the data are to tell; then a size and a patch size that are left out are unknown, too.
-
-    Raises:
-        ValueError: as `student_config`.
-
-    Example:
-        >>> check_shape(StudentArguments(hidden_size=96), None)
-    """
+    """Refuse a shape that cannot be, before the data tell the rest of it."""
     if image_size is None:
         # Every size has a multiple of the tiny one's heads, and patches of a pixel fit any image.
         student = replace(student, student_size=student.student_size or "tiny", patch_size=1)
@@ -97,12 +73,7 @@ def check_shape(student: StudentArguments, image_size: int | None) -> None:
 
 
 def load_start(student: StudentArguments, image_size: int, classes: Mapping[str, Any]) -> DeiTLTForImageClassification:
-    """A student that starts from the weights of `init_from`, for images of `image_size`.
-
-    Raises:
-        DeiTLTError: there is no model, or one of another kind, or with NaN or infinite weights, or patches that do not
-            divide the image.
-    """
+    """A student that starts from the weights of `init_from`, for images of `image_size`."""
     source = student.init_from
     model_type = load_any_config(source).model_type
     if model_type not in ("deit", DeiTLTConfig.model_type):
@@ -126,17 +97,7 @@ def load_start(student: StudentArguments, image_size: int, classes: Mapping[str,
 
 
 def resize_positions(model: DeiTLTForImageClassification, image_size: int) -> None:
-    """Make a student one for images of another size, its position embeddings interpolated as DeiT's are (bicubic).
-
-    Raises:
-        DeiTLTError: its patches do not divide the image.
-
-    Example:
-        >>> model = DeiTLTForImageClassification(DeiTLTConfig(image_size=32, patch_size=8, num_hidden_layers=1))
-        >>> resize_positions(model, 48)
-        >>> tuple(model.deit.embeddings.position_embeddings.shape)  # 6 x 6 patches and two tokens
-        (1, 38, 768)
-    """
+    """Make a student one for images of another size, its position embeddings interpolated as DeiT's are (bicubic)."""
     embeddings, patch_size = model.deit.embeddings, model.config.patch_size
     if image_size % patch_size:
         raise DeiTLTError(

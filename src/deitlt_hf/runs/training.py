@@ -84,11 +84,7 @@ class RunResult:
 
 
 def check_teacher(teacher: TeacherArguments, args: TeacherTrainingArguments) -> str | None:
-    """Refuse settings that cannot work, before any image is read; returns the checkpoint to resume from.
-
-    Raises:
-        DeiTLTError: they cannot, or the run's directory cannot be used.
-    """
+    """Refuse settings that cannot work, before any image is read; returns the checkpoint to resume from."""
     checkpoint = check_output_directory(args)
     args.check_built_in_measures()
     check_is_there(teacher.init_from)
@@ -98,16 +94,7 @@ def check_teacher(teacher: TeacherArguments, args: TeacherTrainingArguments) -> 
 
 
 def check_student(student: StudentArguments, args: DeiTLTTrainingArguments, image_size: int | None) -> str | None:
-    """Refuse settings that cannot work, before any image is read; returns the checkpoint to resume from.
-
-    Args:
-        student: which student.
-        args: of its training.
-        image_size: None where the data are to tell it.
-
-    Raises:
-        DeiTLTError: they cannot work, or the run's directory cannot be used.
-    """
+    """Refuse settings that cannot work, before any image is read; returns the checkpoint to resume from."""
     checkpoint = check_output_directory(args)
     args.check_built_in_measures()
     check_is_there(student.teacher)

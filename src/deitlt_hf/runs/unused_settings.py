@@ -32,15 +32,7 @@ _NEEDS: list[tuple[tuple[str, ...], Callable[[Settings], bool], str]] = [
 
 
 def say_what_is_unused(parts: Sequence[object]) -> None:
-    """Say in one line which settings of a run do nothing, and what they would take.
-
-    Args:
-        parts: the dataclasses of its settings.
-
-    Example:
-        >>> from deitlt_hf.data.arguments import TrainingDataArguments
-        >>> say_what_is_unused([TrainingDataArguments(imbalance_factor=20)])
-    """
+    """Say in one line which settings of a run do nothing, and what they would take."""
     unused = list(_unused(parts))
     if unused:
         notice(f"not used: {'; '.join(unused)}")

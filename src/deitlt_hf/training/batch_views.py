@@ -44,12 +44,7 @@ class BatchViews:
         self._step, self._batch = -1, 0
 
     def __call__(self, inputs: dict[str, torch.Tensor], step: int) -> dict[str, torch.Tensor]:
-        """The batch with views `(N, 3, S, S)` float32 in place of images `(N, 3, H, W)` uint8; one that has them stays.
-
-        Args:
-            inputs: the batch, on its device.
-            step: optimiser steps made before it.
-        """
+        """Replace images `(N, 3, H, W)` uint8 by views `(N, 3, S, S)` float32; a batch with views stays as it is."""
         decoded = [name for name in self.views if inputs[name].dtype == torch.uint8]
         if not decoded:
             return inputs
@@ -69,20 +64,7 @@ def training_views(
     image_size: int,
     horizontal_flip: bool,
 ) -> tuple[dict[str, View], dict[str, BatchView]]:
-    """The views that the loader makes, and those that the trainer makes on the device, see `augments_on_device`.
-
-    Args:
-        args: of the run.
-        dataset: the rows with `image` that are trained on.
-        strong: the view for each output: strong (True) or weak (False).
-        image_size: side of the views in pixels.
-        horizontal_flip: mirror half of the images.
-
-    Example:
-        >>> args = LongTailTrainingArguments("runs/student", use_cpu=True)
-        >>> training_views(args, Dataset.from_dict({}), {"pixel_values": True}, 32, True)[1]
-        {}
-    """
+    """The views that the loader makes, and those that the trainer makes on the device, see `augments_on_device`."""
     if augments_on_device(args, dataset, image_size):
         return device_views(strong, image_size, horizontal_flip, dataset)
     make = {True: strong_view, False: weak_view}
@@ -93,18 +75,6 @@ def augments_on_device(args: LongTailTrainingArguments, dataset: Dataset, image_
     """Whether `args.augmentation_device` puts the training views of a run on the device.
 
     `"auto"` does on a CUDA device where images are small: trained on at up to 32 pixels, or of one size up to 256.
-
-    Args:
-        args: of the run.
-        dataset: the rows with `image` that are trained on.
-        image_size: side of the views in pixels.
-
-    Raises:
-        DeiTLTError: `"device"` is asked for on one that lacks double precision, such as Apple's.
-
-    Example:
-        >>> augments_on_device(LongTailTrainingArguments("runs/student", use_cpu=True), Dataset.from_dict({}), 32)
-        False
     """
     if args.augmentation_device == "device" and args.device.type not in ("cpu", "cuda"):
         raise DeiTLTError(f"augmentation_device is 'device', which a {args.device.type} device lacks; pass auto or cpu")
