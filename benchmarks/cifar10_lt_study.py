@@ -44,7 +44,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from deitlt_hf.cli.console import quiet_libraries
 from deitlt_hf.cli.main import main as deitlt
 from deitlt_hf.data.arguments import DataArguments, Images, load_images
-from deitlt_hf.data.transforms import ViewedDataset, collate, evaluation_view
+from deitlt_hf.data.dataset import ViewedDataset, collate
+from deitlt_hf.data.views import evaluation_view
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.analysis.analyze import analyze_model
 from deitlt_hf.files import METRICS_FILE, read_json, write_json

@@ -30,7 +30,8 @@ from transformers.trainer_utils import get_last_checkpoint
 import deitlt_hf  # noqa: F401  (registers its models)
 from deitlt_hf.cli.console import quiet_libraries
 from deitlt_hf.data.arguments import DataArguments, Images, load_images
-from deitlt_hf.data.transforms import View, ViewTransform, collate, evaluation_view, strong_view
+from deitlt_hf.data.dataset import ViewTransform, collate
+from deitlt_hf.data.views import View, evaluation_view, strong_view
 from deitlt_hf.evaluation.accuracy import grouped_accuracy, per_class_accuracy
 from deitlt_hf.evaluation.sharpness import sharpness
 from deitlt_hf.files import METRICS_FILE, write_json

@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 from training_step import CLASS_COUNTS, CLASSES, ReadyImages, build_models, parse
 
 from deitlt_hf import DeiTLTTrainer, DeiTLTTrainingArguments
+from deitlt_hf.data.dataset import collate
 from deitlt_hf.data.long_tail import class_groups
-from deitlt_hf.data.transforms import collate
 from deitlt_hf.evaluation.accuracy import expert_metrics
 from deitlt_hf.evaluation.predicting import predict_experts
 

@@ -22,7 +22,7 @@ from torch import nn
 from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
 from deitlt_hf import DeiTLTForImageClassification, convert_reference_checkpoint
-from deitlt_hf.data.processing import image_processor
+from deitlt_hf.data.views import image_processor
 from deitlt_hf.inference.export import export_model
 from deitlt_hf.inference.runtimes import OnnxRuntime, TorchRuntime
 

@@ -28,7 +28,8 @@ from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from deitlt_hf import load_long_tailed_dataset
-from deitlt_hf.data.transforms import ViewedDataset, collate, strong_view
+from deitlt_hf.data.dataset import ViewedDataset, collate
+from deitlt_hf.data.views import strong_view
 
 BATCH_SIZE = 64
 CASES = {  # image size: number of files, their width and height, their suffix, whether whole data sets of them are kept

@@ -30,7 +30,7 @@ from training_step import (
     transformers_student,
 )
 
-from deitlt_hf.data.transforms import collate
+from deitlt_hf.data.dataset import collate
 
 STEPS = 3
 ROUNDS = 3

@@ -33,7 +33,8 @@ from deitlt_hf import (
     DeiTLTTrainer,
     DeiTLTTrainingArguments,
 )
-from deitlt_hf.data.transforms import ViewedDataset, collate, strong_view
+from deitlt_hf.data.dataset import ViewedDataset, collate
+from deitlt_hf.data.views import strong_view
 from deitlt_hf.evaluation.figures import save_figure
 from deitlt_hf.evaluation.predicting import predict_experts
 

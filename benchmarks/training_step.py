@@ -46,8 +46,8 @@ from deitlt_hf import (
     class_balanced_weights,
     class_counts_for_imbalance,
 )
+from deitlt_hf.data.dataset import collate
 from deitlt_hf.data.suggestion import STUDENT_SIZES
-from deitlt_hf.data.transforms import collate
 
 CLASSES = 10
 CLASS_COUNTS = class_counts_for_imbalance(CLASSES, max_per_class=5000, imbalance_factor=100)

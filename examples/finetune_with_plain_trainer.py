@@ -12,9 +12,9 @@ import argparse
 from transformers import Trainer, TrainingArguments
 
 from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification, class_groups, load_long_tailed_dataset
+from deitlt_hf.data.dataset import ViewTransform, collate
 from deitlt_hf.data.loading import class_counts
-from deitlt_hf.data.processing import image_processor
-from deitlt_hf.data.transforms import ViewTransform, collate, evaluation_view, weak_view
+from deitlt_hf.data.views import evaluation_view, image_processor, weak_view
 from deitlt_hf.evaluation.accuracy import expert_metrics, format_table
 from deitlt_hf.evaluation.predicting import predict_experts
 

@@ -14,8 +14,9 @@ from PIL import ImageOps
 from transformers import AutoImageProcessor
 
 from deitlt_hf import DeiTLTForImageClassification, DeiTLTTrainer, DeiTLTTrainingArguments, class_groups
+from deitlt_hf.data.dataset import ViewTransform
 from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset
-from deitlt_hf.data.transforms import ViewTransform, evaluation_view, weak_view
+from deitlt_hf.data.views import evaluation_view, weak_view
 from deitlt_hf.evaluation.accuracy import expert_metrics, format_table
 from deitlt_hf.evaluation.predicting import predict_experts
 

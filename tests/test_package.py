@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import deitlt_hf
-from deitlt_hf.data.processing import image_processor
+from deitlt_hf.data.views import image_processor
 from deitlt_hf.models.cifar_resnet.configuration_cifar_resnet import CifarResNetConfig
 from deitlt_hf.models.cifar_resnet.modeling_cifar_resnet import CifarResNetForImageClassification
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig

@@ -18,7 +18,7 @@ from PIL import Image
 
 from deitlt_hf.cli.main import main
 from deitlt_hf.data.images import decode_image
-from deitlt_hf.data.transforms import evaluation_view
+from deitlt_hf.data.views import evaluation_view
 from deitlt_hf.inference.loading import load_student
 
 MODEL = ["--image_size", "8", "--patch_size", "4", "--hidden_size", "16", "--num_hidden_layers", "1"]

@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Re
 
 from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
 from deitlt_hf.cli.main import COMMANDS, main
-from deitlt_hf.data.processing import image_processor
+from deitlt_hf.data.views import image_processor
 from deitlt_hf.recipes import is_teacher_recipe, load_recipe, recipe_names, recipe_text
 from hub_server import HubServer
 

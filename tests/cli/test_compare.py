@@ -12,7 +12,7 @@ from transformers import ViTConfig, ViTForImageClassification
 from deitlt_hf import CifarResNetConfig, DeiTLTConfig, DeiTLTForImageClassification
 from deitlt_hf.cli.main import main
 from deitlt_hf.data.arguments import DataArguments, images_for_model, load_images
-from deitlt_hf.data.processing import image_processor
+from deitlt_hf.data.views import image_processor
 from deitlt_hf.evaluation import analysis_page
 from deitlt_hf.runs import analyzing
 

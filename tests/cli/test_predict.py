@@ -13,7 +13,7 @@ from PIL import Image
 
 from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification, ExpertClassifier
 from deitlt_hf.cli.main import main
-from deitlt_hf.data.processing import image_processor
+from deitlt_hf.data.views import image_processor
 
 NAMES = ["lynx", "cat", "badger, European", "рысь"]
 

@@ -20,11 +20,11 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import functional as pil_functional
 
-from deitlt_hf.data.device_augmentation import views
+from deitlt_hf.data.dataset import ViewedDataset, collate
+from deitlt_hf.data.device_augmentation import device_views as device_views_module
 from deitlt_hf.data.device_augmentation.crops import draw_boxes, padded_crops, resized_crops
-from deitlt_hf.data.device_augmentation.draws import Draws
+from deitlt_hf.data.device_augmentation.device_views import BatchView, device_views, small_common_size, to_levels
 from deitlt_hf.data.device_augmentation.erasing import AREA, ASPECT, draw_rectangles
-from deitlt_hf.data.device_augmentation.loading import device_views, small_common_size, to_levels
 from deitlt_hf.data.device_augmentation.rand_augment import (
     FILL,
     LAYERS,
@@ -36,8 +36,8 @@ from deitlt_hf.data.device_augmentation.rand_augment import (
     argument_of,
     draw_operations,
 )
-from deitlt_hf.data.device_augmentation.views import BatchView
-from deitlt_hf.data.transforms import ViewedDataset, collate, strong_view, weak_view
+from deitlt_hf.data.device_augmentation.random_numbers import Draws
+from deitlt_hf.data.views import strong_view, weak_view
 
 SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
 WHOLE = ("PosterizeIncreasing", "SolarizeIncreasing", "SolarizeAdd")  # timm's arguments are ints
@@ -307,7 +307,7 @@ def test_views_need_nothing_from_the_host(size: int, source: tuple, crops: bool,
     # A tensor left on the host, or a shape that depends on values of the device, is an error here as it is there.
     with FakeTensorMode():
         monkeypatch.setattr(
-            views, "_scale_and_shift", lambda device: torch.empty(2, 1, 3, 1, 1, device=device).unbind()
+            device_views_module, "_scale_and_shift", lambda device: torch.empty(2, 1, 3, 1, 1, device=device).unbind()
         )
         images = torch.empty(64, 3, *source, dtype=torch.uint8, device="cuda:0")
         made = BatchView(size, strong=strong, crops=crops)(images, FakeDraws(0))

@@ -11,9 +11,9 @@ from datasets import Dataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from deitlt_hf.data.draws import Draw, DrawingSampler, draw_seed
-from deitlt_hf.data.sampling import ShufflingSampler, repeated_augmentation_sampler
-from deitlt_hf.data.transforms import ViewedDataset, collate, strong_view
+from deitlt_hf.data.dataset import ViewedDataset, collate
+from deitlt_hf.data.sampling import Draw, DrawingSampler, ShufflingSampler, draw_seed, repeated_augmentation_sampler
+from deitlt_hf.data.views import strong_view
 
 
 def viewed() -> ViewedDataset:

@@ -12,9 +12,9 @@ from datasets import Dataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from deitlt_hf.data import in_memory, transforms
-from deitlt_hf.data.in_memory import KeptImages, keep_images
-from deitlt_hf.data.transforms import ViewedDataset, collate, evaluation_view
+from deitlt_hf.data import dataset as dataset_module
+from deitlt_hf.data.dataset import KeptImages, ViewedDataset, collate, keep_images
+from deitlt_hf.data.views import evaluation_view
 from deitlt_hf.errors import DeiTLTError
 
 VIEWS = {"pixel_values": evaluation_view(8)}
@@ -32,8 +32,8 @@ def rows_of(*sizes: tuple[int, int]) -> Dataset:
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list:
     """Everything that `ViewedDataset` has decoded."""
-    seen, decode = [], transforms.decode_image
-    monkeypatch.setattr(transforms, "decode_image", lambda value: seen.append(value) or decode(value))
+    seen, decode = [], dataset_module.decode_image
+    monkeypatch.setattr(dataset_module, "decode_image", lambda value: seen.append(value) or decode(value))
     return seen
 
 
@@ -61,7 +61,7 @@ def test_images_of_another_size_are_decoded_each_time(decoded: list) -> None:
 
 
 def test_a_bad_image_is_reported_when_it_is_read() -> None:
-    rows = rows_of((9, 8), (9, 8)).cast_column("image", transforms.undecoded(rows_of((9, 8))).features["image"])
+    rows = rows_of((9, 8), (9, 8)).cast_column("image", dataset_module.undecoded(rows_of((9, 8))).features["image"])
     spoilt = rows.map(
         lambda row, index: {"image": {"bytes": b"", "path": None}} if index == 0 else row, with_indices=True
     )
@@ -105,7 +105,7 @@ def test_views_cannot_change_what_is_kept() -> None:
 
 def test_what_does_not_fit_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     image = noise(10, 10)  # 300 bytes
-    monkeypatch.setattr(in_memory, "LARGEST", 3000)
+    monkeypatch.setattr(dataset_module, "MOST_KEPT", 3000)
     assert keep_images(10, image) is not None
     assert keep_images(11, image) is None
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")

@@ -19,8 +19,9 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
+from deitlt_hf.data.dataset import ViewedDataset
 from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset
-from deitlt_hf.data.transforms import ViewedDataset, evaluation_view
+from deitlt_hf.data.views import evaluation_view
 from deitlt_hf.errors import DeiTLTError
 
 SECONDS_PER_CASE = 5

@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 from timm.data.auto_augment import rand_augment_transform
 from torchvision import transforms
 
-from deitlt_hf.data.paco_views import Cutout, GaussianBlur, paco_key_view, paco_query_view
+from deitlt_hf.data.views import Cutout, GaussianBlur, paco_key_view, paco_query_view
 from deitlt_hf.errors import DeiTLTError
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)

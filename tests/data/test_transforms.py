@@ -19,9 +19,15 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import RandomCrop
 from transformers import AutoImageProcessor
 
-from deitlt_hf.data.paco_views import paco_key_view, paco_query_view
-from deitlt_hf.data.processing import image_processor
-from deitlt_hf.data.transforms import ViewedDataset, ViewTransform, collate, evaluation_view, strong_view, weak_view
+from deitlt_hf.data.dataset import ViewedDataset, ViewTransform, collate
+from deitlt_hf.data.views import (
+    evaluation_view,
+    image_processor,
+    paco_key_view,
+    paco_query_view,
+    strong_view,
+    weak_view,
+)
 from deitlt_hf.errors import DeiTLTError
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from deitlt_hf.data import worker_batches
-from deitlt_hf.data.transforms import collate
-from deitlt_hf.data.worker_batches import collate_for_workers
+from deitlt_hf.data import dataset
+from deitlt_hf.data.dataset import collate, collate_for_workers
 
 EXAMPLES = [{"pixel_values": torch.full((3, 8, 8), float(n)), "labels": n} for n in range(8)]
 BATCH = 4 * (3 * 8 * 8 * 4 + 8)  # bytes of four images in float32 and their labels in int64
@@ -20,7 +19,7 @@ BATCH = 4 * (3 * 8 * 8 * 4 + 8)  # bytes of four images in float32 and their lab
 @pytest.fixture
 def free(monkeypatch):
     """Makes shared memory have so many free bytes."""
-    monkeypatch.setattr(worker_batches, "_said", False)
+    monkeypatch.setattr(dataset, "_notified", False)
 
     def set_free(number: int) -> None:
         monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=number, f_frsize=1))

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification
-from deitlt_hf.data.processing import image_processor
+from deitlt_hf.data.views import image_processor
 
 CAPTIONS = {
     "<i>owl</i>": "head: <i>owl</i> (1,200 training images)",

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
 
 from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification, ExpertClassifier, token_attention
-from deitlt_hf.data.processing import image_processor
+from deitlt_hf.data.views import image_processor
 from deitlt_hf.inference.loading import load_image_processor
 
 NAMES = ["lynx", "cat", "рысь", "badger", "fox"]

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 import deitlt_hf
 from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification, ExpertClassifier, export_model
 from deitlt_hf.cards.model_card import model_card
-from deitlt_hf.data.processing import image_processor
+from deitlt_hf.data.views import image_processor
 from deitlt_hf.inference import export
 from deitlt_hf.inference.onnx_file import quantise_onnx
 from hub_server import HubServer

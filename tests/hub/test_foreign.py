@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, PreTrained
 from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification, convert_reference_checkpoint
 from deitlt_hf.cards.model_card import model_card
 from deitlt_hf.cli.main import main
-from deitlt_hf.data.processing import image_processor
+from deitlt_hf.data.views import image_processor
 from deitlt_hf.durable.weights import load_weights
 from deitlt_hf.inference.classifier import ExpertClassifier
 from deitlt_hf.inference.loading import load_any_classifier, load_any_config, load_student

@@ -28,7 +28,7 @@ from deitlt_hf import (
     TimmCosineForImageClassification,
 )
 from deitlt_hf.cli.main import main
-from deitlt_hf.data.processing import image_processor
+from deitlt_hf.data.views import image_processor
 from deitlt_hf.hub.pushing import push_model
 from deitlt_hf.inference.loading import load_image_processor, load_student
 from hub_server import HubServer

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 import deitlt_hf  # noqa: F401 -- registers the Auto classes
-from deitlt_hf.data.processing import image_processor
+from deitlt_hf.data.views import image_processor
 from deitlt_hf.models.timm_cosine.configuration_timm_cosine import TimmCosineConfig
 from deitlt_hf.models.timm_cosine.modeling_timm_cosine import TimmCosineForImageClassification
 

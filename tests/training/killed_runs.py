@@ -30,7 +30,8 @@ from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification, DeiTLTTrainer, DeiTLTTrainingArguments
-from deitlt_hf.data.transforms import ViewedDataset, evaluation_view, strong_view
+from deitlt_hf.data.dataset import ViewedDataset
+from deitlt_hf.data.views import evaluation_view, strong_view
 from deitlt_hf.durable.checkpoints import is_complete, newest_complete
 
 ELSEWHERE, SAVE, EVALUATION = "a step", "a save", "an evaluation"

@@ -21,7 +21,7 @@ from deitlt_hf import (
     DeiTLTForImageClassification,
 )
 from deitlt_hf.data.arguments import DataArguments, images_for_model, load_images
-from deitlt_hf.data.transforms import evaluation_view
+from deitlt_hf.data.views import evaluation_view
 from deitlt_hf.hub.pushing import push_model
 from deitlt_hf.inference.loading import load_run_settings
 from deitlt_hf.runs.analyzing import analyze_saved_model

@@ -13,11 +13,10 @@ from PIL import Image
 
 from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, DeiTLTError, DeiTLTTrainer, TeacherTrainer
 from deitlt_hf.data.arguments import Images, TrainingDataArguments
-from deitlt_hf.data.device_augmentation.draws import Draws
-from deitlt_hf.data.device_augmentation.loading import device_views
-from deitlt_hf.data.device_augmentation.views import BatchView
+from deitlt_hf.data.dataset import ViewedDataset
+from deitlt_hf.data.device_augmentation.device_views import BatchView, device_views
+from deitlt_hf.data.device_augmentation.random_numbers import Draws
 from deitlt_hf.data.long_tail import class_groups
-from deitlt_hf.data.transforms import ViewedDataset
 from deitlt_hf.runs import training as runs
 from deitlt_hf.training.batch_views import BatchViews, augments_on_device
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from deitlt_hf import DeiTLTTrainer, TeacherTrainer
-from deitlt_hf.data.transforms import collate
+from deitlt_hf.data.dataset import collate
 from deitlt_hf.evaluation.predicting import predict_experts
 
 CLASSES, IMAGES, BATCH = 1000, 64, 4

@@ -9,8 +9,8 @@ from datasets import Dataset
 from PIL import Image
 
 from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, DeiTLTTrainer, TeacherTrainer
-from deitlt_hf.data.paco_views import paco_key_view, paco_query_view
-from deitlt_hf.data.transforms import ViewedDataset, evaluation_view, strong_view, weak_view
+from deitlt_hf.data.dataset import ViewedDataset
+from deitlt_hf.data.views import evaluation_view, paco_key_view, paco_query_view, strong_view, weak_view
 
 STEPS = 5  # of an epoch with batches of four
 

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, DeiTLTError, DeiTLTTrainer
-from deitlt_hf.data.processing import image_processor
+from deitlt_hf.data.views import image_processor
 from deitlt_hf.teachers.frozen import FrozenTeacher
 
 ANIMALS = ["cat", "dog", "lynx"]

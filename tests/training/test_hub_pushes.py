@@ -12,7 +12,7 @@ from safetensors.torch import load
 
 from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, DeiTLTError, DeiTLTTrainer, TeacherTrainer
 from deitlt_hf.cli.main import main
-from deitlt_hf.data.processing import image_processor
+from deitlt_hf.data.views import image_processor
 from hub_server import Fault, HubServer
 
 MODEL = {

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer, TrainerCallback
 
 from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, DeiTLTTrainer, TeacherTrainer
-from deitlt_hf.data.device_augmentation.views import BatchView
+from deitlt_hf.data.device_augmentation.device_views import BatchView
 
 aten = torch.ops.aten
 # What hands a tensor's values, or a shape that depends on them, to the host: a GPU would be waited for.

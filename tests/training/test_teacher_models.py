@@ -19,8 +19,7 @@ from transformers import (
     ResNetForImageClassification,
 )
 
-from deitlt_hf.data.processing import image_processor
-from deitlt_hf.data.transforms import evaluation_view
+from deitlt_hf.data.views import evaluation_view, image_processor
 from deitlt_hf.teachers.build import has_cosine_classifier, load_classifier, make_classifier
 
 

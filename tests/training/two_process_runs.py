@@ -22,7 +22,7 @@ from deitlt_hf import (
     TeacherTrainer,
     TeacherTrainingArguments,
 )
-from deitlt_hf.data.transforms import collate
+from deitlt_hf.data.dataset import collate
 from deitlt_hf.evaluation.predicting import predict_experts
 from deitlt_hf.teachers.frozen import FrozenTeacher
 

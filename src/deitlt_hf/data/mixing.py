@@ -9,15 +9,7 @@ from deitlt_hf.errors import DeiTLTError
 
 
 def smooth_targets(labels: torch.Tensor, num_classes: int, label_smoothing: float = 0.1) -> torch.Tensor:
-    """Turn hard labels into soft targets: `1 - s + s / C` for the label, `s / C` for every other class.
-
-    Args:
-        labels: `(N,)` int64.
-        num_classes: number of classes C.
-        label_smoothing: share s of the target that is spread over all classes, 0.1 as in the paper.
-
-    Returns:
-        `(N, C)` float32 on the device of `labels`; rows sum to 1.
+    """Soft targets `(N, C)` of labels `(N,)`: `1 - s + s / C` for the label, `s / C` for every other class.
 
     Example:
         >>> smooth_targets(torch.tensor([1]), num_classes=2, label_smoothing=0.2)
@@ -30,28 +22,13 @@ class BatchMixing:
     """Mixes each image of a batch with the one at the mirrored position, as the reference does.
 
     A batch gets either mixup (Zhang et al. 2018: a weighted sum) or cutmix (Yun et al. 2019: a pasted rectangle), one
-    weight for the whole batch, drawn from numpy's global generator. The soft targets are mixed by the same weight; for
-    cutmix it is the share of pixels that really stay.
+    weight for the whole batch, drawn from numpy's global generator: `mixup` and `cutmix` are the parameters of its Beta
+    distribution, 0 is off, and `switch_prob` is the probability of cutmix where both are on. The soft targets are mixed
+    by the same weight; for cutmix it is the share of pixels that really stay. The defaults are the paper's.
 
-    Args:
-        num_classes: number of classes C.
-        mixup: parameter of the Beta distribution that mixup's weight comes from, 0.8 as in the paper; 0 is no mixup.
-        cutmix: the same for cutmix, 1.0 as in the paper; 0 is no cutmix.
-        switch_prob: probability of cutmix where both are on, 0.5 as in the paper.
-        label_smoothing: see `smooth_targets`; 0.1 as in the paper.
-
-    Calling it takes `pixel_values` `(N, 3, H, W)` and `labels` `(N,)` int64 and returns new mixed pixel values of the
-    same shape and dtype, and soft targets `(N, C)` float32. With `mixup=0` and `cutmix=0` the pixel values come back as
-    they are, and only the labels are smoothed.
-
-    Raises:
-        DeiTLTError: when called with an odd number of images while mixup or cutmix is on.
-
-    Example:
-        >>> mixing = BatchMixing(num_classes=10)
-        >>> pixel_values, targets = mixing(torch.rand(8, 3, 32, 32), torch.arange(8))
-        >>> targets.shape
-        torch.Size([8, 10])
+    Calling it takes `pixel_values` `(N, 3, H, W)` and `labels` `(N,)` int64, N even, and returns new mixed pixel values
+    of the same shape and dtype, and soft targets `(N, C)` float32. With `mixup=0` and `cutmix=0` the pixel values come
+    back as they are, and only the labels are smoothed.
     """
 
     def __init__(

@@ -1,12 +1,22 @@
-"""The order in which training images are drawn."""
+"""The order of training images, and random views that depend on the seed, the epoch and the place in it alone.
+
+Loader workers, their prefetching, and a resumed run that skips what it has seen all ask random number generators at
+other moments than an undisturbed run does. So a training sampler gives each index its own seed (`Draw`), and whoever
+makes the view sets the generators by it.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from timm.data.distributed_sampler import RepeatAugSampler
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, get_worker_info
+
+_64_BITS = (1 << 64) - 1
 
 
 def repeated_augmentation_sampler(
@@ -17,39 +27,13 @@ def repeated_augmentation_sampler(
     Each image drawn comes `repeats` times in a row, spread over the processes, and every view of it is augmented anew.
     Only `1 / repeats` of the images are drawn in an epoch, so the epoch keeps its length (rounded down to a multiple of
     256 images). Call `set_epoch(epoch)` before each epoch: the order depends on the epoch alone.
-
-    Args:
-        length: number of training images.
-        num_replicas: number of processes.
-        rank: index of this process.
-        repeats: views of one image in a row, 3 as in the paper.
-
-    Returns:
-        A torch sampler of ints in `range(length)`.
-
-    Example:
-        >>> sampler = repeated_augmentation_sampler(1000)
-        >>> sampler.set_epoch(1)
-        >>> len(list(sampler))
-        768
     """
     # The sampler asks its data set for nothing but a length.
     return RepeatAugSampler(range(length), num_replicas=num_replicas, rank=rank, num_repeats=repeats)
 
 
 class ShufflingSampler(Sampler[int]):
-    """Every index once, in an order that follows from the seed and the epoch alone, the same in all processes.
-
-    Args:
-        length: number of training images.
-        seed: of the run.
-
-    Example:
-        >>> sampler = ShufflingSampler(8, seed=0)
-        >>> sampler.set_epoch(1)
-        >>> sorted(sampler)
-        [0, 1, 2, 3, 4, 5, 6, 7]
-    """
+    """Every index once, in an order that follows from the seed and the epoch alone, the same in all processes."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.length = length
@@ -66,3 +50,84 @@ class ShufflingSampler(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+
+
+class Draw(int):
+    """An index with a 64-bit seed for the random numbers of its view, and of the few views that are read with it."""
+
+    seed: int
+
+    def __new__(cls, index: int, seed: int) -> Draw:
+        draw = super().__new__(cls, index)
+        draw.seed = seed
+        return draw
+
+    def __reduce__(self) -> tuple:
+        return Draw, (int(self), self.seed)
+
+
+class DrawingSampler(Sampler[Draw]):
+    """Gives the indices of another sampler as `Draw`s.
+
+    The seeds depend on the run's seed, the epoch, and the place in the epoch's order over all processes, so that no two
+    of them are equal. `num_replicas` processes share the order place by place, as with repeated augmentation; it is 1
+    where `sampler` gives the order of all of them. Where `sampler` has a `set_epoch`, it is called too.
+    """
+
+    def __init__(self, sampler: Sampler[int], seed: int, num_replicas: int = 1, rank: int = 0) -> None:
+        self.sampler = sampler
+        self.seed = seed
+        self.num_replicas = num_replicas
+        self.rank = rank
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Draw]:
+        for place, index in enumerate(self.sampler):
+            yield Draw(index, draw_seed(self.seed, self.epoch, place * self.num_replicas + self.rank))
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+
+
+def draw_seed(seed: int, epoch: int, place: int) -> int:
+    """64 well-mixed bits for a run's seed, an epoch, and a place in it."""
+    return _mixed(_mixed(_mixed(seed & _64_BITS) ^ epoch) ^ place)
+
+
+def _mixed(bits: int) -> int:
+    """One step of SplitMix64 (Steele et al., 2014)."""
+    bits = (bits + 0x9E3779B97F4A7C15) & _64_BITS
+    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & _64_BITS
+    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & _64_BITS
+    return bits ^ (bits >> 31)
+
+
+def follow(index: int) -> None:
+    """Set the generators that views draw from by the seed of a `Draw`; any other index leaves them as they are."""
+    if isinstance(index, Draw):
+        random.seed(index.seed)
+        np.random.seed(index.seed & 0xFFFFFFFF)
+        torch.default_generator.manual_seed(index.seed)  # torch.manual_seed would look for every kind of device too
+
+
+@contextmanager
+def generators_untouched() -> Iterator[None]:
+    """Inside, views may set the generators; after it, those of a training process are where they were.
+
+    Stochastic depth and mixing draw from them too. A loader's worker has its own, which nothing else needs.
+    """
+    if get_worker_info() is not None:
+        yield
+        return
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

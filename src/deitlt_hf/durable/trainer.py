@@ -39,7 +39,7 @@ from transformers.utils import PushInProgress
 
 from deitlt_hf.cards.adapter import save_classes
 from deitlt_hf.cards.model_card import write_model_card
-from deitlt_hf.data.worker_batches import collate_for_workers
+from deitlt_hf.data.dataset import collate_for_workers
 from deitlt_hf.durable.checkpoints import finish, is_complete, newest_complete, rotate, tidy, unfinished
 from deitlt_hf.durable.sharding import configure_fsdp, sharding_on_cpus, whole_weights
 from deitlt_hf.durable.signals import (

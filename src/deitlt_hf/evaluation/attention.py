@@ -78,7 +78,7 @@ def seen_region(processor: BaseImageProcessor, width: int, height: int) -> Regio
         makes the processor pad it.
 
     Example:
-        >>> from deitlt_hf.data.processing import image_processor
+        >>> from deitlt_hf.data.views import image_processor
         >>> seen_region(image_processor(224), width=512, height=256)
         (0.28125, 0.0625, 0.71875, 0.9375)
         >>> seen_region(image_processor(32), width=512, height=256)

@@ -8,7 +8,7 @@ from PIL.Image import Resampling
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers import DeiTImageProcessor, PreTrainedConfig
 
-from deitlt_hf.data.processing import image_processor
+from deitlt_hf.data.views import image_processor
 
 
 class Normalisation(NamedTuple):

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from deitlt_hf.data.arguments import DataArguments, Images, images_for_model
+from deitlt_hf.data.dataset import ViewedDataset, collate
 from deitlt_hf.data.images import upright_rgb
-from deitlt_hf.data.transforms import View, ViewedDataset, collate, evaluation_view
+from deitlt_hf.data.views import View, evaluation_view
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.analysis.analyze import Analysis, analyze_model
 from deitlt_hf.evaluation.analysis.vit import patches_of

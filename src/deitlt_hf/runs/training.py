@@ -15,11 +15,9 @@ from transformers import PreTrainedModel, set_seed
 
 from deitlt_hf.cards.record import teacher_record
 from deitlt_hf.data.arguments import Images, TrainingDataArguments
-from deitlt_hf.data.device_augmentation.views import BatchView
-from deitlt_hf.data.paco_views import paco_key_view, paco_query_view
-from deitlt_hf.data.processing import image_processor
-from deitlt_hf.data.transforms import View, ViewedDataset, collate, evaluation_view
-from deitlt_hf.data.worker_batches import collate_for_workers
+from deitlt_hf.data.dataset import ViewedDataset, collate, collate_for_workers
+from deitlt_hf.data.device_augmentation.device_views import BatchView
+from deitlt_hf.data.views import View, evaluation_view, image_processor, paco_key_view, paco_query_view
 from deitlt_hf.errors import DeiTLTError, check_is_there, loading_reason
 from deitlt_hf.evaluation.accuracy import expert_metrics
 from deitlt_hf.evaluation.figures import report_figure, save_figure

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
-from deitlt_hf.data.transforms import evaluation_resize
+from deitlt_hf.data.views import evaluation_resize
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.foreign.weights import check_finite, check_size
 from deitlt_hf.inference.loading import load_any_config, loading

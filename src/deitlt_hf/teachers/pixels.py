@@ -80,7 +80,7 @@ def pixels_of(processor: BaseImageProcessor) -> OwnPixels:
     """What an image processor makes of an image.
 
     Example:
-        >>> from deitlt_hf.data.processing import image_processor
+        >>> from deitlt_hf.data.views import image_processor
         >>> pixels_of(image_processor(32)).size
         (32, 32)
     """

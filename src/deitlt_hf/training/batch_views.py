@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import torch
 from datasets import Dataset
 
-from deitlt_hf.data.device_augmentation.draws import Draws
-from deitlt_hf.data.device_augmentation.loading import device_views, small_common_size
-from deitlt_hf.data.device_augmentation.views import BatchView
-from deitlt_hf.data.transforms import LARGEST_PADDED_SIZE, View, strong_view, weak_view
+from deitlt_hf.data.device_augmentation.device_views import BatchView, device_views, small_common_size
+from deitlt_hf.data.device_augmentation.random_numbers import Draws
+from deitlt_hf.data.views import LARGEST_PADDED_SIZE, View, strong_view, weak_view
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 

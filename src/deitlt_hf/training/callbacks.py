@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from deitlt_hf.data.draws import draw_seed
+from deitlt_hf.data.sampling import draw_seed
 
 
 class SetSamplerEpoch(TrainerCallback):

@@ -16,10 +16,9 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PredictionOutput
 
-from deitlt_hf.data.device_augmentation.views import BatchView
-from deitlt_hf.data.draws import DrawingSampler
-from deitlt_hf.data.sampling import ShufflingSampler
-from deitlt_hf.data.transforms import ViewedDataset, collate
+from deitlt_hf.data.dataset import ViewedDataset, collate
+from deitlt_hf.data.device_augmentation.device_views import BatchView
+from deitlt_hf.data.sampling import DrawingSampler, ShufflingSampler
 from deitlt_hf.durable.trainer import DurableTrainer
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.losses.class_balanced import class_balanced_weights

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel
 
-from deitlt_hf.data.device_augmentation.views import BatchView
+from deitlt_hf.data.device_augmentation.device_views import BatchView
 from deitlt_hf.data.mixing import BatchMixing
 from deitlt_hf.data.sampling import repeated_augmentation_sampler
 from deitlt_hf.durable.weights import load_weights

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel
 
-from deitlt_hf.data.device_augmentation.views import BatchView
+from deitlt_hf.data.device_augmentation.device_views import BatchView
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.accuracy import mean_accuracies
 from deitlt_hf.losses.ldam import LDAMLoss

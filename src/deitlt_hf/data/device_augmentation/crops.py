@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from deitlt_hf.data.device_augmentation.draws import Draws
+from deitlt_hf.data.device_augmentation.random_numbers import Draws
 
 # Share of the image's area and range of width / height, torchvision's and timm's defaults.
 SCALE = (0.08, 1.0)
@@ -17,31 +17,13 @@ ATTEMPTS = 10
 
 
 def flipped(images: torch.Tensor, flip_probability: float, draws: Draws) -> torch.Tensor:
-    """Mirror some of the images `(N, 3, H, W)`, each with `flip_probability`.
-
-    Example:
-        >>> flipped(torch.arange(4).view(1, 1, 1, 4), 1.0, Draws(0, device="cpu")).flatten()
-        tensor([3, 2, 1, 0])
-    """
+    """Mirror some of the images `(N, 3, H, W)`, each with `flip_probability`."""
     flips = draws.send(draws.chance(flip_probability, len(images))).view(-1, 1, 1, 1)
     return torch.where(flips, images.flip(-1), images)
 
 
 def padded_crops(images: torch.Tensor, flip_probability: float, draws: Draws) -> torch.Tensor:
-    """A random crop of the images' own size after zero padding of an eighth of it, and a flip.
-
-    Args:
-        images: `(N, 3, S, S)` uint8.
-        flip_probability: share of images that are mirrored.
-        draws: the batch's random numbers.
-
-    Returns:
-        `(N, 3, S, S)` uint8.
-
-    Example:
-        >>> padded_crops(torch.ones(2, 3, 8, 8, dtype=torch.uint8), 0.5, Draws(0, device="cpu")).shape
-        torch.Size([2, 3, 8, 8])
-    """
+    """Random crops `(N, 3, S, S)` of images of that size after zero padding of an eighth of it, and a flip; uint8."""
     count, channels, size = images.shape[:3]
     padding = size // 8
     tops, lefts = draws.up_to(np.full((2, count, 1), 2 * padding))
@@ -55,20 +37,9 @@ def padded_crops(images: torch.Tensor, flip_probability: float, draws: Draws) ->
 
 
 def resized_crops(images: torch.Tensor, image_size: int, flip_probability: float, draws: Draws) -> torch.Tensor:
-    """A random crop of another size and shape, resized as Pillow does (bicubic with antialiasing), and a flip.
+    """Random resized crops `(N, 3, S, S)` of images `(N, 3, H, W)`, uint8, and a flip.
 
-    Args:
-        images: `(N, 3, H, W)` uint8.
-        image_size: side S of the square output in pixels.
-        flip_probability: share of images that are mirrored.
-        draws: the batch's random numbers.
-
-    Returns:
-        `(N, 3, S, S)` uint8.
-
-    Example:
-        >>> resized_crops(torch.ones(2, 3, 30, 40, dtype=torch.uint8), 64, 0.5, Draws(0, device="cpu")).shape
-        torch.Size([2, 3, 64, 64])
+    They are resized as Pillow does it, bicubic with antialiasing.
     """
     count, _, height, width = images.shape
     boxes = draw_boxes(count, height, width, draws)
@@ -84,20 +55,7 @@ def resized_crops(images: torch.Tensor, image_size: int, flip_probability: float
 
 
 def draw_boxes(count: int, height: int, width: int, draws: Draws) -> np.ndarray:
-    """Random crops as torchvision's and timm's `RandomResizedCrop` draw them.
-
-    Args:
-        count: number of images N.
-        height, width: their size in pixels.
-        draws: the batch's random numbers.
-
-    Returns:
-        `(N, 4)` int64: top, left, height and width.
-
-    Example:
-        >>> draw_boxes(1, 1, 1, Draws(0, device="cpu"))
-        array([[0, 0, 1, 1]])
-    """
+    """Top, left, height, width `(N, 4)` int64 of crops as torchvision's and timm's `RandomResizedCrop` draw them."""
     areas = draws.host.uniform(*SCALE, (count, ATTEMPTS)) * height * width
     ratios = np.exp(draws.host.uniform(math.log(RATIO[0]), math.log(RATIO[1]), (count, ATTEMPTS)))
     widths = np.rint(np.sqrt(areas * ratios)).astype(np.int64)

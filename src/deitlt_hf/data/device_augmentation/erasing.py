@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from deitlt_hf.data.device_augmentation.draws import Draws
+from deitlt_hf.data.device_augmentation.random_numbers import Draws
 
 PROBABILITY = 0.25
 AREA = (0.02, 1 / 3)  # share of the image
@@ -16,19 +16,7 @@ ATTEMPTS = 10
 
 
 def random_erasing(pixel_values: torch.Tensor, draws: Draws) -> torch.Tensor:
-    """Fill a rectangle in a quarter of the images with standard normal noise, in place.
-
-    Args:
-        pixel_values: `(N, 3, H, W)` float32, normalised.
-        draws: the batch's random numbers.
-
-    Returns:
-        `pixel_values`.
-
-    Example:
-        >>> random_erasing(torch.zeros(64, 3, 8, 8), Draws(0, device="cpu")).any()
-        tensor(True)
-    """
+    """Fill a rectangle in a quarter of the images `(N, 3, H, W)` float32 with standard normal noise, in place."""
     count, channels, height, width = pixel_values.shape
     boxes = draw_rectangles(count, height, width, draws)
     chosen = np.flatnonzero(boxes[:, 2] > 0)
@@ -45,19 +33,9 @@ def random_erasing(pixel_values: torch.Tensor, draws: Draws) -> torch.Tensor:
 
 
 def draw_rectangles(count: int, height: int, width: int, draws: Draws) -> np.ndarray:
-    """Rectangles as timm's `RandomErasing` draws them.
+    """Top, left, height, width `(N, 4)` int64 of rectangles as timm's `RandomErasing` draws them.
 
-    Args:
-        count: number of images N.
-        height, width: their size in pixels.
-        draws: the batch's random numbers.
-
-    Returns:
-        `(N, 4)` int64: top, left, height and width, with a height of 0 where nothing is erased.
-
-    Example:
-        >>> draw_rectangles(4, 32, 32, Draws(0, device="cpu")).shape
-        (4, 4)
+    The height is 0 where nothing is erased.
     """
     areas = draws.host.uniform(*AREA, (count, ATTEMPTS)) * height * width
     aspects = np.exp(draws.host.uniform(math.log(ASPECT[0]), math.log(ASPECT[1]), (count, ATTEMPTS)))

@@ -10,36 +10,20 @@ import torch
 
 
 def look_up(images: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
-    """Replace every level by what the table `(M, 3, 256)` uint8, or `(M, 1, 256)` for all channels, has for it.
-
-    Example:
-        >>> inverted = torch.arange(255, -1, -1, dtype=torch.uint8).view(1, 1, 256)
-        >>> int(look_up(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), inverted).min())
-        255
-    """
+    """Replace every level by what the table `(M, 3, 256)` uint8, or `(M, 1, 256)` for all channels, has for it."""
     tables = tables.expand(-1, images.shape[1], -1)
     return tables.gather(2, images.flatten(2).long()).view_as(images)
 
 
 def histograms(images: torch.Tensor) -> torch.Tensor:
-    """Pixels per level: `(M, 3, 256)` int32.
-
-    Example:
-        >>> histograms(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))[0, 0, 0]
-        tensor(64, dtype=torch.int32)
-    """
+    """Pixels per level: `(M, 3, 256)` int32."""
     levels = images.flatten(2).long()
     counts = torch.zeros(*images.shape[:2], 256, dtype=torch.int32, device=images.device)
     return counts.scatter_add_(2, levels, torch.ones((), dtype=torch.int32, device=images.device).expand_as(levels))
 
 
 def autocontrast_tables(counts: torch.Tensor) -> torch.Tensor:
-    """Tables `(M, 3, 256)` that stretch the levels that occur over 0 to 255, from `histograms`.
-
-    Example:
-        >>> autocontrast_tables(histograms(torch.tensor([10, 20], dtype=torch.uint8).expand(1, 3, 8, 2)))[0, 0, 20]
-        tensor(255, dtype=torch.uint8)
-    """
+    """Tables `(M, 3, 256)` that stretch the levels that occur over 0 to 255, from `histograms`."""
     levels = torch.arange(256, device=counts.device)
     occurs = counts > 0
     lowest = torch.where(occurs, levels, 256).amin(-1, keepdim=True)
@@ -51,12 +35,7 @@ def autocontrast_tables(counts: torch.Tensor) -> torch.Tensor:
 
 
 def equalize_tables(counts: torch.Tensor) -> torch.Tensor:
-    """Tables `(M, 3, 256)` that even the histogram out, from `histograms`.
-
-    Example:
-        >>> bool((equalize_tables(torch.ones(1, 3, 256, dtype=torch.int32)) == torch.arange(256)).all())
-        True
-    """
+    """Tables `(M, 3, 256)` that even the histogram out, from `histograms`."""
     levels = torch.arange(256, device=counts.device)
     counts = counts.long()
     highest = torch.where(counts > 0, levels, -1).amax(-1, keepdim=True)
@@ -67,34 +46,19 @@ def equalize_tables(counts: torch.Tensor) -> torch.Tensor:
 
 
 def grey(images: torch.Tensor) -> torch.Tensor:
-    """Pillow's grey levels of RGB images, `(M, 1, H, W)` int32.
-
-    Example:
-        >>> int(grey(torch.full((1, 3, 8, 8), 255, dtype=torch.uint8)).min())
-        255
-    """
+    """Pillow's grey levels of RGB images, `(M, 1, H, W)` int32."""
     red, green, blue = images.int().split(1, dim=1)
     return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
 
 
 def mean_grey(images: torch.Tensor) -> torch.Tensor:
-    """One grey level per image, `(M, 1, 1, 1)` int32.
-
-    Example:
-        >>> mean_grey(torch.full((1, 3, 8, 8), 7, dtype=torch.uint8)).flatten()
-        tensor([7], dtype=torch.int32)
-    """
+    """One grey level per image, `(M, 1, 1, 1)` int32."""
     pixels = images.shape[2] * images.shape[3]
     return (grey(images).sum((1, 2, 3), keepdim=True).double() / pixels + 0.5).int()
 
 
 def smoothed(images: torch.Tensor) -> torch.Tensor:
-    """Pillow's SMOOTH filter, which leaves the border as it is: `(M, 3, H, W)` int32.
-
-    Example:
-        >>> int(smoothed(torch.full((1, 3, 8, 8), 200, dtype=torch.uint8)).min())
-        200
-    """
+    """Pillow's SMOOTH filter, which leaves the border as it is: `(M, 3, H, W)` int32."""
     result = images.int()
     if min(images.shape[2:]) < 3:
         return result
@@ -107,32 +71,17 @@ def smoothed(images: torch.Tensor) -> torch.Tensor:
 
 
 def blend(backgrounds: torch.Tensor, images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """Backgrounds at factor 0, images at 1, and beyond 1 what lies on; factors are `(M,)` float32.
-
-    Example:
-        >>> images = torch.full((1, 3, 8, 8), 100, dtype=torch.uint8)
-        >>> int(blend(torch.zeros(1, 1, 1, 1), images, torch.tensor([1.5])).max())
-        150
-    """
+    """Backgrounds at factor 0, images at 1, and beyond 1 what lies on; factors are `(M,)` float32."""
     backgrounds = backgrounds.float()
     mixed = backgrounds + factors.view(-1, 1, 1, 1) * (images.float() - backgrounds)
     return mixed.clamp(0, 255).to(torch.uint8)
 
 
 def affine(images: torch.Tensor, matrices: torch.Tensor, fill: torch.Tensor) -> torch.Tensor:
-    """Shear, translate or rotate: bicubic as Pillow's `Image.transform`, with a colour where there is no image.
+    """Shear, translate or rotate: bicubic as in Pillow's `Image.transform`, `fill` where there is no image.
 
-    Args:
-        images: `(M, 3, H, W)` uint8.
-        matrices: `(M, 6)` float32, Pillow's `(a, b, c, d, e, f)`: the centre x, y of a pixel shows what was at
-            a x + b y + c, d x + e y + f.
-        fill: `(3,)` uint8.
-
-    Example:
-        >>> by_one = torch.tensor([[1.0, 0, 1, 0, 1, 0]])
-        >>> image = torch.arange(8, dtype=torch.uint8).expand(1, 3, 8, 8)
-        >>> affine(image, by_one, torch.tensor([99, 99, 99], dtype=torch.uint8))[0, 0, 0]
-        tensor([ 1,  2,  3,  4,  5,  6,  7, 99], dtype=torch.uint8)
+    Matrices `(M, 6)` are Pillow's `(a, b, c, d, e, f)`: the centre x, y of a pixel shows what was at a x + b y + c,
+    d x + e y + f.
     """
     height, width = images.shape[2:]
     y = torch.arange(height, device=images.device).view(1, -1, 1) + 0.5
@@ -166,19 +115,10 @@ def _taps(source: torch.Tensor, length: int) -> tuple[list[torch.Tensor], list[t
 
 
 def level_tables(names: np.ndarray, arguments: np.ndarray) -> np.ndarray:
-    """Tables of the operations that look at nothing but a pixel's level.
+    """Tables `(M, 1, 256)` uint8 of the operations that look at nothing but a pixel's level.
 
-    Args:
-        names: `(M,)`: Invert, PosterizeIncreasing (argument: bits kept), SolarizeIncreasing (lowest level that is
-            inverted) or SolarizeAdd (what is added to levels below 128).
-        arguments: `(M,)` float64.
-
-    Returns:
-        `(M, 1, 256)` uint8.
-
-    Example:
-        >>> level_tables(np.array(["PosterizeIncreasing"]), np.array([1.0]))[0, 0, [0, 127, 128, 255]]
-        array([  0,   0, 128, 128], dtype=uint8)
+    The argument is the bits kept (PosterizeIncreasing), the lowest level that is inverted (SolarizeIncreasing), or what
+    is added to levels below 128 (SolarizeAdd).
     """
     levels, argument = np.arange(256), arguments.astype(np.int64)[:, None]
     choices = {

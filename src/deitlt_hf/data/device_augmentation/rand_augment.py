@@ -13,7 +13,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN
 
 from deitlt_hf.data.device_augmentation import operations
-from deitlt_hf.data.device_augmentation.draws import Draws
+from deitlt_hf.data.device_augmentation.random_numbers import Draws
 
 LAYERS = 2
 PROBABILITY = 0.5
@@ -30,19 +30,7 @@ OPERATIONS = np.array([*HISTOGRAMS, *TABLES, *BLENDS, *MOVES])  # timm's names
 
 
 def rand_augment(images: torch.Tensor, draws: Draws) -> torch.Tensor:
-    """Apply RandAugment to a batch `(N, 3, H, W)` uint8.
-
-    Args:
-        images: the batch, which may be written to.
-        draws: the batch's random numbers.
-
-    Returns:
-        `(N, 3, H, W)` uint8.
-
-    Example:
-        >>> rand_augment(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), Draws(0, device="cpu")).dtype
-        torch.uint8
-    """
+    """RandAugment of a batch `(N, 3, H, W)` uint8, which may be written to."""
     for _ in range(LAYERS):
         names, arguments = draw_operations(len(images), draws)
         images = apply_operations(images, names, arguments, draws)
@@ -50,16 +38,7 @@ def rand_augment(images: torch.Tensor, draws: Draws) -> torch.Tensor:
 
 
 def draw_operations(count: int, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
-    """One operation for each image.
-
-    Returns:
-        `(count,)` names, empty where nothing is done; `(count,)` float64 arguments, see `argument_of`.
-
-    Example:
-        >>> names, arguments = draw_operations(8, Draws(0, device="cpu"))
-        >>> names.shape == arguments.shape == (8,)
-        True
-    """
+    """The name `(count,)` of one operation for each image, empty for none, and its argument, see `argument_of`."""
     names = OPERATIONS[draws.host.integers(len(OPERATIONS), size=count)]
     magnitudes = draws.host.normal(MAGNITUDE, MAGNITUDE_STD, count).clip(0, LARGEST_MAGNITUDE)
     arguments = argument_of(names, magnitudes, draws.chance(0.5, count))
@@ -67,20 +46,10 @@ def draw_operations(count: int, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
 
 
 def argument_of(names: np.ndarray, magnitudes: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """What timm makes of a magnitude in [0, 10].
+    """What timm makes of magnitudes in [0, 10], `(N,)` float64; `negative` ones go to the other side.
 
-    Args:
-        names: `(N,)` of `OPERATIONS`.
-        magnitudes: `(N,)` float64.
-        negative: `(N,)` bool: to the other side, where an operation has two.
-
-    Returns:
-        `(N,)` float64: degrees, the slope of a shear, the share of a side to translate by, bits to keep, the threshold
-        of solarising or what it adds, a factor of blending; 0 for operations without an argument.
-
-    Example:
-        >>> argument_of(np.array(["Rotate", "Invert"]), np.array([9.0, 9.0]), np.array([True, True]))
-        array([-27.,   0.])
+    Degrees, the slope of a shear, the share of a side to translate by, bits to keep, the threshold of solarising or
+    what it adds, a factor of blending; 0 for operations without an argument.
     """
     share = magnitudes / LARGEST_MAGNITUDE
     signed = np.where(negative, -share, share)
@@ -97,14 +66,7 @@ def argument_of(names: np.ndarray, magnitudes: np.ndarray, negative: np.ndarray)
 
 
 def apply_operations(images: torch.Tensor, names: np.ndarray, arguments: np.ndarray, draws: Draws) -> torch.Tensor:
-    """Do to each image of `(N, 3, H, W)` uint8 what its name says, in place; only such images are computed on.
-
-    Example:
-        >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-        >>> names, draws = np.array(["", "Invert"]), Draws(0, device="cpu")
-        >>> apply_operations(images, names, np.zeros(2), draws).amax((1, 2, 3))
-        tensor([  0, 255], dtype=torch.uint8)
-    """
+    """Do to each image of `(N, 3, H, W)` uint8 what its name says, in place; only such images are computed on."""
     for kind, apply in _KINDS.items():
         chosen = np.flatnonzero(np.isin(names, kind))
         if len(chosen):

@@ -1,139 +1,33 @@
-"""Views of an image: strong for the student, weak for the teacher, and the one for evaluation.
-
-Every view takes a PIL image of any mode and orientation and returns a float32 tensor `(3, image_size, image_size)` with
-ImageNet's mean and standard deviation. Views are picklable, so loader workers can have them.
-"""
+"""Images on their way to a batch: decoded once where memory allows it, viewed, collated, and sent from the workers."""
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from datasets import Dataset
 from PIL import Image
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
-from torchvision import transforms
-from torchvision.transforms import InterpolationMode
+from torch.utils.data import DataLoader, get_worker_info
 
-from deitlt_hf.data.draws import Draw, follow, generators_untouched
-from deitlt_hf.data.images import BadImage, decode_image, upright_rgb
-from deitlt_hf.data.in_memory import keep_images
+from deitlt_hf.data.images import BadImage, decode_image
 from deitlt_hf.data.readable import SKIP_HINT, image_name, undecoded
-from deitlt_hf.errors import DeiTLTError
-
-View = Callable[[Image.Image], torch.Tensor]
-
-# Up to this size the reference trains on padded random crops instead of random resized ones.
-LARGEST_PADDED_SIZE = 32
+from deitlt_hf.data.sampling import Draw, follow, generators_untouched
+from deitlt_hf.data.views import View
+from deitlt_hf.errors import DeiTLTError, notice
 
 # Images that are decoded before the first of them is viewed. One by one, the two kinds of work slow each other down for
 # small images; all of a batch, large ones leave the processor's caches before they are viewed.
 DECODED_AT_ONCE = 8
+MOST_KEPT = 1 << 30  # bytes of decoded pixels that are kept in memory
 
-
-def evaluation_resize(image_size: int) -> int | None:
-    """The shortest edge before the centre crop: 256/224 of the image size as in the reference, or None for no margin.
-
-    Raises:
-        DeiTLTError: for an image size below 1.
-
-    Example:
-        >>> evaluation_resize(224)
-        256
-    """
-    check_image_size(image_size)
-    return None if image_size <= LARGEST_PADDED_SIZE else int(256 / 224 * image_size)
-
-
-def strong_view(image_size: int, horizontal_flip: bool = True) -> View:
-    """The student's training view: the reference's crop, flip, RandAugment, and random erasing.
-
-    Above 32 pixels a bicubic random resized crop; up to 32 pixels a random crop of the image (resized first where its
-    size is another) with zero padding of `image_size // 8`, which is the reference's 4 at 32. RandAugment is
-    `rand-m9-mstd0.5-inc1`, erasing has probability 0.25 and fills with noise.
-
-    Args:
-        image_size: side of the square output in pixels.
-        horizontal_flip: mirror half of the images (default); False for digits, text and the like.
-
-    Raises:
-        DeiTLTError: for an image size below 1.
-
-    Example:
-        >>> strong_view(32)(Image.new("RGB", (32, 32))).shape
-        torch.Size([3, 32, 32])
-    """
-    check_image_size(image_size)
-    # color_jitter is the reference's setting too; timm leaves it out as soon as RandAugment is on.
-    crop, *rest = create_transform(
-        input_size=image_size,
-        is_training=True,
-        hflip=0.5 if horizontal_flip else 0.0,
-        color_jitter=0.3,
-        auto_augment="rand-m9-mstd0.5-inc1",
-        interpolation="bicubic",
-        re_prob=0.25,
-        re_mode="pixel",
-        re_count=1,
-    ).transforms
-    crops = padded_crop(image_size) if image_size <= LARGEST_PADDED_SIZE else [crop]
-    return transforms.Compose([upright_rgb, *crops, *rest])
-
-
-def weak_view(image_size: int, horizontal_flip: bool = True) -> View:
-    """The teacher's training view: crop and flip.
-
-    Crops as `strong_view` does.
-
-    Args:
-        image_size: side of the square output in pixels.
-        horizontal_flip: mirror half of the images (default).
-
-    Raises:
-        DeiTLTError: for an image size below 1.
-
-    Example:
-        >>> weak_view(32, horizontal_flip=False)(Image.new("L", (28, 28))).shape
-        torch.Size([3, 32, 32])
-    """
-    check_image_size(image_size)
-    crops = (
-        padded_crop(image_size)
-        if image_size <= LARGEST_PADDED_SIZE
-        else [transforms.RandomResizedCrop(image_size, interpolation=InterpolationMode.BICUBIC)]
-    )
-    flip = [transforms.RandomHorizontalFlip()] if horizontal_flip else []
-    return transforms.Compose([upright_rgb, *crops, *flip, *to_normalized_tensor()])
-
-
-def evaluation_view(image_size: int) -> View:
-    """The view for evaluation and prediction, the reference's.
-
-    Above 32 pixels the shortest edge is resized to 256/224 of the image size (bicubic) and the centre cropped; up to 32
-    pixels the image is resized to the image size where its size is another, with no margin.
-
-    Args:
-        image_size: side of the square output in pixels.
-
-    Raises:
-        DeiTLTError: for an image size below 1.
-
-    Example:
-        >>> evaluation_view(224)(Image.new("RGB", (640, 480))).shape
-        torch.Size([3, 224, 224])
-    """
-    shortest_edge = evaluation_resize(image_size)
-    if shortest_edge is None:
-        resized = [resize_to_square(image_size)]
-    else:
-        resized = [
-            transforms.Resize(shortest_edge, interpolation=InterpolationMode.BICUBIC),
-            transforms.CenterCrop(image_size),
-        ]
-    return transforms.Compose([upright_rgb, *resized, *to_normalized_tensor()])
+_SHARED_MEMORY = "/dev/shm"
+_notified = False
 
 
 class ViewTransform:
@@ -150,6 +44,7 @@ class ViewTransform:
         DeiTLTError: for an image that cannot be read; `ViewedDataset` says which one it was.
 
     Example:
+        >>> from deitlt_hf.data.views import evaluation_view
         >>> transform = ViewTransform({"pixel_values": evaluation_view(8)})
         >>> list(transform({"image": [Image.new("RGB", (8, 8))], "label": [3]}))
         ['pixel_values', 'labels']
@@ -176,12 +71,13 @@ class ViewedDataset(torch.utils.data.Dataset):
 
     An example is a dict of a tensor `(3, image_size, image_size)` per view, and an int under `labels`. Where the
     indices of a batch are `Draw`s, what its views draw follows from their seeds alone. Images are decoded once and kept
-    where all of the split's fit into memory, see `in_memory`.
+    where all of the split's fit into memory, see `keep_images`.
 
     Raises:
         DeiTLTError: on reading an image that cannot be read, with its index, its file if it has one, and the reason.
 
     Example:
+        >>> from deitlt_hf.data.views import evaluation_view
         >>> rows = Dataset.from_dict({"image": [Image.new("L", (9, 8))], "label": [3]})
         >>> list(ViewedDataset(rows, {"pixel_values": evaluation_view(8)}, "test")[0])
         ['pixel_values', 'labels']
@@ -191,17 +87,15 @@ class ViewedDataset(torch.utils.data.Dataset):
         self.rows = undecoded(dataset)
         self.views = views
         self.split = split
-        self.kept = keep_images(self.rows.num_rows, self._first_image())
+        try:
+            first = decode_image(self.rows[0]["image"]) if len(self) else None
+        except BadImage:  # reported when it is read for a view
+            first = None
+        self.kept = keep_images(self.rows.num_rows, first)
         self._images_alone = self.rows.select_columns("image")
 
     def __len__(self) -> int:
         return self.rows.num_rows
-
-    def _first_image(self) -> Image.Image | None:
-        try:
-            return decode_image(self.rows[0]["image"]) if len(self) else None
-        except BadImage:  # to be reported when somebody reads it
-            return None
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
@@ -215,7 +109,7 @@ class ViewedDataset(torch.utils.data.Dataset):
 
     def _examples(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         plain = [int(index) for index in indices]
-        rows = self._undecoded_rows(plain)
+        rows = self._rows_to_decode(plain)
         examples: list[dict[str, Any]] = []
         for start in range(0, len(indices), DECODED_AT_ONCE):
             few = slice(start, start + DECODED_AT_ONCE)
@@ -233,8 +127,8 @@ class ViewedDataset(torch.utils.data.Dataset):
     def _labels(self) -> np.ndarray | None:
         return np.asarray(self.rows["label"][:]) if "label" in self.rows.column_names else None
 
-    def _undecoded_rows(self, indices: list[int]) -> dict[int, Any]:
-        """What the data set holds for those of the images that are not kept decoded."""
+    def _rows_to_decode(self, indices: list[int]) -> dict[int, Any]:
+        """The rows, by index, of the images that are not kept decoded."""
         missing = [index for index in dict.fromkeys(indices) if self.kept is None or not self.kept.has(index)]
         return dict(zip(missing, self._images_alone[missing]["image"], strict=True)) if missing else {}
 
@@ -283,22 +177,96 @@ def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return batch
 
 
-def check_image_size(image_size: int) -> None:
-    """Raise `DeiTLTError` for an image size below 1."""
-    if image_size < 1:
-        raise DeiTLTError(f"image_size is {image_size}: pass a size in pixels of at least 1")
+class KeptImages:
+    """The decoded pixels of a split whose images have one size, shared by all processes that are forked later.
+
+    Nothing is decoded ahead. The memory is taken page by page as images come; /dev/shm, which is small in containers,
+    is not used. Processes that are spawned get none of it and decode for themselves.
+    """
+
+    def __init__(self, count: int, size: tuple[int, int]) -> None:
+        self.size = size
+        width, height = size
+        self._pixels = _shared(count, height, width, 3)
+        self._is_kept = _shared(count)
+
+    def __reduce__(self) -> tuple:
+        return type(None), ()  # unpickled in a spawned process it is None
+
+    def has(self, index: int) -> bool:
+        """Whether the image is kept already."""
+        return bool(self._is_kept[index])
+
+    def get(self, index: int) -> Image.Image:
+        """A copy of an image that is kept."""
+        return Image.fromarray(self._pixels[index])
+
+    def keep(self, index: int, image: Image.Image) -> None:
+        """Keep an RGB image for all processes, unless it has another size than the first one."""
+        if image.size == self.size:
+            self._pixels[index] = np.asarray(image)
+            self._is_kept[index] = 1  # last, so that no process reads half an image
 
 
-def resize_to_square(image_size: int) -> transforms.Resize:
-    """Bicubic resizing of a PIL image to a square."""
-    return transforms.Resize((image_size, image_size), interpolation=InterpolationMode.BICUBIC)
+def keep_images(count: int, first: Image.Image | None) -> KeptImages | None:
+    """A place for the images of a split, or None: too large are 1 GiB, or a quarter of the free memory, per machine."""
+    if first is None or count == 0:
+        return None
+    room = min(MOST_KEPT, psutil.virtual_memory().available // 4) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return KeptImages(count, first.size) if count * first.width * first.height * 3 <= room else None
 
 
-def padded_crop(image_size: int) -> list[Callable]:
-    """Steps: resize to a square, and crop a square of that size after zero padding of an eighth of it."""
-    return [resize_to_square(image_size), transforms.RandomCrop(image_size, padding=image_size // 8)]
+def _shared(*shape: int) -> np.ndarray:
+    return np.frombuffer(mmap.mmap(-1, int(np.prod(shape))), dtype=np.uint8).reshape(shape)
 
 
-def to_normalized_tensor() -> list[Callable]:
-    """Two steps: to a tensor in [0, 1], and to ImageNet's mean and standard deviation."""
-    return [transforms.ToTensor(), transforms.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)]
+def collate_for_workers(loader: DataLoader, processes: int = 1) -> None:
+    """Let a loader's workers send batches for which shared memory has no room through pipes instead.
+
+    torch puts tensors into /dev/shm, whichever sharing strategy it has; where that is full (64 MB in a container unless
+    it was started with another --shm-size) a worker dies or waits for ever. `processes` share the memory, each with
+    workers of its own.
+    """
+    try:
+        memory = os.statvfs(_SHARED_MEMORY)
+    except OSError:  # a system that shares in another way
+        return
+    if loader.num_workers:
+        # What each worker has in advance and at hand; a half is left to the other loaders and to other programs.
+        batches = loader.num_workers * (loader.prefetch_factor + 1) * processes
+        loader.collate_fn = _Collate(loader.collate_fn, memory.f_bavail * memory.f_frsize // (2 * batches))
+
+
+class _Collate:
+    """Collates a batch, and makes one of more than `room` bytes travel through the pipe to the main process."""
+
+    def __init__(self, collate: Callable[[Sequence[Any]], dict[str, Any]], room: int):
+        self._collate, self._room = collate, room
+
+    def __call__(self, examples: Sequence[Any]) -> dict[str, Any]:
+        batch = self._collate(examples)
+        tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+        if get_worker_info() is None or sum(tensor.nbytes for tensor in tensors.values()) <= self._room:
+            return batch
+        return batch | {name: _ByPipe(tensor) for name, tensor in tensors.items()}
+
+
+class _ByPipe:
+    """A tensor that is pickled with its values, where torch pickles a handle to shared memory."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self._array = tensor.numpy()
+
+    def __reduce__(self):
+        return _received, (self._array,)
+
+
+def _received(array: np.ndarray) -> torch.Tensor:
+    global _notified
+    if not _notified:
+        _notified = True
+        notice(
+            f"{_SHARED_MEMORY} has too little room for the batches of the workers: they go through pipes, which "
+            "is slower; a container has more with --shm-size, such as docker run --shm-size 8g"
+        )
+    return torch.from_numpy(array)

@@ -7,14 +7,10 @@ import torch
 
 
 class Draws:
-    """Random numbers that depend on a key alone, and not on what was drawn for other batches.
+    """Random numbers that depend on a key of integers (seed, step, process, view) alone, not on earlier batches.
 
     What decides which image gets which operation is drawn on the host, so that the host never has to ask the device how
     many images an operation is for; noise, which is as large as the images, is drawn on the device.
-
-    Args:
-        *key: integers from 0, such as seed, step, process and view; another key gives other numbers.
-        device: where the images are.
 
     Example:
         >>> Draws(0, 17, device="cpu").host.random() == Draws(0, 17, device="cpu").host.random()
@@ -27,39 +23,19 @@ class Draws:
         self._noise = torch.Generator(self.device).manual_seed(int(self.host.integers(2**63)))
 
     def chance(self, probability: float, count: int) -> np.ndarray:
-        """`(count,)` bool, true with `probability`.
-
-        Example:
-            >>> Draws(0, device="cpu").chance(1.0, 2)
-            array([ True,  True])
-        """
+        """`(count,)` bool, true with `probability`."""
         return self.host.random(count) < probability
 
     def up_to(self, largest: np.ndarray) -> np.ndarray:
-        """An int64 from 0 to `largest` for each of its values, both included.
-
-        Example:
-            >>> Draws(0, device="cpu").up_to(np.array([0, 0]))
-            array([0, 0])
-        """
+        """An int64 from 0 to `largest` for each of its values, both included."""
         return self.host.integers(0, largest, endpoint=True)
 
     def normal(self, *shape: int) -> torch.Tensor:
-        """Standard normal float32 noise on the device.
-
-        Example:
-            >>> Draws(0, device="cpu").normal(2, 3).shape
-            torch.Size([2, 3])
-        """
+        """Standard normal float32 noise on the device."""
         return torch.randn(shape, generator=self._noise, device=self.device)
 
     def send(self, array: np.ndarray) -> torch.Tensor:
-        """A host array on the device, without waiting for it; on a CPU it is the array's own memory.
-
-        Example:
-            >>> Draws(0, device="cpu").send(np.arange(3))
-            tensor([0, 1, 2])
-        """
+        """A host array on the device, without waiting for it; on a CPU it is the array's own memory."""
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         if self.device.type == "cpu":
             return tensor
