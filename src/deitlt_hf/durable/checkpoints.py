@@ -1,4 +1,4 @@
-"""Checkpoints on disk: complete under their name, or not there.
+"""Checkpoints on disk, complete or absent.
 
 A checkpoint is written into a hidden directory beside it and renamed at the end; one that goes is renamed before its
 files are removed. So whenever a process is killed, what is called `checkpoint-N` is whole.
@@ -21,24 +21,24 @@ from transformers.trainer_utils import sort_checkpoints
 logger = logging.getLogger(__name__)
 
 SAVING = "saving"  # where the trained model is written before it is put into the run's directory
-REMOVING = ".removing-"  # before the name of what goes
+REMOVING = ".removing-"  # prefix of what is being removed
 _SAVING, _REPLACED = ".saving-", ".replaced-"
 _SAVED_BY_TORCH = (".pt", ".pth", ".bin")
 
 
 def unfinished(checkpoint: Path) -> Path:
-    """Where `checkpoint` is written until it is whole; the same in all processes."""
+    """The hidden directory that `checkpoint` is written to; the same in all processes."""
     return checkpoint.with_name(_SAVING + checkpoint.name)
 
 
 def finish(checkpoint: Path) -> None:
-    """Give the unfinished checkpoint its name, once the disk has all of it."""
+    """Flush the unfinished checkpoint to the disk, and rename it."""
     written = unfinished(checkpoint)
     for path in written.rglob("*"):
         _flush(path)
     _flush(written)
     replaced = checkpoint.with_name(_REPLACED + checkpoint.name)
-    if checkpoint.exists():  # a step is saved again, at the end of its epoch or after a rewind
+    if checkpoint.exists():  # the same step is saved twice at the end of an epoch or after a rewind
         checkpoint.rename(replaced)
     written.rename(checkpoint)
     _flush(checkpoint.parent)
@@ -46,7 +46,7 @@ def finish(checkpoint: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Without it, a machine that loses its power may keep the name and lose the content."""
+    """Write to the disk now: after a power failure the name could be kept and the content lost."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
@@ -60,14 +60,14 @@ def tidy(directory: Path) -> None:
         name = left.with_name(left.name.removeprefix(_REPLACED))
         if not name.exists():
             left.rename(name)
-    # safetensors writes into .tmp and six letters, and renames that.
+    # safetensors writes to a file named .tmp and six letters, and renames it.
     for going in (f"{_SAVING}checkpoint-*", f"{_REPLACED}checkpoint-*", f"{REMOVING}*", SAVING, ".tmp" + "?" * 6):
         for left in directory.glob(going):
             remove(left)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory, as far as the disk lets."""
+    """Remove a file or a directory; errors are ignored."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -135,7 +135,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _safetensors_size(path: Path) -> int:
-    """How many bytes the header of a file says that it has."""
+    """The size in bytes that the header of a safetensors file announces."""
     with path.open("rb") as file:
         header_size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(header_size))

@@ -1,4 +1,4 @@
-"""What accelerate has to be told so that FSDP2 shards as this package needs it."""
+"""Settings of accelerate for FSDP2."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from transformers import TrainingArguments
 
 def configure_fsdp(plugin: FullyShardedDataParallelPlugin, model: nn.Module) -> None:
     """Shard by the model's layers, and gather whole weights for what is saved."""
-    # Of patch embeddings, which give a view that nothing writes into.
+    # A warning about the patch embeddings' output, which nothing modifies.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     plugin.set_state_dict_type("FULL_STATE_DICT")  # what is trained here fits into one process's memory
     if plugin.transformer_cls_names_to_wrap is None:
-        # Not the embeddings, of which accelerate shards a part by itself: torch refuses one shard inside another.
+        # Not the embeddings: accelerate shards a part of them itself, and torch refuses nested shards.
         layers = getattr(model, "_no_split_modules", None) or []
         plugin.transformer_cls_names_to_wrap = [name for name in layers if "Embeddings" not in name]
 
 
 @contextmanager
 def sharding_on_cpus(args: TrainingArguments) -> Iterator[None]:
-    """Let accelerate, which shards on accelerators only, do so on CPUs, where FSDP2 can be tried without a GPU."""
+    """Let accelerate shard on CPUs too, to try FSDP2 without a GPU; by itself it shards on accelerators only."""
     state = PartialState._shared_state
     is_asked_for = args.fsdp_plugin_args is not None or parse_flag_from_env("ACCELERATE_USE_FSDP")
     if not is_asked_for or args.distributed_state.distributed_type != DistributedType.MULTI_CPU:

@@ -1,4 +1,4 @@
-"""Signals that ask a process to end: a training finishes its step and saves first, anything else ends at once.
+"""Signals that end a process: a training finishes its step and saves first, everything else ends at once.
 
 Whoever runs a training decides whether signals are its own: the command line does, by `signals_end_runs`.
 """
@@ -46,7 +46,7 @@ class Stopped(SystemExit):
 
 
 class StopRequest:
-    """What signals have asked for while a training runs; `signum` is 0 until one comes."""
+    """The signal that a training received; `signum` is 0 until one comes."""
 
     def __init__(self) -> None:
         self.signum = 0
@@ -55,7 +55,7 @@ class StopRequest:
 
     def note(self, signum: int, frame: object) -> None:
         """The handler: the first signal is noted, the next ends the process at once."""
-        if os.getpid() != self._process:  # a loader's worker; the training process ends it
+        if os.getpid() != self._process:  # a worker of the loader, which the training process ends
             return
         now = time.monotonic()
         if not self.signum:
@@ -71,12 +71,12 @@ _enabled = False
 
 @contextmanager
 def signals_end_runs() -> Iterator[None]:
-    """Inside, SIGTERM and Ctrl-C let a training save a checkpoint and leave with `Stopped`.
+    """Inside this context, SIGTERM and Ctrl-C let a training save a checkpoint and raise `Stopped`.
 
     What is no training leaves at once, and so do both at a second signal. After it, the handlers are what they were.
     """
     global _enabled
-    if threading.current_thread() is not threading.main_thread():  # elsewhere Python lets nobody handle signals
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only
         yield
         return
     before, _enabled = _enabled, True
@@ -94,7 +94,7 @@ def _end_at_once(signum: int, frame: object) -> None:
 
 @contextmanager
 def signals_noted() -> Iterator[StopRequest | None]:
-    """Inside, signals are noted in the request that this gives; None where `signals_end_runs` is not in force."""
+    """Inside this context, signals are recorded in the request that it yields; None outside `signals_end_runs`."""
     if not _enabled or threading.current_thread() is not threading.main_thread():
         yield None
         return
@@ -111,7 +111,7 @@ def signals_noted() -> Iterator[StopRequest | None]:
 
 
 def leave_signals_to_the_training(worker: int) -> None:
-    """For a loader's worker: a signal to the whole group must not end it while the training still needs its images."""
+    """For a loader's worker: ignore signals to the whole process group while the training still needs images."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # macOS and Windows lack it
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
@@ -119,7 +119,7 @@ def leave_signals_to_the_training(worker: int) -> None:
 
 
 def _end_when_the_training_says_so() -> None:
-    # A handler in Python does not learn who sent the signal.
+    # A Python handler cannot tell who sent the signal.
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != multiprocessing.parent_process().pid:
         pass
     os._exit(0)
@@ -130,7 +130,7 @@ class EvaluationCutError(Exception):
 
 
 class LeaveAtSignal(TrainerCallback):
-    """Ends a training at a signal: after a step, or in the middle of an evaluation, at the same one in all processes.
+    """Ends a training at a signal: after a step or inside an evaluation, at the same step in all processes.
 
     `signum` is 0 until they agree on one. They agree a step after it came, without waiting for each other: the step
     that is computed meanwhile takes longer than the message.
@@ -142,10 +142,10 @@ class LeaveAtSignal(TrainerCallback):
         self._group = self._work = None
 
     def begin(self, request: StopRequest | None, processes: int) -> None:
-        """Look at `request` from now on; None looks at nothing."""
+        """Watch `request` from now on; None watches nothing."""
         self.signum, self._request, self._work = 0, request, None
         if request is not None and processes > 1 and self._group is None:
-            self._group = dist.new_group(backend="gloo")  # between hosts: no device is asked, so none has to wait
+            self._group = dist.new_group(backend="gloo")  # on the CPU, so that no device has to wait
 
     def _agreed(self) -> int:
         if self._request is None or self._group is None:
@@ -161,7 +161,7 @@ class LeaveAtSignal(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self.signum = self._agreed()
         if self.signum:
-            # An evaluation that is due now is left out: whoever sent the signal may not wait for it.
+            # Skip an evaluation that is due now: the sender of the signal may not wait that long.
             control.should_save, control.should_evaluate, control.should_training_stop = True, False, True
 
     def on_prediction_step(self, args, state, control, **kwargs):

@@ -109,7 +109,7 @@ class DurableTrainer(Trainer):
     # Hooks.
 
     def begin_attempt(self) -> None:
-        """Forget what an attempt that failed has left; called before the first attempt too."""
+        """Reset the state of an attempt; called before each one, the first included."""
         self._non_finite_step.fill_(-1)
         self._clock = time.perf_counter()
 
@@ -123,11 +123,11 @@ class DurableTrainer(Trainer):
         """Read what `save_extra_state` wrote, before optimiser and schedule are read."""
 
     def peak_learning_rate(self) -> float:
-        """The learning rate that a schedule's factors multiply, before any rewind."""
+        """The peak learning rate, which the schedule's factors multiply, before any rewind."""
         return self.args.learning_rate
 
     def seconds_of_training(self) -> float:
-        """Seconds since the last call, without those that evaluating and saving took."""
+        """Seconds of training since the last call; evaluating and saving are not counted."""
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
         return seconds
@@ -201,7 +201,7 @@ class DurableTrainer(Trainer):
         return prepared
 
     def _check_steps_are_as_before(self, checkpoint: str, train_dataloader: DataLoader) -> None:
-        """Refuse steps of another number of images: the images, the phase and the learning rate would jump."""
+        """Refuse another number of images per step: the data order, the DRW phase and the learning rate would jump."""
         if self.args.ignore_data_skip or not hasattr(train_dataloader.dataset, "__len__"):
             return
         state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
@@ -278,7 +278,7 @@ class DurableTrainer(Trainer):
         self._or_stop(self._write, checkpoint)
         self._or_stop(self._finish, checkpoint)
         self.last_checkpoint = os.path.join(directory, checkpoint.name)
-        if self.args.push_to_hub and self.state.global_step:  # before the first step there is nothing to show
+        if self.args.push_to_hub and self.state.global_step:  # nothing is trained before the first step
             self._push_from_checkpoint(self.last_checkpoint)
         if self.args.should_save:
             rotate(directory, self.args.save_total_limit, self.state.best_model_checkpoint)
@@ -297,7 +297,7 @@ class DurableTrainer(Trainer):
             unfinished(checkpoint).mkdir(parents=True)
 
     def _write(self, checkpoint: Path) -> None:
-        """Every process writes what is its own: shards, random state; the main one the rest."""
+        """Write a checkpoint: each process its shards and random state, the main one the rest."""
         aside = str(unfinished(checkpoint))
         self.save_model(aside, _internal_call=True)
         if not self.args.save_only_model:
@@ -318,7 +318,7 @@ class DurableTrainer(Trainer):
             finish(checkpoint)
 
     def _or_stop(self, action, checkpoint: Path) -> None:
-        """Do a part of a save in all processes; if the disk refuses it in any, stop all, each with the same line."""
+        """Do one part of a save in all processes; if the disk refuses it in any, stop all with the same message."""
         reason = None
         try:
             action(checkpoint)
@@ -403,7 +403,8 @@ class DurableTrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         is_first = ~torch.isfinite(loss) & (self._non_finite_step < 0)
         self._non_finite_step = torch.where(is_first, self.state.global_step + 1, self._non_finite_step)
-        # On a device looking would wait for it, and several processes have to stop together; so both wait for the log.
+        # On a GPU reading the loss would wait for the device, and several processes must stop together: they check at
+        # the next log.
         if loss.device.type == "cpu" and self.args.world_size == 1:
             self._stop_if_not_finite()
         return loss
@@ -414,7 +415,7 @@ class DurableTrainer(Trainer):
         found = [step for step in steps if step >= 0]
         if found:
             self._non_finite_step.fill_(min(found))
-            # Where that step began, which may be some steps ago.
+            # The epoch of that step, which may lie some steps back.
             epoch = (min(found) - 1) * (self.state.epoch or 0) / max(self.state.global_step, 1)
             before = "there is no checkpoint from before it: train again with a lower learning_rate"
             if self.last_checkpoint:
@@ -432,7 +433,7 @@ class DurableTrainer(Trainer):
         super().log(logs, start_time)
 
     def _stop_if_weights_are_not_finite(self) -> None:
-        """Stop before such weights are saved: the last loss may be finite where its gradient was not."""
+        """Stop before weights that are not finite are saved: the loss may be finite although its gradient was not."""
         weights = [w.to_local() if isinstance(w, DTensor) else w for w in self.model.parameters()]
         ruined = ~torch.stack([weight.isfinite().all() for weight in weights]).all()
         is_first = ruined & (self._non_finite_step < 0)
@@ -450,14 +451,14 @@ class DurableTrainer(Trainer):
             raise DeiTLTError("FSDP of version 1 was asked for; pass fsdp_version 2")
 
     def _compute_as_with_ddp(self) -> None:
-        """Autocast, over weights in float32, where accelerate's FSDP2 would compute all in half, the loss too."""
+        """Use autocast over float32 weights; accelerate's FSDP2 would compute all in half precision, the loss too."""
         self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
         if self.accelerator.mixed_precision != "no":
             forward = self.accelerator.autocast()(type(self.model).forward)
             self.model.forward = MethodType(convert_outputs_to_fp32(forward), self.model)
 
     def unsharded_model(self, weights: dict[str, torch.Tensor] | None = None) -> nn.Module:
-        """The model as it was given; under FSDP2 a copy of it, in the main process with all weights.
+        """The model without sharding; under FSDP2 a copy, which has all weights in the main process only.
 
         Args:
             weights: all of them, if they were gathered already; otherwise all processes have to call this.
@@ -508,11 +509,11 @@ class DurableTrainer(Trainer):
         make_repository(self.hub_model_id, private=private, branch=args.hub_revision, token=token)
         self.push_in_progress = None
         self._pusher = ThreadPoolExecutor(max_workers=1)
-        for left in Path(args.output_dir).glob(f"{_STAGING}*"):  # by a process that was killed
+        for left in Path(args.output_dir).glob(f"{_STAGING}*"):  # left by a killed process
             shutil.rmtree(left, ignore_errors=True)
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """Write this package's card into the output directory; what transformers' draft would hold is not used."""
+        """Write this package's card into the output directory, instead of transformers' draft."""
         if self.is_world_process_zero():
             write_model_card(self.args.output_dir, self.hub_model_id, self.args.hub_revision)
 
@@ -579,7 +580,7 @@ class DurableTrainer(Trainer):
         revision: str | None = None,
         resumable_as: str | None = None,
     ) -> Callable[[], CommitInfo]:
-        """Set a model's files aside, for a checkpoint may be gone before it is uploaded; returns what uploads them."""
+        """Copy a model's files, because a checkpoint may be deleted before its upload; returns the upload."""
         folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=self.args.output_dir))
 
         def commit() -> CommitInfo:
@@ -608,20 +609,22 @@ class DurableTrainer(Trainer):
 
 
 def _pickled_arguments_and_links(folder: str, names: list[str]) -> list[str]:
-    """What of a checkpoint stays on this machine; what links lead to is none of it."""
+    """Names in a checkpoint that are not uploaded: pickles, and links to files outside it."""
     return [name for name in names if name == TRAINING_ARGS_NAME or Path(folder, name).is_symlink()]
 
 
 def _hide_the_best_checkpoint(state_file: Path) -> None:
-    """Of its path the name alone goes to the hub, as the directory is another one elsewhere."""
+    """Keep only the name of the best checkpoint's path, which means nothing on another machine."""
     state = read_json(state_file) or {}
     best = state.get("best_model_checkpoint")
     if best is not None:
-        write_json(state_file, state | {"best_model_checkpoint": last_part(best)})  # a new file: the old one is linked
+        write_json(
+            state_file, state | {"best_model_checkpoint": last_part(best)}
+        )  # as a new file, because the old one is a hard link
 
 
 def _warn_if_it_fails(commit: Callable[[], CommitInfo]) -> None:
-    """A hub that does not answer for a while should not end the training."""
+    """Commit; an error of the hub becomes a warning, so that the training continues."""
     try:
         commit()
     except DeiTLTError as error:
@@ -629,12 +632,12 @@ def _warn_if_it_fails(commit: Callable[[], CommitInfo]) -> None:
 
 
 def _reason(error: Exception) -> str | None:
-    """Why a file could not be written, in a few words; None if the error says something else."""
+    """Why a file could not be written, in a few words; None for other errors."""
     if isinstance(error, OSError):
         return error.strerror or str(error).splitlines()[0]
     if isinstance(error, SafetensorError):
         return str(error).splitlines()[0]
-    # torch's writer says which of its lines failed, but not why.
+    # torch's writer names its own source line, not the reason.
     is_of_the_writer = "inline_container" in str(error) or "iostream error" in str(error)
     return "the disk did not take all of it" if is_of_the_writer else None
 

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint, put into a model that may wrap adapters."""
+"""Loads the weights of a checkpoint into a model, with or without adapters."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from deitlt_hf.foreign.weights import check_finite
 
 
 def wraps_adapters(model: nn.Module) -> bool:
-    """Whether the model is peft's around another: it saves and loads adapters, and modules that it trains in full."""
+    """Whether the model is peft's wrapper, which saves adapters only."""
     return hasattr(model, "peft_config") and not isinstance(model, PreTrainedModel)
 
 
 def has_adapters(model: nn.Module) -> bool:
-    """Whether adapters were put into the model itself, with `model.add_adapter`; then they alone are saved."""
+    """Whether `model.add_adapter` put adapters into the model itself; then only they are saved."""
     return isinstance(model, PreTrainedModel) and getattr(model, "_hf_peft_config_loaded", False)
 
 
 def _load_added_adapter(model: PreTrainedModel, directory: str | Path) -> None:
-    """Give the active adapter the weights in a checkpoint; `model.load_adapter` would add one more beside it."""
+    """Load a checkpoint into the active adapter; `model.load_adapter` would add a second one."""
     from peft import load_peft_weights, set_peft_model_state_dict
 
     if not Path(directory, ADAPTER_CONFIG_NAME).is_file():

@@ -1,4 +1,4 @@
-"""The analysis of a model that was saved: with the pixels that it was made for, and the teacher that taught it."""
+"""Analyses a saved model, with its own image size and the teacher of its run."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def analyze_saved_model(
 
 
 def _view_of(model: PreTrainedModel, source: str, revision: str | None) -> tuple[View, OwnPixels]:
-    """What makes a model's pixel values of an image, and their normalisation."""
+    """The evaluation view of a model, and the normalisation in it."""
     if model.config.model_type == DeiTLTConfig.model_type:
         size = patches_of(model.config).image_size
         return evaluation_view(size[0]), OwnPixels(list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD), size)
@@ -100,7 +100,7 @@ def _teacher_of(
 
 
 def _recorded_teacher(source: str, teacher: str | None) -> str | None:
-    """The teacher of a run's settings, if it is a directory that is here, or was a hub id when the run ended."""
+    """The teacher in a run's settings, if its directory exists here or it was a hub id."""
     if teacher is None or Path(teacher).is_dir():
         return teacher
     records = (read_json(directory / RUN_FILE) or {} for directory in (Path(source), Path(source).parent))

@@ -1,4 +1,4 @@
-"""The directory of a run: who may write into it, and the model, settings, record and card that it ends with."""
+"""The directory of a run: its lock, its settings, and the model, record and card at its end."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def check_output_directory(args: LongTailTrainingArguments) -> str | None:
     """Refuse a directory that holds a run, unless it is resumed or replaced; returns the checkpoint to resume from."""
     directory = Path(args.output_dir)
     check_is_writable(directory, "--output_dir")
-    if not args.profile:  # which only adds its trace
+    if not args.profile:  # a profile only adds its trace
         check_lock(directory)
     if args.resume or args.resume_from_checkpoint:
         checkpoint = args.resume_from_checkpoint
@@ -66,7 +66,7 @@ def check_output_directory(args: LongTailTrainingArguments) -> str | None:
             instead = "pass --overwrite to start anew" if _is_occupied(directory) else "leave resume out"
             raise DeiTLTError(f"{checkpoint or directory} holds no checkpoint to resume from; {instead}")
         return checkpoint
-    if args.profile:  # which only adds its trace
+    if args.profile:  # a profile only adds its trace
         return None
     if _is_occupied(directory) and not args.overwrite:
         raise DeiTLTError(f"{directory} is not empty; pass --resume, --overwrite, or another --output_dir")
@@ -76,7 +76,7 @@ def check_output_directory(args: LongTailTrainingArguments) -> str | None:
 
 
 class Remains(NamedTuple):
-    """What a run that was stopped has left: its newest checkpoint, and its directory if the trained model is there."""
+    """What a stopped run leaves: its newest checkpoint, and its directory if the trained model is in it."""
 
     checkpoint: str | None
     model: str | None
@@ -86,7 +86,7 @@ class Remains(NamedTuple):
 def claimed_directory(
     trainer: LongTailTrainer, settings: Sequence[object], checkpoint: str | None, record: DataRecord | None = None
 ) -> Iterator[None]:
-    """Inside, the run's directory is the trainer's; what stops it from outside gets `Remains` as attribute `remains`.
+    """Lock the run's directory for the trainer; an exception that stops it gets a `Remains` as attribute `remains`.
 
     A run that is replaced stays whole until the one in its place has made a step, or has to write.
     """
@@ -99,7 +99,7 @@ def claimed_directory(
             _write_settings(trainer, settings, checkpoint, record, is_replaced)
         yield
     except (Stopped, KeyboardInterrupt, OSError) as error:
-        if trainer.state.global_step or not is_replaced:  # else what is there is the other run's
+        if trainer.state.global_step or not is_replaced:  # otherwise the files are the older run's
             is_trained = trainer.state.global_step > 0 and (directory / "config.json").is_file()
             error.remains = Remains(newest_complete(directory), str(directory) if is_trained else None)
         raise
@@ -129,7 +129,7 @@ def _write_settings(
     record: DataRecord | None,
     is_replaced: bool,
 ) -> None:
-    """Write `recipe.yaml` and the record of the data, or let the first step do it where another run's are there."""
+    """Write `recipe.yaml` and `data.json`; in a directory with an older run, the first step writes them."""
     directory = Path(trainer.args.output_dir)
     changed = {name: value for part in settings for name, value in _changed_settings(part).items()}
     recipe = yaml.safe_dump(changed, sort_keys=False)
@@ -142,7 +142,7 @@ def _write_settings(
         _write_recipe(directory, recipe)
     else:
         places = getattr(read_data_record(directory), "places", {})
-        # A resumed run looks for its data where they lay; that they are found by another name changes nothing.
+        # The same data under another path is no change of settings.
         changed |= {name: before[name] for name, path in changed.items() if _same_place(before.get(name), path, places)}
         changes = _changes(before, changed, settings)
         if changes:
@@ -160,14 +160,14 @@ def _write_recipe(directory: Path, text: str) -> None:
 
 
 class _OtherSettings(TrainerCallback):
-    """Notes the settings that a run was resumed with, once it has made a step with them."""
+    """Writes the new settings of a resumed run after its first step with them."""
 
     def __init__(self, directory: Path, recipe: str, changes: dict[str, list[Any]]):
         self._directory, self._recipe, self._changes = directory, recipe, changes
 
     def on_step_end(self, args, state, control, **kwargs):
         if self._changes:
-            # First what was before, which recipe.yaml no longer tells then.
+            # The old values first: recipe.yaml then holds the new ones only.
             file = self._directory / RESUMED_FILE
             earlier = (read_json(file) or {}).get("resumed", [])
             write_json(file, {"resumed": [*earlier, {"step": state.global_step - 1, "changed": self._changes}]})
@@ -180,7 +180,7 @@ def _same_place(before: Any, now: Any, places: Mapping[str, str]) -> bool:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any], parts: Sequence[object]) -> dict[str, list[Any]]:
-    """By name, the old value and the new one of the settings that a run is resumed with."""
+    """The settings that a resumed run changes: `{name: [old, new]}`."""
     defaults = {field.name: _default(field) for part in parts for field in dataclasses.fields(part)}
     told = [name for name in dict.fromkeys([*before, *now]) if name in defaults.keys() - _OF_THE_RUN - OF_THE_MACHINE]
     pairs = {name: [settings.get(name, defaults[name]) for settings in (before, now)] for name in told}
@@ -188,7 +188,7 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any], parts: Sequence[
 
 
 class _Replacement(TrainerCallback):
-    """Takes a directory over from the run in it, once the new one has made a step, or has to write."""
+    """Removes an older run from the directory, at the new run's first step or first write."""
 
     def __init__(self, directory: Path, recipe: str, record: DataRecord | None):
         self._recipe, self._text, self._record = directory / RECIPE_FILE, recipe, record
@@ -198,7 +198,7 @@ class _Replacement(TrainerCallback):
         self.take_over()
 
     def take_over(self) -> None:
-        """Remove what was there; wherever this is cut off, checkpoints and settings are those of one run."""
+        """Remove the older run's files; if this is interrupted, checkpoints and settings still belong to one run."""
         old = [path for path, inode in self._old.items() if os.path.lexists(path) and path.lstat().st_ino == inode]
         if not self._old:
             return
@@ -218,14 +218,14 @@ class _Replacement(TrainerCallback):
 
 
 def _entries(directory: Path) -> Iterator[Path]:
-    """What lies in a run's directory, and of TensorBoard's the single logs: the new run writes there at its start."""
+    """The entries of a run's directory; of TensorBoard's folder its files, because the new run writes into it too."""
     for path in directory.iterdir():
         if path.name != LOCK_FILE:
             yield from path.iterdir() if path.name == "runs" and path.is_dir() else (path,)
 
 
 def refuse_within(directory: str, replaced: bool, **sources: str | None) -> None:
-    """Refuse sources that lie in a directory whose run is to be replaced."""
+    """Refuse data or models inside a directory that this run replaces."""
     here = Path(directory).resolve()
     for name, source in sources.items():
         if replaced and source is not None and Path(source).exists() and Path(source).resolve().is_relative_to(here):
@@ -235,7 +235,7 @@ def refuse_within(directory: str, replaced: bool, **sources: str | None) -> None
 
 
 def _is_occupied(directory: Path) -> bool:
-    # A profile leaves its trace where the run that it was made for will be, and a killed run its lock.
+    # A profile leaves its trace, and a killed run its lock, in the directory of the run to come.
     return directory.is_dir() and any(path.name not in (TRACE_FILE, LOCK_FILE) for path in directory.iterdir())
 
 
@@ -244,15 +244,17 @@ def save_model(trainer: LongTailTrainer) -> None:
     directory = Path(trainer.args.output_dir)
     staging = directory / SAVING
     try:
-        trainer.save_model(str(staging), _internal_call=True)  # else it would push what has no card and no numbers yet
-    except SafetensorError as error:  # as an OSError, which says what the disk refuses
+        trainer.save_model(str(staging), _internal_call=True)  # an external call would push, without card and results
+    except SafetensorError as error:  # what safetensors raises when the disk is full
         shutil.rmtree(staging, ignore_errors=True)
         instead = "resume" if newest_complete(directory) else "train again, for there is no checkpoint"
         raise DeiTLTError(f"cannot write the model into {directory}: {error}; make room, and {instead}") from error
     if not trainer.args.should_save:
         return
     (staging / "training_args.bin").unlink()  # a pickle; recipe.yaml says the same in text
-    for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):  # what loading looks for, last
+    for path in sorted(
+        staging.iterdir(), key=lambda path: path.name == "config.json"
+    ):  # last, because loading looks for it
         target = directory / path.name
         if target.is_dir():
             shutil.rmtree(target)
@@ -269,7 +271,7 @@ def finish_run(
     taught_by: dict[str, Any] | None = None,
     **sources: str | None,
 ) -> None:
-    """Write `run.json` and the card beside what was measured, and push all of it where that was asked for."""
+    """Write `run.json` and the card, and push everything if `push_to_hub` is on."""
     args = trainer.args
     if args.should_save:
         hub_ids = find_hub_ids({"data": data.data, **sources})
@@ -312,7 +314,7 @@ def _what_it_took(trainer: LongTailTrainer, seconds: float, checkpoint: str | No
 
 
 def _public_changes(directory: Path) -> list[dict[str, Any]]:
-    """When the run was resumed with other settings, and with which, as may be published."""
+    """The settings that resumes changed, without anything private."""
     entries = (read_json(directory / RESUMED_FILE) or {}).get("resumed", [])
     return [
         entry | {"changed": {name: list(_public(name, pair)) for name, pair in entry["changed"].items()}}

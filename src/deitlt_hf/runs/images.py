@@ -46,7 +46,7 @@ class DataChoice:
 
 @dataclass(frozen=True)
 class MeasuredImages:
-    """Images to measure a model on, and in words which of the source they are.
+    """Images to measure a model on, and in words which part of the source they are.
 
     Args:
         images: of which `test` counts.
@@ -62,7 +62,7 @@ class MeasuredImages:
 
 
 def load_images_to_train(data: DataArguments, checkpoint: str | None = None) -> Images:
-    """`load_images` for a training: with the data that a resumed run had, and a notice of test images in train."""
+    """Load a training's images; refuse data that changed since the checkpoint, and warn of test images in train."""
     images = load_images(data)
     if images.held_out is not None:  # identical images are on one side
         leaked, images.one_of_each_class = 0, images.held_out.kept
@@ -84,7 +84,7 @@ def load_images_to_train(data: DataArguments, checkpoint: str | None = None) -> 
 
 def _check_unchanged(images: Images, name: str, checkpoint: str) -> None:
     record = read_data_record(checkpoint)
-    if record is None:  # of a run before there were records
+    if record is None:  # a run of an older version
         if not (Path(checkpoint) / "config.json").is_file():
             return
         config = load_any_config(checkpoint)
@@ -105,7 +105,7 @@ def _check_unchanged(images: Images, name: str, checkpoint: str) -> None:
 
 
 def data_record(images: Images, **settings: str | None) -> DataRecord:
-    """What a run notes about its images."""
+    """The record of a run's data, written to `data.json`."""
     held_out = images.held_out
     return DataRecord(
         class_names=images.class_names,
@@ -121,7 +121,7 @@ def data_record(images: Images, **settings: str | None) -> DataRecord:
 def load_images_to_measure(
     data: DataArguments, choice: DataChoice, config: PreTrainedConfig, sources: Sequence[str]
 ) -> MeasuredImages:
-    """Load the test images that a command's flags mean.
+    """Load the test images that a command's flags name.
 
     The run's own data give their test split, held out as for the training, also where images came or went since. Of
     another source it is the test split, or all images where it has none; its classes may be some of the model's.
@@ -156,7 +156,7 @@ def _of_the_run(data: DataArguments, config: PreTrainedConfig, sources: Sequence
 
 
 def _records(data: DataArguments, sources: Sequence[str]) -> dict[str, DataRecord]:
-    """What the runs of the models noted about these data."""
+    """The data records of the models' runs, for these data."""
     found = {source: read_data_record(source) for source in sources}
     place = os.path.abspath(os.path.expanduser(data.data))
     return {
@@ -167,7 +167,7 @@ def _records(data: DataArguments, sources: Sequence[str]) -> dict[str, DataRecor
 
 
 def _say_changes(images: Images, name: str, source: str, record: DataRecord) -> None:
-    """Of other counts than the run had; other classes are refused later."""
+    """Say that the number of images per class has changed; other classes are refused later."""
     if differing_classes(record.class_names, images.class_names):
         return
     changed = differing_counts(
@@ -185,7 +185,7 @@ def _of_another_source(data: DataArguments, config: PreTrainedConfig, source: st
     test = splits["test"] if has_both else splits["train"]
     taken = f"the test split of {data.data}" if has_both else f"all images of {data.data}"
     counts, groups = (getattr(config, name, None) for name in ("class_counts", "class_groups"))
-    if counts is None and has_both:  # no run's model: the training images tell what is head and tail
+    if counts is None and has_both:  # not a model of a run: the training images define head and tail
         return MeasuredImages(load_images(data), taken)
     test = with_classes(test, names_of(config), source, data.data)
     if counts is None:
@@ -196,7 +196,7 @@ def _of_another_source(data: DataArguments, config: PreTrainedConfig, source: st
 
 
 def with_classes(dataset: Dataset, names: Sequence[str], source: str, data: str) -> Dataset:
-    """Images with the class ids that a model has for their classes' names."""
+    """The images with a model's class ids, matched by class name."""
     found = dataset.features["label"].names
     if list(found) == list(names):
         return dataset

@@ -1,4 +1,4 @@
-"""One training at a time in a directory: a file says which process on which host has it."""
+"""One training at a time in a directory: a lock file names its process and host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOCK_FILE = "run.lock"
 
 
 def check_lock(directory: Path) -> None:
-    """Refuse a directory that another training has.
+    """Refuse a directory that another training uses.
 
     One that a process of this host left when it was killed is none, and neither is this process's own.
     """
@@ -33,7 +33,7 @@ def check_lock(directory: Path) -> None:
 
 
 def take_lock(directory: Path) -> None:
-    """Have a directory that exists for this process's training; a lock left by a killed one is taken over, and said."""
+    """Lock an existing directory for this process; a killed process's lock is replaced, with a notice."""
     lock, mine = directory / LOCK_FILE, _this_process()
     check_lock(directory)
     left = _read(lock)
@@ -43,7 +43,7 @@ def take_lock(directory: Path) -> None:
     aside = directory / f"{LOCK_FILE}.{os.getpid()}"
     aside.write_text(json.dumps(mine) + "\n")
     try:
-        os.link(aside, lock)  # whole, and only where there is none: of two that start together one is refused
+        os.link(aside, lock)  # atomic: of two trainings that start together, one is refused
     except FileExistsError:
         check_lock(directory)
     except OSError:  # a file system without links
@@ -52,13 +52,13 @@ def take_lock(directory: Path) -> None:
 
 
 def release_lock(directory: Path) -> None:
-    """Give back what `take_lock` took; a lock of another process stays."""
+    """Remove this process's lock."""
     if _read(directory / LOCK_FILE) == _this_process():
         (directory / LOCK_FILE).unlink(missing_ok=True)
 
 
 def _this_process() -> dict[str, Any]:
-    # Its start too: numbers of processes come again.
+    # The start time too, because process ids are reused.
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
 
 

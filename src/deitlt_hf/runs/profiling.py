@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: the stages that the trainers name, timed, and a trace of a few steps."""
+"""Profiles training steps: the time of each stage, and a trace of a few steps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TRACE_FILE = "trace.json"
 WARM_UP_STEPS = 5  # compilation, the first batches of the loader's workers, the choice of convolutions
-TRACED_STEPS = 3  # recording every operation slows a step down, so that these are not the ones that are timed
+TRACED_STEPS = 3  # not the timed ones: recording every operation slows a step down
 
 
 @dataclass
@@ -163,7 +163,7 @@ class _ProfileSteps(TrainerCallback):
             self.busy = covered(kernels) / (1e6 * seconds)  # the trace's times are in microseconds
 
     def close(self) -> None:
-        """However the training ended, leave nothing recording."""
+        """Stop every recording, however the training ended."""
         record_with(None)
         self._bar.close()
         if self.trace is not None and self.steps_done < self.total:
@@ -171,7 +171,7 @@ class _ProfileSteps(TrainerCallback):
 
 
 def covered(intervals: Iterable[tuple[float, float]]) -> float:
-    """Length of what intervals cover together, parts that overlap counted once."""
+    """Total length of intervals, with overlaps counted once."""
     length, reached = 0.0, float("-inf")
     for start, end in sorted(intervals):
         length += max(0.0, end - max(start, reached))

@@ -1,4 +1,4 @@
-"""The students that can be trained: from scratch in any shape, or from the weights of another DeiT."""
+"""Builds students: from scratch in any shape, or from the weights of another DeiT."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def student_config(student: StudentArguments, image_size: int, **classes: Any) -
 
 
 def check_shape(student: StudentArguments, image_size: int | None) -> None:
-    """Refuse a shape that cannot be, before the data tell the rest of it."""
+    """Refuse a shape that is impossible for any data."""
     if image_size is None:
         # Every size has a multiple of the tiny one's heads, and patches of a pixel fit any image.
         student = replace(student, student_size=student.student_size or "tiny", patch_size=1)
@@ -97,7 +97,7 @@ def load_start(student: StudentArguments, image_size: int, classes: Mapping[str,
 
 
 def resize_positions(model: DeiTLTForImageClassification, image_size: int) -> None:
-    """Make a student one for images of another size, its position embeddings interpolated as DeiT's are (bicubic)."""
+    """Adapt a student to another image size: its position embeddings are interpolated (bicubic), as DeiT's are."""
     embeddings, patch_size = model.deit.embeddings, model.config.patch_size
     if image_size % patch_size:
         raise DeiTLTError(

@@ -127,7 +127,7 @@ def train_teacher(
 def profile_teacher(
     data: TrainingDataArguments, teacher: TeacherArguments, args: TeacherTrainingArguments
 ) -> StepProfile:
-    """Say where the time of a teacher's training step goes, in place of training it; see `profile_training`."""
+    """Profile a teacher's training step instead of training it; see `profile_training`."""
     checkpoint = check_teacher(teacher, args)
     images = load_images_to_train(data, checkpoint)
     return profile_training(make_teacher_trainer(data, teacher, args, images), args.profile, checkpoint)
@@ -225,7 +225,7 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
 def profile_student(
     data: TrainingDataArguments, student: StudentArguments, args: DeiTLTTrainingArguments
 ) -> StepProfile:
-    """Say where the time of a student's training step goes, in place of training it; see `profile_training`."""
+    """Profile a student's training step instead of training it; see `profile_training`."""
     checkpoint = check_student(student, args, data.image_size)
     images = load_images_to_train(data, checkpoint)
     return profile_training(make_student_trainer(data, student, args, images), args.profile, checkpoint)
@@ -298,7 +298,7 @@ def _train(trainer: LongTailTrainer, checkpoint: str | None) -> float:
 
 
 def _checked(build, *args, source: str | None = None, **kwargs):
-    """Build a model or configuration; what the models' room reports as a ValueError is the user's to mend."""
+    """Build a model or configuration, and turn transformers' errors into one line."""
     try:
         return build(*args, **kwargs)
     except DeiTLTError:

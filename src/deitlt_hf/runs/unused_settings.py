@@ -1,4 +1,4 @@
-"""Settings that do nothing beside the others, said in one line instead of being passed over."""
+"""Settings that have no effect together with the others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NEEDS: list[tuple[tuple[str, ...], Callable[[Settings], bool], str]] = [
 
 
 def say_what_is_unused(parts: Sequence[object]) -> None:
-    """Say in one line which settings of a run do nothing, and what they would take."""
+    """Name in one line the settings that have no effect, and what they need."""
     unused = list(_unused(parts))
     if unused:
         notice(f"not used: {'; '.join(unused)}")

@@ -1,4 +1,4 @@
-"""Training arguments: transformers' own, with the paper's defaults, and what long-tailed training adds to them."""
+"""Training arguments: transformers' own with the paper's defaults, and those of long-tailed training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEACHER_SCHEDULES = ("steps", "cosine")
 AUGMENTATION_DEVICES = ("auto", "cpu", "device")
 _COMPILERS = tuple(backend.value.lower() for backend in DynamoBackend if backend is not DynamoBackend.NO)
 _COMPILER_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-# Of the Trainer's settings those that do nothing for images, or fail.
+# Settings of transformers' Trainer that have no effect on images, or fail.
 _FOR_TEXTS = {
     "neftune_noise_alpha": lambda value: value is not None,
     "use_liger_kernel": bool,
@@ -42,7 +42,7 @@ _MEASURES = ("overall", *GROUPS, "balanced_accuracy")  # of `mean_accuracies`
 
 @contextmanager
 def _in_one_line(what: str = "", instead: str = "") -> Iterator[None]:
-    """Let what transformers and others say of a setting that they cannot use be a user's mistake."""
+    """Turn an error of transformers about a setting into a `DeiTLTError` of one line."""
     try:
         yield
     except DeiTLTError:
@@ -55,7 +55,7 @@ def _in_one_line(what: str = "", instead: str = "") -> Iterator[None]:
 
 @dataclass
 class LongTailTrainingArguments(DurableTrainingArguments):
-    """What teachers and students share."""
+    """The arguments that teachers and students share."""
 
     drw_start_epoch: int | None = field(
         default=None,
@@ -119,15 +119,15 @@ class LongTailTrainingArguments(DurableTrainingArguments):
         check_ranges(self)  # before transformers, which computes with them
         if self.max_steps != -1 and self.max_steps < 1:
             raise DeiTLTError(f"max_steps is {self.max_steps}; pass 1 or more, or leave it out to train by epochs")
-        if self.profile:  # which makes nothing to push
+        if self.profile:  # a profile has nothing to push
             self.push_to_hub = False
-        # Said or not: otherwise several processes without a GPU would each train alone, over each other's files.
+        # Without it, several processes on CPUs would each train alone, into the same directory.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self._choose_precision()
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
-        if self.accelerator_config is None:  # else every batch would wait for all that the device has to do
+        if self.accelerator_config is None:  # otherwise each copy to the device would wait for all its queued work
             self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
-        # torch refuses to keep no workers: a run's recipe asks for it, and the flag that leaves them out does not.
+        # torch refuses persistent workers without workers.
         self.dataloader_persistent_workers = self.dataloader_persistent_workers and self.dataloader_num_workers > 0
         if self.torch_compile_backend is not None:
             one_of("torch_compile_backend", self.torch_compile_backend.lower(), _COMPILERS)
@@ -148,14 +148,14 @@ class LongTailTrainingArguments(DurableTrainingArguments):
             )
         for callback in self.report_to:
             with _in_one_line(f"report_to {callback}: ", "; or pass --report_to none"):
-                get_reporting_integration_callbacks([callback])[0]()  # each asks for what it needs when it is made
+                get_reporting_integration_callbacks([callback])[0]()  # each fails here if its package is missing
         self._check_what_is_for_texts()
 
     def _choose_precision(self) -> None:
         if self.fp16 and self.use_cpu:
             raise DeiTLTError("fp16 needs a GPU, and this training has none; leave fp16 out")
         if self.bf16 is None:
-            on_cuda = torch.cuda.is_available() and not self.use_cpu  # asking further would start CUDA
+            on_cuda = torch.cuda.is_available() and not self.use_cpu  # further questions would start CUDA
             self.bf16 = on_cuda and not self.fp16 and torch.cuda.is_bf16_supported(including_emulation=False)
 
     def _check_schedule(self) -> None:
@@ -296,7 +296,7 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
             try:
                 Trainer.get_optimizer_cls_and_kwargs(self, nn.Linear(1, 1))
             except ValueError:
-                if self.optim_target_modules is None:  # which are sought in this model, and are in the student's
+                if self.optim_target_modules is None:  # the stand-in model has none of these modules, the student does
                     raise
 
     @property
@@ -393,7 +393,7 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
         if not radii or not all(0 <= radius < math.inf for radius in radii):
             shown = " ".join(f"{radius:g}" for radius in radii) or "empty"
             raise DeiTLTError(f"sam_rho is {shown}; pass 0 for plain SGD or a radius above it")
-        if self.uses_sam and self.fp16:  # whose skipped steps would leave the weights at the perturbed point
+        if self.uses_sam and self.fp16:  # a skipped fp16 step would leave the weights perturbed
             raise DeiTLTError("sharpness-aware minimisation needs bf16 or full precision; leave fp16 out, or sam_rho")
         if epochs and len(radii) == 1:
             raise DeiTLTError(

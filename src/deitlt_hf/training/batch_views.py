@@ -39,7 +39,7 @@ class BatchViews:
         self.forget_step()
 
     def forget_step(self) -> None:
-        """Begin anew, at whatever step, as a training does that goes back to a checkpoint."""
+        """Forget the last step, because a rewound training repeats steps."""
         self._step, self._batch = -1, 0
 
     def __call__(self, inputs: dict[str, torch.Tensor], step: int) -> dict[str, torch.Tensor]:

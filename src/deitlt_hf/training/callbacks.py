@@ -9,7 +9,7 @@ from deitlt_hf.data.sampling import draw_seed
 
 
 class SetSamplerEpoch(TrainerCallback):
-    """Tells the sampler its epoch, also in an epoch that is resumed in the middle, and seeds the loader's workers.
+    """Tells the sampler its epoch, after a resume inside an epoch too, and seeds the loader's workers.
 
     With several processes, accelerate's `skip_first_batches` puts one wrapper more around the sampler than accelerate's
     and transformers' `set_epoch` look through, and the resumed epoch would get the images of epoch 0.
@@ -25,7 +25,7 @@ class SetSamplerEpoch(TrainerCallback):
 
 
 class LogPrinter(PrinterCallback):
-    """transformers' printed log, by the first process of all machines and not of each."""
+    """transformers' printed log, by one process and not by one on each machine."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero:
@@ -33,7 +33,7 @@ class LogPrinter(PrinterCallback):
 
 
 class ProgressBar(ProgressCallback):
-    """transformers' progress bar with the loss and the phase behind it, in place of a printed line per log entry."""
+    """transformers' progress bar, which shows the loss and the phase instead of printing a line per log entry."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.training_bar is not None and "loss" in logs:

@@ -1,4 +1,4 @@
-"""The exponential moving average (EMA) of a model's weights, also of weights that are spread over processes."""
+"""The exponential moving average (EMA) of a model's weights, sharded weights included."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class AveragedWeights:
         self.start(model)
 
     def start(self, model: nn.Module) -> None:
-        """Be the model's weights as they are now."""
+        """Set the average to the model's current weights."""
         self.weights = {name: _fine(weight).detach().clone() for name, weight in model.state_dict().items()}
 
     @torch.no_grad()
@@ -57,7 +57,7 @@ class AveragedWeights:
 
     @contextmanager
     def lent_to(self, model: nn.Module) -> Iterator[None]:
-        """Inside, the model has the averaged weights; after it, its own again."""
+        """Inside this context the model has the averaged weights, after it its own again."""
         own = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
         model.load_state_dict(self.weights)
         try:
@@ -82,11 +82,11 @@ class UpdateAverage(TrainerCallback):
 
 
 def _local(weight: torch.Tensor) -> torch.Tensor:
-    """What this process holds of it, in the same memory."""
+    """The shard in this process, in the same memory."""
     return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 def _fine(weight: torch.Tensor) -> torch.Tensor:
-    """A decay near 1 moves the average by less than half precision can tell apart."""
+    """In float32, because a decay near 1 changes the average by less than half precision can represent."""
     coarse = weight.dtype in (torch.float16, torch.bfloat16)
     return weight.float() if coarse else weight

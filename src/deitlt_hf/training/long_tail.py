@@ -1,4 +1,4 @@
-"""What training a teacher and a student share: the DRW phase, the schedule, the order of the images, the log."""
+"""What teachers' and students' trainers share: the DRW phase, the schedule, the order of the images, the log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from deitlt_hf.training.stages import stage
 
 
 class TrainerOptions(TypedDict, total=False):
-    """What our trainers hand on to transformers' `Trainer`, for editors and type checkers."""
+    """Arguments that the trainers pass on to transformers' `Trainer`, for editors and type checkers."""
 
     train_dataset: Any  # of torch, of `datasets`, or a list of examples
     eval_dataset: Any
@@ -44,7 +44,7 @@ class TrainerOptions(TypedDict, total=False):
 
 
 class LongTailTrainer(DurableTrainer):
-    """transformers' `Trainer` with deferred re-weighting, a log of the loss's parts, and head, mid and tail measured.
+    """transformers' `Trainer` with deferred re-weighting (DRW), a log of the loss's parts, and accuracy by groups.
 
     Subclasses compute a loss per batch, report its parts with `record`, give the learning rate of an epoch, and say
     what `_class_ids` and `_grouped_accuracies` are.
@@ -52,7 +52,7 @@ class LongTailTrainer(DurableTrainer):
 
     args: LongTailTrainingArguments
     arguments_class = LongTailTrainingArguments
-    learner = "model"  # what a profile calls the model that is trained
+    learner = "model"  # the trained model's name in a profile
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class LongTailTrainer(DurableTrainer):
         self.class_groups = class_groups or getattr(model.config, "class_groups", None)
         self._choose_measures()
         self.batch_views = BatchViews(batch_views or {}, self._data_seed, args.process_index)
-        # Losses here are means over a batch, so that the Trainer divides them by the accumulated batches, and smoothing
+        # Losses here are means over a batch, so the Trainer must divide them by the accumulated batches; label smoothing
         # is part of the targets.
         self.model_accepts_loss_kwargs = False
         self.label_smoother = None
@@ -92,7 +92,7 @@ class LongTailTrainer(DurableTrainer):
         self._floating_point_ops: dict[int, int] = {}  # by the size of a batch
 
     def _check_what_is_passed(self, model: nn.Module | None, args: object, options: Mapping[str, object]) -> None:
-        """Refuse what transformers' Trainer takes and this one would ignore."""
+        """Refuse arguments that transformers' Trainer takes and this one would ignore."""
         if not isinstance(args, self.arguments_class):
             given = "none" if args is None else f"of type {type(args).__name__}"
             raise DeiTLTError(f"the args are {given}; pass {type(self).__name__} a {self.arguments_class.__name__}")
@@ -105,26 +105,26 @@ class LongTailTrainer(DurableTrainer):
             )
 
     def _choose_measures(self) -> None:
-        """Measure head, mid and tail by class ids, unless the user measures; that goes by logits, as everywhere."""
+        """Measure head, mid and tail by class ids; the user's own `compute_metrics` gets logits."""
         self._measures_groups = self.compute_metrics is None and self.preprocess_logits_for_metrics is None
         if not self._measures_groups:
             self.preprocess_logits_for_metrics = self.preprocess_logits_for_metrics or first_output
             return
-        self.preprocess_logits_for_metrics = self._class_ids  # made on the device, so that logits never pile up
+        self.preprocess_logits_for_metrics = self._class_ids  # on the device, so that logits are not collected
         if self.class_groups is not None:
             self.compute_metrics = self._grouped_accuracies
 
     @staticmethod
     def _class_ids(outputs: torch.Tensor | tuple, labels: torch.Tensor | None) -> torch.Tensor:
-        """What the outputs of a batch predict."""
+        """The predicted class ids of a batch."""
         raise TypeError("a subclass says what it predicts")
 
     def _grouped_accuracies(self, prediction: EvalPrediction) -> dict[str, float]:
-        """The measures of class ids."""
+        """The accuracies of predicted class ids."""
         raise TypeError(f"{type(self).__name__} must say its measures")
 
     def _follow_arguments(self) -> None:
-        """Compute what follows from the arguments, which a hyper-parameter search changes from trial to trial."""
+        """Compute what depends on the arguments; again for each trial of a hyper-parameter search."""
         if self.class_counts is not None:
             weights = class_balanced_weights(self.class_counts, self.args.class_balanced_beta)
             self.class_weights = weights.to(self.args.device)
@@ -136,7 +136,7 @@ class LongTailTrainer(DurableTrainer):
 
     @property
     def drw_active(self) -> bool:
-        """Whether the step at hand belongs to the DRW phase.
+        """Whether the current step is in the DRW phase.
 
         `state.epoch` is the exact whole number at the first step of an epoch, and is part of every checkpoint, so that
         the phase needs no state of its own.
@@ -145,7 +145,7 @@ class LongTailTrainer(DurableTrainer):
         return start is not None and (self.state.epoch or 0.0) >= start
 
     def learning_rate_at(self, epoch: float, epochs: float) -> float:
-        """Learning rate at `epoch`, a fraction within epochs, of `epochs`."""
+        """The learning rate at `epoch` (fractional within an epoch) of `epochs`."""
         raise TypeError(f"{type(self).__name__} must say its learning rate")
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
@@ -157,14 +157,14 @@ class LongTailTrainer(DurableTrainer):
             peak = self.peak_learning_rate()
             self.lr_scheduler = LambdaLR(
                 optimizer or self.optimizer,
-                # Multiplied before divided: whole epochs come out whole, and a decay is not a step late.
+                # Multiply first: whole epochs stay exact, and a decay does not come a step late.
                 lambda step: self.learning_rate_at(step * epochs / num_training_steps, epochs) / peak,
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def record(self, **parts: torch.Tensor) -> None:
-        """Add scalars of this batch to the next log entry, where their means appear; nothing leaves the device.
+        """Add scalars of this batch to the means in the next log entry, without leaving the device.
 
         The means are over steps and within a step over its batches, as the Trainer's own of the loss is.
         """
@@ -181,14 +181,14 @@ class LongTailTrainer(DurableTrainer):
             return super().training_step(model, inputs, num_items_in_batch)
 
     def _with_views(self, inputs: dict) -> dict:
-        """The batch with the views that are made on the device; a batch that has them stays as it is."""
+        """Make the views that are made on the device; a batch that has them stays as it is."""
         if not self.batch_views.views:
             return inputs
         with stage("augmentation"):
             return self.batch_views(self._prepare_inputs(inputs), self.state.global_step)
 
     def floating_point_ops(self, inputs: dict) -> int:
-        """transformers' estimate, which would count all weights anew in every step."""
+        """transformers' estimate, kept: it would count all weights again in every step."""
         size = inputs["pixel_values"].numel()
         if size not in self._floating_point_ops:
             self._floating_point_ops[size] = super().floating_point_ops(inputs)
@@ -214,14 +214,14 @@ class LongTailTrainer(DurableTrainer):
 
     def train(self, *args, **kwargs):
         if self.args.world_size > 1:
-            # Every process mixes and drops paths in its own way, as with the reference.
+            # Each process draws its own mixing and dropped paths, as in the reference.
             set_seed(self.args.seed + self.args.process_index)
         try:
             return super().train(*args, **kwargs)
         except BaseException:
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, ProgressBar):
-                    callback.close()  # or it would draw itself over the message that follows
+                    callback.close()  # or the bar would overwrite the message that follows
             raise
 
     def begin_attempt(self) -> None:
@@ -248,7 +248,7 @@ class LongTailTrainer(DurableTrainer):
         return self._drawing(sampler) if isinstance(sampler, (ShufflingSampler, SequentialSampler)) else sampler
 
     def _drawing(self, sampler: Sampler[int], num_replicas: int = 1, rank: int = 0) -> Sampler[int]:
-        """The sampler with a seed for each view, where the data set follows it."""
+        """The sampler with a seed for each view, if the data set uses it."""
         if not isinstance(self.train_dataset, ViewedDataset):
             return sampler
         return DrawingSampler(sampler, self._data_seed, num_replicas, rank)
@@ -258,7 +258,7 @@ class LongTailTrainer(DurableTrainer):
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """As in transformers, with each image once in the loss.
+        """As in transformers, but each image counts once in the loss.
 
         Images that fill up the last batches, so that all processes have one, are dropped from the gathered predictions,
         but not from a process's mean loss.
@@ -308,7 +308,7 @@ class LongTailTrainer(DurableTrainer):
         return dataloader
 
     def _refuse_a_last_image(self, dataloader: DataLoader) -> None:
-        """Batch normalisation has no statistics of one image; with several processes, batches are filled up."""
+        """Refuse a last batch of one image, of which batch normalisation has no statistics."""
         sampler, size = dataloader.batch_sampler, self.args.train_batch_size
         if self.args.world_size > 1 or self.args.dataloader_drop_last or not hasattr(sampler, "sampler"):
             return
@@ -322,11 +322,11 @@ class LongTailTrainer(DurableTrainer):
 
 
 def first_output(outputs: torch.Tensor | tuple, labels: torch.Tensor | None) -> torch.Tensor:
-    """The logits of a batch; some models put out more beside them."""
+    """The logits of a batch; some models return more."""
     return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 def predicted_class_ids(prediction: EvalPrediction) -> np.ndarray:
-    """Class ids of an evaluation, or of `predict`, which has logits beside them, the second of the two."""
+    """Class ids from an evaluation, or from `predict`, which returns logits and class ids."""
     predictions = prediction.predictions
     return predictions[1] if isinstance(predictions, tuple) else predictions

@@ -1,4 +1,4 @@
-"""What PaCo trains with beside the classifier: projection, momentum encoder, queue of keys (Cui et al., 2021)."""
+"""PaCo's projection, momentum encoder and queue of keys (Cui et al., 2021)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACO_FILE = "paco.safetensors"
 
 
 class MomentumContrast(nn.Module):
-    """The contrast of a classifier's features with those of a slowly following copy of it (He et al., 2020).
+    """Contrasts a classifier's features with those of its moving average (He et al., 2020).
 
     None of it belongs to the classifier, so that what is saved as the teacher is plain.
 
@@ -71,11 +71,11 @@ class MomentumContrast(nn.Module):
         self.accelerator = accelerator
         self._query_features = _InputOf(_feature_layer(model))
         self._key_features = _InputOf(_feature_layer(self.key_encoder))
-        self._project = [self.projection]  # in a list: the wrapper of distributed training is no part of the state
+        self._project = [self.projection]  # in a list, so that the DDP wrapper is not part of the state
         self._staged: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def start(self, model: PreTrainedModel) -> None:
-        """Before the first step: the momentum encoder is the classifier, as all processes have it by now."""
+        """Copy the classifier into the momentum encoder, before the first step, when all processes have its weights."""
         for key, query in zip(*self._key_and_query_weights(model), strict=True):
             key.copy_(query)
 
@@ -100,7 +100,7 @@ class MomentumContrast(nn.Module):
             return self._encode(pixel_values)
         images = self.accelerator.gather(pixel_values)
         random = torch.Generator().manual_seed(self.seed + self.num_queued)
-        # Drawn on the host, alike for all devices; a blocking copy would wait for what the device has still to do.
+        # Drawn on the host, so that all devices get the same; a blocking copy would wait for the device.
         order = torch.randperm(len(images), generator=random).to(images.device, non_blocking=True)
         share = order.chunk(self.accelerator.num_processes)[self.accelerator.process_index]
         return self.accelerator.gather(self._encode(images[share]))[order.argsort()]
@@ -111,12 +111,12 @@ class MomentumContrast(nn.Module):
             return F.normalize(self.key_projection(self._key_features.take()).float(), dim=1)
 
     def candidates(self, keys: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What stands beside the queries of this process: its own keys and the queue, with their labels."""
+        """The keys that this process's queries are compared with, its own and the queue's, and their labels."""
         own = keys.chunk(self.accelerator.num_processes)[self.accelerator.process_index]
         return torch.cat([own, self.queue]), torch.cat([labels, self.queue_labels])
 
     def stage(self, keys: torch.Tensor, labels: torch.Tensor) -> None:
-        """Keep the keys of all processes, and this process's labels, for the queue until the step is over."""
+        """Keep the keys of all processes, and this process's labels, until the step ends and the queue takes them."""
         self._staged.append((keys, self.accelerator.gather(labels)))
 
     @torch.no_grad()
@@ -135,7 +135,7 @@ class MomentumContrast(nn.Module):
         self._staged = []
 
     def forget_step(self) -> None:
-        """Drop what a step that did not end has left."""
+        """Drop the keys of an interrupted step."""
         self.projection.zero_grad()
         self._staged = []
 
@@ -177,7 +177,7 @@ class UpdateMomentumContrast(TrainerCallback):
 
 
 class _InputOf:
-    """Catches what a layer of a model is given, whatever the model returns."""
+    """Records the input of one layer of a model."""
 
     def __init__(self, layer: nn.Module):
         self._input: torch.Tensor | None = None

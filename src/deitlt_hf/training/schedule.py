@@ -15,7 +15,7 @@ def cosine_with_warmup(
     warmup_epochs: float = 5,
     warmup_learning_rate: float = 1e-6,
 ) -> float:
-    """The student's schedule: a cosine over all epochs whose start a linear warm-up replaces.
+    """The student's schedule: a cosine over all epochs, whose start is replaced by a linear warm-up.
 
     The cosine counts from epoch 0, not from the end of the warm-up, so that it is already below `learning_rate` where
     it takes over.

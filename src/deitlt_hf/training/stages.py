@@ -1,4 +1,4 @@
-"""The stages of a training step, named where they happen, for whoever measures where the time goes."""
+"""Names the stages of a training step, so that a profile can time them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OTHER = "idle, other"
 
 
 class Timeline:
-    """Divides time between stages: each moment belongs to the innermost stage that is open then.
+    """Divides time between stages: each moment counts for the innermost open stage.
 
     On a GPU, moments are those at which it reaches what had been given to it by then, so that work that it does while
     the host goes on is counted where it belongs, and nothing waits.
@@ -59,7 +59,7 @@ class Timeline:
         self._marks.append((moment, self._open[-1]))
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by stage in the order in which they were met; what belongs to none comes last."""
+        """Seconds by stage, in order of appearance; time outside all stages comes last."""
         totals: dict[str, float] = {}
         for (start, name), (end, _) in pairwise(self._marks):
             seconds = end - start if isinstance(start, float) else start.elapsed_time(end) / 1000
@@ -85,13 +85,13 @@ _recorder: Timeline | Ranges | None = None
 
 
 def record_with(recorder: Timeline | Ranges | None) -> None:
-    """Let `recorder` note the stages from now on; None notes nothing."""
+    """Report stages to `recorder` from now on; None switches off."""
     global _recorder
     _recorder = recorder
 
 
 class stage:  # noqa: N801 (used as a function is)
-    """Inside is the stage `name` of a training step; where nothing is profiled, it costs a fraction of a microsecond.
+    """A context that marks the stage `name` of a training step; it costs under a microsecond when nothing is profiled.
 
     Stages nest, and time is that of the innermost.
 

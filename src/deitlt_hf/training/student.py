@@ -126,7 +126,7 @@ class DeiTLTTrainer(LongTailTrainer):
         if labels.is_floating_point():
             return pixel_values, labels
         if self.drw_active and not self.args.mixup_in_drw:
-            # With mixing goes smoothing: the reference then learns plain labels.
+            # Without mixing there is no smoothing either: the reference then learns plain labels.
             return pixel_values, labels
         return self.mixing(pixel_values, labels)
 
@@ -147,7 +147,7 @@ class DeiTLTTrainer(LongTailTrainer):
             "token_similarity": outputs.token_similarity.mean(),
         }
         if teacher_logits is not None:
-            # The label of a mixed image is the class that it shows most of.
+            # The class of a mixed image is the one with the largest share.
             true_classes = targets.argmax(-1) if targets.is_floating_point() else targets
             measured["teacher_accuracy"] = 100 * (teacher_logits.argmax(-1) == true_classes).float().mean()
         self.record(**measured)
@@ -170,7 +170,7 @@ class DeiTLTTrainer(LongTailTrainer):
         return optimizer_class, kwargs | {"lr": args.scaled_learning_rate}
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Weight decay spares biases, norms, both tokens and the position embeddings, as the reference's does."""
+        """No weight decay on biases, norms, both tokens and the position embeddings, as in the reference."""
         spared = ("cls_token", "distillation_token", "position_embeddings")
         return [
             name
@@ -189,7 +189,7 @@ class DeiTLTTrainer(LongTailTrainer):
     def get_train_dataloader(self):
         dataloader = super().get_train_dataloader()
         if self.args.world_size > 1 and self.args.repeated_augmentation > 1:
-            # The sampler gave this process its share; accelerate must not share that out once more.
+            # The sampler already gives each process its share; accelerate must not divide it again.
             dataloader.batch_sampler.num_processes, dataloader.batch_sampler.process_index = 1, 0
         return dataloader
 
@@ -203,7 +203,7 @@ class DeiTLTTrainer(LongTailTrainer):
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Inside, the student has the averaged weights; after it, its own again."""
+        """Inside this context the student has the averaged weights, after it its own again."""
         with self.ema.lent_to(self.model):
             yield
 
@@ -244,7 +244,7 @@ class DeiTLTTrainer(LongTailTrainer):
             return
         self.ema.start(self.model)
         directory = Path(checkpoint) / EMA_DIRECTORY
-        if not directory.is_dir():  # of a run that kept no average: it starts here, not at weights that nothing trained
+        if not directory.is_dir():  # a run without an average: it starts here, not from untrained weights
             return
         with self.averaged_weights():
             model = self.unsharded_model()
