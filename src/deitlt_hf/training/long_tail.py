@@ -70,8 +70,8 @@ class LongTailTrainer(DurableTrainer):
         self.class_groups = class_groups or getattr(model.config, "class_groups", None)
         self._choose_measures()
         self.batch_views = BatchViews(batch_views or {}, self._data_seed, args.process_index)
-        # Losses here are means over a batch, so the Trainer must divide them by the accumulated batches; label smoothing
-        # is part of the targets.
+        # Losses here are means over a batch, so the Trainer must divide them by the accumulated batches; and label
+        # smoothing is part of the targets.
         self.model_accepts_loss_kwargs = False
         self.label_smoother = None
         if self.pop_callback(ProgressCallback) is not None:
