@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from interleaved import markdown_table
+from sharpness import sharpness
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -32,8 +33,7 @@ from deitlt_hf.cli.console import quiet_libraries
 from deitlt_hf.data.arguments import DataArguments, Images, load_images
 from deitlt_hf.data.dataset import ViewTransform, collate
 from deitlt_hf.data.views import View, evaluation_view, strong_view
-from deitlt_hf.evaluation.accuracy import grouped_accuracy, per_class_accuracy
-from deitlt_hf.evaluation.sharpness import sharpness
+from deitlt_hf.evaluation.measures import grouped_accuracy, per_class_accuracy
 from deitlt_hf.files import METRICS_FILE, write_json
 from deitlt_hf.recipes import load_recipe
 

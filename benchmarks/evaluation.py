@@ -23,8 +23,8 @@ from training_step import CLASS_COUNTS, CLASSES, ReadyImages, build_models, pars
 from deitlt_hf import DeiTLTTrainer, DeiTLTTrainingArguments
 from deitlt_hf.data.dataset import collate
 from deitlt_hf.data.long_tail import class_groups
-from deitlt_hf.evaluation.accuracy import expert_metrics
-from deitlt_hf.evaluation.predicting import predict_experts
+from deitlt_hf.evaluation.evaluate import predict_experts
+from deitlt_hf.evaluation.measures import expert_metrics
 
 GROUPS = class_groups(CLASS_COUNTS)
 NAMES = [str(index) for index in range(CLASSES)]

@@ -35,8 +35,8 @@ from deitlt_hf import (
 )
 from deitlt_hf.data.dataset import ViewedDataset, collate
 from deitlt_hf.data.views import strong_view
-from deitlt_hf.evaluation.figures import save_figure
-from deitlt_hf.evaluation.predicting import predict_experts
+from deitlt_hf.evaluation.evaluate import predict_experts
+from deitlt_hf.evaluation.figures.style import save_figure
 
 IMAGES = (1_000, 3_000, 10_000)
 CLASS_NUMBERS = (10, 1_000, 8_000)

@@ -15,8 +15,8 @@ from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification, class_groups, 
 from deitlt_hf.data.dataset import ViewTransform, collate
 from deitlt_hf.data.loading import class_counts
 from deitlt_hf.data.views import evaluation_view, image_processor, weak_view
-from deitlt_hf.evaluation.accuracy import expert_metrics, format_table
-from deitlt_hf.evaluation.predicting import predict_experts
+from deitlt_hf.evaluation.evaluate import predict_experts
+from deitlt_hf.evaluation.measures import expert_metrics, format_table
 
 IMAGE_SIZE = 16
 

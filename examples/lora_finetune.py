@@ -17,8 +17,8 @@ from deitlt_hf import DeiTLTForImageClassification, DeiTLTTrainer, DeiTLTTrainin
 from deitlt_hf.data.dataset import ViewTransform
 from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset
 from deitlt_hf.data.views import evaluation_view, weak_view
-from deitlt_hf.evaluation.accuracy import expert_metrics, format_table
-from deitlt_hf.evaluation.predicting import predict_experts
+from deitlt_hf.evaluation.evaluate import predict_experts
+from deitlt_hf.evaluation.measures import expert_metrics, format_table
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--student", default="demo-output/student", help="directory or hub id of a student")

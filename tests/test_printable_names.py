@@ -18,9 +18,9 @@ from deitlt_hf.cards.markdown import escape
 from deitlt_hf.data.inspection import inspect_dataset
 from deitlt_hf.data.inspection_table import format_inspection
 from deitlt_hf.errors import notice, printable
-from deitlt_hf.evaluation.accuracy import expert_metrics
-from deitlt_hf.evaluation.comparing import format_comparison, paired_differences
-from deitlt_hf.evaluation.figures import report_figure
+from deitlt_hf.evaluation.compare import format_comparison, paired_differences
+from deitlt_hf.evaluation.figures.run import report_figure
+from deitlt_hf.evaluation.measures import expert_metrics
 
 NAMES = [
     "\x1b[2J\x1b]0;owned\x07",

@@ -11,16 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from deitlt_hf.evaluation.accuracy import EXPERTS, GROUPS
 from deitlt_hf.evaluation.analysis.attention_distance import mean_attention_distance
-from deitlt_hf.evaluation.figures import (
-    EXPERT_STYLES,
-    FONT_SIZE,
-    draw_class_accuracy,
-    finish_axes,
-    head_to_tail,
-    save_figure,
-)
+from deitlt_hf.evaluation.figures.run import draw_class_accuracy
+from deitlt_hf.evaluation.figures.style import EXPERT_STYLES, FONT_SIZE, finish, head_to_tail, save_figure
+from deitlt_hf.evaluation.measures import EXPERTS, GROUPS
 from study.saved_runs import STUDENTS, Run, Runs, mean_and_deviation
 
 SIZE = (9, 4.8)  # inches; drawn at half of it the text is still read
@@ -164,4 +158,4 @@ def _label(name: str, of_seeds: Sized) -> str:
 def _finish(axes: Axes, title: str, unit: str) -> None:
     axes.set_ylabel(unit, fontsize=FONT_SIZE)
     axes.legend(fontsize=FONT_SIZE - 1, framealpha=0.9)
-    finish_axes(axes, title)
+    finish(axes, title)

@@ -11,7 +11,7 @@ from typing import Any
 from interleaved import markdown_table
 
 from deitlt_hf.cards.paper_settings import PAPER_SETTINGS
-from deitlt_hf.evaluation.accuracy import EXPERT_LABELS, EXPERTS, GROUPS
+from deitlt_hf.evaluation.measures import EXPERT_LABELS, EXPERTS, GROUPS
 from deitlt_hf.recipes import load_recipe
 from study.claims import CLAIMS, differences, standard_error, verdict
 from study.saved_runs import (

@@ -24,16 +24,16 @@ if TYPE_CHECKING:  # type checkers and editors read the names here; at run time 
     from deitlt_hf.data.long_tail import class_groups as class_groups
     from deitlt_hf.data.long_tail import long_tailed_indices as long_tailed_indices
     from deitlt_hf.data.suggestion import suggest_recipe as suggest_recipe
-    from deitlt_hf.evaluation.accuracy import grouped_accuracy as grouped_accuracy
     from deitlt_hf.evaluation.analysis.analyze import analyze_model as analyze_model
     from deitlt_hf.evaluation.analysis.attention_distance import mean_attention_distance as mean_attention_distance
     from deitlt_hf.evaluation.analysis.calibration import expected_calibration_error as expected_calibration_error
     from deitlt_hf.evaluation.analysis.feature_rank import feature_rank as feature_rank
     from deitlt_hf.evaluation.analysis.rollout import attention_rollout as attention_rollout
     from deitlt_hf.evaluation.analysis.token_similarity import token_similarity as token_similarity
-    from deitlt_hf.evaluation.analysis_page import write_analysis as write_analysis
     from deitlt_hf.evaluation.attention import token_attention as token_attention
-    from deitlt_hf.evaluation.comparing import compare_models as compare_models
+    from deitlt_hf.evaluation.compare import compare_models as compare_models
+    from deitlt_hf.evaluation.measures import grouped_accuracy as grouped_accuracy
+    from deitlt_hf.evaluation.page import write_analysis as write_analysis
     from deitlt_hf.hub.pushing import push_model as push_model
     from deitlt_hf.inference.classifier import ExpertClassifier as ExpertClassifier
     from deitlt_hf.inference.export import export_model as export_model
@@ -89,7 +89,7 @@ _MODULE_OF = {
     "DeiTLTTrainingArguments": "training.arguments",
     "TeacherTrainer": "training.teacher",
     "TeacherTrainingArguments": "training.arguments",
-    "grouped_accuracy": "evaluation.accuracy",
+    "grouped_accuracy": "evaluation.measures",
     "LongTailAccuracy": "long_tail_accuracy.long_tail_accuracy",
     "token_attention": "evaluation.attention",
     "analyze_model": "evaluation.analysis.analyze",
@@ -98,8 +98,8 @@ _MODULE_OF = {
     "token_similarity": "evaluation.analysis.token_similarity",
     "attention_rollout": "evaluation.analysis.rollout",
     "expected_calibration_error": "evaluation.analysis.calibration",
-    "compare_models": "evaluation.comparing",
-    "write_analysis": "evaluation.analysis_page",
+    "compare_models": "evaluation.compare",
+    "write_analysis": "evaluation.page",
     "ExpertClassifier": "inference.classifier",
     "convert_reference_checkpoint": "reference.convert",
     "export_model": "inference.export",

@@ -12,7 +12,7 @@ import torch
 from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification
 from deitlt_hf.cli.main import main
 from deitlt_hf.data.arguments import DataArguments, load_images
-from deitlt_hf.evaluation import analysis_page
+from deitlt_hf.evaluation import page as analysis_page
 from deitlt_hf.runs.analyzing import analyze_saved_model
 
 NAMES = {index: str(index) for index in range(10)}

@@ -13,7 +13,7 @@ from deitlt_hf import CifarResNetConfig, DeiTLTConfig, DeiTLTForImageClassificat
 from deitlt_hf.cli.main import main
 from deitlt_hf.data.arguments import DataArguments, images_for_model, load_images
 from deitlt_hf.data.views import image_processor
-from deitlt_hf.evaluation import analysis_page
+from deitlt_hf.evaluation import page as analysis_page
 from deitlt_hf.runs import analyzing
 
 DATA = ["--data", "digits-lt", "--imbalance_factor", "20", "--group_boundaries", "3", "7"]

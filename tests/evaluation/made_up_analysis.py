@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from deitlt_hf.evaluation.accuracy import EXPERTS
 from deitlt_hf.evaluation.analysis.analyze import Analysis
 from deitlt_hf.evaluation.analysis.examples import Example
+from deitlt_hf.evaluation.measures import EXPERTS
 
 COUNTS = [500, 299, 179, 107, 64, 38, 23, 13, 8, 5]
 GROUPS = {"head": [0, 1, 2], "mid": [3, 4, 5, 6], "tail": [7, 8, 9]}

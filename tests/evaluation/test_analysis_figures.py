@@ -11,21 +11,21 @@ import pytest
 from made_up_analysis import COUNTS, FOUR, made_up_analysis
 from PIL import Image
 
-from deitlt_hf.evaluation.analysis_figures.classes import (
+from deitlt_hf.evaluation.attention import draw_attention
+from deitlt_hf.evaluation.figures.classes import (
     agreement_figure,
     class_frequency_figure,
     confusion_figure,
     reliability_figure,
 )
-from deitlt_hf.evaluation.analysis_figures.examples import examples_figure
-from deitlt_hf.evaluation.analysis_figures.layers import (
+from deitlt_hf.evaluation.figures.examples import examples_figure
+from deitlt_hf.evaluation.figures.layers import (
     attention_distance_figure,
     feature_rank_figure,
     token_similarity_figure,
 )
-from deitlt_hf.evaluation.analysis_figures.style import model_styles
-from deitlt_hf.evaluation.analysis_page import SECTIONS
-from deitlt_hf.evaluation.attention import draw_attention
+from deitlt_hf.evaluation.figures.style import model_styles
+from deitlt_hf.evaluation.page import SECTIONS
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_no_two_models_look_the_same_in_grey():
 
 def test_figures_of_saved_records_need_neither_torch_nor_pyplot():
     code = (
-        "import sys; from deitlt_hf.evaluation.analysis_figures import classes, layers;"
+        "import sys; from deitlt_hf.evaluation.figures import classes, layers;"
         "sys.exit(bool({'matplotlib.pyplot', 'torch', 'transformers'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

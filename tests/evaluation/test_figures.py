@@ -13,16 +13,10 @@ from PIL import Image
 from deitlt_hf.data.duplicates import Duplicates
 from deitlt_hf.data.inspection import Inspection, SplitInspection
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.accuracy import expert_metrics
-from deitlt_hf.evaluation.figures import (
-    draw_class_accuracy,
-    draw_class_counts,
-    draw_image_sizes,
-    draw_losses,
-    inspection_figure,
-    report_figure,
-    save_figure,
-)
+from deitlt_hf.evaluation.figures.inspection import draw_image_sizes, inspection_figure
+from deitlt_hf.evaluation.figures.run import draw_class_accuracy, draw_class_counts, draw_losses, report_figure
+from deitlt_hf.evaluation.figures.style import save_figure
+from deitlt_hf.evaluation.measures import expert_metrics
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -308,7 +302,7 @@ def test_save_figure_refuses_unknown_suffixes(tmp_path, axes, name):
 
 def test_drawing_never_loads_pyplot():
     code = (
-        "import sys; from matplotlib.figure import Figure; from deitlt_hf.evaluation import figures;"
-        "figures.draw_losses(Figure().add_subplot(), []); sys.exit('matplotlib.pyplot' in sys.modules)"
+        "import sys; from matplotlib.figure import Figure; from deitlt_hf.evaluation.figures.run import draw_losses;"
+        "draw_losses(Figure().add_subplot(), []); sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -32,7 +32,7 @@ from deitlt_hf import (
 from deitlt_hf.cards.adapter import save_classes
 from deitlt_hf.cards.model_card import is_generated, model_card, write_model_card
 from deitlt_hf.cli.main import main
-from deitlt_hf.evaluation.accuracy import EXPERTS, GROUPS
+from deitlt_hf.evaluation.measures import EXPERTS, GROUPS
 from deitlt_hf.reference.convert import save_model_and_processor
 from hub_server import HubServer
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from deitlt_hf import DeiTLTTrainer, TeacherTrainer
 from deitlt_hf.data.dataset import collate
-from deitlt_hf.evaluation.predicting import predict_experts
+from deitlt_hf.evaluation.evaluate import predict_experts
 
 CLASSES, IMAGES, BATCH = 1000, 64, 4
 NAMES = {index: str(index) for index in range(CLASSES)}

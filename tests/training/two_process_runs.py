@@ -23,7 +23,7 @@ from deitlt_hf import (
     TeacherTrainingArguments,
 )
 from deitlt_hf.data.dataset import collate
-from deitlt_hf.evaluation.predicting import predict_experts
+from deitlt_hf.evaluation.evaluate import predict_experts
 from deitlt_hf.teachers.frozen import FrozenTeacher
 
 COUNTS = [500, 299, 179, 107, 64, 38, 23, 13, 8, 5]

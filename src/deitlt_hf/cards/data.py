@@ -9,7 +9,7 @@ from deitlt_hf.cards.class_counts import group_row, labels_to_list
 from deitlt_hf.cards.facts import ONLY_ROW, ModelFacts
 from deitlt_hf.cards.markdown import escape, table
 from deitlt_hf.data.long_tail import class_groups
-from deitlt_hf.evaluation.accuracy import EXPERT_LABELS, GROUPS
+from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS
 from deitlt_hf.files import REPORT_FILE
 from deitlt_hf.long_tail_accuracy.scores import USUAL_THRESHOLDS
 

@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from deitlt_hf.cards.descriptions import DataDescription, describe_data, kind_of_data
 from deitlt_hf.cards.record import public_settings
 from deitlt_hf.errors import DeiTLTError, loading_reason
-from deitlt_hf.evaluation.accuracy import EXPERTS, GROUPS
+from deitlt_hf.evaluation.measures import EXPERTS, GROUPS
 from deitlt_hf.files import METRICS_FILE, RECIPE_FILE, REPORT_FILE, RUN_FILE, last_part, read_json, read_settings
 from deitlt_hf.foreign.configurations import check_config
 

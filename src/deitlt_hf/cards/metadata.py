@@ -6,7 +6,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from deitlt_hf.cards.data import row_label
 from deitlt_hf.cards.facts import ONLY_ROW, ModelFacts
-from deitlt_hf.evaluation.accuracy import GROUPS
+from deitlt_hf.evaluation.measures import GROUPS
 
 TASK = "image-classification"
 

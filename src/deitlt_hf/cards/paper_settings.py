@@ -18,7 +18,7 @@ from deitlt_hf.data.cifar_lt import CIFAR10_NAMES, CIFAR100_NAMES
 from deitlt_hf.data.imagenet_lt import PUBLISHED as IMAGENET_LT
 from deitlt_hf.data.inaturalist_2018 import PUBLISHED as INATURALIST_2018
 from deitlt_hf.data.long_tail import class_counts_for_imbalance, class_groups
-from deitlt_hf.evaluation.accuracy import GROUPS
+from deitlt_hf.evaluation.measures import GROUPS
 from deitlt_hf.models.cifar_resnet.configuration_cifar_resnet import CifarResNetConfig
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.recipes import load_recipe

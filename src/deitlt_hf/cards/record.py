@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 import deitlt_hf
 from deitlt_hf.cards.descriptions import describe_architecture
-from deitlt_hf.evaluation.accuracy import GROUPS
+from deitlt_hf.evaluation.measures import GROUPS
 from deitlt_hf.files import METRICS_FILE, RECIPE_FILE, RUN_FILE, is_hub_id, last_part, read_json, read_settings
 
 # Where a run's files go, and with whose account: of no use to others, or not theirs to know.

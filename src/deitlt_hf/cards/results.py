@@ -9,7 +9,7 @@ from typing import Any
 from deitlt_hf.cards.data import percent, row_label
 from deitlt_hf.cards.facts import ONLY_ROW, ModelFacts
 from deitlt_hf.cards.markdown import escape, table
-from deitlt_hf.evaluation.accuracy import GROUPS
+from deitlt_hf.evaluation.measures import GROUPS
 
 COLUMNS = ("overall", *GROUPS)
 _MEANING = (

@@ -12,7 +12,7 @@ from deitlt_hf.cards.descriptions import describe_teacher_training
 from deitlt_hf.cards.facts import ModelFacts
 from deitlt_hf.cards.markdown import code_block, escape, table
 from deitlt_hf.data.suggestion import format_setting
-from deitlt_hf.evaluation.accuracy import GROUPS
+from deitlt_hf.evaluation.measures import GROUPS
 from deitlt_hf.files import RECIPE_FILE
 
 TEACHER_FILE = "teacher.yaml"

@@ -26,8 +26,8 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import DataclassParser, check_options, take_data_of_run
     from deitlt_hf.data.arguments import DataArguments
-    from deitlt_hf.evaluation.accuracy import format_table
-    from deitlt_hf.evaluation.analysis_page import ANALYSIS_FILE, PAGE_FILE, write_analysis
+    from deitlt_hf.evaluation.measures import format_table
+    from deitlt_hf.evaluation.page import ANALYSIS_FILE, PAGE_FILE, write_analysis
     from deitlt_hf.files import last_part
     from deitlt_hf.inference.loading import load_any_config
     from deitlt_hf.runs.analyzing import analyze_saved_model

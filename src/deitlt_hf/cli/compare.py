@@ -28,8 +28,8 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.parsing import DataclassParser, check_options, take_data_of_run
     from deitlt_hf.data.arguments import DataArguments, images_for_model
     from deitlt_hf.evaluation.analysis.vit import patches_of
-    from deitlt_hf.evaluation.analysis_page import ANALYSIS_FILE, PAGE_FILE, write_analysis
-    from deitlt_hf.evaluation.comparing import check_same_classes, compare_models, format_comparison
+    from deitlt_hf.evaluation.compare import check_same_classes, compare_models, format_comparison
+    from deitlt_hf.evaluation.page import ANALYSIS_FILE, PAGE_FILE, write_analysis
     from deitlt_hf.inference.loading import load_any_config
     from deitlt_hf.runs.analyzing import analyze_saved_model
     from deitlt_hf.runs.images import load_images_to_measure

@@ -43,7 +43,8 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.data.inspection import inspect_dataset
     from deitlt_hf.data.inspection_table import format_inspection
     from deitlt_hf.data.loading import class_counts
-    from deitlt_hf.evaluation.figures import inspection_figure, save_figure
+    from deitlt_hf.evaluation.figures.inspection import inspection_figure
+    from deitlt_hf.evaluation.figures.style import save_figure
 
     parser = DataclassParser(
         [DataArguments, InspectArguments],

@@ -28,8 +28,8 @@ def run(argv: Sequence[str]) -> None:
 
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.data.arguments import load_images
-    from deitlt_hf.evaluation.accuracy import format_table
-    from deitlt_hf.evaluation.analysis_page import PAGE_FILE, write_analysis
+    from deitlt_hf.evaluation.measures import format_table
+    from deitlt_hf.evaluation.page import PAGE_FILE, write_analysis
     from deitlt_hf.runs.analyzing import analyze_saved_model
     from deitlt_hf.runs.training import save_result
 
@@ -75,7 +75,7 @@ def _train(teacher_dir: Path, student_dir: Path) -> tuple[TrainingDataArguments,
 
 
 def _best_experts(metrics: dict) -> str:
-    from deitlt_hf.evaluation.accuracy import EXPERT_LABELS
+    from deitlt_hf.evaluation.measures import EXPERT_LABELS
 
     def best(group: str) -> str:
         scores = {expert: accuracies[group] for expert, accuracies in metrics["experts"].items()}

@@ -100,7 +100,7 @@ def _hides_progress(files: list[Path], options) -> bool | None:
 
 
 def _print_result(result) -> None:
-    from deitlt_hf.evaluation.accuracy import EXPERT_LABELS
+    from deitlt_hf.evaluation.measures import EXPERT_LABELS
 
     # A line break or an escape sequence in a name would do to the terminal what it says.
     print(printable(result.file))

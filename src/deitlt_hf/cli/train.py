@@ -14,7 +14,7 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.suggesting import settings_for_data
     from deitlt_hf.data.arguments import TrainingDataArguments
     from deitlt_hf.data.suggestion import suggest_recipe
-    from deitlt_hf.evaluation.accuracy import format_table
+    from deitlt_hf.evaluation.measures import format_table
     from deitlt_hf.hub.repository import address_of
     from deitlt_hf.runs.profiling import format_profile
     from deitlt_hf.runs.training import StudentArguments, check_student, profile_student, train_student

@@ -9,7 +9,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from deitlt_hf.data.images import upright_rgb
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.predicting import evaluation_mode
+from deitlt_hf.evaluation.evaluate import evaluation_mode
 from deitlt_hf.evaluation.two_tokens import run_two_tokens
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from deitlt_hf.cards.dataset_card import PICTURE_FILE, BuiltDataset, dataset_card
 from deitlt_hf.data.shards import write_shards
-from deitlt_hf.evaluation.figures import draw_class_counts, save_figure
+from deitlt_hf.evaluation.figures.run import draw_class_counts
+from deitlt_hf.evaluation.figures.style import save_figure
 from deitlt_hf.files import new_directory
 from deitlt_hf.hub.repository import check_hub, commit_folder, make_repository
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.accuracy import EXPERT_LABELS, EXPERTS
 from deitlt_hf.evaluation.attention import TOKENS, draw_attention
+from deitlt_hf.evaluation.measures import EXPERT_LABELS, EXPERTS
 from deitlt_hf.inference.app_examples import ExamplePicture, class_caption
 from deitlt_hf.inference.app_uploads import read_picture, shown_picture
 from deitlt_hf.inference.classifying import ImageResult

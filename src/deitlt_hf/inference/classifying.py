@@ -12,7 +12,7 @@ import numpy as np
 from deitlt_hf.data.files import PassedOver, files_in
 from deitlt_hf.data.images import IMAGE_SUFFIXES
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.accuracy import EXPERTS
+from deitlt_hf.evaluation.measures import EXPERTS
 
 
 @dataclass

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from deitlt_hf.data.images import decode_image, upright_rgb
 from deitlt_hf.errors import DeiTLTError, printable
-from deitlt_hf.evaluation.accuracy import EXPERT_LABELS
 from deitlt_hf.evaluation.attention import WHOLE_PICTURE, Region, draw_attention, pixel_box
+from deitlt_hf.evaluation.measures import EXPERT_LABELS
 from deitlt_hf.files import check_is_writable, whole_file
 from deitlt_hf.inference.classifying import ClassRow, ImageResult
 

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from deitlt_hf.data.tables import PREDICTION_COLUMNS
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.accuracy import EXPERTS
+from deitlt_hf.evaluation.measures import EXPERTS
 from deitlt_hf.files import whole_file
 from deitlt_hf.inference.classifying import ImageResult
 

@@ -19,9 +19,10 @@ from deitlt_hf.data.dataset import ViewedDataset, collate, collate_for_workers
 from deitlt_hf.data.device_augmentation.device_views import BatchView
 from deitlt_hf.data.views import View, evaluation_view, image_processor, paco_key_view, paco_query_view
 from deitlt_hf.errors import DeiTLTError, check_is_there, loading_reason
-from deitlt_hf.evaluation.accuracy import expert_metrics
-from deitlt_hf.evaluation.figures import report_figure, save_figure
-from deitlt_hf.evaluation.predicting import predict_experts
+from deitlt_hf.evaluation.evaluate import predict_experts
+from deitlt_hf.evaluation.figures.run import report_figure
+from deitlt_hf.evaluation.figures.style import save_figure
+from deitlt_hf.evaluation.measures import expert_metrics
 from deitlt_hf.files import METRICS_FILE, REPORT_FILE, write_json
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.runs.directory import (

@@ -16,7 +16,7 @@ from transformers.trainer_utils import SchedulerType
 
 from deitlt_hf.durable.trainer import DurableTrainingArguments
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.accuracy import EXPERTS, GROUPS
+from deitlt_hf.evaluation.measures import EXPERTS, GROUPS
 from deitlt_hf.losses.distillation import DISTILLATION_TYPES
 from deitlt_hf.ranges import check_ranges, one_of
 from deitlt_hf.teachers.pixels import TEACHER_PIXELS

@@ -16,8 +16,8 @@ from deitlt_hf.data.mixing import BatchMixing
 from deitlt_hf.data.sampling import repeated_augmentation_sampler
 from deitlt_hf.durable.weights import load_weights
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.accuracy import EXPERTS, mean_accuracies
-from deitlt_hf.evaluation.predicting import expert_class_ids
+from deitlt_hf.evaluation.evaluate import expert_class_ids
+from deitlt_hf.evaluation.measures import EXPERTS, mean_accuracies
 from deitlt_hf.losses.distillation import DistillationLoss
 from deitlt_hf.teachers.frozen import FrozenTeacher
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments

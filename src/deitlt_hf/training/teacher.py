@@ -14,7 +14,7 @@ from transformers import EvalPrediction, PreTrainedModel
 
 from deitlt_hf.data.device_augmentation.device_views import BatchView
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.accuracy import mean_accuracies
+from deitlt_hf.evaluation.measures import mean_accuracies
 from deitlt_hf.losses.ldam import LDAMLoss
 from deitlt_hf.losses.paco import PaCoLoss
 from deitlt_hf.training.arguments import TeacherTrainingArguments

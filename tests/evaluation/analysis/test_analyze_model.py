@@ -18,8 +18,8 @@ from deitlt_hf import (
     token_attention,
     token_similarity,
 )
-from deitlt_hf.evaluation.accuracy import expert_metrics
-from deitlt_hf.evaluation.predicting import predict_experts
+from deitlt_hf.evaluation.evaluate import predict_experts
+from deitlt_hf.evaluation.measures import expert_metrics
 
 CLASSES = {
     "class_names": ["cat", "dog", "lynx", "puma", "ocelot"],

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from deitlt_hf.evaluation.accuracy import TABLE_COLUMNS
+from deitlt_hf.evaluation.measures import TABLE_COLUMNS
 from deitlt_hf.long_tail_accuracy.scores import accuracies, grouped_tally
 
 

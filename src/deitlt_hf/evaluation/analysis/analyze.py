@@ -17,7 +17,7 @@ from deitlt_hf.evaluation.analysis.examples import Example, spread_classes
 from deitlt_hf.evaluation.analysis.record import make_record
 from deitlt_hf.evaluation.analysis.streaming import Stream
 from deitlt_hf.evaluation.analysis.vit import eager_attention, patches_of, run_vit
-from deitlt_hf.evaluation.predicting import evaluation_mode
+from deitlt_hf.evaluation.evaluate import evaluation_mode
 
 Teacher = Callable[[torch.Tensor], torch.Tensor]
 

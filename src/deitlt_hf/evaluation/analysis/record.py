@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from deitlt_hf.evaluation.accuracy import EXPERTS, expert_metrics, grouped_accuracy, none_for_nan
 from deitlt_hf.evaluation.analysis.agreement import grouped_agreement
 from deitlt_hf.evaluation.analysis.calibration import grouped_reliability
 from deitlt_hf.evaluation.analysis.confusions import group_confusions
 from deitlt_hf.evaluation.analysis.crossing import NO_CROSSING, find_crossing
 from deitlt_hf.evaluation.analysis.streaming import Stream
+from deitlt_hf.evaluation.measures import EXPERTS, expert_metrics, grouped_accuracy, none_for_nan
 
 
 def make_record(

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from deitlt_hf.evaluation.accuracy import EXPERTS
 from deitlt_hf.evaluation.analysis.attention_distance import READERS, mean_attention_distance
 from deitlt_hf.evaluation.analysis.examples import Example, make_example
 from deitlt_hf.evaluation.analysis.feature_rank import VARIANCE, FeatureSpectrum, count_components
 from deitlt_hf.evaluation.analysis.token_similarity import token_similarity
 from deitlt_hf.evaluation.analysis.vit import Patches, ViTPass
-from deitlt_hf.evaluation.predicting import Rows
+from deitlt_hf.evaluation.evaluate import Rows
+from deitlt_hf.evaluation.measures import EXPERTS
 
 
 class Stream:

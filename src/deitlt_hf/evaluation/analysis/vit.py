@@ -10,9 +10,9 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.accuracy import EXPERTS
 from deitlt_hf.evaluation.attention import TOKENS, sides
-from deitlt_hf.evaluation.predicting import expert_logits
+from deitlt_hf.evaluation.evaluate import expert_logits
+from deitlt_hf.evaluation.measures import EXPERTS
 
 _WHAT_TO_PASS = "pass a Vision Transformer of transformers: DeiT-LT, DeiT, DeiT with teacher, or ViT"
 

@@ -12,9 +12,9 @@ import pytest
 from made_up_analysis import NAMES, made_up_analysis
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation import analysis_page
-from deitlt_hf.evaluation.analysis_page import SECTIONS, write_analysis
-from deitlt_hf.evaluation.comparing import compare_models, format_difference
+from deitlt_hf.evaluation import page as analysis_page
+from deitlt_hf.evaluation.compare import compare_models, format_difference
+from deitlt_hf.evaluation.page import SECTIONS, write_analysis
 
 NASTY = '_<script>alert("$x")</script> & co'
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.accuracy import EXPERTS, expert_metrics, format_table, grouped_accuracy, per_class_accuracy
+from deitlt_hf.evaluation.measures import EXPERTS, expert_metrics, format_table, grouped_accuracy, per_class_accuracy
 
 GROUPS = {"head": [0, 1], "mid": [2], "tail": [3]}
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.predicting import predict_experts
+from deitlt_hf.evaluation.evaluate import predict_experts
 
 
 class TwoHeads(nn.Module):
@@ -102,7 +102,7 @@ TWO_PROCESSES = """
     import torch
     from accelerate import Accelerator, debug_launcher
 
-    from deitlt_hf.evaluation.predicting import predict_experts
+    from deitlt_hf.evaluation.evaluate import predict_experts
 
 
     class Model(torch.nn.Linear):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,10 @@ from torch import nn
 
 from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.sharpness import sharpness
+
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    sharpness = importlib.import_module("sharpness").sharpness
 
 
 class Linear(nn.Module):

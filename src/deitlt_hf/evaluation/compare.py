@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deitlt_hf.errors import DeiTLTError, printable
-from deitlt_hf.evaluation.accuracy import describe_intervals
+from deitlt_hf.evaluation.measures import describe_intervals
 from deitlt_hf.long_tail_accuracy.scores import (
     GROUPS,
     accuracies,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.predicting import evaluation_mode
+from deitlt_hf.evaluation.evaluate import evaluation_mode
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -36,26 +36,9 @@ def sharpness(
     Loss and gradient are those of all the images together, in evaluation mode; they are read twice, batch by batch. The
     model is left as it was, bit for bit, gradients and modes included.
 
-    Args:
-        model: called as `model(pixel_values=...)`; its output has `logits` `(N, C)`.
-        batches: dicts with `pixel_values` `(N, channels, height, width)` and `labels` `(N,)`; a list or a `DataLoader`
-            that gives the same images each time.
-        rho: length of the perturbation in the Euclidean norm over all weights that require a gradient, at least 0.
-        loss: takes logits and labels and returns their mean loss; cross-entropy by default.
-
-    Returns:
-        `Sharpness(loss, perturbed_loss)`, with the property `increase`.
-
-    Raises:
-        DeiTLTError: a negative `rho`, no weight that requires a gradient, or `batches` that are empty or cannot be read
-            twice.
-
-    Example:
-        >>> from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
-        >>> model = CifarResNetForImageClassification(CifarResNetConfig(depth=20, num_labels=2))
-        >>> batch = {"pixel_values": torch.randn(4, 3, 32, 32), "labels": torch.tensor([0, 1, 0, 1])}
-        >>> sharpness(model, [batch], rho=0.05).increase > 0
-        True
+    `batches` are dicts with `pixel_values` `(N, channels, height, width)` and `labels` `(N,)`, in a list or a
+    `DataLoader` that gives the same images each time. `rho` is the length of the perturbation in the Euclidean norm
+    over all weights that require a gradient. `loss` takes logits `(N, C)` and labels and returns their mean loss.
     """
     if not rho >= 0:
         raise DeiTLTError(f"rho is {rho}; pass 0 or a length above it")

@@ -10,8 +10,8 @@ import pytest
 from made_up_analysis import GROUPS, made_up_analysis
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.accuracy import expert_metrics, mean_accuracies
-from deitlt_hf.evaluation.comparing import MEASURES, compare_models, format_comparison, paired_differences
+from deitlt_hf.evaluation.compare import MEASURES, compare_models, format_comparison, paired_differences
+from deitlt_hf.evaluation.measures import expert_metrics, mean_accuracies
 
 THREE_GROUPS = {"head": [0, 1], "mid": [2], "tail": [3, 4]}
 SHARES = np.array([0.3, 0.25, 0.2, 0.15, 0.1])  # of the five classes among the test images

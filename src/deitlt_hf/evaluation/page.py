@@ -13,28 +13,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from matplotlib.figure import Figure
 
 from deitlt_hf.errors import DeiTLTError, printable
-from deitlt_hf.evaluation.accuracy import EXPERT_LABELS, GROUPS, describe_group, describe_intervals
-from deitlt_hf.evaluation.analysis_figures.classes import (
-    agreement_figure,
-    class_frequency_figure,
-    confusion_figure,
-    reliability_figure,
-)
-from deitlt_hf.evaluation.analysis_figures.examples import examples_figure
-from deitlt_hf.evaluation.analysis_figures.layers import (
-    attention_distance_figure,
-    feature_rank_figure,
-    token_similarity_figure,
-)
-from deitlt_hf.evaluation.analysis_figures.style import WIDTH
-from deitlt_hf.evaluation.comparing import (
+from deitlt_hf.evaluation.compare import (
     MEASURE_LABELS,
     MEASURES,
     compare_models,
     format_accuracy,
     format_difference,
 )
-from deitlt_hf.evaluation.figures import save_figure
+from deitlt_hf.evaluation.figures.classes import (
+    agreement_figure,
+    class_frequency_figure,
+    confusion_figure,
+    reliability_figure,
+)
+from deitlt_hf.evaluation.figures.examples import examples_figure
+from deitlt_hf.evaluation.figures.layers import (
+    attention_distance_figure,
+    feature_rank_figure,
+    token_similarity_figure,
+)
+from deitlt_hf.evaluation.figures.style import WIDTH, save_figure
+from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, describe_group, describe_intervals
 from deitlt_hf.files import new_directory
 
 if TYPE_CHECKING:

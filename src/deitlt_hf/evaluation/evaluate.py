@@ -36,7 +36,7 @@ def predict_experts(
 
     Returns:
         `(predictions, labels)`: int64 arrays of shapes `(N, 3)`, columns in the order of
-        `deitlt_hf.evaluation.accuracy.EXPERTS`, and `(N,)`, in the order of the data.
+        `deitlt_hf.evaluation.measures.EXPERTS`, and `(N,)`, in the order of the data.
 
     Raises:
         DeiTLTError: the model lacks the two heads, or the dataloader yields no batch.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from matplotlib.figure import Figure
 
-from deitlt_hf.evaluation.analysis_figures.style import (
+from deitlt_hf.evaluation.figures.style import (
     TOKEN_LABELS,
+    Records,
     Series,
     finish,
+    floats,
     grid,
     label_blocks,
     legend_below,
@@ -20,22 +19,9 @@ from deitlt_hf.evaluation.analysis_figures.style import (
     plot,
 )
 
-Records = Mapping[str, Mapping[str, Any]]
-_FEATURES = {token: TOKEN_LABELS[token] for token in ("cls", "distillation")}
-
 
 def attention_distance_figure(records: Records) -> Figure:
-    """Mean attention distance per block: a dot for each head, and the line of their mean; a panel per kind of token.
-
-    Args:
-        records: name -> record of `analyze_model`, one model or several.
-
-    Returns:
-        A `matplotlib.figure.Figure`, 12 inches wide, for `save_figure`.
-
-    Example:
-        >>> save_figure(attention_distance_figure({"DeiT-LT": analysis.record}), "distance.png")  # doctest: +SKIP
-    """
+    """Mean attention distance per block: a dot for each head, and the line of their mean; a panel per kind of token."""
     styles = model_styles(records)
     tokens = [token for token in TOKEN_LABELS if any(token in of["attention_distance"] for of in records.values())]
     figure, panels = grid(len(tokens), sharey=True)
@@ -44,7 +30,7 @@ def attention_distance_figure(records: Records) -> Figure:
         for index, (name, record) in enumerate(records.items()):
             if token not in record["attention_distance"]:
                 continue
-            heads = np.array(record["attention_distance"][token], dtype=float)
+            heads = floats(record["attention_distance"][token])
             blocks = np.arange(1, len(heads) + 1) + spread * (index - (len(records) - 1) / 2)
             look = {"color": styles[name]["color"], "marker": styles[name]["marker"], "alpha": 0.4}
             axes.plot(blocks, heads, linestyle="", markersize=4, **look)
@@ -61,14 +47,8 @@ def feature_rank_figure(records: Records) -> Figure:
 
     The rank is the number of components that hold 99 % of the variance over the test images (paper: "rank of the
     features of each token"); the grey line in the right panels is at that share.
-
-    Args:
-        records: name -> record of `analyze_model`, one model or several.
-
-    Example:
-        >>> save_figure(feature_rank_figure({"DeiT-LT": analysis.record}), "rank.png")  # doctest: +SKIP
     """
-    rows = panels_of_series(records, _FEATURES, "feature_rank")
+    rows = panels_of_series(records, {token: TOKEN_LABELS[token] for token in ("cls", "distillation")}, "feature_rank")
     figure, panels = grid(2 * len(rows), columns=2)
     for (title, lines), per_block, gathered in zip(rows.items(), panels[::2], panels[1::2], strict=True):
         furthest = 1
@@ -86,20 +66,17 @@ def feature_rank_figure(records: Records) -> Figure:
         of_token = f"{title}: " * bool(title)
         finish(per_block, f"{of_token}feature rank", ylabel=f"components for {variance:g} % of variance")
         finish(gathered, f"{of_token}after the last block", "number of components", "share of variance (%)")
-    _share_limits(panels[::2], panels[1::2])
+    for column in (panels[::2], panels[1::2]):  # the same scale, so that tokens can be compared
+        for limits, change in (("get_xlim", "set_xlim"), ("get_ylim", "set_ylim")):
+            ends = [getattr(axes, limits)() for axes in column]
+            for axes in column:
+                getattr(axes, change)(min(low for low, _ in ends), max(high for _, high in ends))
     legend_below(figure)
     return figure
 
 
 def token_similarity_figure(records: Records) -> Figure | None:
-    """Mean cosine similarity of the CLS and the DIST token per block; None where no model has both.
-
-    Args:
-        records: name -> record of `analyze_model`, one model or several; those with one token are left out.
-
-    Example:
-        >>> save_figure(token_similarity_figure({"DeiT-LT": analysis.record}), "similarity.png")  # doctest: +SKIP
-    """
+    """Mean cosine similarity of the CLS and the DIST token per block; None where no model has both."""
     styles = model_styles(records)
     shown = {name: record for name, record in records.items() if record["token_similarity"] is not None}
     if not shown:
@@ -115,12 +92,3 @@ def token_similarity_figure(records: Records) -> Figure | None:
     finish(axes, "CLS and DIST token", ylabel="cosine similarity")
     legend_below(figure)
     return figure
-
-
-def _share_limits(*columns: list) -> None:
-    """The same scale for each column's panels, so that tokens can be compared across them."""
-    for panels in columns:
-        for limits, change in (("get_xlim", "set_xlim"), ("get_ylim", "set_ylim")):
-            ends = [getattr(axes, limits)() for axes in panels]
-            for axes in panels:
-                getattr(axes, change)(min(low for low, _ in ends), max(high for _, high in ends))

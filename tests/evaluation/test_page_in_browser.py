@@ -8,7 +8,7 @@ import pytest
 from made_up_analysis import made_up_analysis
 
 from browsing import DESK, PHONE, Visit, open_page
-from deitlt_hf.evaluation.analysis_page import SECTIONS, write_analysis
+from deitlt_hf.evaluation.page import SECTIONS, write_analysis
 
 LONG = "<img src=http://outside.invalid/x.png onerror=alert(1)> " + "a-long-name-without-a-space" * 4
 

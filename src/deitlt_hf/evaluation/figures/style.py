@@ -1,0 +1,196 @@
+"""What the figures have in common: colours, markers, axes, one legend for all panels, and how a figure is saved.
+
+Everything is drawn with matplotlib's object API, so no global state (backend, current figure) is touched. Colours are
+Okabe and Ito's, which colour-blind readers tell apart; hatches, markers and line styles tell the same in grey.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from deitlt_hf.errors import DeiTLTError, printable
+from deitlt_hf.evaluation.measures import GROUPS
+from deitlt_hf.files import whole_file
+
+Records = Mapping[str, Mapping[str, Any]]  # name -> record of `analyze_model`
+
+WIDTH = 12  # inches; figures stay legible when printed at half of it
+FONT_SIZE = 11
+MAX_NAMED_CLASSES = 30
+LONGEST_NAME = 32
+TOKEN_LABELS = {"all": "patches", "cls": "CLS token", "distillation": "DIST token"}
+EXPERT_STYLES = {
+    "average": {"color": "#000000", "linestyle": "-", "marker": "o"},
+    "cls": {"color": "#0072B2", "linestyle": "--", "marker": "s"},
+    "distillation": {"color": "#D55E00", "linestyle": ":", "marker": "^"},
+}
+# With seven markers and five line styles no two of the first 35 models look the same in grey.
+_COLORS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = ("o", "^", "s", "D", "v", "P", "X")
+_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure at 150 dots per inch, whole or not at all; the suffix (`.png`, `.svg`, ...) is the format."""
+    path = Path(path)
+    file_format = path.suffix.lower().lstrip(".")
+    if file_format not in figure.canvas.get_supported_filetypes():
+        raise DeiTLTError(f"cannot write a figure to {path.name!r}: pass a name that ends in .png, .svg or .pdf")
+    with whole_file(path) as unfinished, warnings.catch_warnings():
+        # A class name in a script that the font lacks is drawn as boxes; there is nothing to mend.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(unfinished, format=file_format, dpi=150)
+
+
+class Series(NamedTuple):
+    """A line of a panel: its label, its look, and the model's record and the key (a token or expert) that it shows."""
+
+    label: str
+    style: dict[str, Any]
+    record: Mapping[str, Any]
+    key: str
+
+
+def model_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and line style of each model."""
+    return {
+        name: {
+            "color": _COLORS[index % len(_COLORS)],
+            "marker": _MARKERS[index % len(_MARKERS)],
+            "linestyle": _LINES[index % len(_LINES)],
+        }
+        for index, name in enumerate(names)
+    }
+
+
+def panels_of_series(records: Records, labels: Mapping[str, str], part: str) -> dict[str, list[Series]]:
+    """Title of each panel -> its lines: one panel for a single model, of several models one for each of `labels`.
+
+    `labels` are by the keys (tokens or experts) of `record[part]`; a key that no model has gets no panel.
+    """
+    if len(records) == 1:
+        (record,) = records.values()
+        lines = [Series(label, EXPERT_STYLES[key], record, key) for key, label in labels.items() if key in record[part]]
+        return {"": lines} if lines else {}
+    styles = model_styles(records)
+    panels = {
+        title: [Series(name, styles[name], record, key) for name, record in records.items() if key in record[part]]
+        for key, title in labels.items()
+    }
+    return {title: lines for title, lines in panels.items() if lines}
+
+
+def grid(panels: int, columns: int = 3, height: float = 4.2, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure with this number of panels, at most `columns` side by side; `height` in inches is that of a row."""
+    columns = min(panels, columns)
+    rows = -(-panels // columns)
+    width = WIDTH * (columns + 1) / (columns + 2) if columns < 2 else WIDTH  # a lone panel need not be as wide
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **options).flatten()
+    for unused in axes[panels:]:
+        unused.set_visible(False)
+    return figure, list(axes[:panels])
+
+
+def plot(axes: Axes, x: Iterable[float], y: Iterable[float | None], line: Series, **options: Any) -> None:
+    """A line with markers that `legend_below` lists; it has gaps where a value is None."""
+    values = np.array(list(y), dtype=float)
+    look = {"linewidth": 1.8, "markersize": 6} | line.style | options
+    axes.plot(list(x), values, **look)[0].shown_as = line.label
+
+
+def legend_below(figure: Figure) -> None:
+    """One legend for all panels: each label once, as it is first drawn."""
+    drawn: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle in [*axes.get_lines(), *axes.containers]:
+            label = getattr(handle, "shown_as", None)
+            if label is not None:
+                drawn.setdefault(label, handle)
+    if len(drawn) < 2:
+        return
+    labels = [shortened(label) for label in drawn]
+    columns = max(1, min(len(labels), 110 // (max(map(len, labels)) + 6)))  # about 110 letters fit side by side
+    legend = figure.legend(
+        list(drawn.values()), labels, loc="outside lower center", ncols=columns, fontsize=FONT_SIZE, frameon=False
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def finish(axes: Axes, title: str, xlabel: str | None = None, ylabel: str | None = None) -> None:
+    """Title, labels and sizes."""
+    axes.set_title(title, fontsize=FONT_SIZE + 1, parse_math=False)  # a "$" in a model's name is a dollar sign
+    axes.tick_params(labelsize=FONT_SIZE - 1)
+    axes.spines[["top", "right"]].set_visible(False)
+    for axis, label in ((axes.xaxis, xlabel), (axes.yaxis, ylabel)):
+        if label is not None:
+            axis.set_label_text(label, fontsize=FONT_SIZE)
+
+
+def label_blocks(axes: Axes) -> None:
+    """The axis of the layers, counted from 1."""
+    axes.set_xlabel("transformer block", fontsize=FONT_SIZE)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12, min_n_ticks=1))
+
+
+def label_logarithmic(axis: Axis) -> None:
+    """Plain numbers (1, 2, 5, 10, ...) on a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def shortened(name: str, length: int = LONGEST_NAME, end: int | None = None) -> str:
+    """A name for a figure, cut in the middle where it is long, since similar names often differ at their ends.
+
+    Example:
+        >>> shortened("cifar10-lt-small-teacher-seed-0", 16)
+        'cifar10…r-seed-0'
+    """
+    name = printable(name)
+    end = length - length // 2 if end is None else end
+    return name if len(name) <= length else f"{name[: length - end - 1]}…{name[-end:]}"
+
+
+def head_to_tail(metrics: Mapping[str, Any]) -> np.ndarray:
+    """Class ids, most frequent first; of equally frequent classes those of the group nearer to the head."""
+    group_of = np.empty(len(metrics["class_counts"]), dtype=int)
+    for index, name in enumerate(GROUPS):
+        group_of[metrics["groups"][name]] = index
+    return np.lexsort((-np.asarray(metrics["class_counts"]), group_of))
+
+
+def neighbours(num_classes: int) -> int:
+    """The number of neighbouring classes whose mean is drawn: 1 up to `MAX_NAMED_CLASSES`, else a fortieth, odd."""
+    return max(3, 2 * (num_classes // 40) + 1) if num_classes > MAX_NAMED_CLASSES else 1
+
+
+def over_neighbours(num_classes: int) -> str:
+    """The end of a title that says over how many neighbouring classes the means are."""
+    window = neighbours(num_classes)
+    return f" (mean over {window} neighbours)" if window > 1 else ""
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean over `window` neighbours (odd), fewer at the ends and without nan; nan where no neighbour has a value."""
+    kernel = np.ones(window)
+    known = ~np.isnan(values)
+    sums = np.convolve(np.where(known, values, 0.0), kernel, mode="same")
+    numbers = np.convolve(known.astype(float), kernel, mode="same")
+    return np.divide(sums, numbers, out=np.full(len(values), np.nan), where=numbers > 0)
+
+
+def floats(values: Any) -> np.ndarray:
+    """Numbers of a record as an array, nan for None."""
+    return np.array(values, dtype=float)
