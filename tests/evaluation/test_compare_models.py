@@ -10,9 +10,10 @@ import pytest
 from made_up_analysis import GROUPS, made_up_analysis
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.compare import MEASURES, compare_models, format_comparison, paired_differences
-from deitlt_hf.evaluation.measures import expert_metrics, mean_accuracies
+from deitlt_hf.evaluation.compare import compare_models, format_comparison, paired_differences
+from deitlt_hf.evaluation.measures import MEASURES, expert_metrics, mean_accuracies
 
+KEYS = tuple(measure.key for measure in MEASURES)
 THREE_GROUPS = {"head": [0, 1], "mid": [2], "tail": [3, 4]}
 SHARES = np.array([0.3, 0.25, 0.2, 0.15, 0.1])  # of the five classes among the test images
 
@@ -36,24 +37,24 @@ def test_values_are_the_differences_of_the_accuracies():
     before, after = (mean_accuracies(predictions, labels, THREE_GROUPS) for predictions in (first, second))
     found = paired_differences(first, second, labels, THREE_GROUPS)
     assert {name: of["value"] for name, of in found.items()} == pytest.approx(
-        {name: after[name] - before[name] for name in MEASURES}
+        {name: after[name] - before[name] for name in KEYS}
     )
 
 
 def test_intervals_are_those_of_resampling_the_images_one_by_one():
     first, second, labels = draw_predictions(np.random.default_rng(1), 800, [0.8] * 5, [0.6] * 5, 0.4)
     generator = np.random.default_rng(2)
-    drawn = {name: [] for name in MEASURES}
+    drawn = {name: [] for name in KEYS}
     of_class = [np.flatnonzero(labels == label) for label in range(5)]
     for _ in range(1000):
         of_all = generator.integers(0, len(labels), len(labels))
         within = np.concatenate([generator.choice(rows, len(rows)) for rows in of_class])
-        for names, rows in ((MEASURES[:1], of_all), (MEASURES[1:], within)):
+        for names, rows in ((KEYS[:1], of_all), (KEYS[1:], within)):
             before, after = (mean_accuracies(of[rows], labels[rows], THREE_GROUPS) for of in (first, second))
             for name in names:
                 drawn[name].append(after[name] - before[name])
     found = paired_differences(first, second, labels, THREE_GROUPS, num_resamples=1000)
-    for name in MEASURES:
+    for name in KEYS:
         low, high = np.percentile(drawn[name], [2.5, 97.5])
         # An end's standard deviation over so many resamples is about 0.02 of the width.
         assert found[name]["interval"] == pytest.approx([low, high], abs=0.07 * (high - low)), name
@@ -70,7 +71,7 @@ def test_95_percent_intervals_hold_the_true_difference_about_95_times_in_100():
         "tail": per_class[3:].mean(),
         "balanced_accuracy": per_class.mean(),
     }
-    held = dict.fromkeys(MEASURES, 0)
+    held = dict.fromkeys(KEYS, 0)
     sets = 300
     for seed in range(sets):
         generator = np.random.default_rng(1000 + seed)
@@ -123,8 +124,8 @@ def test_models_are_compared_by_their_own_prediction_with_the_first():
         "experts"
     ]
     for name, expert in zip(own, of_evaluation.values(), strict=True):
-        assert {of: found["accuracies"][name][of]["value"] for of in MEASURES} == {of: expert[of] for of in MEASURES}
-        intervals = {of: found["accuracies"][name][of]["interval"] for of in MEASURES}
+        assert {of: found["accuracies"][name][of]["value"] for of in KEYS} == {of: expert[of] for of in KEYS}
+        intervals = {of: found["accuracies"][name][of]["interval"] for of in KEYS}
         assert intervals == expert["confidence_intervals"]
     assert found["reference"] == "ViT"
     assert found["differences"] == {

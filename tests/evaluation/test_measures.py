@@ -179,10 +179,10 @@ def test_expert_metrics_refuse_what_does_not_fit_together(change, message):
 
 def test_table_shows_what_was_measured(metrics):
     assert format_table(metrics).splitlines() == [
-        "             overall    head     mid    tail",
-        "average         75.0   100.0     0.0       -",
-        "CLS expert      50.0    50.0     0.0       -",
-        "DIST expert     75.0    75.0   100.0       -",
+        "             overall    head     mid    tail balanced",
+        "average         75.0   100.0     0.0       -     66.7",
+        "CLS expert      50.0    50.0     0.0       -     33.3",
+        "DIST expert     75.0    75.0   100.0       -     83.3",
         "head: 2 classes with 90-30 training images, mid: 1 class with 9 training images, "
         "tail: 1 class with 3 training images (none with test images)",
     ]
@@ -190,14 +190,18 @@ def test_table_shows_what_was_measured(metrics):
 
 def test_table_with_intervals_keeps_its_columns(metrics):
     intervals = {"overall": [50, 100], "head": [100, 100], "mid": [0, 0], "tail": [None, None]}
+    intervals["balanced_accuracy"] = [40, 60]
     metrics["experts"]["average"]["confidence_intervals"] = intervals
     metrics["experts"]["cls"]["confidence_intervals"] = intervals | {"overall": [7.25, 99.96]}
     metrics["experts"]["distillation"]["confidence_intervals"] = intervals
     assert format_table(metrics).splitlines()[:5] == [
-        "                           overall                  head                   mid                  tail",
-        "average         75.0 [50.0, 100.0]  100.0 [100.0, 100.0]        0.0 [0.0, 0.0]                     -",
-        "CLS expert       50.0 [7.2, 100.0]   50.0 [100.0, 100.0]        0.0 [0.0, 0.0]                     -",
-        "DIST expert     75.0 [50.0, 100.0]   75.0 [100.0, 100.0]      100.0 [0.0, 0.0]                     -",
+        f"{'':12}{'overall':>22}{'head':>22}{'mid':>22}{'tail':>22}{'balanced':>22}",
+        "average         75.0 [50.0, 100.0]  100.0 [100.0, 100.0]        0.0 [0.0, 0.0]"
+        + f"{'-':>22}{'66.7 [40.0, 60.0]':>22}",
+        "CLS expert       50.0 [7.2, 100.0]   50.0 [100.0, 100.0]        0.0 [0.0, 0.0]"
+        + f"{'-':>22}{'33.3 [40.0, 60.0]':>22}",
+        "DIST expert     75.0 [50.0, 100.0]   75.0 [100.0, 100.0]      100.0 [0.0, 0.0]"
+        + f"{'-':>22}{'83.3 [40.0, 60.0]':>22}",
         "in brackets: 95 % intervals from bootstrap resamples of each class's test images",
     ]
 
@@ -205,5 +209,5 @@ def test_table_with_intervals_keeps_its_columns(metrics):
 def test_table_of_an_empty_group():
     groups = {"head": [0, 1], "mid": [], "tail": []}
     table = format_table(expert_metrics(np.zeros((2, 3), dtype=int), [0, 1], [7, 7], groups, ["a", "b"]))
-    assert table.splitlines()[1].split() == ["average", "50.0", "50.0", "-", "-"]
+    assert table.splitlines()[1].split() == ["average", "50.0", "50.0", "-", "-", "50.0"]
     assert table.endswith("head: 2 classes with 7 training images, mid: no classes, tail: no classes")

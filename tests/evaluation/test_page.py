@@ -13,7 +13,7 @@ from made_up_analysis import NAMES, made_up_analysis
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation import page as analysis_page
-from deitlt_hf.evaluation.compare import compare_models, format_difference
+from deitlt_hf.evaluation.compare import compare_models, difference_cells
 from deitlt_hf.evaluation.page import SECTIONS, write_analysis
 
 NASTY = '_<script>alert("$x")</script> & co'
@@ -93,7 +93,7 @@ def test_several_models_come_with_their_differences(several, models):
     assert {key: content[key] for key in comparison} == comparison
     page = (several / "index.html").read_text()
     (row,) = cells(page, "better than ViT by (points)")
-    assert row == [NASTY, *map(format_difference, comparison["differences"][NASTY].values())]
+    assert row == [NASTY, *difference_cells(comparison["differences"][NASTY])]
     assert "*" in row[1]
     assert {path.stem for path in (several / "figures").glob("examples*")} == {"examples_2"}  # the first has none
 

@@ -22,7 +22,7 @@ def run_example(name: str, *arguments: object) -> str:
 
 
 def table_rows(output: str) -> dict[str, list[float]]:
-    """The accuracies in percent of each expert: overall, head, mid, tail."""
+    """The accuracies in percent of each expert: overall, head, mid, tail, balanced."""
     lines = {expert: line for line in output.splitlines() for expert in EXPERTS if line.startswith(expert)}
     return {expert: [float(value) for value in line.removeprefix(expert).split()] for expert, line in lines.items()}
 
@@ -43,7 +43,7 @@ def test_train_with_python_leaves_a_teacher_and_an_evaluated_student(trained):
     printed = table_rows(output)
     assert printed.keys() == set(EXPERTS)
     for expert, name in zip(EXPERTS, ("average", "cls", "distillation"), strict=True):
-        measured = [experts[name][group] for group in ("overall", "head", "mid", "tail")]
+        measured = [experts[name][group] for group in ("overall", "head", "mid", "tail", "balanced_accuracy")]
         assert printed[expert] == pytest.approx(measured, abs=0.06)
 
 

@@ -32,12 +32,13 @@ from deitlt_hf import (
 from deitlt_hf.cards.adapter import save_classes
 from deitlt_hf.cards.model_card import is_generated, model_card, write_model_card
 from deitlt_hf.cli.main import main
-from deitlt_hf.evaluation.measures import EXPERTS, GROUPS
+from deitlt_hf.evaluation.measures import EXPERTS, GROUPS, MEASURES
 from deitlt_hf.reference.convert import save_model_and_processor
 from hub_server import HubServer
 
 TINY = "--dataloader_num_workers 0 --dataloader_persistent_workers false --use_cpu true --disable_tqdm true".split()
 SIZE = "--hidden_size 24 --num_hidden_layers 1 --num_attention_heads 2".split()
+KEYS = [measure.key for measure in MEASURES]
 LABELS = {"average": "average", "cls": "CLS expert", "distillation": "DIST expert"}
 COUNTS = [134, 96, 68, 49, 35, 25, 18, 13, 9, 6]
 
@@ -181,7 +182,7 @@ def test_numbers_are_those_of_the_run(here) -> None:
     shown, averaged = results.split("averaged weights (EMA)")
     for part, experts in ((shown, metrics["experts"]), (averaged, metrics["averaged_weights"])):
         for expert in EXPERTS:
-            values = [experts[expert][group] for group in ("overall", *GROUPS)]
+            values = [experts[expert][group] for group in KEYS]
             assert row(part, LABELS[expert]) == [LABELS[expert], *(f"{value:.1f}" for value in values)]
     data = section(card, "Data")
     for label, count in enumerate(COUNTS):
@@ -307,7 +308,7 @@ def test_parts_of_a_run_have_their_own_numbers(here) -> None:
         card = str(model_card(directory))
         assert "# digits-lt, step 14" in card
         assert "measured by the Trainer at step 14" in card
-        values = [logged[f"{prefix}distillation_{group}"] for group in ("overall", *GROUPS)]
+        values = [logged[f"{prefix}distillation_{group}"] for group in KEYS]
         assert row(section(card, "Results"), "DIST expert")[1:] == [f"{value:.1f}" for value in values]
 
 
@@ -324,7 +325,7 @@ def test_a_checkpoint_without_an_evaluation_has_no_numbers_of_its_run(here, tmp_
 def test_a_teachers_card_has_one_row_and_says_how_to_teach(here) -> None:
     card = Path("runs/digits-lt-teacher/README.md").read_text()
     accuracy = json.loads(Path("runs/digits-lt-teacher/metrics.json").read_text())["accuracy"]
-    assert row(section(card, "Results"), "accuracy")[1:] == [f"{accuracy[group]:.1f}" for group in ("overall", *GROUPS)]
+    assert row(section(card, "Results"), "accuracy")[1:] == [f"{accuracy[group]:.1f}" for group in KEYS]
     assert "deitlt train --data pictures --teacher runs/digits-lt-teacher" in card
     model = AutoModelForImageClassification.from_pretrained("runs/digits-lt-teacher")
     assert f"{sum(weight.numel() for weight in model.parameters()):,} weights" in card

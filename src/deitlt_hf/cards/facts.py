@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from deitlt_hf.cards.descriptions import DataDescription, describe_data, kind_of_data
 from deitlt_hf.cards.record import public_settings
 from deitlt_hf.errors import DeiTLTError, loading_reason
-from deitlt_hf.evaluation.measures import EXPERTS, GROUPS
+from deitlt_hf.evaluation.measures import EXPERTS, MEASURES
 from deitlt_hf.files import METRICS_FILE, RECIPE_FILE, REPORT_FILE, RUN_FILE, last_part, read_json, read_settings
 from deitlt_hf.foreign.configurations import check_config
 
@@ -281,7 +281,7 @@ def _logged_results(state: Mapping[str, Any], config: PreTrainedConfig, prefix: 
     for entry in state.get("log_history", ()):
         logged |= entry if entry.get("step") == step else {}
     rows = {
-        row: {group: _finite(logged.get(f"{start}{group}")) for group in ("overall", *GROUPS)}
+        row: {group: _finite(logged.get(f"{start}{group}")) for group in (of.key for of in MEASURES)}
         for row, start in prefixes.items()
     }
     if any(row["overall"] is None for row in rows.values()):

@@ -6,7 +6,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from deitlt_hf.cards.data import row_label
 from deitlt_hf.cards.facts import ONLY_ROW, ModelFacts
-from deitlt_hf.evaluation.measures import GROUPS
+from deitlt_hf.evaluation.measures import MEASURES, Measure
 
 TASK = "image-classification"
 
@@ -50,17 +50,16 @@ def _eval_results(facts: ModelFacts) -> list[EvalResult]:
             dataset_name=name,
             dataset_split=data.test_split if data is not None else None,
             metric_type="accuracy",
-            metric_name=_metric_name(row, column),
-            metric_value=round(accuracies[column], 2),
+            metric_name=_metric_name(row, measure),
+            metric_value=round(accuracies[measure.key], 2),
             source_name=facts.results.published_in,
             source_url=facts.results.published_at,
         )
         for row, accuracies in facts.results.rows.items()
-        for column in ("overall", *GROUPS)
-        if accuracies.get(column) is not None
+        for measure in MEASURES
+        if accuracies.get(measure.key) is not None
     ]
 
 
-def _metric_name(row: str, column: str) -> str:
-    where = "overall" if column == "overall" else f"{column} classes"
-    return f"Accuracy, {where}" + ("" if row == ONLY_ROW else f" ({row_label(row)})")
+def _metric_name(row: str, measure: Measure) -> str:
+    return measure.name + ("" if row == ONLY_ROW else f" ({row_label(row)})")

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 import deitlt_hf
 from deitlt_hf.cards.descriptions import describe_architecture
-from deitlt_hf.evaluation.measures import GROUPS
+from deitlt_hf.evaluation.measures import MEASURES
 from deitlt_hf.files import METRICS_FILE, RECIPE_FILE, RUN_FILE, is_hub_id, last_part, read_json, read_settings
 
 # Where a run's files go, and with whose account: of no use to others, or not theirs to know.
@@ -109,4 +109,4 @@ def _without_folders(value: Any) -> Any:
 
 def _accuracy(metrics: Mapping[str, Any]) -> dict[str, float | None] | None:
     measured = metrics.get("accuracy") or (metrics.get("experts") or {}).get("average")
-    return None if measured is None else {group: measured.get(group) for group in ("overall", *GROUPS)}
+    return None if measured is None else {of.key: measured[of.key] for of in MEASURES if of.key in measured}

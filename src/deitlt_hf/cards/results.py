@@ -9,9 +9,8 @@ from typing import Any
 from deitlt_hf.cards.data import percent, row_label
 from deitlt_hf.cards.facts import ONLY_ROW, ModelFacts
 from deitlt_hf.cards.markdown import escape, table
-from deitlt_hf.evaluation.measures import GROUPS
+from deitlt_hf.evaluation.measures import MEASURES
 
-COLUMNS = ("overall", *GROUPS)
 _MEANING = (
     "Overall is the share of test images that are right. A group's accuracy is the mean over its classes of each "
     "class's accuracy, so that every class of a group weighs the same however many test images it has."
@@ -51,8 +50,13 @@ def _caption(facts: ModelFacts) -> str:
 
 
 def _accuracy_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    cells = [(row_label(row), *(percent(values.get(column)) for column in COLUMNS)) for row, values in rows.items()]
-    return table(("", *COLUMNS), cells)
+    # The paper published four of the measures.
+    columns = [measure for measure in MEASURES if any(measure.key in values for values in rows.values())]
+    cells = [
+        (row_label(row), *(measure.text(values.get(measure.key)) for measure in columns))
+        for row, values in rows.items()
+    ]
+    return table(("", *(measure.label for measure in columns)), cells)
 
 
 def _best_rows(rows: Mapping[str, Mapping[str, Any]]) -> str | None:

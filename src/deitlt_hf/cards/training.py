@@ -7,12 +7,11 @@ from typing import Any
 
 import yaml
 
-from deitlt_hf.cards.data import percent
 from deitlt_hf.cards.descriptions import describe_teacher_training
 from deitlt_hf.cards.facts import ModelFacts
 from deitlt_hf.cards.markdown import code_block, escape, table
 from deitlt_hf.data.suggestion import format_setting
-from deitlt_hf.evaluation.measures import GROUPS
+from deitlt_hf.evaluation.measures import MEASURES
 from deitlt_hf.files import RECIPE_FILE
 
 TEACHER_FILE = "teacher.yaml"
@@ -109,7 +108,7 @@ def _teacher(facts: ModelFacts) -> list[str]:
         sentences.append(f"{start} with {describe_teacher_training(settings)}.")
     accuracy = teacher.get("accuracy")
     if accuracy:
-        values = ", ".join(f"{group} {percent(accuracy.get(group))}" for group in ("overall", *GROUPS))
+        values = ", ".join(f"{of.label} {of.text(accuracy.get(of.key))}" for of in MEASURES if of.key in accuracy)
         sentences.append(f"Its accuracy on the test split of its own run, in percent: {values}.")
     parts = ["### Teacher", " ".join(sentences)]
     if settings and facts.recipe is None:

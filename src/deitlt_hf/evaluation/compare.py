@@ -8,22 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deitlt_hf.errors import DeiTLTError, printable
-from deitlt_hf.evaluation.measures import describe_intervals
+from deitlt_hf.evaluation.measures import MEASURES, Measure, describe_intervals
 from deitlt_hf.long_tail_accuracy.scores import (
-    GROUPS,
     accuracies,
     bootstrap_intervals,
-    group_members,
     grouped_tally,
-    percentile_interval,
-    resample_cells,
+    resampled_intervals,
 )
 
 if TYPE_CHECKING:
     from deitlt_hf.evaluation.analysis.analyze import Analysis
-
-MEASURES = ("overall", *GROUPS, "balanced_accuracy")
-MEASURE_LABELS = {name: name for name in MEASURES} | {"balanced_accuracy": "balanced"}
 
 
 def compare_models(analyses: Mapping[str, Analysis]) -> dict[str, Any]:
@@ -57,7 +51,7 @@ def compare_models(analyses: Mapping[str, Analysis]) -> dict[str, Any]:
             raise DeiTLTError(f"{name} was analyzed on other images than {reference}; pass analyses of the same images")
     check_same_classes({name: analysis.record for name, analysis in analyses.items()})
     groups = first.record["groups"]
-    predictions = {name: own_prediction(analysis) for name, analysis in analyses.items()}
+    predictions = {name: _own_prediction(analysis) for name, analysis in analyses.items()}
     return {
         "reference": reference,
         "test_counts": np.bincount(first.labels, minlength=len(first.record["class_counts"])).tolist(),
@@ -69,18 +63,7 @@ def compare_models(analyses: Mapping[str, Analysis]) -> dict[str, Any]:
 
 
 def check_same_classes(described: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse models whose accuracies on head, mid and tail would be of different classes.
-
-    Args:
-        described: model's name -> `class_names` and `groups`, as records have them.
-
-    Raises:
-        DeiTLTError: a model has others than the first.
-
-    Example:
-        >>> cats = {"class_names": ["cat", "lynx"], "groups": {"head": [0], "mid": [], "tail": [1]}}
-        >>> check_same_classes({"DeiT": cats, "DeiT-LT": cats})
-    """
+    """Refuse models (name -> `class_names` and `groups`) whose head, mid and tail would be of different classes."""
     reference, *others = described
     for name in others:
         for key in ("class_names", "groups"):
@@ -91,9 +74,22 @@ def check_same_classes(described: Mapping[str, Mapping[str, Any]]) -> None:
                 )
 
 
-def own_prediction(analysis: Analysis) -> np.ndarray:
+def _own_prediction(analysis: Analysis) -> np.ndarray:
     """Class ids `(N,)` of what the model's own logits say, usually the average of both experts."""
     return analysis.predictions[:, list(analysis.experts).index(analysis.record["model"]["prediction"])]
+
+
+def _measured(
+    predictions: np.ndarray, labels: np.ndarray, groups: Mapping[str, Sequence[int]]
+) -> dict[str, dict[str, Any]]:
+    images, correct, members = grouped_tally(predictions, labels, groups)
+    intervals = bootstrap_intervals(images, correct, members)  # those that `deitlt evaluate` gives
+    return {
+        key: {"value": None, "interval": None}
+        if np.isnan(value)
+        else {"value": float(value), "interval": intervals[key]}
+        for key, value in accuracies(images, correct, members).items()
+    }
 
 
 def paired_differences(
@@ -107,19 +103,9 @@ def paired_differences(
     """Accuracy of the second prediction minus that of the first, with 95 % bootstrap intervals over the same resamples.
 
     An image that is hard for one model is mostly hard for the other, so their accuracies rise and fall together over
-    resamples and the difference is known better than either of them. Images are drawn as in
-    `bootstrap_intervals`: for `overall` from all, for means over classes within the classes.
-
-    Args:
-        first, second: predicted class ids, ints `(N,)`.
-        labels: true class ids, ints `(N,)`.
-        groups: `{"head": [...], "mid": [...], "tail": [...]}`, lists of class ids that hold every label.
-        num_resamples: at least 1; default 1000.
-        seed: of numpy's generator; default 0.
-
-    Returns:
-        For `overall`, `head`, `mid`, `tail` and `balanced_accuracy`: `{"value", "interval", "excludes_zero"}`, in
-        points; None for value and interval where there is no test image.
+    resamples and the difference is known better than either of them. Images are drawn as in `bootstrap_intervals`.
+    Predictions and labels are class ids `(N,)`. The result has `value`, `interval` and `excludes_zero` by measure, in
+    points; value and interval are None where there is no test image.
 
     Example:
         >>> labels = np.repeat([0, 1], 50)
@@ -127,29 +113,42 @@ def paired_differences(
         >>> paired_differences(np.zeros(100, int), labels, labels, groups)["tail"]
         {'value': 100.0, 'interval': [100.0, 100.0], 'excludes_zero': True}
     """
-    members = group_members(groups)
-    num_classes = 1 + max(int(ids.max()) for ids in members.values() if ids.size)
+    images, _, members = grouped_tally(first, labels, groups)
     # Four cells per class: neither is right, only the second, only the first, both.
     cell = 4 * labels + 2 * (first == labels) + (second == labels)
-    cells = np.bincount(cell, minlength=4 * num_classes).reshape(num_classes, 4)
-    images = cells.sum(-1)
+    cells = np.bincount(cell, minlength=4 * len(images)).reshape(len(images), 4)
 
-    def difference(cells: np.ndarray) -> dict[str, np.ndarray]:
+    def difference(measure: Measure, images: np.ndarray, cells: np.ndarray) -> np.ndarray:
         _, only_second, only_first, both = np.moveaxis(cells, -1, 0)
-        of_first, of_second = (accuracies(images, alone + both, members) for alone in (only_first, only_second))
-        return {name: of_second[name] - of_first[name] for name in MEASURES}
+        return measure.compute(images, only_second + both, members) - measure.compute(
+            images, only_first + both, members
+        )
 
-    def overall_difference(cells: np.ndarray) -> np.ndarray:
-        _, only_second, only_first, _ = np.moveaxis(cells, -1, 0)
-        return 100 * (only_second - only_first)[:, 0] / images.sum()
+    intervals = resampled_intervals(cells, difference, num_resamples, seed)
+    found = {}
+    for measure in MEASURES:
+        value, (low, high) = difference(measure, images, cells), np.clip(intervals[measure.key], -100, 100).tolist()
+        found[measure.key] = (
+            {"value": None, "interval": None, "excludes_zero": False}
+            if np.isnan(value)
+            else {"value": float(value), "interval": [low, high], "excludes_zero": low > 0 or high < 0}
+        )
+    return found
 
-    value = difference(cells)
-    chunks = [difference(chunk) for chunk in resample_cells(cells, num_resamples, seed)]
-    resampled = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in MEASURES}
-    of_all = resample_cells(cells.sum(0)[None], num_resamples, seed)
-    resampled["overall"] = np.concatenate([overall_difference(chunk) for chunk in of_all])
-    intervals = {name: np.clip(percentile_interval(resampled[name]), -100, 100).tolist() for name in MEASURES}
-    return {name: _difference(value[name], intervals[name]) for name in MEASURES}
+
+def accuracy_cells(accuracies: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A model's accuracies and their intervals in percent, as a table shows them."""
+    return [measure.text(**accuracies[measure.key]) for measure in MEASURES]
+
+
+def difference_cells(differences: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A model's differences in points, with signs, and a star where the interval excludes 0."""
+    cells = []
+    for measure in MEASURES:
+        of = differences[measure.key]
+        star = "" if of["value"] is None else " *" if of["excludes_zero"] else "  "
+        cells.append(measure.text(of["value"], of["interval"], sign="+") + star)
+    return cells
 
 
 def format_comparison(comparison: Mapping[str, Any]) -> str:
@@ -158,74 +157,29 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
     A star stands behind a difference whose interval excludes 0.
 
     Example:
+        >>> keys = [measure.key for measure in MEASURES]
         >>> value = {"value": 50.0, "interval": [45.0, 55.0]}
         >>> better = {"value": 2.0, "interval": [1.0, 3.0], "excludes_zero": True}
         >>> comparison = {
         ...     "reference": "A",
-        ...     "accuracies": {name: dict.fromkeys(MEASURES, value) for name in "AB"},
-        ...     "differences": {"B": dict.fromkeys(MEASURES, better)},
+        ...     "accuracies": {name: dict.fromkeys(keys, value) for name in "AB"},
+        ...     "differences": {"B": dict.fromkeys(keys, better)},
         ... }
         >>> format_comparison(comparison).splitlines()[4][:27]
         'B - A  +2.0 [+1.0, +3.0] * '
     """
-    rows = [["", *MEASURE_LABELS.values()]]
-    rows += [[printable(name), *map(format_accuracy, of.values())] for name, of in comparison["accuracies"].items()]
-    titles = [printable(f"{name} - {comparison['reference']}") for name in comparison["differences"]]
-    differences = [[*map(format_difference, of.values())] for of in comparison["differences"].values()]
-    rows += [[title, *cells] for title, cells in zip(titles, differences, strict=True)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows = [["", *(measure.label for measure in MEASURES)]]
+    rows += [[printable(name), *accuracy_cells(of)] for name, of in comparison["accuracies"].items()]
+    rows += [
+        [printable(f"{name} - {comparison['reference']}"), *difference_cells(of)]
+        for name, of in comparison["differences"].items()
+    ]
+    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = [
-        "  ".join(
-            [f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
+        "  ".join([f"{name:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))])
+        for name, *cells in rows
     ]
     lines.insert(1 + len(comparison["accuracies"]), "")
     lines.append(f"in brackets: {describe_intervals(comparison.get('test_counts', ()))}")
     lines.append("*: significant, the interval excludes 0")
     return "\n".join(line.rstrip() for line in lines)
-
-
-def format_accuracy(measured: Mapping[str, Any]) -> str:
-    """An accuracy and its interval in percent.
-
-    Example:
-        >>> format_accuracy({"value": 50.0, "interval": [45.04, 55.0]})
-        '50.0 [45.0, 55.0]'
-    """
-    return (
-        "-" if measured["value"] is None else "{:.1f} [{:.1f}, {:.1f}]".format(measured["value"], *measured["interval"])
-    )
-
-
-def format_difference(measured: Mapping[str, Any]) -> str:
-    """A difference and its interval in points, with their signs, and a star where the interval excludes 0.
-
-    Example:
-        >>> format_difference({"value": -2.0, "interval": [-3.0, -1.0], "excludes_zero": True})
-        '-2.0 [-3.0, -1.0] *'
-    """
-    if measured["value"] is None:
-        return "-"
-    text = "{:+.1f} [{:+.1f}, {:+.1f}]".format(measured["value"], *measured["interval"])
-    return f"{text} {'*' if measured['excludes_zero'] else ' '}"
-
-
-def _measured(
-    predictions: np.ndarray, labels: np.ndarray, groups: Mapping[str, Sequence[int]]
-) -> dict[str, dict[str, Any]]:
-    images, correct, members = grouped_tally(predictions, labels, groups)
-    values = accuracies(images, correct, members)
-    intervals = bootstrap_intervals(images, correct, members)  # those that `deitlt evaluate` gives
-    return {
-        name: {"value": None, "interval": None}
-        if np.isnan(values[name])
-        else {"value": float(values[name]), "interval": intervals[name]}
-        for name in MEASURES
-    }
-
-
-def _difference(value: np.ndarray, interval: list[float]) -> dict[str, Any]:
-    if np.isnan(value):
-        return {"value": None, "interval": None, "excludes_zero": False}
-    return {"value": float(value), "interval": interval, "excludes_zero": interval[0] > 0 or interval[1] < 0}

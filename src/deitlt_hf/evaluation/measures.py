@@ -1,4 +1,9 @@
-"""Accuracy overall and on head, mid and tail classes, for the average of the two heads and for each expert alone."""
+"""What is measured, for the average of the two heads and for each expert alone, and how it is printed.
+
+`MEASURES` is the one list of measures. Tables, `metrics.json`, cards, the Trainer's logs, `metric_for_best_model`,
+comparisons, the analysis page and the metric of `evaluate` all go by it: a new measure is one entry. It is defined in
+`long_tail_accuracy/scores.py`, which `evaluate` copies out of the package.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,8 @@ import numpy as np
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.long_tail_accuracy.scores import (
     GROUPS,
+    MEASURES,
+    Measure,
     accuracies,
     bootstrap_intervals,
     group_members,
@@ -20,9 +27,25 @@ from deitlt_hf.long_tail_accuracy.scores import (
     to_numpy,
 )
 
-EXPERTS = ("average", "cls", "distillation")
-TABLE_COLUMNS = ("overall", *GROUPS)
+__all__ = [
+    "EXPERTS",
+    "EXPERT_LABELS",
+    "GROUPS",
+    "MEASURES",
+    "Measure",
+    "describe_group",
+    "describe_intervals",
+    "expert_metrics",
+    "format_table",
+    "grouped_accuracy",
+    "mean_accuracies",
+    "none_for_nan",
+    "per_class_accuracy",
+]
+
+# The values of `config.expert`. Not imported from the model's configuration, which would load torch and transformers.
 EXPERT_LABELS = {"average": "average", "cls": "CLS expert", "distillation": "DIST expert"}
+EXPERTS = tuple(EXPERT_LABELS)
 
 
 def grouped_accuracy(predictions: Any, labels: Any, groups: Mapping[str, Sequence[int]]) -> dict[str, float]:
@@ -50,21 +73,11 @@ def grouped_accuracy(predictions: Any, labels: Any, groups: Mapping[str, Sequenc
         {'overall': 75.0, 'head': 100.0, 'mid': 50.0, 'tail': nan}
     """
     means = mean_accuracies(predictions, labels, groups)
-    return {name: means[name] for name in TABLE_COLUMNS}
+    return {name: means[name] for name in ("overall", *GROUPS)}
 
 
 def mean_accuracies(predictions: Any, labels: Any, groups: Mapping[str, Sequence[int]]) -> dict[str, float]:
-    """`grouped_accuracy` and, as `balanced_accuracy`, the mean of all classes' accuracies; what the trainers report.
-
-    Args:
-        predictions, labels, groups: as for `grouped_accuracy`.
-
-    Returns:
-        `{"overall", "head", "mid", "tail", "balanced_accuracy"}` as floats in 0 to 100; nan for a group without classes
-        or without images.
-
-    Raises:
-        DeiTLTError: as for `grouped_accuracy`.
+    """Every measure of `MEASURES` by its key, floats in percent; nan for a group without classes or test images.
 
     Example:
         >>> mean_accuracies([0, 0, 1, 0], [0, 0, 1, 1], {"head": [0], "mid": [1], "tail": []})
@@ -76,18 +89,7 @@ def mean_accuracies(predictions: Any, labels: Any, groups: Mapping[str, Sequence
 
 
 def per_class_accuracy(predictions: Any, labels: Any, num_classes: int) -> np.ndarray:
-    """Accuracy on each class (its recall), in percent.
-
-    Args:
-        predictions: class ids `(N,)` or logits `(N, C)`; numpy array, torch tensor or list.
-        labels: true class ids `(N,)`, in `0 .. num_classes - 1`.
-        num_classes: length of the result.
-
-    Returns:
-        float64 array `(num_classes,)` in 0 to 100; nan for a class without test images.
-
-    Raises:
-        DeiTLTError: as for `grouped_accuracy`; a label is outside `0 .. num_classes - 1`.
+    """Accuracy on each class (its recall) in percent, float64 `(num_classes,)`; nan for a class without test images.
 
     Example:
         >>> per_class_accuracy([0, 1, 1], [0, 0, 1], num_classes=3)
@@ -107,7 +109,7 @@ def expert_metrics(
     confidence_intervals: bool = False,
     experts: Sequence[str] = EXPERTS,
 ) -> dict[str, Any]:
-    """The one result of an evaluation, from which the table, the figures and the model card are made.
+    """The result of an evaluation, from which the table, the figures and the model card are made.
 
     Args:
         predictions: class ids, integers `(N, 3)`, a column for each of `experts`, as `predict_experts` gives them.
@@ -121,8 +123,8 @@ def expert_metrics(
     Returns:
         A dict that `json.dump` writes as it is: `num_images`, `class_names`, `class_counts` (training images),
         `test_counts` (test images per class), `groups`, and `experts`, which holds for each of them the percentages
-        `overall`, `head`, `mid`, `tail` and `balanced_accuracy`, the list `per_class`, and on request
-        `confidence_intervals`, lists `[low, high]` by the names of the percentages; None where there is no test image.
+        of `MEASURES` by key, the list `per_class`, and on request `confidence_intervals`, lists `[low, high]` by the
+        same keys; None where there is no test image.
 
     Raises:
         DeiTLTError: as for `grouped_accuracy`; `predictions` have not a column for each of `experts`; `class_names`,
@@ -166,57 +168,48 @@ def expert_metrics(
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
-    """The result of `expert_metrics` as aligned text: a row per expert, accuracies in percent with one decimal.
+    """The result of `expert_metrics`, also one read back from JSON, as aligned text: a row per expert, in percent.
 
-    A group without test images shows "-". Intervals follow in brackets if `metrics` has them. The last lines say what
-    the intervals and the groups are.
-
-    Args:
-        metrics: what `expert_metrics` returned, or the same read back from JSON.
-
-    Returns:
-        Lines joined by newlines, without one at the end.
+    "-" stands for a group without test images. Intervals follow in brackets if `metrics` has them. The last lines say
+    what the intervals and the groups are.
 
     Example:
         >>> groups = {"head": [0], "mid": [], "tail": [1]}
         >>> print(format_table(expert_metrics([[0, 0, 0], [1, 0, 1]], [0, 1], [90, 3], groups, ["cat", "lynx"])))
-                     overall    head     mid    tail
-        average        100.0   100.0       -   100.0
-        CLS expert      50.0   100.0       -     0.0
-        DIST expert    100.0   100.0       -   100.0
+                     overall    head     mid    tail balanced
+        average        100.0   100.0       -   100.0    100.0
+        CLS expert      50.0   100.0       -     0.0     50.0
+        DIST expert    100.0   100.0       -   100.0    100.0
         head: 1 class with 90 training images, mid: no classes, tail: 1 class with 3 training images
     """
-    rows = [("", *TABLE_COLUMNS)]
+    rows = []
     for expert, measured in metrics["experts"].items():
         intervals = measured.get("confidence_intervals", {})
-        rows.append((EXPERT_LABELS[expert], *(_cell(measured[name], intervals.get(name)) for name in TABLE_COLUMNS)))
-    width = max(8, 2 + max(len(cell) for row in rows[1:] for cell in row[1:]))
-    lines = [f"{name:<12}" + "".join(f"{cell:>{width}}" for cell in cells) for name, *cells in rows]
+        cells = [measure.text(measured.get(measure.key), intervals.get(measure.key)) for measure in MEASURES]
+        rows.append((EXPERT_LABELS[expert], cells))
+    width = max(8, 2 + max(len(cell) for _, cells in rows for cell in cells))
+    widths = [max(width, 1 + len(measure.label)) for measure in MEASURES]
+    rows.insert(0, ("", [measure.label for measure in MEASURES]))
+    lines = [
+        f"{name:<12}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        for name, cells in rows
+    ]
     if intervals:
         lines.append(f"in brackets: {describe_intervals(metrics.get('test_counts', ()))}")
     lines.append(", ".join(f"{name}: {describe_group(metrics, name)}" for name in GROUPS))
     return "\n".join(lines)
 
 
-def _cell(accuracy: float | None, interval: Sequence[float] | None) -> str:
-    if accuracy is None:
-        return "-"
-    return f"{accuracy:.1f}" if interval is None else f"{accuracy:.1f} [{interval[0]:.1f}, {interval[1]:.1f}]"
-
-
 def describe_intervals(test_counts: Sequence[int]) -> str:
-    """What the intervals are, and what they leave out.
-
-    Args:
-        test_counts: test images per class.
+    """What the intervals are, and what they leave out, for so many test images per class.
 
     Example:
         >>> describe_intervals([40, 3, 0])
         "95 % intervals from bootstrap resamples of each class's test images"
     """
-    said = "95 % intervals from bootstrap resamples of each class's test images"
-    # Several such classes say how much they vary, one says nothing; see `resample_cells`.
-    return f"{said}; too narrow, for one class has a single one" if list(test_counts).count(1) == 1 else said
+    text = "95 % intervals from bootstrap resamples of each class's test images"
+    # Several classes with a single image tell how much these vary, one tells nothing; see `resample_cells`.
+    return f"{text}; too narrow, for one class has a single one" if list(test_counts).count(1) == 1 else text
 
 
 def describe_group(metrics: Mapping[str, Any], name: str) -> str:
@@ -241,7 +234,7 @@ def describe_group(metrics: Mapping[str, Any], name: str) -> str:
 
 @contextmanager
 def _users_mistakes() -> Iterator[None]:
-    """What the metric, which travels without this package, refuses with a `ValueError`."""
+    """Turn the `ValueError` of `scores`, which is used without this package too, into ours."""
     try:
         yield
     except ValueError as error:

@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from matplotlib.figure import Figure
 
 from deitlt_hf.errors import DeiTLTError, printable
-from deitlt_hf.evaluation.compare import (
-    MEASURE_LABELS,
-    MEASURES,
-    compare_models,
-    format_accuracy,
-    format_difference,
-)
+from deitlt_hf.evaluation.compare import accuracy_cells, compare_models, difference_cells
 from deitlt_hf.evaluation.figures.classes import (
     agreement_figure,
     class_frequency_figure,
@@ -33,7 +27,7 @@ from deitlt_hf.evaluation.figures.layers import (
     token_similarity_figure,
 )
 from deitlt_hf.evaluation.figures.style import WIDTH, save_figure
-from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, describe_group, describe_intervals
+from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, MEASURES, describe_group, describe_intervals
 from deitlt_hf.files import new_directory
 
 if TYPE_CHECKING:
@@ -208,18 +202,18 @@ def _introduction(records: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _accuracies(records: Mapping[str, Mapping[str, Any]], comparison: Mapping[str, Any] | None) -> str:
-    labels = list(MEASURE_LABELS.values())
+    labels = [measure.label for measure in MEASURES]
     parts = ["<h2>Accuracy in percent</h2>"]
     if comparison is None:
         (record,) = records.values()
         rows = [
-            [EXPERT_LABELS[expert], *(_percent(scores[name]) for name in MEASURES)]
+            [EXPERT_LABELS[expert], *(measure.text(scores.get(measure.key)) for measure in MEASURES)]
             for expert, scores in record["experts"].items()
         ]
         return "\n".join([*parts, _table(["prediction", *labels], rows), _crossings(records)])
-    rows = [[name, *map(format_accuracy, of.values())] for name, of in comparison["accuracies"].items()]
+    rows = [[name, *accuracy_cells(of)] for name, of in comparison["accuracies"].items()]
     parts.append(_table(["model", *labels], rows))
-    rows = [[name, *map(format_difference, of.values())] for name, of in comparison["differences"].items()]
+    rows = [[name, *difference_cells(of)] for name, of in comparison["differences"].items()]
     parts.append(_table([f"better than {comparison['reference']} by (points)", *labels], rows))
     parts.append(
         f"<p>In brackets: {_text(describe_intervals(comparison.get('test_counts', ())))}; of differences, the same "

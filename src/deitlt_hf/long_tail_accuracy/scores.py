@@ -1,12 +1,12 @@
-"""Accuracy on head, mid and tail classes and its bootstrap intervals, from counts per class.
+"""The measures of an evaluation, computed from counts per class, and their bootstrap intervals.
 
 `evaluate.load` copies this file and the metric's out of the package, so it imports numpy alone and raises `ValueError`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,22 +20,7 @@ def groups_by_count(
     thresholds: tuple[int, int] | None = None,
     boundaries: tuple[int, int] | None = None,
 ) -> dict[str, list[int]]:
-    """Split the classes into head, mid and tail by their number of training images.
-
-    `deitlt_hf.class_groups` is this, for those who have the package.
-
-    Args:
-        class_counts: training images per class, in label order, each at least 1.
-        thresholds: `(high, low)`: head classes have more than `high` images, tail classes fewer than `low`. By default
-            `(100, 20)`, or thirds of the classes by frequency where that would leave a group empty.
-        boundaries: `(first, second)`: in order of falling frequency the first `first` classes are head, those up to
-            `second` mid, the rest tail. Overrides `thresholds`.
-
-    Returns:
-        `{"head": [...], "mid": [...], "tail": [...]}`, lists of class ids.
-
-    Raises:
-        ValueError: a class without training images; thresholds or boundaries out of order or range.
+    """`deitlt_hf.class_groups`, for those who do not have the package; wrong input is a `ValueError`.
 
     Example:
         >>> groups_by_count([500, 60, 5])
@@ -75,12 +60,7 @@ def _thirds(class_counts: Sequence[int]) -> tuple[int, int] | None:
 
 
 def to_numpy(values: Any) -> np.ndarray:
-    """The values as an array; torch tensors from any device.
-
-    Example:
-        >>> to_numpy([0, 1])
-        array([0, 1])
-    """
+    """The values as an array; torch tensors from any device."""
     # A torch tensor is recognised by what it can do, so that this module works where torch is not loaded.
     if hasattr(values, "detach"):
         values = values.detach().cpu()
@@ -89,15 +69,7 @@ def to_numpy(values: Any) -> np.ndarray:
 
 
 def group_members(groups: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
-    """The class ids of head, mid and tail as int64 arrays.
-
-    Raises:
-        ValueError: a group is missing, or holds a negative id.
-
-    Example:
-        >>> group_members({"head": [0], "mid": [], "tail": range(1, 3)})["tail"]
-        array([1, 2])
-    """
+    """The class ids of head, mid and tail as int64 arrays."""
     missing = [name for name in GROUPS if name not in groups]
     if missing:
         raise ValueError(f"groups {sorted(groups)} lack {missing[0]!r}: pass lists of class ids for head, mid and tail")
@@ -109,19 +81,10 @@ def group_members(groups: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
 
 
 def tally(predictions: Any, labels: Any, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Count the test images of each class, and those of them that are predicted right.
+    """Test images of each class, and those of them that are predicted right: two int64 arrays `(num_classes,)`.
 
-    Args:
-        predictions: class ids `(N,)`, or logits `(N, C)`, whose largest is taken; numpy array, torch tensor or list.
-            An id that is no class counts as wrong.
-        labels: true class ids `(N,)`, in `0 .. num_classes - 1`.
-        num_classes: length of the result.
-
-    Returns:
-        `(images, correct)`: int64 arrays `(num_classes,)`.
-
-    Raises:
-        ValueError: no images; shapes or types that do not fit; a label out of range.
+    `predictions` are class ids `(N,)` or logits `(N, C)`, whose largest is taken; an id that is no class counts as
+    wrong. `labels` are true class ids `(N,)`, below `num_classes`. Both are numpy arrays, torch tensors or lists.
 
     Example:
         >>> tally([0, 1, 1], [0, 0, 1], num_classes=3)
@@ -137,24 +100,7 @@ def tally(predictions: Any, labels: Any, num_classes: int) -> tuple[np.ndarray, 
 def grouped_tally(
     predictions: Any, labels: Any, groups: Mapping[str, Sequence[int]]
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """`tally` over the classes of the groups, which have to hold every label.
-
-    Args:
-        predictions, labels: as for `tally`.
-        groups: `{"head": [...], "mid": [...], "tail": [...]}`, lists of class ids.
-
-    Returns:
-        `(images, correct, members)`: two int64 arrays, as long as the largest class id of the groups asks for, and the
-        groups as int64 arrays.
-
-    Raises:
-        ValueError: as for `tally`; a group is missing; a class id is negative or in two groups; a label is in none.
-
-    Example:
-        >>> images, correct, members = grouped_tally([0, 1, 1], [0, 0, 1], {"head": [0], "mid": [], "tail": [1]})
-        >>> images, members["tail"]
-        (array([2, 1]), array([1]))
-    """
+    """`tally` over the classes of the groups, which must hold every label, and the groups as int64 arrays."""
     predictions, labels = _as_class_ids(predictions, labels)
     members = group_members(groups)
     classes, groups_of_class = np.unique(np.concatenate(list(members.values())), return_counts=True)
@@ -170,27 +116,74 @@ def grouped_tally(
 
 
 def percent(correct: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Share of images that are correct, float64 in 0 to 100; nan where there is no image.
-
-    Example:
-        >>> percent(np.array([1, 0]), np.array([4, 0]))
-        array([25., nan])
-    """
+    """Share of images that are correct, float64 in 0 to 100; nan where there is no image."""
     return _divide(100.0 * correct, images)
 
 
+class Measure(NamedTuple):
+    """A measure in percent. An entry of `MEASURES` is all it takes: tables, files, cards and logs go by that list.
+
+    Fields:
+        key: its name in results, `metrics.json` and logs, such as `eval_average_tail`.
+        label: heading of its column.
+        name: what a card's `model-index` calls it.
+        compute: takes images and right predictions per class, `(..., classes)`, and the class ids of head, mid and tail
+            by name; gives `(...)` percentages, nan where there are no images.
+        of_images: True counts images whatever their class (then `compute` may see all of them as one class); its
+            interval comes from resamples of all images together. False, the default: of each class's images.
+        format: of a number in tables.
+    """
+
+    key: str
+    label: str
+    name: str
+    compute: Callable[[np.ndarray, np.ndarray, Mapping[str, np.ndarray]], np.ndarray]
+    of_images: bool = False
+    format: str = ".1f"
+
+    def text(self, value: float | None, interval: Sequence[float] | None = None, sign: str = "") -> str:
+        """A value and its interval, "-" for None; `sign="+"` writes the sign of differences.
+
+        Example:
+            >>> MEASURES[0].text(75.0), MEASURES[0].text(-2.0, [-3.0, 1.0], sign="+"), MEASURES[0].text(None)
+            ('75.0', '-2.0 [-3.0, +1.0]', '-')
+        """
+        if value is None:
+            return "-"
+        numbers = [f"{number:{sign}{self.format}}" for number in (value, *(interval or ()))]
+        return numbers[0] if interval is None else "{} [{}, {}]".format(*numbers)
+
+
+def _of_all_images(images: np.ndarray, correct: np.ndarray, members: Mapping[str, np.ndarray]) -> np.ndarray:
+    return percent(correct.sum(-1), images.sum(-1))
+
+
+def _of_all_classes(images: np.ndarray, correct: np.ndarray, members: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Mean of the classes' accuracies; classes without test images are left out."""
+    per_class = percent(correct, images)
+    tested = ~np.isnan(per_class)
+    return _divide(np.where(tested, per_class, 0.0).sum(-1), tested.sum(-1))
+
+
+def _of_group(group: str) -> Measure:
+    def mean_of_classes(images: np.ndarray, correct: np.ndarray, members: Mapping[str, np.ndarray]) -> np.ndarray:
+        ids = np.asarray(members[group], dtype=np.int64)
+        return _of_all_classes(images[..., ids], correct[..., ids], members)
+
+    return Measure(group, group, f"Accuracy, {group} classes", mean_of_classes)
+
+
+MEASURES = [
+    Measure("overall", "overall", "Accuracy, overall", _of_all_images, of_images=True),
+    *map(_of_group, GROUPS),
+    Measure("balanced_accuracy", "balanced", "Balanced accuracy", _of_all_classes),
+]
+
+
 def accuracies(images: np.ndarray, correct: np.ndarray, members: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every mean accuracy of one test set, or of many at once, in percent.
+    """Every measure of one test set, or of many at once, in percent: float64 arrays `(...)` by key.
 
-    `overall` is over images; the others are means of the classes' accuracies, in which classes without test images are
-    left out.
-
-    Args:
-        images, correct: counts per class, ints of shape `(..., num_classes)`.
-        members: class ids of head, mid and tail.
-
-    Returns:
-        `overall`, `head`, `mid`, `tail` and `balanced_accuracy`, float64 arrays of shape `(...)`; nan without images.
+    `images` and `correct` are counts per class, `(..., num_classes)`; `members` are class ids of head, mid and tail.
 
     Example:
         >>> members = {"head": [0], "mid": [1], "tail": []}
@@ -198,11 +191,7 @@ def accuracies(images: np.ndarray, correct: np.ndarray, members: Mapping[str, np
         >>> [float(mean) for mean in means.values()]
         [75.0, 100.0, 0.0, nan, 50.0]
     """
-    per_class = percent(correct, images)
-    means = {"overall": percent(correct.sum(-1), images.sum(-1))}
-    for name in GROUPS:
-        means[name] = _mean_of_tested(per_class[..., np.asarray(members[name], dtype=np.int64)])
-    return means | {"balanced_accuracy": _mean_of_tested(per_class)}
+    return {measure.key: measure.compute(images, correct, members) for measure in MEASURES}
 
 
 def bootstrap_intervals(
@@ -212,38 +201,48 @@ def bootstrap_intervals(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, list[float]]:
-    """95 % intervals of `accuracies`: the 2.5th and 97.5th percentiles over resamples of the test images.
-
-    For means over classes, a resample draws from each class as many images as it has, with replacement (a stratified
-    bootstrap): one of all images would lose classes that have few. See `resample_cells` for classes with very few; a
-    class that alone has a single test image stays as it is, and the intervals are too narrow by its chance. `overall`
-    counts images, and a resample for it draws from all of them.
-
-    Args:
-        images, correct: counts per class, ints of shape `(num_classes,)`, of at least one image.
-        members: class ids of head, mid and tail.
-        num_resamples: at least 1; default 1000.
-        seed: of numpy's generator, at least 0.
-
-    Returns:
-        `{"overall": [low, high], ...}` with the keys of `accuracies`; nan for a group without images.
-
-    Raises:
-        ValueError: `num_resamples` below 1 or a negative seed.
+    """95 % intervals of `accuracies` of one test set, `[low, high]` by key; nan for a group without images.
 
     Example:
         >>> members = {"head": [0], "mid": [1], "tail": []}
         >>> bootstrap_intervals(np.array([50, 50]), np.array([50, 25]), members)["head"]
         [100.0, 100.0]
     """
-    cells = np.stack([correct, images - correct], axis=-1)
-    of_classes = [accuracies(images, drawn[..., 0], members) for drawn in resample_cells(cells, num_resamples, seed)]
-    of_all = [
-        percent(drawn[:, 0, 0], images.sum()) for drawn in resample_cells(cells.sum(0)[None], num_resamples, seed)
-    ]
-    resampled = {name: np.concatenate([chunk[name] for chunk in of_classes]) for name in of_classes[0]}
-    resampled["overall"] = np.concatenate(of_all)
-    return {name: np.clip(percentile_interval(values), 0, 100).tolist() for name, values in resampled.items()}
+
+    def value(measure: Measure, images: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+        return measure.compute(images, drawn[..., 0], members)
+
+    intervals = resampled_intervals(np.stack([correct, images - correct], axis=-1), value, num_resamples, seed)
+    return {key: np.clip(ends, 0, 100).tolist() for key, ends in intervals.items()}
+
+
+def resampled_intervals(
+    cells: np.ndarray,
+    value: Callable[[Measure, np.ndarray, np.ndarray], np.ndarray],
+    num_resamples: int,
+    seed: int,
+) -> dict[str, list[float]]:
+    """The 2.5th and 97.5th percentiles of each measure's value over resamples of the test images, by key.
+
+    A resample draws from each class as many images as it has, with replacement (a stratified bootstrap): one of all
+    images would lose classes that have few. A measure of images is resampled from all of them. See `resample_cells`
+    for classes with very few; where one class alone has a single test image, it is the same in every resample, and the
+    intervals are too narrow by its chance.
+
+    `cells` are images per class and outcome `(classes, outcomes)`. `value` takes a measure, images per class and drawn
+    cells `(resamples, classes, outcomes)`, and gives `(resamples,)`.
+    """
+    intervals = {}
+    for of_images, per_class in ((False, cells), (True, cells.sum(0)[None])):
+        measures = [measure for measure in MEASURES if measure.of_images == of_images]
+        images = per_class.sum(-1)
+        chunks = [
+            [value(measure, images, drawn) for measure in measures]
+            for drawn in resample_cells(per_class, num_resamples, seed)
+        ]
+        for measure, values in zip(measures, zip(*chunks, strict=True), strict=True):
+            intervals[measure.key] = percentile_interval(np.concatenate(values))
+    return {measure.key: intervals[measure.key] for measure in MEASURES}
 
 
 def resample_cells(cells: np.ndarray, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -254,16 +253,7 @@ def resample_cells(cells: np.ndarray, num_resamples: int, seed: int) -> Iterator
     1988, equation 2.4), which makes its variance the unbiased one. Classes with a single image are the same in every
     resample of their own; they vary as all such classes together do (collapsed strata, Cochran 1977, section 5A.12).
 
-    Args:
-        cells: images per class and outcome (such as right and wrong), ints `(classes, outcomes)`.
-        num_resamples: at least 1.
-        seed: of numpy's generator, at least 0.
-
-    Yields:
-        The same for some of the resamples, float64 `(resamples, classes, outcomes)`, as few as fit into little memory.
-
-    Raises:
-        ValueError: `num_resamples` below 1 or a negative seed.
+    Yields float64 cells `(resamples, classes, outcomes)` for some of the resamples, as few as fit into little memory.
 
     Example:
         >>> next(resample_cells(np.array([[3, 0], [0, 1]]), num_resamples=2, seed=0)).tolist()
@@ -297,11 +287,6 @@ def percentile_interval(values: np.ndarray) -> list[float]:
     """
     values = values[~np.isnan(values)]
     return np.percentile(values, [2.5, 97.5]).tolist() if values.size else [float("nan")] * 2
-
-
-def _mean_of_tested(per_class: np.ndarray) -> np.ndarray:
-    tested = ~np.isnan(per_class)
-    return _divide(np.where(tested, per_class, 0.0).sum(-1), tested.sum(-1))
 
 
 def _divide(total: np.ndarray, count: np.ndarray) -> np.ndarray:

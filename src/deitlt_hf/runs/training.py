@@ -22,7 +22,7 @@ from deitlt_hf.errors import DeiTLTError, check_is_there, loading_reason
 from deitlt_hf.evaluation.evaluate import predict_experts
 from deitlt_hf.evaluation.figures.run import report_figure
 from deitlt_hf.evaluation.figures.style import save_figure
-from deitlt_hf.evaluation.measures import expert_metrics
+from deitlt_hf.evaluation.measures import MEASURES, expert_metrics
 from deitlt_hf.files import METRICS_FILE, REPORT_FILE, write_json
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.runs.directory import (
@@ -117,7 +117,7 @@ def train_teacher(
         seconds = _train(trainer, checkpoint)
         save_model(trainer)
         measured = trainer.evaluate()
-        accuracies = {group: measured[f"eval_{group}"] for group in ("overall", "head", "mid", "tail")}
+        accuracies = {group: measured[f"eval_{group}"] for group in (of.key for of in MEASURES)}
         if args.should_save:
             shown = {group: None if math.isnan(value) else value for group, value in accuracies.items()}
             write_json(Path(args.output_dir) / METRICS_FILE, {"accuracy": shown, "class_counts": images.class_counts})

@@ -16,7 +16,7 @@ from transformers.trainer_utils import SchedulerType
 
 from deitlt_hf.durable.trainer import DurableTrainingArguments
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.measures import EXPERTS, GROUPS
+from deitlt_hf.evaluation.measures import EXPERTS, MEASURES
 from deitlt_hf.losses.distillation import DISTILLATION_TYPES
 from deitlt_hf.ranges import check_ranges, one_of
 from deitlt_hf.teachers.pixels import TEACHER_PIXELS
@@ -37,7 +37,6 @@ _FOR_TEXTS = {
 }
 _OF_OTHER_OPTIMIZERS = ("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon")
 _OF_OTHER_OPTIMIZERS += ("label_smoothing_factor",)
-_MEASURES = ("overall", *GROUPS, "balanced_accuracy")  # of `mean_accuracies`
 
 
 @contextmanager
@@ -199,7 +198,7 @@ class LongTailTrainingArguments(DurableTrainingArguments):
     @property
     def measures(self) -> tuple[str, ...]:
         """The names of what an evaluation measures beside the loss."""
-        return _MEASURES
+        return tuple(measure.key for measure in MEASURES)
 
     @property
     def follows_reference_schedule(self) -> bool:
@@ -301,7 +300,8 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        names = tuple(f"{expert}_{measure}" for expert in EXPERTS for measure in _MEASURES)
+        measures = super().measures
+        names = tuple(f"{expert}_{measure}" for expert in EXPERTS for measure in measures)
         return names + tuple(f"ema_{name}" for name in ("loss", *names) if self.evaluate_ema)
 
     @property

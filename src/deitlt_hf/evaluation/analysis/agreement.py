@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from deitlt_hf.evaluation.measures import TABLE_COLUMNS
+from deitlt_hf.evaluation.measures import GROUPS
 from deitlt_hf.long_tail_accuracy.scores import accuracies, grouped_tally
 
 
@@ -33,4 +33,4 @@ def grouped_agreement(
     # An image on which both agree counts as predicted right, any other as predicted as no class.
     images, same, members = grouped_tally(np.where(first == second, labels, -1), labels, groups)
     means = accuracies(images, same, members)
-    return {name: float(means[name]) for name in TABLE_COLUMNS}
+    return {name: float(means[name]) for name in ("overall", *GROUPS)}
