@@ -17,8 +17,6 @@ _CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # control characters, parts of broken UTF-
 def printable(text: object) -> str:
     """Text that is safe to print: one line, without control characters; these are written as escapes.
 
-    For names that come from people's files: class names, file names, keys, values. Other languages stay as they are.
-
     Example:
         >>> printable("owl\\x1b[2J\\nbarn"), printable("Schleiereule, мышь")
         ('owl\\\\x1b[2J\\\\nbarn', 'Schleiereule, мышь')
@@ -32,14 +30,7 @@ def printable(text: object) -> str:
 
 
 def notice(message: str) -> None:
-    """Say in one line how data or settings were read, where they can be read in two ways; once per launch.
-
-    It goes to the logger `deitlt_hf` as a warning, and from there to standard error, whatever the log level of
-    transformers.
-
-    Example:
-        >>> notice("no test split: a fifth of each class is held out for testing")
-    """
+    """Say in one line how data or settings were read, where they can be read in two ways; once per launch."""
     if os.environ.get("RANK", "0") == "0":
         logger.warning("%s", printable(message))
 
@@ -72,11 +63,7 @@ class DeiTLTError(ValueError):
 
 
 def check_is_there(source: str | None) -> None:
-    """Refuse a model's directory that does not exist, before anything else is loaded; a hub id is left to the hub.
-
-    Example:
-        >>> check_is_there("google/vit-base-patch16-224")
-    """
+    """Refuse a model's directory that does not exist, before anything else is loaded; a hub id is left to the hub."""
     if source is not None and _is_missing_path(source):
         raise DeiTLTError(f"{source}: {_NOT_THERE}; pass the directory of a model, or a hub id")
 

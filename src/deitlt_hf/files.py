@@ -38,14 +38,7 @@ _MOST_BYTES = 2**25  # a hundred thousand classes with names and counts fit
 
 
 def check_is_free(directory: str | os.PathLike[str]) -> None:
-    """Refuse a directory that holds something already, or that cannot be made where it is to be.
-
-    Raises:
-        DeiTLTError: it is a file or not empty, or lies in what is no directory or cannot be written.
-
-    Example:
-        >>> check_is_free("no/such/directory")
-    """
+    """Refuse a directory that holds something already, or that cannot be made where it is to be."""
     path = Path(directory)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         what = "is not empty" if path.is_dir() else "is a file"
@@ -54,18 +47,7 @@ def check_is_free(directory: str | os.PathLike[str]) -> None:
 
 
 def check_is_writable(directory: Path, flag: str = "") -> None:
-    """Refuse a directory that cannot be written, or not be made where it is to be.
-
-    Args:
-        directory: that is to be written.
-        flag: that names it, for the message.
-
-    Raises:
-        DeiTLTError: it is a file, lies in one, or may not be written.
-
-    Example:
-        >>> check_is_writable(Path("no/such/directory"))
-    """
+    """Refuse a directory that cannot be written, or not be made where it is to be."""
     another = f"pass another {flag}".strip()
     try:
         there = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
@@ -79,22 +61,7 @@ def check_is_writable(directory: Path, flag: str = "") -> None:
 
 @contextmanager
 def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
-    """A directory to write into, beside the one that is to be made; it takes that one's place at the end.
-
-    Args:
-        directory: to make; it must be absent or empty.
-
-    Raises:
-        DeiTLTError: it is not free, or cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as parent:
-        ...     with new_directory(f"{parent}/new") as unfinished:
-        ...         _ = (unfinished / "file.txt").write_text("text")
-        ...     print((Path(parent) / "new" / "file.txt").read_text())
-        text
-    """
+    """A directory to write into, beside the one that is to be made; it takes that one's place at the end."""
     check_is_free(directory)
     out = Path(directory).absolute()
     unfinished = out.with_name(f".{out.name}.unfinished-{os.getpid()}")
@@ -116,21 +83,7 @@ def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str], instead: str = "pass a path that can be written") -> Iterator[Path]:
-    """A path to write to, beside the file that is to be made; it takes that one's name at the end.
-
-    Args:
-        path: of the file; its folders are made. A file that is there is replaced, in one step.
-        instead: the end of the message where it cannot be written.
-
-    Raises:
-        DeiTLTError: it cannot be written; nothing is left.
-
-    Example:
-        >>> with whole_file("numbers.txt") as unfinished:
-        ...     _ = unfinished.write_text("1 2 3")
-        >>> Path("numbers.txt").read_text()
-        '1 2 3'
-    """
+    """A path to write to, beside the file that is to be made; it takes that one's name at the end."""
     path = Path(path)
     unfinished = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
@@ -144,25 +97,12 @@ def whole_file(path: str | os.PathLike[str], instead: str = "pass a path that ca
 
 
 def read_settings(file: Path) -> dict[str, Any] | None:
-    """The settings in a YAML file; None where there is no file.
-
-    Raises:
-        DeiTLTError: it does not hold settings.
-
-    Example:
-        >>> read_settings(Path("no-such-file.yaml")) is None
-        True
-    """
+    """The settings in a YAML file; None where there is no file."""
     return _read(file, load_settings, "settings such as `num_train_epochs: 100`")
 
 
 def load_settings(text: str) -> Any:
-    """The value of a YAML text without aliases, which in a few lines can stand for gigabytes.
-
-    Example:
-        >>> load_settings("num_train_epochs: 100")
-        {'num_train_epochs': 100}
-    """
+    """The value of a YAML text without aliases, which in a few lines can stand for gigabytes."""
     return yaml.load(text, _WithoutAliases)
 
 
@@ -174,24 +114,12 @@ class _WithoutAliases(yaml.SafeLoader):
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no file.
-
-    Raises:
-        DeiTLTError: it does not hold an object.
-
-    Example:
-        >>> read_json(Path("no-such-file.json")) is None
-        True
-    """
+    """The object in a JSON file; None where there is no file."""
     return _read(file, json.loads, "a JSON object")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write an object as JSON, whole or not at all.
-
-    Example:
-        >>> write_json(Path("numbers.json"), {"overall": 81.0})  # doctest: +SKIP
-    """
+    """Write an object as JSON, whole or not at all."""
     with whole_file(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2) + "\n")
 

@@ -103,15 +103,7 @@ RANGES = {
 
 
 def check_ranges(settings: object) -> None:
-    """Refuse the fields of a dataclass that are not in their range.
-
-    Raises:
-        DeiTLTError: one is not.
-
-    Example:
-        >>> from deitlt_hf.data.arguments import TrainingDataArguments
-        >>> check_ranges(TrainingDataArguments(image_size=32))
-    """
+    """Refuse the fields of a dataclass that are not in their range."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if field.name in RANGES and value is not None and value not in RANGES[field.name]:

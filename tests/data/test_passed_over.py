@@ -10,7 +10,7 @@ from PIL import Image
 
 from deitlt_hf.data.sources import read_source
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.inference.classifying import find_images
+from deitlt_hf.inference.classifier import find_images
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from transformers import DeiTImageProcessor
 from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification, token_attention
 from deitlt_hf.data.views import image_processor
 from deitlt_hf.evaluation.attention import draw_attention, seen_region
-from deitlt_hf.inference.classifying import ClassRow, ImageResult
+from deitlt_hf.inference.classifier import ClassRow, ImageResult
 from deitlt_hf.inference.panels import attention_panel, check_panels_are_free, panel_names
 
 WIDTH = 20  # hidden size of the model made by hand, one head

@@ -24,9 +24,8 @@ from transformers import AutoImageProcessor
 
 from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification, ExpertClassifier
 from deitlt_hf.cli.main import main
-from deitlt_hf.inference.app import build_app, expert_panels
+from deitlt_hf.inference.app import MAX_PIXELS, build_app, expert_panels, read_picture, shown_picture
 from deitlt_hf.inference.app_examples import class_caption, examples_in_folder, examples_of_run
-from deitlt_hf.inference.app_uploads import MAX_PIXELS, read_picture, shown_picture
 
 ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "examples" / "space"

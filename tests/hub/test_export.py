@@ -20,7 +20,7 @@ from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification, E
 from deitlt_hf.cards.model_card import model_card
 from deitlt_hf.data.views import image_processor
 from deitlt_hf.inference import export
-from deitlt_hf.inference.onnx_file import quantise_onnx
+from deitlt_hf.inference.export import quantise_onnx
 from hub_server import HubServer
 
 ACCURACY = {"overall": 40.0, "head": 60.0, "mid": 40.0, "tail": 20.0}

@@ -8,16 +8,7 @@ from deitlt_hf.cli.console import OneLineParser
 
 
 def run(argv: list[str]) -> None:
-    """Convert the checkpoint named in `argv`, save it, and print what it was and where it is.
-
-    Raises:
-        DeiTLTError: whatever `convert_reference_checkpoint` and `save_model_and_processor` raise, or an unreadable file
-            of label names, training images or class order.
-
-    Example:
-        >>> from deitlt_hf.cli.convert import run
-        >>> run(["checkpoint.pth", "student", "--ema"])  # doctest: +SKIP
-    """
+    """Convert the checkpoint named in `argv`, save it, and print what it was and where it is."""
     args = _parser().parse_args(argv)
 
     from deitlt_hf.cli.console import quiet_libraries

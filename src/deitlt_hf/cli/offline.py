@@ -17,15 +17,7 @@ _TO_THE_HUB = ("push", "--push_to_hub", "--hub_model_id")  # what sends somethin
 
 @contextmanager
 def offline_where_the_hub_is_silent(arguments: Sequence[str]) -> Iterator[None]:
-    """Inside, nobody asks a hub that does not answer; else each question is repeated five times, for half a minute.
-
-    Args:
-        arguments: of the command; the hub is tried only if one of them may be something on it.
-
-    Example:
-        >>> with offline_where_the_hub_is_silent(["evaluate", "./student"]):
-        ...     pass
-    """
+    """Inside, nobody asks a hub that does not answer; else each question is repeated five times, for half a minute."""
     named = [word for word in (part.split("=")[-1] for part in arguments) if _may_be_on_hub(word)]
     if not named or any(part.split("=")[0] in _TO_THE_HUB for part in arguments) or getproxies():
         yield

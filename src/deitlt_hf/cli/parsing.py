@@ -81,13 +81,7 @@ class _ShownDefaults(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class DataclassParser(OneLineParser, HfArgumentParser):
-    """transformers' parser of dataclasses.
-
-    Args:
-        dataclass_types: whose fields are flags.
-        of_run: dataclass of them whose defaults are, for a model of a run, what that run had.
-        **kwargs: argparse's.
-    """
+    """transformers' parser of dataclasses."""
 
     def __init__(self, dataclass_types: Sequence[type], of_run: type | None = None, **kwargs):
         super().__init__(dataclass_types, formatter_class=_ShownDefaults, **kwargs)
@@ -152,18 +146,7 @@ def parse_with_recipe(
     argv: Sequence[str],
     suggest: Callable[[Sequence[Any], dict[str, Any]], dict[str, Any]] | None = None,
 ) -> list[Any]:
-    """Instances of the dataclasses: flags over the recipe of `--recipe`, over the fields' defaults.
-
-    Without `--output_dir`, a run goes to `runs/` and its recipe's name, or its data's. `none` takes back a number that
-    the recipe sets and that may be left out: `--drw_start_epoch none`.
-
-    A run that is resumed without a recipe has the one that it left in its directory. Otherwise `suggest` makes settings
-    where `--data` is given; it takes the instances as they are without any, and the settings that flags give.
-
-    Raises:
-        DeiTLTError: an unknown recipe, or a recipe with a setting that the command does not know; or whatever `suggest`
-            raises.
-    """
+    """Instances of the dataclasses: flags over the recipe of `--recipe`, over the fields' defaults."""
     parser = DataclassParser(
         dataclass_types,
         prog=f"deitlt {command}",
@@ -211,19 +194,7 @@ def _other_epochs(settings: Mapping[str, Any], given: Mapping[str, Any]) -> bool
 
 
 def scaled_to_epochs(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recipe says in epochs, in proportion to the number of epochs that a flag puts in place of the recipe's.
-
-    Args:
-        settings: the recipe's.
-        given: the flags'; what they set stays as it is.
-
-    Returns:
-        The settings that change; a notice says which.
-
-    Example:
-        >>> scaled_to_epochs({"num_train_epochs": 20, "drw_start_epoch": 16}, {"num_train_epochs": 10})
-        {'drw_start_epoch': 8}
-    """
+    """What a recipe says in epochs, in proportion to the number of epochs that a flag puts in place of the recipe's."""
     if not _other_epochs(settings, given):
         return {}
     before, now = settings["num_train_epochs"], given["num_train_epochs"]

@@ -16,13 +16,14 @@ def run(argv: Sequence[str]) -> None:
     options = _parser().parse_args(argv)
 
     from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.inference.classifier import ExpertClassifier
-    from deitlt_hf.inference.classifying import check_expert, find_images
+    from deitlt_hf.evaluation.accuracy import EXPERTS
+    from deitlt_hf.inference.classifier import ExpertClassifier, find_images
     from deitlt_hf.inference.panels import check_panels_are_free, panel_names
     from deitlt_hf.inference.prediction_files import check_prediction_file, prediction_file
+    from deitlt_hf.ranges import one_of
 
     if options.expert is not None:
-        check_expert(options.expert)
+        one_of("expert", options.expert, EXPERTS)
     files = find_images(options.images)
     if options.output is not None:
         check_prediction_file(options.output)

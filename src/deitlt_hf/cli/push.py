@@ -11,15 +11,7 @@ is repeated with the same command."""
 
 
 def run(argv: Sequence[str]) -> None:
-    """Run `deitlt push` with the arguments in `argv`.
-
-    Raises:
-        DeiTLTError: no model in the directory, or whatever the hub answers.
-
-    Example:
-        >>> run(["runs/cifar10-lt-small", "me/cifar10-lt-small"])  # doctest: +SKIP
-        pushed to https://huggingface.co/me/cifar10-lt-small
-    """
+    """Run `deitlt push` with the arguments in `argv`."""
     parser = OneLineParser(prog="deitlt push", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument(
         "directory",

@@ -13,18 +13,7 @@ _LAUNCHERS = {"accelerate", "accelerate.commands.launch", "torchrun", "torch.dis
 
 
 def resume_command(arguments: Sequence[str], checkpoint: str) -> str:
-    """The command line to type, for a shell.
-
-    Args:
-        arguments: the subcommand and its flags, as they were given.
-        checkpoint: where to go on, in the directory of the run, whose recipe.yaml holds its other settings.
-
-    Example:
-        >>> resume_command(["train", "--recipe", "digits-lt", "--use_cpu", "true"], "runs/digits-lt/checkpoint-3")
-        'deitlt train --output_dir runs/digits-lt --resume --use_cpu true'
-        >>> resume_command(["train", "--output_dir", "a", "--resume", "--learning_rate", "1e-4"], "a/checkpoint-3")
-        'deitlt train --output_dir a --resume --learning_rate 1e-4'
-    """
+    """The command line to type, for a shell."""
     from deitlt_hf.cards.record import PRIVATE_SETTINGS
     from deitlt_hf.durable.checkpoints import newest_complete
     from deitlt_hf.runs.directory import OF_THE_MACHINE

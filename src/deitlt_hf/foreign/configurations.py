@@ -192,24 +192,7 @@ _TIMM: dict[str, _Rule] = {
 
 
 def check_config(source: str, revision: str | None = None) -> None:
-    """Refuse a model whose `config.json` has values that no image classifier has, or whose shards lie elsewhere.
-
-    Args:
-        source: directory or hub id; what lacks these files is left to whoever loads the model.
-        revision: branch, tag or commit of a model on the hub.
-
-    Raises:
-        DeiTLTError: names the file, the field, its value, and what it has to be.
-
-    Example:
-        >>> Path("model").mkdir()
-        >>> _ = Path("model", "config.json").write_text('{"model_type": "vit", "image_size": 1e9}')
-        >>> try:
-        ...     check_config("model")
-        ... except DeiTLTError as error:
-        ...     print(error)
-        model/config.json: image_size is 1000000000.0, which has to be a whole number from 1 to 2048, or a list of them
-    """
+    """Refuse a model whose `config.json` has values that no image classifier has, or whose shards lie elsewhere."""
     file = find_file(source, CONFIG_FILE, revision)
     if file is not None:
         config = _read(file)
@@ -222,11 +205,7 @@ def check_config(source: str, revision: str | None = None) -> None:
 
 
 def check_processor(source: str, revision: str | None = None) -> None:
-    """Refuse an image processor whose `preprocessor_config.json` has values that no image can be processed by.
-
-    Raises:
-        DeiTLTError: as `check_config`.
-    """
+    """Refuse an image processor whose `preprocessor_config.json` has values that no image can be processed by."""
     for name in (PROCESSOR_FILE, "processor_config.json"):  # newer files have the processor under a name of its own
         file = find_file(source, name, revision)
         if file is not None:

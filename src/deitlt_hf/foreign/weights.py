@@ -18,24 +18,7 @@ _FREE_WEIGHTS = 50_000_000  # a model may have so many more than its files can h
 
 
 def check_finite(model: torch.nn.Module | dict[str, torch.Tensor], source: str) -> None:
-    """Refuse weights or buffers that are not finite: nothing that is computed with them means anything.
-
-    Args:
-        model: the model that was loaded, or its state.
-        source: where from, for the message.
-
-    Raises:
-        DeiTLTError: names the first tensor with such numbers, and says how many tensors have them.
-
-    Example:
-        >>> layer = torch.nn.Linear(1, 1)
-        >>> _ = layer.bias.data.fill_(float("nan"))
-        >>> try:
-        ...     check_finite(layer, "student")
-        ... except DeiTLTError as error:
-        ...     print(error)
-        student has NaN or infinite numbers in 1 of 2 tensors, first bias; pass a model whose training went well
-    """
+    """Refuse weights or buffers that are not finite: nothing that is computed with them means anything."""
     state = model.state_dict() if isinstance(model, torch.nn.Module) else model
     wrong = [name for name, tensor in state.items() if not _is_finite(tensor)]
     if wrong:
@@ -53,22 +36,7 @@ def _is_finite(tensor: Any) -> bool:
 
 
 def check_size(auto_class: Any, config: PreTrainedConfig, source: str, revision: str | None = None) -> None:
-    """Refuse a configuration of far more weights than the model's files can hold, before memory is taken for them.
-
-    Args:
-        auto_class: `AutoModelForImageClassification`, or the model's own class.
-        config: of the model.
-        source: its directory or hub id; without weights there, or with a list of shards on the hub, nothing is said.
-        revision: branch, tag or commit of a model on the hub.
-
-    Raises:
-        DeiTLTError: it has.
-        Exception: whatever the model raises at a configuration that it cannot be made from.
-
-    Example:
-        >>> from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification
-        >>> check_size(DeiTLTForImageClassification, DeiTLTConfig(), "no-directory")
-    """
+    """Refuse a configuration of far more weights than the model's files can hold, before memory is taken for them."""
     files = [Path(source, name) for name in os.listdir(source)] if Path(source).is_dir() else []
     files = [file for file in files if file.suffix in (".safetensors", ".bin")]
     whole = None if files else find_file(source, "model.safetensors", revision)

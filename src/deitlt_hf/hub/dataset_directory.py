@@ -18,21 +18,7 @@ DATA_FOLDER = "data"
 
 
 def write_dataset(built: BuiltDataset, directory: str | os.PathLike[str], location: str | None = None) -> None:
-    """Write Parquet shards, the card and a picture of the class counts into a new directory, or nothing.
-
-    The files are written into a directory beside it, and renamed at the end.
-
-    Args:
-        built: what to write; where it says that the images are embedded, they are.
-        directory: to make; it must be absent or empty.
-        location: what the card says to load, by default the directory.
-
-    Raises:
-        DeiTLTError: the directory is not free or cannot be written, or an image cannot be read.
-
-    Example:
-        >>> write_dataset(built, "cifar10-lt")  # doctest: +SKIP
-    """
+    """Write Parquet shards, the card and a picture of the class counts into a new directory, or nothing."""
     with new_directory(directory) as unfinished:
         (unfinished / DATA_FOLDER).mkdir()
         for name, split in built.splits.items():
@@ -42,23 +28,7 @@ def write_dataset(built: BuiltDataset, directory: str | os.PathLike[str], locati
 
 
 def push_dataset(directory: str | os.PathLike[str], repo_id: str, private: bool = False) -> str:
-    """Upload what `write_dataset` wrote, in one commit; shards of an earlier upload go.
-
-    Args:
-        directory: the data set's.
-        repo_id: on the hub, `owner/name`; made where there is none.
-        private: visible to its owner alone, if it is made.
-
-    Returns:
-        The data set's address.
-
-    Raises:
-        DeiTLTError: whatever the hub answers, in one line.
-
-    Example:
-        >>> push_dataset("cifar10-lt", "me/cifar10-lt")  # doctest: +SKIP
-        'https://huggingface.co/datasets/me/cifar10-lt'
-    """
+    """Upload what `write_dataset` wrote, in one commit; shards of an earlier upload go."""
     repo_id = check_hub(repo_id, kind="dataset", private=private)
     address = make_repository(repo_id, kind="dataset", private=private)
     shards = f"{DATA_FOLDER}/*.parquet"

@@ -86,29 +86,28 @@ def push_model(
         >>> push_model("runs/cifar10-lt-small", "me/cifar10-lt-small")  # doctest: +SKIP
         'https://huggingface.co/me/cifar10-lt-small'
     """
-    model_files(directory)  # a wrong directory is said before the hub is asked
+    model_files(directory)  # refuse a wrong directory before the hub is asked
     repo_id = check_hub(repo_id, private=private)
     with tempfile.TemporaryDirectory() as folder:
         stage_model(directory, folder, repo_id, branch)
         make_repository(repo_id, private=private, branch=branch)
-        if not _has_weights_of_pytorch(folder):
-            _refuse_beside_weights_of_pytorch(repo_id, branch)
+        # An export's configuration does not name the modeling files, without which PyTorch weights would not load.
+        if not _has_weights_of_pytorch(folder) and any(
+            _is_one_of(MODEL, name) for name in list_files(repo_id, branch=branch)
+        ):
+            raise DeiTLTError(
+                f"{repo_id} holds PyTorch weights{f' on {branch}' if branch else ''}; push an export or adapter to a "
+                "repository of its own"
+            )
         commit_folder(folder, repo_id, message or "Push the model", branch=branch, stale=stale_files(folder))
     return address_of(repo_id, branch)
 
 
 def model_files(directory: str | os.PathLike[str]) -> list[Path]:
-    """The files of a directory that are its model, or tell of it.
+    """The files of a directory that are pushed: its model, its code, and what the run says about it.
 
     A `checkpoint-N` and averaged weights take the image processor and the recipe of their run, but not its results,
-    which are of other weights.
-
-    Raises:
-        DeiTLTError: there is no such directory, or no configuration or no weights in it.
-
-    Example:
-        >>> [path.name for path in model_files("demo-output/teacher")]  # doctest: +SKIP
-        ['config.json', 'metrics.json', 'model.safetensors', 'preprocessor_config.json', 'recipe.yaml']
+    which belong to other weights.
     """
     path = Path(directory)
     if not path.is_dir():
@@ -135,33 +134,15 @@ def _uploaded_files(directory: Path) -> list[Path]:
     return [path for path in sorted(directory.iterdir()) if path.is_file() and _is_one_of(UPLOADED, path.name)]
 
 
-def _say_what_stays(directory: Path) -> None:
-    """Links that lead out of the directory are not uploaded: nobody asked to send what they lead to."""
-    say_left_out(file for file in _uploaded_files(directory) if not is_inside(file, directory))
-
-
 def stage_model(
     directory: str | os.PathLike[str], folder: str | os.PathLike[str], repo_id: str, branch: str | None = None
 ) -> None:
-    """Lay out in a folder what is pushed of a model: its files, the code that it needs, and its card.
+    """Lay out in an empty folder what is pushed of a model: its files, the code that it needs, and its card.
 
-    A `README.md` that is not this package's own goes as it is. So does an edited one, but for the snippets that nobody
-    edited: these load the model from where it is pushed to.
-
-    Args:
-        directory: see `push_model`.
-        folder: that is there, and empty.
-        repo_id: what the card's snippets load.
-        branch: of that repository, by default its main one.
-
-    Raises:
-        DeiTLTError: see `model_files`.
-
-    Example:
-        >>> stage_model("runs/cifar10-lt-small", "empty", "me/cifar10-lt-small")  # doctest: +SKIP
+    A card that somebody wrote or edited is kept, except that unedited snippets load the model from the hub.
     """
     directory, folder = Path(directory), Path(folder)
-    _say_what_stays(directory)
+    say_left_out(file for file in _uploaded_files(directory) if not is_inside(file, directory))
     for file in model_files(directory):
         if _is_one_of(WEIGHTS, file.name):
             link_or_copy(file, folder / file.name)
@@ -181,7 +162,7 @@ def stage_model(
 
 
 def _load_from_hub(card: Path, local: ModelCard, on_hub: ModelCard) -> None:
-    """Put the snippets that load the pushed model into an edited card, for those that it still has of the local one."""
+    """Let the snippets of an edited card that nobody edited load the model from the hub."""
     try:
         text = card.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -194,7 +175,7 @@ def _load_from_hub(card: Path, local: ModelCard, on_hub: ModelCard) -> None:
 
 
 def _hide_a_local_base(folder: Path) -> None:
-    """Of a base on this machine the name alone goes to the hub."""
+    """Replace the path of an adapter's base by its name."""
     config = read_json(folder / ADAPTER_FILE) or {}
     base = config.get("base_model_name_or_path") or ""
     if Path(base).exists():
@@ -203,18 +184,14 @@ def _hide_a_local_base(folder: Path) -> None:
 
 
 def public_recipe(file: Path) -> str:
-    """A run's recipe without paths of this machine and without what it says of an account.
-
-    Example:
-        >>> public_recipe(Path("runs/cifar10-lt-small/recipe.yaml"))  # doctest: +SKIP
-    """
+    """A run's recipe without paths of this machine and without account names and tokens."""
     run = read_json(file.with_name(RUN_FILE)) or {}
     settings = public_settings(read_settings(file) or {}, run.get("hub_ids") or {})
     return yaml.safe_dump(settings, sort_keys=False)
 
 
 def _card(directory: Path, folder: Path, repo_id: str, branch: str | None) -> ModelCard:
-    """The card of the model in `directory`, which in `folder` has its code beside it."""
+    """The card of the model in `directory` that says how to load it with the code in `folder`."""
     if is_adapter(directory):
         return model_card(directory, repo_id, branch)
     facts = read_facts(directory, repo_id, branch)
@@ -223,12 +200,7 @@ def _card(directory: Path, folder: Path, repo_id: str, branch: str | None) -> Mo
 
 
 def has_own_card(directory: str | os.PathLike[str]) -> bool:
-    """Whether a directory has a `README.md` that somebody wrote or edited; PEFT's empty form is none.
-
-    Example:
-        >>> has_own_card("no/such/directory")
-        False
-    """
+    """Whether a directory has a `README.md` that somebody wrote or edited, other than PEFT's empty form."""
     card = Path(directory) / CARD_FILE
     if not card.is_file():
         return False
@@ -237,37 +209,23 @@ def has_own_card(directory: str | os.PathLike[str]) -> bool:
 
 
 def stale_files(folder: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Patterns of files from an earlier push that would contradict the weights in a folder.
-
-    Example:
-        >>> stale_files(".")
-        ()
-    """
+    """Patterns of files from an earlier push that would contradict the weights in a folder."""
     names = {file.name for file in Path(folder).iterdir()}
     if not any(_is_one_of(WEIGHTS, name) for name in names):
         return ()
-    told = (*OF_THE_RUN, *OF_THE_RESULT)
+    of_the_run = (*OF_THE_RUN, *OF_THE_RESULT)
     if any(_is_one_of(MODEL, name) for name in names):
-        # peft loads an adapter's base in place of the weights beside it.
-        return (*MODEL, *OF_OTHER_KINDS, *OF_ADAPTERS, *told)
-    return (CLASSES_FILE, *told) if ADAPTER_FILE in names else told
+        # peft would load an adapter's base instead of the weights beside it.
+        return (*MODEL, *OF_OTHER_KINDS, *OF_ADAPTERS, *of_the_run)
+    return (CLASSES_FILE, *of_the_run) if ADAPTER_FILE in names else of_the_run
 
 
 def _has_weights_of_pytorch(folder: str | os.PathLike[str]) -> bool:
     return any(_is_one_of(MODEL, file.name) for file in Path(folder).iterdir())
 
 
-def _refuse_beside_weights_of_pytorch(repo_id: str, branch: str | None) -> None:
-    """An export's configuration names no modeling files, without which the weights there would not load any more."""
-    if any(_is_one_of(MODEL, name) for name in list_files(repo_id, branch=branch)):
-        raise DeiTLTError(
-            f"{repo_id} holds PyTorch weights{f' on {branch}' if branch else ''}; push an export or adapter to a "
-            "repository of its own"
-        )
-
-
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link, so that nothing is copied and the file stays when its first name goes; a copy across systems."""
+    """Make a hard link, which stays when the source's name goes, or a copy on another file system."""
     try:
         os.link(Path(source).resolve(), target)
     except OSError:

@@ -18,12 +18,7 @@ _REGISTRATION = re.compile(r'^(\w+)\.register_for_auto_class\((?:"(\w+)")?\)$', 
 
 
 def code_files(directory: str | os.PathLike[str]) -> list[Path]:
-    """The files of a directory that hold the code its `config.json` names, and what that imports beside it.
-
-    Example:
-        >>> [path.name for path in code_files("demo-output/student")]  # doctest: +SKIP
-        ['configuration_deit_lt.py', 'modeling_deit_lt.py']
-    """
+    """The code files that a directory's `config.json` names, and the files beside them that they import."""
     from transformers.dynamic_module_utils import get_relative_import_files
 
     directory = Path(directory)
@@ -34,20 +29,7 @@ def code_files(directory: str | os.PathLike[str]) -> list[Path]:
 
 
 def add_remote_code(directory: str | os.PathLike[str]) -> None:
-    """Make a directory load where this package is not installed, with `trust_remote_code=True`.
-
-    Copies the modeling and the configuration file, and names their classes in `config.json`. Directories that have
-    them, and those of other models, stay as they are.
-
-    Args:
-        directory: with a `config.json`.
-
-    Raises:
-        DeiTLTError: there is no `config.json`, or it is damaged.
-
-    Example:
-        >>> add_remote_code("demo-output/student")  # doctest: +SKIP
-    """
+    """Copy the code of a model of this package into its directory, unless `config.json` names some already."""
     directory = Path(directory)
     config = _read_config(directory)
     model_type = config.get("model_type")

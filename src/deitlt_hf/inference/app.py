@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import time
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,109 +16,70 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from deitlt_hf.data.images import BadImage, decode_image
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.attention import TOKENS, draw_attention
-from deitlt_hf.evaluation.measures import EXPERT_LABELS, EXPERTS
+from deitlt_hf.evaluation.accuracy import EXPERT_LABELS, EXPERTS
+from deitlt_hf.evaluation.attention import TOKENS, draw_attention, shrink
 from deitlt_hf.inference.app_examples import ExamplePicture, class_caption
-from deitlt_hf.inference.app_uploads import read_picture, shown_picture
-from deitlt_hf.inference.classifying import ImageResult
+from deitlt_hf.inference.classifier import ExpertClassifier
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 
 if TYPE_CHECKING:
     import gradio
 
-    from deitlt_hf.inference.classifier import ExpertClassifier
-
+MAX_PIXELS = 25_000_000
 MAX_UPLOAD = "200mb"  # 50 megapixels that no format compresses: the page says more of them than gradio would
-TOP = 5
-_ALERT_STYLE = "border-left: 6px solid #D55E00; padding: 0.6em 1em; background: var(--block-background-fill)"
+SMALLEST_SHOWN, LARGEST_SHOWN = 256, 1024  # pixels of the longer side
+# What people have; others of Pillow's formats start programs of their own, or are no pictures.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")
+TOP = 5  # classes of each expert
+_ALERT = (
+    '<div role="alert" style="border-left: 6px solid #D55E00; padding: 0.6em 1em; '
+    'background: var(--block-background-fill)">{}</div>'
+)
 
 # What an upload or an example changes on the page, in the order of `build_app`'s components.
 Page = list[Any]
 
 
 def expert_panels(classifier: ExpertClassifier, picture: Image.Image) -> list[Any]:
-    """Where the CLS and the DIST token look, and what the average, the CLS and the DIST expert say.
+    """Where both tokens look (two pictures, None without attention maps), and what the average and each expert say.
 
-    Args:
-        classifier: what answers.
-        picture: upright RGB.
-
-    Returns:
-        Two pictures, None for models without attention maps; three dictionaries of the `TOP` classes, see
-        `expert_labels`.
-
-    Example:
-        >>> cls_map, dist_map, *labels = expert_panels(classifier, picture)  # doctest: +SKIP
+    What they say are three dictionaries: captions of `TOP` classes and their probabilities in [0, 1].
     """
     has_attention = classifier.runtime == "torch"
     (result,) = classifier(picture, top=len(classifier.class_names), attention=has_attention)
-    labels = [expert_labels(result, expert, classifier.config) for expert in EXPERTS]
+    captions = {name: class_caption(classifier.config, index) for index, name in classifier.config.id2label.items()}
+    labels = [{captions[row.name]: row.probability[expert] for row in result.top(expert, TOP)} for expert in EXPERTS]
     if not has_attention:
         return [None, None, *labels]
     shown = shown_picture(picture)
     return [*(draw_attention(shown, result.attention[token], result.region) for token in TOKENS), *labels]
 
 
-def expert_labels(result: ImageResult, expert: str, config: DeiTLTConfig) -> dict[str, float]:
-    """An expert's `TOP` classes with their captions, and its probabilities in [0, 1].
-
-    Args:
-        result: with all classes.
-        expert: `"average"`, `"cls"` or `"distillation"`.
-        config: the student's, for the classes' groups and numbers of training images.
-
-    Example:
-        >>> from deitlt_hf.inference.classifying import ClassRow
-        >>> config = DeiTLTConfig(id2label={0: "owl", 1: "lynx"}, class_counts=[134, 6])
-        >>> rows = [ClassRow("lynx", {"average": 0.5, "cls": 0.2, "distillation": 0.8})]
-        >>> expert_labels(ImageResult(None, rows), "cls", config)
-        {'lynx (6 training images)': 0.2}
-    """
-    captions = {name: class_caption(config, index) for index, name in config.id2label.items()}
-    return {captions[row.name]: row.probability[expert] for row in result.top(expert, TOP)}
-
-
 def introduction(config: DeiTLTConfig, has_attention: bool = True) -> str:
-    """What the page says of the model, in Markdown.
-
-    Example:
-        >>> "the largest had 134 training images" in introduction(DeiTLTConfig(num_labels=2, class_counts=[134, 6]))
-        True
-    """
-    said = [
+    """A few sentences about the model for the top of the page."""
+    sentences = [
         "This model has two experts: its CLS token for classes with many training images (head), its DIST token for "
         "classes with few (tail)."
     ]
     if config.class_counts is not None:
-        said.append(
+        sentences.append(
             f"Of its {config.num_labels:,} classes, the largest had {max(config.class_counts):,} training images and "
             f"the smallest {min(config.class_counts):,}."
         )
-    said.append("Choose a picture to see what each expert and their average say")
+    sentences.append("Choose a picture to see what each expert and their average say")
     if has_attention:
-        said[-1] += ", and which patches each token attends to in the last layer, from little (violet) to most (yellow)"
-    return " ".join(said) + "."
+        sentences[-1] += (
+            ", and which patches each token attends to in the last layer, from little (violet) to most (yellow)"
+        )
+    return " ".join(sentences) + "."
 
 
 def build_app(
     classifier: ExpertClassifier, name: str, examples: Sequence[ExamplePicture] = (), note: str | None = None
 ) -> gradio.Blocks:
-    """The page, ready for `serve`.
-
-    Args:
-        classifier: what answers.
-        name: of the model, for the title.
-        examples: pictures to try.
-        note: something to say above the page, in Markdown.
-
-    Raises:
-        DeiTLTError: gradio is not installed.
-
-    Example:
-        >>> app = build_app(ExpertClassifier.from_pretrained("student"), "student")  # doctest: +SKIP
-        >>> serve(app)  # doctest: +SKIP
-    """
+    """The page for `serve`, with pictures to try, and a note in Markdown above it."""
     gr = import_gradio()
     has_attention = classifier.runtime == "torch"
 
@@ -132,14 +94,19 @@ def build_app(
         try:
             page = answer(read_picture(path), f"Picture: {Path(path).name}")
         except DeiTLTError as error:
-            page = [gr.HTML(_alert(str(error)), visible=True), gr.Image(None, label="Picture"), *[None] * 5]
+            page = [
+                gr.HTML(_ALERT.format(html.escape(str(error))), visible=True),
+                gr.Image(None, label="Picture"),
+                *[None] * 5,
+            ]
         return [*page, None]  # the upload, ready for the next picture
 
     def answer_example(example: ExamplePicture) -> Page:
         return answer(example.image, f"Picture: {example.caption}")
 
     with gr.Blocks(title=f"DeiT-LT: {name}", analytics_enabled=False, delete_cache=(600, 3600)) as app:
-        gr.Markdown(f"# DeiT-LT: {_plain(name)}\n\n{introduction(classifier.config, has_attention)}")
+        plain_name = re.sub(r"([\\`*_{}\[\]<>#|&])", r"\\\1", name)  # Markdown would take these for markup
+        gr.Markdown(f"# DeiT-LT: {plain_name}\n\n{introduction(classifier.config, has_attention)}")
         if note is not None:
             gr.Markdown(f"**Note:** {note}")
         with gr.Row(equal_height=True):
@@ -156,7 +123,7 @@ def build_app(
 
 
 def _example_column(gr: ModuleType, example: ExamplePicture) -> list[Any]:
-    """A small picture above a button with its caption; the two events that choose it."""
+    """Draw a small picture above a button with its caption; returns the two events that choose it."""
     with gr.Column(scale=2, min_width=100):
         picture = _picture_panel(
             gr, shown_picture(example.image), height=90, container=False, buttons=[], alt_text=example.caption
@@ -166,7 +133,8 @@ def _example_column(gr: ModuleType, example: ExamplePicture) -> list[Any]:
 
 
 def _answer_columns(gr: ModuleType, has_attention: bool) -> list[Any]:
-    """A column for the average and each expert: the picture or a map, above the classes; pictures first."""
+    """Draw three columns: the picture and the two maps, each above an expert's classes; returns all pictures, then all
+    classes."""
     titles = ("Picture", "Where the CLS token looks", "Where the DIST token looks")
     pictures, labels = [], []
     with gr.Row():
@@ -180,35 +148,48 @@ def _answer_columns(gr: ModuleType, has_attention: bool) -> list[Any]:
 
 
 def _picture_panel(gr: ModuleType, value: Image.Image | None = None, **options: Any) -> gradio.Image:
-    # PNG, for the page is to show the very pixels that were computed.
+    # PNG, so that the page shows the very pixels that were computed.
     options = {"height": 300, "buttons": ["fullscreen"], "alt_text": options.get("label"), **options}
     return gr.Image(value, format="png", interactive=False, **options)
 
 
-def _alert(message: str) -> str:
-    return f'<div role="alert" style="{_ALERT_STYLE}">{html.escape(message)}</div>'
+def read_picture(path: str | os.PathLike[str]) -> Image.Image:
+    """The upright RGB picture in an uploaded file; its size is checked before its pixels are decoded."""
+    name = Path(path).name
+    unreadable = f"{name} is no picture that can be read; upload a PNG, JPEG, WebP, GIF, BMP or TIFF file"
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of many pixels before the check that refuses them.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise DeiTLTError(f"{name} has more than {MAX_PIXELS / 1e6:g} megapixels; upload a smaller picture") from error
+    except Exception as error:  # Pillow's plugins raise whatever odd bytes lead them to
+        raise DeiTLTError(unreadable) from error
+    with opened as image:
+        if image.format not in FORMATS:
+            raise DeiTLTError(unreadable)
+        if image.width * image.height > MAX_PIXELS:
+            raise DeiTLTError(
+                f"{name} has {image.width * image.height / 1e6:,.1f} megapixels ({image.width} x {image.height}), more "
+                f"than the {MAX_PIXELS / 1e6:g} that this page takes; upload a smaller picture"
+            )
+        try:
+            return decode_image(image)
+        except BadImage as error:
+            raise DeiTLTError(f"{name} is a damaged picture ({error}); upload another one, or save it anew") from error
 
 
-def _plain(text: str) -> str:
-    """The text in Markdown, with nothing in it that Markdown would take for markup."""
-    return re.sub(r"([\\`*_{}\[\]<>#|&])", r"\\\1", text)
+def shown_picture(picture: Image.Image) -> Image.Image:
+    """The picture at a size for the page: small ones enlarged pixel by pixel, large ones shrunk."""
+    factor = SMALLEST_SHOWN // max(picture.size)
+    if factor > 1:
+        return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    return shrink(picture, LARGEST_SHOWN)
 
 
 def serve(app: gradio.Blocks, host: str | None = None, port: int | None = None) -> None:
-    """Show the page at an address of this machine, print the address, and go on until interrupted.
-
-    Args:
-        app: from `build_app`.
-        host: address to listen at; by default gradio's, which is 127.0.0.1 and what a Space needs in a Space.
-        port: 1 to 65535; by default the first free one from 7860 on.
-
-    Raises:
-        DeiTLTError: the address cannot be listened at.
-        KeyboardInterrupt: Ctrl-C, after the server was closed.
-
-    Example:
-        >>> serve(build_app(classifier, "student"), port=8000)  # doctest: +SKIP
-    """
+    """Show the page at an address of this machine, print the address, and run until interrupted."""
     if host is not None or port is not None:
         check_address(host or "127.0.0.1", port)
     try:
@@ -252,11 +233,7 @@ def check_address(host: str, port: int | None) -> None:
 
 
 def import_gradio() -> ModuleType:
-    """Gradio, without its analytics.
-
-    Raises:
-        DeiTLTError: it is not installed.
-    """
+    """Gradio, without its analytics."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio

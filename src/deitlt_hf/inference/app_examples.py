@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,12 +14,12 @@ from deitlt_hf.data.images import decode_image
 from deitlt_hf.data.loading import load_long_tailed_dataset
 from deitlt_hf.data.readable import undecoded
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.inference.classifying import find_images
+from deitlt_hf.inference.classifier import find_images
 from deitlt_hf.inference.loading import load_run_settings
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 
 PER_END = 3  # classes at each end of the tail that get an example
-# Of a run's settings, what decides which images are test images, by the argument of `load_long_tailed_dataset`.
+# Argument of `load_long_tailed_dataset` -> the run's setting, for those that decide which images are test images.
 _SPLIT_SETTINGS = {name: name for name in ("data_dir", "data_config", "image_column", "label_column", "test_fraction")}
 _SPLIT_SETTINGS |= {"seed": "split_seed", "on_bad_image": "on_bad_image"}
 
@@ -34,20 +33,7 @@ class ExamplePicture:
 
 
 def class_caption(config: DeiTLTConfig, class_id: int) -> str:
-    """A class's group, name and number of training images, as far as the configuration tells them.
-
-    Args:
-        config: of a student.
-        class_id: from 0.
-
-    Example:
-        >>> config = DeiTLTConfig(id2label={0: "owl", 1: "lynx"}, class_counts=[134, 6])
-        >>> class_caption(config, 0)
-        'owl (134 training images)'
-        >>> config.class_groups = {"head": [0], "mid": [], "tail": [1]}
-        >>> class_caption(config, 1)
-        'tail: lynx (6 training images)'
-    """
+    """A class's group, name and number of training images, where the configuration has them."""
     caption = config.id2label[class_id]
     if config.class_counts is not None:
         count = config.class_counts[class_id]
@@ -57,7 +43,7 @@ def class_caption(config: DeiTLTConfig, class_id: int) -> str:
 
 
 def both_ends(config: DeiTLTConfig, class_ids: Iterable[int]) -> list[int]:
-    """Of the classes, the `PER_END` with the most training images and those with the fewest, most frequent first.
+    """The `PER_END` classes with the most training images and as many with the fewest, most frequent first.
 
     Example:
         >>> config = DeiTLTConfig(num_labels=8, class_counts=[1, 2, 3, 4, 5, 6, 7, 8])
@@ -71,20 +57,10 @@ def both_ends(config: DeiTLTConfig, class_ids: Iterable[int]) -> list[int]:
 
 
 def examples_in_folder(folder: Path, config: DeiTLTConfig) -> list[ExamplePicture]:
-    """One picture of the classes at both ends, from folders with the classes' names; without such, the first pictures.
-
-    Raises:
-        DeiTLTError: a folder that does not exist or holds no pictures, or a chosen picture that cannot be read.
-
-    Example:
-        >>> examples_in_folder(Path("pictures"), config)  # doctest: +SKIP
-    """
+    """One picture of the classes at both ends, from folders named as classes; without such, the first pictures."""
     files = find_images([folder])
     ids = {name: class_id for class_id, name in config.id2label.items()}
-    first_of_class: dict[int, Path] = {}
-    for file in files:
-        if file.parent.name in ids:
-            first_of_class.setdefault(ids[file.parent.name], file)
+    first_of_class = {ids[file.parent.name]: file for file in reversed(files) if file.parent.name in ids}
     if not first_of_class:
         return [ExamplePicture(_open(file), file.stem) for file in files[: 2 * PER_END]]
     chosen = both_ends(config, first_of_class)
@@ -92,29 +68,18 @@ def examples_in_folder(folder: Path, config: DeiTLTConfig) -> list[ExamplePictur
 
 
 def examples_of_run(source: str, config: DeiTLTConfig, revision: str | None = None) -> list[ExamplePicture]:
-    """A test image of the classes at both ends, from the data that the model's run was trained on.
+    """A test image of the classes at both ends, from the data of the model's run, if they are on this machine.
 
-    There are none for a model without `recipe.yaml`, for data that would have to be downloaded or that have other
-    classes by now, and for models of the hub whose data are not scikit-learn's digits.
-
-    Args:
-        source: directory or hub id of the model.
-        config: its configuration.
-        revision: of a model of the hub.
-
-    Raises:
-        DeiTLTError: the run's data are there and cannot be read.
-
-    Example:
-        >>> examples_of_run("demo-output/student", config)[0].caption  # doctest: +SKIP
-        'head: 0 (134 training images)'
+    There are none where the data have other classes now, and for models of the hub only digits have some.
     """
-    is_local = Path(source).is_dir()
     settings = load_run_settings(source, revision)
-    if not settings or not _needs_no_hub(settings, is_local):
+    data = settings.get("data", "digits-lt")
+    # A path in a stranger's recipe means nothing on this machine.
+    is_here = data == "digits-lt" or (Path(source).is_dir() and Path(settings.get("data_dir") or data).exists())
+    if not settings or not is_here:
         return []
     arguments = {name: settings[key] for name, key in _SPLIT_SETTINGS.items() if key in settings}
-    test = undecoded(load_long_tailed_dataset(settings.get("data", "digits-lt"), **arguments)["test"])
+    test = undecoded(load_long_tailed_dataset(data, **arguments)["test"])
     if test.features["label"].names != [config.id2label[index] for index in range(config.num_labels)]:
         return []
     labels, first_images = np.unique(labels_of(test), return_index=True)
@@ -123,14 +88,6 @@ def examples_of_run(source: str, config: DeiTLTConfig, revision: str | None = No
         ExamplePicture(decode_image(test[first_image[index]]["image"]), class_caption(config, index))
         for index in both_ends(config, first_image)
     ]
-
-
-def _needs_no_hub(settings: dict[str, Any], is_local: bool) -> bool:
-    data = settings.get("data", "digits-lt")
-    if data == "digits-lt":
-        return True
-    # A path in a stranger's recipe is none of this machine's.
-    return is_local and Path(settings.get("data_dir") or data).exists()
 
 
 def _open(file: Path) -> Image.Image:

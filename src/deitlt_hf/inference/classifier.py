@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +12,52 @@ import torch
 from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor
 
-from deitlt_hf.data.images import BadImage, decode_image
+from deitlt_hf.data.files import PassedOver, files_in
+from deitlt_hf.data.images import IMAGE_SUFFIXES, BadImage, decode_image
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.accuracy import EXPERTS
 from deitlt_hf.evaluation.attention import seen_region, sides
-from deitlt_hf.inference.classifying import ImageResult, check_expert, rank_classes
+from deitlt_hf.evaluation.predicting import expert_logits
 from deitlt_hf.inference.loading import load_image_processor
 from deitlt_hf.inference.runtimes import Runtime, load_runtime
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
+from deitlt_hf.ranges import one_of
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
 OnError = Callable[[Path, DeiTLTError], None]
 
 # Decoded pictures held at once: a camera's take a hundred megabytes each, their pixel values less than one.
 _DECODED_AT_ONCE = 8
+
+
+@dataclass
+class ClassRow:
+    """A class and its probability in [0, 1] by `"average"`, `"cls"` and `"distillation"`."""
+
+    name: str
+    probability: dict[str, float]
+
+
+@dataclass
+class ImageResult:
+    """The top classes of an image, the most probable first, and where its two tokens look.
+
+    Attributes:
+        file: the image's file, None for an image that came as pixels.
+        rows: classes, sorted by the expert that was asked for.
+        attention: `{"cls": ..., "distillation": ...}`, `(rows, cols)` float32 arrays of patches, where asked for.
+        region: `(left, top, right, bottom)` of the part of the upright picture that the model saw and the maps cover,
+            as fractions; given with `attention`.
+    """
+
+    file: Path | None
+    rows: list[ClassRow]
+    attention: dict[str, np.ndarray] | None = None
+    region: tuple[float, float, float, float] | None = None
+
+    def top(self, expert: str, number: int) -> list[ClassRow]:
+        """The `number` most probable of the rows, sorted by another expert."""
+        return sorted(self.rows, key=lambda row: -row.probability[expert])[:number]
 
 
 class ExpertClassifier:
@@ -122,7 +156,7 @@ class ExpertClassifier:
             ...     print(result.file, result.rows[0].name)
         """
         expert = self.config.expert if expert is None else expert
-        check_expert(expert)
+        one_of("expert", expert, EXPERTS)
         for name, value in (("top", top), ("batch_size", batch_size)):
             if value < 1:
                 raise DeiTLTError(f"{name} is {value}; pass at least 1")
@@ -147,16 +181,27 @@ class ExpertClassifier:
             results, pixel_values = self._read(images, range(start, min(start + batch_size, len(images))), on_error)
             if not results:
                 continue
-            self._check_shape(pixel_values)
+            made, taken = tuple(pixel_values.shape[1:]), (self.config.num_channels, *sides(self.config.image_size))
+            if made != taken:
+                raise DeiTLTError(
+                    f"the image processor makes pixel values of shape {made}, and the model takes {taken}; pass a "
+                    "model with a preprocessor_config.json that fits it"
+                )
             outputs = self._run(pixel_values)
-            ranked = rank_classes(outputs.cls_logits, outputs.distillation_logits, self.class_names, expert, top)
-            for index, (result, rows) in enumerate(zip(results, ranked, strict=True)):
-                result.rows = rows
+            probabilities = torch.stack(expert_logits(outputs.cls_logits, outputs.distillation_logits)).softmax(-1)
+            for index, result in enumerate(results):
+                result.rows = self._top_rows(probabilities[:, index], expert, top)
                 if attention:
-                    result.attention = {token: maps[index] for token, maps in outputs.attention.items()}
+                    result.attention = {token: maps[index].numpy() for token, maps in outputs.attention.items()}
                 else:
                     result.region = None
                 yield result
+
+    def _top_rows(self, probabilities: torch.Tensor, expert: str, top: int) -> list[ClassRow]:
+        """The most probable classes of an image, from probabilities `(experts, classes)`."""
+        order = probabilities[EXPERTS.index(expert)].argsort(descending=True, stable=True)[:top].tolist()
+        columns = zip(order, probabilities[:, order].T.tolist(), strict=True)
+        return [ClassRow(self.class_names[index], dict(zip(EXPERTS, column, strict=True))) for index, column in columns]
 
     def _read(
         self, images: Sequence[Picture], batch: range, on_error: OnError | None
@@ -180,18 +225,17 @@ class ExpertClassifier:
                 parts.append(self._processor(images=decoded, return_tensors="pt").pixel_values)
         return results, torch.cat(parts) if parts else None
 
-    def _check_shape(self, pixel_values: torch.Tensor) -> None:
-        made, taken = tuple(pixel_values.shape[1:]), (self.config.num_channels, *sides(self.config.image_size))
-        if made != taken:
-            raise DeiTLTError(
-                f"the image processor makes pixel values of shape {made}, and the model takes {taken}; pass a model "
-                "with a preprocessor_config.json that fits it"
-            )
-
 
 def _decode(picture: Picture, name: Path | str) -> Image.Image:
     if isinstance(picture, np.ndarray):
-        picture = _from_array(picture, name)
+        array = picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
+        has_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+        if array.dtype != np.uint8 or not has_shape or array.size == 0:
+            raise DeiTLTError(
+                f"{name} is a {array.dtype} array of shape {array.shape}; pass uint8 of shape (height, width), or "
+                "(height, width, channels) with 1, 3 or 4 channels"
+            )
+        picture = Image.fromarray(array)
     if not isinstance(picture, str | os.PathLike | Image.Image):
         raise DeiTLTError(f"{name} is a {type(picture).__name__}; pass a path, a PIL image or a uint8 array")
     value = picture if isinstance(picture, Image.Image) else {"bytes": None, "path": os.fspath(picture)}
@@ -203,13 +247,19 @@ def _decode(picture: Picture, name: Path | str) -> Image.Image:
         ) from error
 
 
-def _from_array(array: np.ndarray, name: Path | str) -> Image.Image:
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    has_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
-    if array.dtype != np.uint8 or not has_shape or array.size == 0:
-        raise DeiTLTError(
-            f"{name} is a {array.dtype} array of shape {array.shape}; pass uint8 of shape (height, width), or "
-            "(height, width, channels) with 1, 3 or 4 channels"
-        )
-    return Image.fromarray(array)
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """The files among `paths`, and the images in the folders among them, in order of their names, each once."""
+    files = []
+    for path in paths:
+        if path.is_dir():
+            passed = PassedOver()
+            inside = sorted(map(Path, files_in(path, IMAGE_SUFFIXES, passed)))
+            passed.say(path)
+            if not inside:
+                raise DeiTLTError(f"{path} holds no images; pass a folder with files such as photo.png or photo.jpg")
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise DeiTLTError(f"{path} does not exist; pass an image file or a folder of images")
+    return list(dict.fromkeys(files))

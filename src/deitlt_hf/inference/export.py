@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from huggingface_hub import hf_hub_download
+from torch import nn
 from transformers.image_processing_utils import BaseImageProcessor
 
+from deitlt_hf import __version__
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.files import METRICS_FILE, RECIPE_FILE, check_is_free, new_directory
+from deitlt_hf.evaluation.two_tokens import run_two_tokens
+from deitlt_hf.files import METRICS_FILE, RECIPE_FILE, check_is_free, new_directory, whole_file
+from deitlt_hf.foreign.configurations import find_file
 from deitlt_hf.hub.pushing import OF_THE_RUN, model_files, public_recipe
-from deitlt_hf.inference.exported_student import INPUT, OUTPUTS, input_shape, quiet_exporters, trace
 from deitlt_hf.inference.loading import load_image_processor, load_student
-from deitlt_hf.inference.onnx_file import quantise_onnx, require_onnx, write_onnx
-from deitlt_hf.inference.runtimes import ONNX_FILE, PROGRAM_FILE, onnx_session
+from deitlt_hf.inference.runtimes import INSTALL_ONNX, ONNX_FILE, PROGRAM_FILE, onnx_session, quiet_exporters
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 
+INPUT = "pixel_values"
+OUTPUTS = ("logits", "cls_logits", "distillation_logits")
+OPSET = 20  # of ONNX, the first with Gelu
 FORMATS = ("onnx", "torch")
 TOLERANCE = 1e-4
 CHECKED_BATCHES = (1, 3)
@@ -34,15 +37,11 @@ INT8_IMAGES = 32
 class ExportReport:
     """What an export wrote, and how far it is from PyTorch.
 
-    Args:
+    Attributes:
         file: the model's file; configuration and image processor lie beside it.
         largest_difference: of any logit, on random input; in float32 at most 1e-4.
         agreement: share of random inputs, in [0, 1], to which int8 gives the same top class as PyTorch does, over the
             average and both experts; None without int8.
-
-    Example:
-        >>> ExportReport(Path("out/model.onnx"), 3e-6).agreement is None
-        True
     """
 
     file: Path
@@ -84,7 +83,12 @@ def export_model(
         >>> export_model("demo-output/student", "exported").largest_difference < 1e-4  # doctest: +SKIP
         True
     """
-    _check(format, int8)
+    if format not in FORMATS:
+        raise DeiTLTError(f"unknown format {format!r}; pass {' or '.join(FORMATS)}")
+    if format != "onnx" and int8:
+        raise DeiTLTError(f"int8 was asked for with format {format}; pass format onnx, or leave int8 out")
+    if format == "onnx":
+        require_onnx()
     check_is_free(out)
     model = load_student(os.fspath(source), revision).float()
     processor = load_image_processor(os.fspath(source), revision)
@@ -102,24 +106,15 @@ def export_model(
             quantise_onnx(file)
             difference, agreement = _compare_int8(model, file)
         _save_plain_json(model, processor, unfinished, int8)
-        # What 8 bits do to the accuracy nobody has measured.
-        for told in _told_by_run(os.fspath(source), revision, () if int8 else (METRICS_FILE,)):
+        names = OF_THE_RUN if int8 else (*OF_THE_RUN, METRICS_FILE)  # 8 bits may have another accuracy
+        for told in _files_of_run(os.fspath(source), revision, names):
             is_recipe = told.name == RECIPE_FILE
             (unfinished / told.name).write_text(public_recipe(told) if is_recipe else told.read_text())
     return ExportReport(Path(out) / file.name, difference, agreement)
 
 
-def _check(format: str, int8: bool) -> None:
-    if format not in FORMATS:
-        raise DeiTLTError(f"unknown format {format!r}; pass {' or '.join(FORMATS)}")
-    if format != "onnx" and int8:
-        raise DeiTLTError(f"int8 was asked for with format {format}; pass format onnx, or leave int8 out")
-    if format == "onnx":
-        require_onnx()
-
-
 def _check_outputs(model: DeiTLTForImageClassification, file: Path) -> float:
-    """The largest difference of any logit between the file and the model's own forward, where it is small."""
+    """The largest difference of any logit between the file and the model's own forward; a large one is an error."""
     run = _runner(file)
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randn(size, *input_shape(model), generator=generator) for size in CHECKED_BATCHES]
@@ -133,10 +128,8 @@ def _check_outputs(model: DeiTLTForImageClassification, file: Path) -> float:
 
 
 def _compare_int8(model: DeiTLTForImageClassification, file: Path) -> tuple[float, float]:
-    """The largest difference of any logit, and the share of equal top classes, on blurred noise.
-
-    Plain noise has the same few classes for nearly every model; noise of few large spots has more.
-    """
+    """The largest difference of any logit, and the share of equal top classes, on blurred noise."""
+    # Plain noise has the same few classes for nearly every model; noise of few large spots has more.
     channels, height, width = input_shape(model)
     spots = torch.randn(INT8_IMAGES, channels, 4, 4, generator=torch.Generator().manual_seed(0))
     pixel_values = F.interpolate(spots, size=(height, width), mode="bicubic")
@@ -145,7 +138,7 @@ def _compare_int8(model: DeiTLTForImageClassification, file: Path) -> tuple[floa
 
 
 def _runner(file: Path) -> Callable[[torch.Tensor], np.ndarray]:
-    """What runs a file: pixel values to `(outputs, batch, classes)`, in the order of `OUTPUTS`."""
+    """A function that runs a file: pixel values to `(outputs, batch, classes)`, in the order of `OUTPUTS`."""
     if file.name == ONNX_FILE:
         session = onnx_session(file)
         return lambda pixel_values: np.stack(session.run(list(OUTPUTS), {INPUT: pixel_values.numpy()}))
@@ -159,24 +152,118 @@ def _pytorch(model: DeiTLTForImageClassification, pixel_values: torch.Tensor) ->
     return np.stack([outputs[name].numpy() for name in OUTPUTS])
 
 
-def _told_by_run(source: str, revision: str | None, results: Sequence[str]) -> Iterator[Path]:
-    """The files, here or on the hub, that say how a student was trained and what was measured."""
-    names = {*OF_THE_RUN, *results}
+def _files_of_run(source: str, revision: str | None, names: Sequence[str]) -> list[Path]:
+    """Those of the named files, here or on the hub, that a student has: how it was trained and what was measured."""
     if Path(source).is_dir():
-        yield from (file for file in model_files(source) if file.name in names)
-        return
-    for name in sorted(names):
-        with suppress(OSError, ValueError):  # not every model has them
-            yield Path(hf_hub_download(source, name, revision=revision))
+        return [file for file in model_files(source) if file.name in names]
+    return [file for name in names if (file := find_file(source, name, revision)) is not None]
 
 
 def _save_plain_json(
     model: DeiTLTForImageClassification, processor: BaseImageProcessor, directory: Path, int8: bool
 ) -> None:
-    """Configuration and processor, without references to modeling files, which lie beside PyTorch weights alone."""
+    """Write configuration and processor, without references to modeling files, which an export has not."""
     config = copy.deepcopy(model.config)
     config.__dict__.pop("auto_map", None)
     if int8:  # the card says so
         config.exported_precision = "int8"
     config.to_json_file(directory / "config.json", use_diff=True)
     processor.to_json_file(directory / "preprocessor_config.json")
+
+
+class ExportedStudent(nn.Module):
+    """A student whose forward takes `pixel_values` alone and returns the tensors named by `OUTPUTS`."""
+
+    def __init__(self, model: DeiTLTForImageClassification):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        cls_logits, distillation_logits, _ = run_two_tokens(self.model, pixel_values)
+        average = (cls_logits + distillation_logits) / 2
+        logits = {"average": average, "cls": cls_logits, "distillation": distillation_logits}
+        # An output that is another output too would lose its name in ONNX, so it is a copy.
+        return logits[self.model.config.expert].clone(), cls_logits, distillation_logits
+
+
+def trace(model: DeiTLTForImageClassification) -> torch.export.ExportedProgram:
+    """The student's program for any batch size; the model itself stays as it was."""
+    implementation = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # the others trace to masks and checks for nan, which cost time
+    try:
+        with quiet_exporters(), torch.no_grad():
+            program = torch.export.export(
+                ExportedStudent(model).eval(),
+                (torch.zeros(2, *input_shape(model)),),  # with one image the batch size would be taken for a constant
+                dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}},
+            )
+    finally:
+        model.set_attn_implementation(implementation)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths and source lines of this machine, which the file would give away
+    return program
+
+
+def input_shape(model: DeiTLTForImageClassification) -> tuple[int, int, int]:
+    """`(channels, height, width)` of the model's pixel values."""
+    height, width = model.deit.embeddings.image_size
+    return model.config.num_channels, height, width
+
+
+def require_onnx() -> None:
+    """Raise `DeiTLTError` where a library that writes or runs ONNX is missing."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise DeiTLTError(f"exporting to ONNX needs {error.name}: {INSTALL_ONNX}") from error
+
+
+def write_onnx(model: DeiTLTForImageClassification, file: str | os.PathLike[str]) -> None:
+    """Write a student's ONNX file: input `pixel_values` of any batch size, three outputs, opset 20."""
+    with quiet_exporters():
+        program = torch.onnx.export(
+            trace(model),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=OUTPUTS,
+            dynamic_shapes={INPUT: {0: "batch"}},  # traced already; here for the name alone
+            verbose=False,
+        )
+    program.model.producer_name, program.model.producer_version = "deitlt_hf", __version__
+    height, width = model.deit.embeddings.image_size
+    program.model.metadata_props.update(
+        {
+            "model_type": model.config.model_type,
+            "image_size": f"{height} x {width}",
+            "expert": model.config.expert,
+            "opset": str(OPSET),
+            "deitlt_hf_version": __version__,
+        }
+    )
+    program.save(os.fspath(file), external_data=False)
+
+
+def quantise_onnx(file: str | os.PathLike[str]) -> None:
+    """Replace an ONNX file by one whose layers multiply in 8 bits; the activations' scales are found while it runs.
+
+    The patch projection and the heads stay in float32: they are a small part of the work, the first runs slower in
+    8 bits, and the second decide.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # Before it quantises, ONNX Runtime makes each Gemm, which are the heads, a MatMul of this name.
+    heads = [f"{node.name}_MatMul" for node in onnx.load(file).graph.node if node.op_type == "Gemm"]
+    with whole_file(file) as unfinished, quiet_exporters():
+        quantize_dynamic(
+            os.fspath(file),
+            unfinished,
+            op_types_to_quantize=["MatMul"],
+            nodes_to_exclude=heads,
+            per_channel=True,
+            reduce_range=True,  # 7 bits: products of 8 overflow on processors without VNNI instructions
+            weight_type=QuantType.QInt8,
+        )

@@ -1,4 +1,4 @@
-"""Loading a student from a directory or the hub, with errors that a user can act on."""
+"""Loading models that others made from a directory or the hub, with errors that a user can act on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -20,7 +19,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from deitlt_hf.data.record import at_recorded_places
 from deitlt_hf.errors import DeiTLTError, loading_reason
 from deitlt_hf.files import RECIPE_FILE, is_hub_id, read_settings
-from deitlt_hf.foreign.configurations import check_config, check_processor
+from deitlt_hf.foreign.configurations import check_config, check_processor, find_file
 from deitlt_hf.foreign.weights import check_finite, check_size
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
@@ -30,45 +29,43 @@ _ADVICE = {
     "hub id",
     "a teacher": "pass the directory of an image classifier, such as the output of `deitlt teacher`, or a hub id",
 }
-_PLACES = {"data_dir", "teacher", "init_from"}  # where a run found these: a path in a stranger's recipe is none of ours
+_PLACES = {"data_dir", "teacher", "init_from"}  # paths of the machine that trained; they mean nothing on this one
 
 
 def load_student(source: str, revision: str | None = None) -> DeiTLTForImageClassification:
-    """The student in a directory or a hub repository, in evaluation mode.
-
-    Args:
-        source: directory or hub id.
-        revision: branch, tag or commit of a hub repository, by default its main branch.
-
-    Raises:
-        DeiTLTError: there is no model, or one of another type, or one that lacks a head.
-
-    Example:
-        >>> model = load_student("demo-output/student")  # doctest: +SKIP
-    """
+    """The student in a directory or hub repository, in evaluation mode, with every weight taken from its file."""
     config = load_student_config(source, revision)
-    with loading(source):
-        check_size(DeiTLTForImageClassification, config, source, revision)
-        model, report = DeiTLTForImageClassification.from_pretrained(
-            source, revision=revision, output_loading_info=True
-        )
+    model, report = load_model(DeiTLTForImageClassification, config, source, revision)
     lost = sorted(report["missing_keys"]) or sorted(key for key, *_ in report["mismatched_keys"])
     if lost:  # training may begin so, predictions would be random
         raise DeiTLTError(f"{source} has no {lost[0]} that fits its configuration; pass a student that is whole")
+    return model
+
+
+def load_any_classifier(source: str, revision: str | None = None, what: str = "a model") -> PreTrainedModel:
+    """The image classifier in a directory or hub repository, a student or any other, in evaluation mode."""
+    config = load_any_config(source, revision, what)
+    return load_model(AutoModelForImageClassification, config, source, revision, what)[0]
+
+
+def load_model(
+    auto_class: Any, config: PreTrainedConfig, source: str, revision: str | None, what: str = "a model", **options: Any
+) -> tuple[Any, dict[str, Any]]:
+    """A model in evaluation mode, with finite weights and no more than its files hold, and the report of its loading.
+
+    `options` go to `auto_class.from_pretrained`.
+    """
+    with loading(source, what):
+        check_size(auto_class, config, source, revision)
+        model, report = auto_class.from_pretrained(
+            source, revision=revision, trust_remote_code=False, output_loading_info=True, **options
+        )
     check_finite(model, source)
-    return model.eval()
+    return model.eval(), report
 
 
 def load_student_config(source: str, revision: str | None = None) -> DeiTLTConfig:
-    """The configuration of the student in a directory or a hub repository.
-
-    Raises:
-        DeiTLTError: there is no model, or one of another type.
-
-    Example:
-        >>> load_student_config("demo-output/student").image_size  # doctest: +SKIP
-        16
-    """
+    """The configuration of the student in a directory or hub repository."""
     config = load_any_config(source, revision)
     if config.model_type != DeiTLTConfig.model_type:
         raise DeiTLTError(
@@ -77,39 +74,8 @@ def load_student_config(source: str, revision: str | None = None) -> DeiTLTConfi
     return config
 
 
-def load_any_classifier(source: str, revision: str | None = None, what: str = "a model") -> PreTrainedModel:
-    """The image classifier in a directory or a hub repository, a student or any other, in evaluation mode.
-
-    Args:
-        source: directory or hub id.
-        revision: branch, tag or commit of a hub repository, by default its main branch.
-        what: is loaded, for messages.
-
-    Raises:
-        DeiTLTError: there is no image classifier, or one with values or weights that nothing can be classified with.
-
-    Example:
-        >>> load_any_classifier("google/vit-base-patch16-224").config.model_type  # doctest: +SKIP
-        'vit'
-    """
-    config = load_any_config(source, revision, what)
-    with loading(source, what):
-        check_size(AutoModelForImageClassification, config, source, revision)
-        model = AutoModelForImageClassification.from_pretrained(source, revision=revision, trust_remote_code=False)
-    check_finite(model, source)
-    return model.eval()
-
-
 def load_any_config(source: str, revision: str | None = None, what: str = "a model") -> PreTrainedConfig:
-    """The configuration of the model in a directory or a hub repository.
-
-    Raises:
-        DeiTLTError: there is none, or one with values that no image classifier has; see `check_config`.
-
-    Example:
-        >>> load_any_config("google/vit-base-patch16-224").model_type  # doctest: +SKIP
-        'vit'
-    """
+    """The configuration of the model in a directory or hub repository, after `check_config`."""
     check_config(source, revision)
     with loading(source, what):
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
@@ -117,16 +83,7 @@ def load_any_config(source: str, revision: str | None = None, what: str = "a mod
 
 @contextmanager
 def loading(source: str, what: str = "a model") -> Iterator[None]:
-    """Inside, every error is that the model cannot be loaded: a stranger's files can make the loader fail in any way.
-
-    Example:
-        >>> try:
-        ...     with loading("student"):
-        ...         raise KeyError("hidden_size")
-        ... except DeiTLTError as error:
-        ...     print(str(error)[:71])
-        cannot load a model from student: KeyError: 'hidden_size'; pass a direc
-    """
+    """Turn every error inside into "cannot load a model": a stranger's files can make a loader fail in any way."""
     try:
         yield
     except DeiTLTError:
@@ -138,48 +95,26 @@ def loading(source: str, what: str = "a model") -> Iterator[None]:
 
 
 def load_image_processor(source: str, revision: str | None = None) -> BaseImageProcessor:
-    """The image processor beside a model.
-
-    Raises:
-        DeiTLTError: there is none.
-    """
+    """The image processor that is saved with a model."""
     try:
         check_processor(source, revision)
         return AutoImageProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:  # a stranger's file can make the loader fail in any way
-        is_there = Path(source, "preprocessor_config.json").is_file()
-        reason = "" if Path(source).is_dir() and not is_there else f": {loading_reason(source, error)}"
-        what = "an image processor that cannot be read" if is_there else "no image processor"
+        has_file = Path(source, "preprocessor_config.json").is_file()
+        reason = "" if Path(source).is_dir() and not has_file else f": {loading_reason(source, error)}"
+        what = "an image processor that cannot be read" if has_file else "no image processor"
         raise DeiTLTError(f"{source} has {what} (preprocessor_config.json){reason}; save one with the model") from error
 
 
 def load_run_settings(source: str, revision: str | None = None) -> dict[str, Any]:
-    """The settings of the run that made a model, empty where there are none.
-
-    Of a model on the hub those are left out that name something on the machine where it was trained. Relative paths of
-    a run on this machine are those that it was trained with, see `at_recorded_places`.
-
-    Args:
-        source: directory or hub id of the model.
-        revision: branch, tag or commit of a model on the hub.
-
-    Raises:
-        DeiTLTError: they are there and cannot be read.
-
-    Example:
-        >>> load_run_settings("demo-output/student")["data"]  # doctest: +SKIP
-        'digits-lt'
-    """
+    """The settings of the run that made a model, with paths as seen from here; empty where there are none."""
     if is_hub_id(source):
-        return _settings_on_hub(source, revision)
+        try:
+            file = find_file(source, RECIPE_FILE, revision)
+            settings = read_settings(file) if file else None
+        except DeiTLTError:  # a stranger's damaged recipe must not keep a model from being used
+            settings = None
+        return {name: value for name, value in (settings or {}).items() if name not in _PLACES}
     directories = (Path(source), Path(source).parent)  # averaged weights lie in a directory of their run
     found = (read_settings(directory / RECIPE_FILE) for directory in directories)
     return at_recorded_places(next((settings for settings in found if settings is not None), {}), source)
-
-
-def _settings_on_hub(source: str, revision: str | None) -> dict[str, Any]:
-    try:
-        settings = read_settings(Path(hf_hub_download(source, RECIPE_FILE, revision=revision))) or {}
-    except (OSError, ValueError):  # no run's model, or no hub, of which loading the model will speak
-        return {}
-    return {name: value for name, value in settings.items() if name not in _PLACES}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain, count
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -13,7 +14,7 @@ from deitlt_hf.errors import DeiTLTError, printable
 from deitlt_hf.evaluation.attention import WHOLE_PICTURE, Region, draw_attention, pixel_box
 from deitlt_hf.evaluation.measures import EXPERT_LABELS
 from deitlt_hf.files import check_is_writable, whole_file
-from deitlt_hf.inference.classifying import ClassRow, ImageResult
+from deitlt_hf.inference.classifier import ClassRow, ImageResult
 
 SIDE = 320  # of a tile, in pixels
 MARGIN = 24
@@ -25,25 +26,10 @@ LEGEND = "violet: patches that are not looked at; yellow: the one looked at most
 
 
 def attention_panel(image: Image.Image, result: ImageResult, title: str = "picture") -> Image.Image:
-    """The image with a frame around what the model saw, and that part twice more under the attention of each token.
+    """The image with a frame around what the model saw, and this part with the attention of each token drawn over it.
 
-    Below them stand the top classes by the average, by the CLS expert and by the DIST expert. Small images are
-    enlarged, and sides longer than three times the other are shortened to that.
-
-    Args:
-        image: what was classified, in any mode.
-        result: its classes, of which each expert's top ones are shown, and its attention maps.
-        title: above the image, such as the file's name.
-
-    Returns:
-        An RGB picture 1056 pixels wide.
-
-    Example:
-        >>> import numpy as np
-        >>> rows = [ClassRow("lynx", {"average": 0.6, "cls": 0.3, "distillation": 0.8})]
-        >>> maps = {"cls": np.eye(4), "distillation": np.ones((4, 4))}
-        >>> attention_panel(Image.new("RGB", (16, 16)), ImageResult(None, rows, maps)).width
-        1056
+    Below them stand the top classes by the average, the CLS expert and the DIST expert. The picture is RGB and 1056
+    pixels wide.
     """
     picture = upright_rgb(image)
     region = result.region or WHOLE_PICTURE
@@ -67,33 +53,17 @@ def attention_panel(image: Image.Image, result: ImageResult, title: str = "pictu
 
 
 def panel_names(files: Sequence[Path]) -> list[str]:
-    """A name for each file's panel: its own with `.png` at its end, and a number before that where it is taken.
-
-    Example:
-        >>> panel_names([Path("a/lynx.jpg"), Path("b/lynx.jpg"), Path("b/lynx.png")])
-        ['lynx.png', 'lynx-2.png', 'lynx-3.png']
-    """
-    taken: set[str] = set()
-    names = []
+    """A name for each file's panel, such as `lynx.png`, or `lynx-2.png` where that is taken."""
+    names: dict[str, str] = {}  # by lower case: some file systems take upper and lower case for the same
     for file in files:
-        name, number = f"{file.stem}.png", 1
-        while name.lower() in taken:  # some file systems take upper and lower case for the same
-            number += 1
-            name = f"{file.stem}-{number}.png"
-        taken.add(name.lower())
-        names.append(name)
-    return names
+        candidates = chain([f"{file.stem}.png"], (f"{file.stem}-{number}.png" for number in count(2)))
+        name = next(name for name in candidates if name.lower() not in names)
+        names[name.lower()] = name
+    return list(names.values())
 
 
 def check_panels_are_free(directory: Path, names: Sequence[str]) -> None:
-    """Refuse to overwrite.
-
-    Raises:
-        DeiTLTError: `directory` is a file, cannot be made or written, or holds a file of one of the names.
-
-    Example:
-        >>> check_panels_are_free(Path("no/such/directory"), ["lynx.png"])
-    """
+    """Refuse before the work a directory that panels could not be written into, or would overwrite files of."""
     if directory.exists() and not directory.is_dir():
         raise DeiTLTError(f"{directory} is a file; pass a directory for the attention maps")
     check_is_writable(directory)
@@ -103,28 +73,21 @@ def check_panels_are_free(directory: Path, names: Sequence[str]) -> None:
 
 
 def save_panel(result: ImageResult, path: Path) -> None:
-    """Draw the panel of a result's file and write it as PNG; nothing is left half-written.
-
-    Raises:
-        DeiTLTError: the file can no longer be read, or the panel cannot be written.
-
-    Example:
-        >>> save_panel(result, Path("maps/lynx.png"))  # doctest: +SKIP
-    """
+    """Draw the panel of a result's file and write it as PNG; nothing is left half-written."""
     panel = attention_panel(decode_image({"bytes": None, "path": str(result.file)}), result, result.file.name)
     with whole_file(path, "pass another directory") as unfinished:
         panel.save(unfinished, format="PNG")
 
 
 def _display(image: Image.Image, region: Region = WHOLE_PICTURE) -> Image.Image:
-    """A part of the image with a longer side of `SIDE` pixels."""
+    """A part of the image, resized to a longer side of `SIDE` pixels."""
     box = tuple(part * image.size[index % 2] for index, part in enumerate(region))
     if min(region) < 0 or max(region) > 1:  # the image processor padded
         image, box = image.crop(pixel_box(region, image.size)), None
     width, height = image.size if box is None else (box[2] - box[0], box[3] - box[1])
     aspect = min(max(width / height, 1 / LARGEST_ASPECT), LARGEST_ASPECT)
     size = round(SIDE * min(1, aspect)), round(SIDE * min(1, 1 / aspect))
-    if max(width, height) <= SIDE // 4:  # so few pixels are to be seen as such
+    if max(width, height) <= SIDE // 4:  # so few pixels should stay visible as pixels
         return image.resize(size, Image.Resampling.NEAREST, box)
     return image.resize(size, Image.Resampling.BICUBIC, box, reducing_gap=2.0)
 

@@ -1,4 +1,4 @@
-"""Results of classified images as a JSON or CSV file, written while they come."""
+"""Results of classified images as a JSON or CSV file, written one by one."""
 
 from __future__ import annotations
 
@@ -6,29 +6,20 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, repeat
 from pathlib import Path
-from typing import TextIO
 
 from deitlt_hf.data.tables import PREDICTION_COLUMNS
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.measures import EXPERTS
 from deitlt_hf.files import whole_file
-from deitlt_hf.inference.classifying import ImageResult
+from deitlt_hf.inference.classifier import ImageResult
 
 SUFFIXES = (".json", ".csv")
 
-Write = Callable[[ImageResult], None]
-
 
 def check_prediction_file(path: Path) -> None:
-    """Refuse before the work what would fail after it.
-
-    Raises:
-        DeiTLTError: another suffix than `.json` and `.csv`, a file that exists, or a folder that does not.
-
-    Example:
-        >>> check_prediction_file(Path("predictions.csv"))
-    """
+    """Refuse before the work a file that could not be written after it."""
     if path.suffix.lower() not in SUFFIXES:
         raise DeiTLTError(f"output is {path}; pass a name that ends in {' or '.join(SUFFIXES)}")
     if path.exists():
@@ -38,53 +29,33 @@ def check_prediction_file(path: Path) -> None:
 
 
 @contextmanager
-def prediction_file(path: Path) -> Iterator[Write]:
+def prediction_file(path: Path) -> Iterator[Callable[[ImageResult], None]]:
     """Give a function that writes a result; the file appears at the end, complete, or not at all.
 
     JSON is a list of `{"file": ..., "classes": [{"name", "average", "cls", "distillation"}, ...]}`, CSV has a row per
-    file and class with the columns `file, rank, class, average, cls, distillation`. Probabilities are in [0, 1].
-
-    Raises:
-        DeiTLTError: what `check_prediction_file` refuses, or a file that cannot be written.
-
-    Example:
-        >>> with prediction_file(Path("predictions.csv")) as write:  # doctest: +SKIP
-        ...     for result in classifier.stream(files):
-        ...         write(result)
+    file and class. Probabilities are in [0, 1].
     """
     check_prediction_file(path)
-    kind = _csv_rows if path.suffix.lower() == ".csv" else _json_list
-    # A name that is no valid UTF-8 is written as the bytes that it is.
+    # A file name that is not valid UTF-8 is written as the bytes that it is.
     encoding = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-    with (
-        whole_file(path, "pass another --output") as unfinished,
-        unfinished.open("x", **encoding) as file,
-        kind(file) as write,
-    ):
-        yield write
+    with whole_file(path, "pass another --output") as unfinished, unfinished.open("x", **encoding) as file:
+        if path.suffix.lower() == ".csv":
+            table = csv.writer(file)
+            table.writerow(PREDICTION_COLUMNS)
 
+            def write_rows(result: ImageResult) -> None:
+                for rank, row in enumerate(result.rows, start=1):
+                    table.writerow([result.file, rank, row.name, *(row.probability[expert] for expert in EXPERTS)])
 
-@contextmanager
-def _csv_rows(file: TextIO) -> Iterator[Write]:
-    table = csv.writer(file)
-    table.writerow(PREDICTION_COLUMNS)
+            yield write_rows
+            return
 
-    def write(result: ImageResult) -> None:
-        for rank, row in enumerate(result.rows, start=1):
-            table.writerow([result.file, rank, row.name, *(row.probability[expert] for expert in EXPERTS)])
+        separators = chain([""], repeat(",\n"))
 
-    yield write
+        def write_object(result: ImageResult) -> None:
+            classes = [{"name": row.name} | row.probability for row in result.rows]
+            file.write(next(separators) + json.dumps({"file": str(result.file), "classes": classes}))
 
-
-@contextmanager
-def _json_list(file: TextIO) -> Iterator[Write]:
-    separator = "[\n"
-
-    def write(result: ImageResult) -> None:
-        nonlocal separator
-        classes = [{"name": row.name} | row.probability for row in result.rows]
-        file.write(separator + json.dumps({"file": str(result.file), "classes": classes}))
-        separator = ",\n"
-
-    yield write
-    file.write("[]\n" if separator == "[\n" else "\n]\n")
+        file.write("[\n")
+        yield write_object
+        file.write("\n]\n")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.attention import attention_maps
 from deitlt_hf.evaluation.two_tokens import run_two_tokens
 from deitlt_hf.foreign.configurations import INDEX_FILE, find_file
-from deitlt_hf.inference.exported_student import quiet_exporters
 from deitlt_hf.inference.loading import load_student, load_student_config
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
@@ -22,20 +25,19 @@ from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassificati
 ONNX_FILE = "model.onnx"
 PROGRAM_FILE = "model.pt2"
 INSTALL_ONNX = "pip install 'deitlt-hf[onnx]'"
-_WEIGHT_FILES = ("model.safetensors", INDEX_FILE)
 
 
 @dataclass
 class HeadOutputs:
-    """Both heads' logits, float32 `(batch, classes)`; attention maps `(batch, rows, cols)` where there are any."""
+    """Both heads' logits, float32 `(batch, classes)`, and, from PyTorch, attention maps `(batch, rows, cols)`."""
 
-    cls_logits: np.ndarray
-    distillation_logits: np.ndarray
-    attention: dict[str, np.ndarray] | None = None
+    cls_logits: torch.Tensor
+    distillation_logits: torch.Tensor
+    attention: dict[str, torch.Tensor] | None = None
 
 
 class Runtime(Protocol):
-    """Runs a student on `(batch, channels, height, width)` float32 pixel values."""
+    """Runs a student on `(batch, channels, height, width)` float32 pixel values; gives tensors on the CPU."""
 
     name: str
     config: DeiTLTConfig
@@ -44,17 +46,7 @@ class Runtime(Protocol):
 
 
 class TorchRuntime:
-    """A student in PyTorch, where its weights are; the only runtime that says where the tokens look.
-
-    Example:
-        >>> from deitlt_hf import DeiTLTConfig
-        >>> config = DeiTLTConfig(
-        ...     image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, num_labels=10
-        ... )
-        >>> runtime = TorchRuntime(DeiTLTForImageClassification(config).eval())
-        >>> runtime(torch.zeros(2, 3, 32, 32)).cls_logits.shape
-        (2, 10)
-    """
+    """A student in PyTorch, on the device of its weights; the only runtime that says where the tokens look."""
 
     name = "torch"
 
@@ -65,16 +57,12 @@ class TorchRuntime:
     @torch.inference_mode()
     def __call__(self, pixel_values: torch.Tensor) -> HeadOutputs:
         cls_logits, distillation_logits, weights = run_two_tokens(self.model, pixel_values.to(self.model.device))
-        maps = {token: map.cpu().numpy() for token, map in attention_maps(weights, self.config).items()}
-        return HeadOutputs(cls_logits.float().cpu().numpy(), distillation_logits.float().cpu().numpy(), maps)
+        maps = {token: map.cpu() for token, map in attention_maps(weights, self.config).items()}
+        return HeadOutputs(cls_logits.float().cpu(), distillation_logits.float().cpu(), maps)
 
 
 class OnnxRuntime:
-    """A student that `deitlt export --format onnx` wrote, on the CPU.
-
-    Example:
-        >>> runtime = OnnxRuntime("exported/model.onnx", config)  # doctest: +SKIP
-    """
+    """A student that `deitlt export --format onnx` wrote, on the CPU."""
 
     name = "onnx"
 
@@ -84,17 +72,11 @@ class OnnxRuntime:
 
     def __call__(self, pixel_values: torch.Tensor) -> HeadOutputs:
         names = ["cls_logits", "distillation_logits"]
-        return HeadOutputs(*self.session.run(names, {"pixel_values": pixel_values.numpy()}))
+        return HeadOutputs(*map(torch.from_numpy, self.session.run(names, {"pixel_values": pixel_values.numpy()})))
 
 
 class ExportedRuntime:
-    """A student that `deitlt export --format torch` wrote.
-
-    Loading one can run code that its file brings: torch unpickles parts of it, and its graph names what is called.
-
-    Example:
-        >>> runtime = ExportedRuntime("exported/model.pt2", config)  # doctest: +SKIP
-    """
+    """A student that `deitlt export --format torch` wrote; loading such a file can run any code in it."""
 
     name = "exported"
 
@@ -109,18 +91,31 @@ class ExportedRuntime:
     @torch.inference_mode()
     def __call__(self, pixel_values: torch.Tensor) -> HeadOutputs:
         _, cls_logits, distillation_logits = self.program(pixel_values)
-        return HeadOutputs(cls_logits.numpy(), distillation_logits.numpy())
+        return HeadOutputs(cls_logits, distillation_logits)
+
+
+def load_runtime(source: str, revision: str | None = None) -> Runtime:
+    """The student in a directory or hub repository, in the runtime that its files are for; PyTorch weights come first.
+
+    PyTorch runs on the accelerator if there is one.
+    """
+    config = load_student_config(source, revision)  # first, since it says at once why nothing can be loaded
+    if not any(find_file(source, name, revision) for name in ("model.safetensors", INDEX_FILE)):
+        if (file := find_file(source, ONNX_FILE, revision)) is not None:
+            return OnnxRuntime(file, config)
+        if (file := find_file(source, PROGRAM_FILE, revision)) is not None:
+            if not Path(source).is_dir():
+                raise DeiTLTError(
+                    f"{source} holds a torch.export program, and loading one can run any code; if you trust its owner, "
+                    "download it and pass the directory"
+                )
+            return ExportedRuntime(file, config)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return TorchRuntime(load_student(source, revision).to(accelerator or "cpu"))
 
 
 def onnx_session(file: str | os.PathLike[str]):
-    """An `onnxruntime.InferenceSession` on the CPU.
-
-    Raises:
-        DeiTLTError: ONNX Runtime is not installed, or the file is no model.
-
-    Example:
-        >>> session = onnx_session("exported/model.onnx")  # doctest: +SKIP
-    """
+    """An `onnxruntime.InferenceSession` on the CPU."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -135,33 +130,14 @@ def onnx_session(file: str | os.PathLike[str]):
         raise DeiTLTError(f"{file} is no ONNX model that ONNX Runtime loads; export it anew") from error
 
 
-def load_runtime(source: str, revision: str | None = None) -> Runtime:
-    """The student in a directory or hub repository, with whatever runs what lies there; PyTorch weights come first.
-
-    Raises:
-        DeiTLTError: there is no model or one of another type, or what would run it is not installed.
-
-    Example:
-        >>> load_runtime("demo-output/student").name  # doctest: +SKIP
-        'torch'
-    """
-    config = load_student_config(source, revision)  # first, since it says at once why nothing can be loaded
-    if not any(find_file(source, name, revision) for name in _WEIGHT_FILES):
-        for name, runtime in ((ONNX_FILE, OnnxRuntime), (PROGRAM_FILE, ExportedRuntime)):
-            file = find_file(source, name, revision)
-            if file is not None:
-                _check_trusted(source, name)
-                return runtime(file, config)
-    return TorchRuntime(load_student(source, revision).to(_device()))
-
-
-def _check_trusted(source: str, name: str) -> None:
-    if name == PROGRAM_FILE and not Path(source).is_dir():
-        raise DeiTLTError(
-            f"{source} holds a torch.export program, and loading one can run any code; if you trust its owner, "
-            "download it and pass the directory"
-        )
-
-
-def _device() -> torch.device:
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+@contextmanager
+def quiet_exporters() -> Iterator[None]:
+    """Keep the progress messages of exporters off the terminal; their errors are exceptions anyway."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # onnxscript 0.6 prints
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

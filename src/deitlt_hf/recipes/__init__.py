@@ -17,23 +17,12 @@ def recipe_names() -> list[str]:
 
 
 def is_teacher_recipe(name: str) -> bool:
-    """Whether a recipe is for `deitlt teacher`, as those are whose names hold `-teacher`.
-
-    What follows says how it differs: `-ldam` for the paper's ablations, `-strong` and `-no-sam` for its comparisons.
-
-    Example:
-        >>> is_teacher_recipe("cifar10-lt-small-teacher-no-sam"), is_teacher_recipe("cifar10-lt-small-no-drw")
-        (True, False)
-    """
+    """Whether a recipe is for `deitlt teacher`, as those are whose names hold `-teacher`."""
     return re.search("-teacher(-|$)", name) is not None
 
 
 def recipe_text(name_or_file: str) -> str:
-    """The YAML of a recipe that comes with the package, or of a file.
-
-    Raises:
-        DeiTLTError: it is neither; near names are suggested.
-    """
+    """The YAML of a recipe that comes with the package, or of a file."""
     if name_or_file in recipe_names():
         return files(__name__).joinpath(f"{name_or_file}.yaml").read_text()
     if Path(name_or_file).is_file():
@@ -44,16 +33,7 @@ def recipe_text(name_or_file: str) -> str:
 
 
 def load_recipe(name_or_file: str) -> dict[str, Any]:
-    """The settings of a recipe.
-
-    Raises:
-        DeiTLTError: an unknown recipe, or a file that does not hold settings.
-
-    Example:
-        >>> from deitlt_hf.recipes import load_recipe
-        >>> load_recipe("cifar10-lt-if100")["drw_start_epoch"]
-        1100
-    """
+    """The settings of a recipe."""
     import yaml
 
     try:

@@ -59,19 +59,7 @@ class ReferenceFile:
 
 
 def read_reference_file(path: Path, use_ema: bool = False) -> ReferenceFile:
-    """Read a checkpoint with the unpickler that builds tensors, containers and the listed types, and calls nothing.
-
-    Args:
-        path: The file.
-        use_ema: Take the weights at `model_ema` instead of those at `model` (students) or `state_dict` (teachers).
-
-    Raises:
-        DeiTLTError: no such file, not a checkpoint or a truncated one, another type pickled in it, or no such weights.
-
-    Example:
-        >>> read_reference_file(Path("checkpoint.pth")).is_student  # doctest: +SKIP
-        True
-    """
+    """Read a checkpoint with the unpickler that builds tensors, containers and the listed types, and calls nothing."""
     checkpoint = _load_safely(path)
     return ReferenceFile(path, _weights(checkpoint, use_ema, path), checkpoint.get("args"))
 

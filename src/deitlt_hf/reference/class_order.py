@@ -25,16 +25,7 @@ def find_class_order(
     class_counts: Sequence[int] | None = None,
     class_order: Sequence[int] | None = None,
 ) -> list[int]:
-    """The data set's index of each of the file's classes: as given, as the file says, or by falling frequency.
-
-    Raises:
-        DeiTLTError: a wrong number of counts, an order that is no permutation or not the file's, or neither where the
-            file's order can only be told from them.
-
-    Example:
-        >>> find_class_order(ReferenceFile(Path("cifar.pth"), {}), num_labels=3)
-        [0, 1, 2]
-    """
+    """The data set's index of each of the file's classes: as given, as the file says, or by falling frequency."""
     if class_counts is not None and len(class_counts) != num_labels:
         raise DeiTLTError(
             f"class_counts has {len(class_counts)} entries for the {num_labels} classes of {file.path}; pass the "
@@ -65,25 +56,7 @@ def find_class_order(
 
 
 def frequency_order(class_counts: Sequence[int]) -> list[int]:
-    """`numpy.argsort(-class_counts)` as the reference's NumPy computes it, the order of equal counts included.
-
-    ImageNet-LT and iNaturalist-2018 have many classes with the same count, and how those are ordered is left to the
-    sorting algorithm. The reference ran on NumPy 1.24, whose introsort is the same on every machine; later versions
-    sort with vector instructions where the processor has them, which orders equal counts differently. So the algorithm
-    is written out here: quicksort with the median of three as pivot, insertion sort for at most 16 elements, and
-    heapsort for partitions that shrink too slowly (Musser 1997). Where a checkpoint was made with another NumPy, only
-    its own order is certain: the `class_map` in the file, or `class_order`.
-
-    Args:
-        class_counts: Training images per class.
-
-    Returns:
-        Indices of the classes, the most frequent first.
-
-    Example:
-        >>> frequency_order([3, 9, 5])
-        [1, 2, 0]
-    """
+    """`numpy.argsort(-class_counts)` as the reference's NumPy computes it, the order of equal counts included."""
     keys = [-int(count) for count in class_counts]
     order = list(range(len(keys)))
     if len(order) < 2:
@@ -157,31 +130,12 @@ def _heapsorted(heap: list[int], keys: list[int]) -> list[int]:
 
 
 def read_class_counts(path: str | os.PathLike[str]) -> list[int]:
-    """Training images per class of a list in the published format of ImageNet-LT and iNaturalist-2018.
-
-    Returns:
-        As many counts as the largest label has classes up to it.
-
-    Raises:
-        DeiTLTError: what `read_list` refuses.
-
-    Example:
-        >>> len(read_class_counts("ImageNet_LT_train.txt"))  # doctest: +SKIP
-        1000
-    """
+    """Training images per class of a list in the published format of ImageNet-LT and iNaturalist-2018."""
     return read_list(path).class_counts(0).tolist()
 
 
 def read_class_order(path: str | os.PathLike[str]) -> list[int]:
-    """The data set's index of each of a checkpoint's classes, one a line.
-
-    Raises:
-        DeiTLTError: a file that cannot be read, or a line that is no index.
-
-    Example:
-        >>> len(read_class_order("order.txt"))  # doctest: +SKIP
-        1000
-    """
+    """The data set's index of each of a checkpoint's classes, one a line."""
     lines = read_lines(path, "a class order")
     wrong = next((line for line in lines if not line.strip().isdecimal()), None)
     if wrong is not None:
@@ -190,11 +144,7 @@ def read_class_order(path: str | os.PathLike[str]) -> list[int]:
 
 
 def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
-    """The lines of a text file that are not blank.
-
-    Raises:
-        DeiTLTError: the file cannot be read, is not UTF-8, or is empty.
-    """
+    """The lines of a text file that are not blank."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -102,22 +102,7 @@ def convert_and_describe(
 
 
 def save_model_and_processor(model: PreTrainedModel, out_dir: str | os.PathLike[str]) -> None:
-    """Write a converted model and the image processor that it was trained with into a new directory, or nothing.
-
-    transformers' timm wrapper has its image processor's settings in its `config.json`.
-
-    Args:
-        model: A converted model.
-        out_dir: Directory to make; it must be absent or empty.
-
-    Raises:
-        DeiTLTError: `out_dir` is a file or holds something, or cannot be written.
-
-    Example:
-        >>> from deitlt_hf import convert_reference_checkpoint
-        >>> from deitlt_hf.reference.convert import save_model_and_processor
-        >>> save_model_and_processor(convert_reference_checkpoint("checkpoint.pth"), "student")  # doctest: +SKIP
-    """
+    """Write a converted model and the image processor that it was trained with into a new directory, or nothing."""
     with new_directory(out_dir) as unfinished:
         model.save_pretrained(unfinished)
         if model.config.model_type != "timm_wrapper":

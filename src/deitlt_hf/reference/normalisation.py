@@ -26,17 +26,7 @@ _INATURALIST_2018_CLASSES = 8142
 
 
 def normalisation_of(config: PreTrainedConfig) -> Normalisation:
-    """What the published implementation subtracts and divides by when it trains such a model.
-
-    The students see ImageNet's normalisation on every data set, and in distillation so do their teachers, although
-    LDAM's and PaCo's training code gives those CIFAR's own on CIFAR and iNaturalist's own on iNaturalist-2018. No file
-    says which; the kind of network and the number of classes do.
-
-    Example:
-        >>> from deitlt_hf import CifarResNetConfig
-        >>> normalisation_of(CifarResNetConfig()).name
-        'CIFAR'
-    """
+    """What the published implementation subtracts and divides by when it trains such a model."""
     if config.model_type == "cifar_resnet":
         return CIFAR
     if config.model_type != "deit_lt" and config.num_labels == _INATURALIST_2018_CLASSES:

@@ -41,10 +41,7 @@ _LAYER = re.compile(r"blocks\.(\d+)\.(.+)\.(weight|bias)")
 def convert_student(
     file: ReferenceFile, num_attention_heads: int | None = None
 ) -> tuple[DeiTLTForImageClassification, State, str]:
-    """A student of the file's size with random weights, the file's tensors under its names, and what it is.
-
-    `config.class_counts` are those in the file's arguments, if any.
-    """
+    """A student of the file's size with random weights, the file's tensors under its names, and what it is."""
     config = _config(file, num_attention_heads)
     description = (
         f"DeiT-LT student, {config.num_hidden_layers} layers, hidden size {config.hidden_size}, "

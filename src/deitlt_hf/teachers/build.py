@@ -34,25 +34,7 @@ CIFAR_RESNET = CifarResNetConfig.model_type
 def make_classifier(
     architecture: str, image_size: int, label_maps: Mapping[str, dict], *, classifier: str = "linear", depth: int = 32
 ) -> PreTrainedModel:
-    """An image classifier with random weights.
-
-    Args:
-        architecture: `"cifar_resnet"`; a timm model, such as `"resnet50"`; or a model type of transformers in its
-            default configuration, such as `"resnet"`, which is a ResNet-50 too.
-        image_size: side, in pixels, of the images that it is trained on; its configuration says so.
-        label_maps: `id2label` and `label2id`.
-        classifier: `"linear"`, or `"cosine"` for LDAM, with `"cifar_resnet"` and timm models.
-        depth: layers of `"cifar_resnet"`.
-
-    Raises:
-        ValueError: an unknown architecture, near names are suggested; or a classifier or depth that it does not have.
-
-    Example:
-        >>> labels = {"id2label": {0: "cat", 1: "lynx"}, "label2id": {"cat": 0, "lynx": 1}}
-        >>> model = make_classifier("test_resnet", 40, labels)
-        >>> model.config.model_type, model.config.pretrained_cfg["input_size"]
-        ('timm_wrapper', [3, 40, 40])
-    """
+    """An image classifier with random weights."""
     check_architecture(architecture, classifier, depth)
     if architecture == CIFAR_RESNET:
         config = CifarResNetConfig(depth=depth, classifier=classifier, image_size=image_size, **label_maps)
@@ -67,14 +49,7 @@ def make_classifier(
 
 
 def check_architecture(architecture: str, classifier: str, depth: int) -> None:
-    """Refuse what `make_classifier` cannot make.
-
-    Raises:
-        ValueError: as there.
-
-    Example:
-        >>> check_architecture("resnet50", "cosine", depth=32)
-    """
+    """Refuse what `make_classifier` cannot make."""
     one_of("classifier", classifier, CLASSIFIERS)
     if architecture == CIFAR_RESNET:
         CifarResNetConfig(depth=depth)
@@ -88,21 +63,7 @@ def check_architecture(architecture: str, classifier: str, depth: int) -> None:
 
 
 def load_classifier(source: str, image_size: int, label_maps: Mapping[str, dict]) -> PreTrainedModel:
-    """An image classifier with the weights of a directory or hub id, and a new head where classes are others.
-
-    Args:
-        source: any image classifier of transformers or timm, such as `timm/resnet50.a1_in1k`.
-        image_size: side, in pixels, of the images that it goes on with; its configuration says so.
-        label_maps: `id2label` and `label2id`.
-
-    Raises:
-        DeiTLTError: there is no model, or one with NaN or infinite weights.
-        ValueError: other weights than the head's are missing or have another shape.
-
-    Example:
-        >>> labels = {"id2label": {0: "cat", 1: "lynx"}, "label2id": {"cat": 0, "lynx": 1}}
-        >>> model = load_classifier("microsoft/resnet-50", 224, labels)  # doctest: +SKIP
-    """
+    """An image classifier with the weights of a directory or hub id, and a new head where classes are others."""
     config = load_any_config(source)
     config.id2label, config.label2id = label_maps["id2label"], label_maps["label2id"]
     if config.model_type == TimmWrapperConfig.model_type:

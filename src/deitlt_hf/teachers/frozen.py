@@ -17,28 +17,7 @@ from deitlt_hf.teachers.pixels import TEACHER_PIXELS, read_own_pixels
 
 
 class FrozenTeacher:
-    """Labels batches of the student's pixels with an image classifier that no longer learns.
-
-    Args:
-        model: any image classifier of transformers, or a directory or hub id to load one from.
-        student: its `id2label` gives the order of the logits; classes are matched by name.
-        device: where the teacher runs.
-        pixels: `"reference"` (default) shows the teacher the student's own normalised pixels at the teacher's image
-            size, as the reference does; `"own"` shows them at the size and with the mean and standard deviation of the
-            teacher's image processor; `"student"` shows them as they are. Resizing is bicubic without antialiasing.
-
-    Raises:
-        DeiTLTError: the teacher or, where it is needed, its image processor cannot be loaded; the teacher lacks a class
-            of the student's, or has several of its name; it has NaN or infinite weights; or `pixels` is none of the
-            above.
-
-    Example:
-        >>> from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
-        >>> student = CifarResNetForImageClassification(CifarResNetConfig(id2label={0: "cat", 1: "lynx"}))
-        >>> model = CifarResNetForImageClassification(CifarResNetConfig(id2label={0: "lynx", 1: "cat", 2: "dog"}))
-        >>> FrozenTeacher(model, student, device="cpu")(torch.zeros(4, 3, 64, 64)).shape
-        torch.Size([4, 2])
-    """
+    """Labels batches of the student's pixels with an image classifier that no longer learns."""
 
     def __init__(
         self,

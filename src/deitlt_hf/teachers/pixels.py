@@ -18,17 +18,7 @@ TEACHER_PIXELS = ("reference", "own", "student")
 
 @dataclass
 class OwnPixels:
-    """What a teacher's image processor makes of an image.
-
-    Args:
-        mean, std: per channel, of values in [0, 1]; one value stands for all channels.
-        size: height and width in pixels, or None for any.
-
-    Example:
-        >>> scale, shift = OwnPixels([0.5], [0.5], (224, 224)).from_students()
-        >>> [round(factor, 3) for factor in scale.flatten().tolist()]  # ImageNet's standard deviations over 0.5
-        [0.458, 0.448, 0.45]
-    """
+    """What a teacher's image processor makes of an image."""
 
     mean: list[float]
     std: list[float]
@@ -44,19 +34,7 @@ class OwnPixels:
 
 
 def read_own_pixels(teacher: PreTrainedModel) -> OwnPixels:
-    """Read the image processor of a teacher.
-
-    Args:
-        teacher: a model of timm's, which says all itself, or one that was loaded from a directory or the hub.
-
-    Raises:
-        DeiTLTError: there is no image processor.
-
-    Example:
-        >>> teacher = AutoModelForImageClassification.from_pretrained("timm/resnet50.a1_in1k")  # doctest: +SKIP
-        >>> read_own_pixels(teacher).size  # doctest: +SKIP
-        (224, 224)
-    """
+    """Read the image processor of a teacher."""
     of_timm = getattr(teacher.config, "pretrained_cfg", None)
     if of_timm:
         data = resolve_data_config(of_timm)
@@ -77,13 +55,7 @@ def read_own_pixels(teacher: PreTrainedModel) -> OwnPixels:
 
 
 def pixels_of(processor: BaseImageProcessor) -> OwnPixels:
-    """What an image processor makes of an image.
-
-    Example:
-        >>> from deitlt_hf.data.views import image_processor
-        >>> pixels_of(image_processor(32)).size
-        (32, 32)
-    """
+    """What an image processor makes of an image."""
     normalises = getattr(processor, "do_normalize", True)
     mean, std = (getattr(processor, name, None) if normalises else None for name in ("image_mean", "image_std"))
     crops, resizes = getattr(processor, "do_center_crop", False), getattr(processor, "do_resize", True)
