@@ -16,7 +16,7 @@ def run(argv: Sequence[str]) -> None:
     options = _parser().parse_args(argv)
 
     from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.evaluation.accuracy import EXPERTS
+    from deitlt_hf.evaluation.measures import EXPERTS
     from deitlt_hf.inference.classifier import ExpertClassifier, find_images
     from deitlt_hf.inference.panels import check_panels_are_free, panel_names
     from deitlt_hf.inference.prediction_files import check_prediction_file, prediction_file

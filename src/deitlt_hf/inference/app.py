@@ -18,8 +18,8 @@ from PIL import Image
 
 from deitlt_hf.data.images import BadImage, decode_image
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.accuracy import EXPERT_LABELS, EXPERTS
 from deitlt_hf.evaluation.attention import TOKENS, draw_attention, shrink
+from deitlt_hf.evaluation.measures import EXPERT_LABELS, EXPERTS
 from deitlt_hf.inference.app_examples import ExamplePicture, class_caption
 from deitlt_hf.inference.classifier import ExpertClassifier
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig

@@ -15,9 +15,9 @@ from transformers.image_processing_utils import BaseImageProcessor
 from deitlt_hf.data.files import PassedOver, files_in
 from deitlt_hf.data.images import IMAGE_SUFFIXES, BadImage, decode_image
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.accuracy import EXPERTS
 from deitlt_hf.evaluation.attention import seen_region, sides
-from deitlt_hf.evaluation.predicting import expert_logits
+from deitlt_hf.evaluation.evaluate import expert_logits
+from deitlt_hf.evaluation.measures import EXPERTS
 from deitlt_hf.inference.loading import load_image_processor
 from deitlt_hf.inference.runtimes import Runtime, load_runtime
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
