@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 logger = logging.getLogger("deitlt_hf")
@@ -33,6 +34,28 @@ def notice(message: str) -> None:
     """Say in one line how data or settings were read, where they can be read in two ways; once per launch."""
     if os.environ.get("RANK", "0") == "0":
         logger.warning("%s", printable(message))
+
+
+def some(names: Iterable[object], shown: int = 3) -> str:
+    """The first of several names, for a message.
+
+    Example:
+        >>> some(["a", "b", "c", "d", "e"])
+        "'a', 'b', 'c' and 2 more"
+    """
+    names = [repr(str(name)) for name in names]
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def counted(number: int, what: str) -> str:
+    """A number with its noun.
+
+    Example:
+        >>> counted(1, "image"), counted(2, "class"), counted(3, "directory")
+        ('1 image', '2 classes', '3 directories')
+    """
+    many = what[:-1] + "ies" if what.endswith("y") else what + ("es" if what.endswith("s") else "s")
+    return f"{number} {what if number == 1 else many}"
 
 
 class DeiTLTError(ValueError):

@@ -1,13 +1,63 @@
-"""Identical images in a data set, found by the hashes of their files."""
+"""Identical images, known by the hashes of their files."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from deitlt_hf.data.readable import cache_file, look_at_images
+from deitlt_hf.files import whole_file
 
 EXAMPLES, MEMBERS_SHOWN = 5, 4
+
+_HASH_BYTES = 16
+_WORTH_KEEPING = 1.0  # seconds that hashing took
+_BAR_AFTER = 2.0  # seconds
+
+
+def image_hashes(dataset: Dataset, split: str) -> np.ndarray:
+    """The hash `(images, 2)` uint64 of what is stored of each image: its file, or the bytes in the table.
+
+    No image is decoded. An image at an address, or whose file cannot be read, has the hash of its path. What took more
+    than a second is kept in the cache of `datasets` until the data change: the rows, or a file that they refer to.
+    """
+    cache = cache_file(dataset, "hashes", ".npy")
+    if cache.is_file():
+        return np.load(cache)
+    started = time.perf_counter()
+    looked = look_at_images(dataset, _hash_of_image, desc=f"hashing {split} images", delay=_BAR_AFTER)
+    hashes = np.frombuffer(b"".join(digest for _, _, digest in looked), np.uint64).reshape(-1, 2)
+    if time.perf_counter() - started > _WORTH_KEEPING:
+        with whole_file(cache) as unfinished:  # several processes may hash at once
+            np.save(unfinished, hashes)
+    return hashes
+
+
+def hash_of(content: bytes) -> bytes:
+    """The 16 bytes that stand for the file of an image."""
+    return hashlib.blake2b(content, digest_size=_HASH_BYTES).digest()
+
+
+def _hash_of_image(image: Mapping[str, Any] | None) -> bytes:
+    image = image or {}
+    if image.get("bytes") is not None:
+        return hash_of(image["bytes"])
+    path = image.get("path") or ""
+    try:
+        if os.path.isfile(path):  # a named pipe would wait for ever
+            with open(path, "rb") as file:
+                return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_HASH_BYTES)).digest()
+    except (OSError, ValueError):  # ValueError: a path with a null in it
+        pass
+    return hash_of(b"path " + os.fsencode(path))
 
 
 @dataclass
@@ -39,13 +89,7 @@ def find_duplicates(
     readable: Mapping[str, np.ndarray],
     name_of: Callable[[str, int], str],
 ) -> Duplicates:
-    """Group the images of all splits by hash.
-
-    Args:
-        hashes: of each split, `train` first, `(images, 2)` uint64: 16 bytes of each image's hash.
-        labels: of each split, `(images,)` ints.
-        readable: of each split, `(images,)` bools; the others are left out.
-        name_of: names an image by its split and position, for the examples.
+    """Group the readable images of all splits, `train` first, by their hashes `(images, 2)`.
 
     Example:
         >>> hashes = {"train": np.array([[1, 1], [2, 2], [1, 1]], np.uint64), "test": np.array([[1, 1]], np.uint64)}
@@ -55,47 +99,36 @@ def find_duplicates(
         Duplicates(groups=1, copies=2, within={'train': 1, 'test': 0}, across=1, in_train={'test': 1}, conflicting=1, \
 examples=[['train 0', 'train 2', 'test 0']])
     """
-    names = list(hashes)
-    kept = {name: np.flatnonzero(readable[name]) for name in names}
-    keys = np.concatenate([hashes[name][kept[name]] for name in names])
-    split_of = np.repeat(np.arange(len(names), dtype=np.int8), [len(kept[name]) for name in names])
-    position = np.concatenate([kept[name] for name in names])
-    label = np.concatenate([labels[name][kept[name]] for name in names])
-    order = np.lexsort(keys.T)  # stable: within a group by split and position
-    keys, split_of, position, label = keys[order], split_of[order], position[order], label[order]
-
-    starts = np.flatnonzero(np.r_[True, (keys[1:] != keys[:-1]).any(axis=1)][: len(keys)])
-    sizes = np.diff(np.r_[starts, len(keys)])
-    starts, sizes = starts[sizes > 1], sizes[sizes > 1]
-    group_of = np.repeat(np.arange(len(starts)), sizes)
-    member = np.repeat(starts - np.r_[0, np.cumsum(sizes)[:-1]][: len(starts)], sizes) + np.arange(sizes.sum())
-    split_of, position, label = split_of[member], position[member], label[member]
-
-    in_split = np.stack([np.bincount(group_of[split_of == i], minlength=len(starts)) for i in range(len(names))])
-    across = (in_split > 0).sum(axis=0) > 1
-    conflicting = np.zeros(len(starts), bool)
-    np.logical_or.at(conflicting, group_of, label != label[np.searchsorted(group_of, group_of)])
-    shown = np.lexsort((~across, ~conflicting))[:EXAMPLES]
+    first, *others = hashes
+    tables = {
+        name: pd.DataFrame({"high": of_split[:, 0], "low": of_split[:, 1], "label": labels[name]})[readable[name]]
+        for name, of_split in hashes.items()
+    }
+    images = pd.concat(tables, names=["split", "position"]).reset_index()
+    images = images[images.duplicated(["high", "low"], keep=False)]
+    images["group"] = images.groupby(["high", "low"], sort=False).ngroup()
+    in_split = pd.crosstab(images["group"], images["split"]).reindex(columns=list(hashes), fill_value=0)
+    across = (in_split > 0).sum(axis=1) > 1
+    conflicting = images.groupby("group")["label"].nunique() > 1
+    ranked = pd.DataFrame({"conflicting": conflicting, "across": across})
+    ranked = ranked.sort_values(["conflicting", "across"], ascending=False, kind="stable")
+    members = {group: images[images["group"] == group] for group in ranked.index[:EXAMPLES]}
     return Duplicates(
-        groups=len(starts),
-        copies=int((sizes - 1).sum()),
-        within={name: int((in_split[i] > 1).sum()) for i, name in enumerate(names)},
+        groups=len(in_split),
+        copies=len(images) - len(in_split),
+        within={name: int((in_split[name] > 1).sum()) for name in hashes},
         across=int(across.sum()),
-        in_train={name: int(in_split[i, in_split[0] > 0].sum()) for i, name in enumerate(names) if i},
+        in_train={name: int(in_split.loc[in_split[first] > 0, name].sum()) for name in others},
         conflicting=int(conflicting.sum()),
         examples=[
-            [name_of(names[split_of[i]], int(position[i])) for i in np.flatnonzero(group_of == group)[:MEMBERS_SHOWN]]
-            for group in shown
+            [name_of(split, int(position)) for split, position in zip(of["split"], of["position"], strict=True)]
+            for of in (group.head(MEMBERS_SHOWN) for group in members.values())
         ],
     )
 
 
 def one_of_each_class(hashes: np.ndarray, labels: np.ndarray) -> list[str]:
     """The smallest hash of each class, in hexadecimal, by which a class is known again under another label.
-
-    Args:
-        hashes: `(images, 2)` uint64, see `image_hashes`.
-        labels: `(images,)` ints, each class from 0 up among them.
 
     Example:
         >>> one_of_each_class(np.array([[3, 0], [2, 0], [1, 0]], np.uint64), np.array([0, 0, 1]))
@@ -107,14 +140,6 @@ def one_of_each_class(hashes: np.ndarray, labels: np.ndarray) -> list[str]:
 
 
 def count_in_train(train: np.ndarray, test: np.ndarray) -> int:
-    """How many test images are identical to training images.
-
-    Args:
-        train, test: `(images, 2)` uint64, see `image_hashes`.
-
-    Example:
-        >>> count_in_train(np.array([[1, 1], [2, 2]], np.uint64), np.array([[1, 1], [1, 2], [1, 1]], np.uint64))
-        2
-    """
+    """How many test images are identical to training images, by their hashes `(images, 2)`."""
     known = {row.tobytes() for row in train}
     return sum(row.tobytes() in known for row in test)

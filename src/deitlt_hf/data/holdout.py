@@ -10,10 +10,8 @@ import numpy as np
 from datasets import Dataset
 
 from deitlt_hf.data.columns import labels_of
-from deitlt_hf.data.hashes import image_hashes
-from deitlt_hf.errors import DeiTLTError, notice
-
-_NAMED = 3  # how many classes a message names
+from deitlt_hf.data.duplicates import image_hashes
+from deitlt_hf.errors import DeiTLTError, counted, notice, some
 
 
 @dataclass(frozen=True)
@@ -47,15 +45,6 @@ def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0, kept: 
 
     By these two, a training image of a class that grows out of a few images can become a test image. `kept` of an
     earlier draw prevents that; a run records it.
-
-    Args:
-        dataset: rows with the columns `image` and `label`.
-        test_fraction: share of the images, above 0 and below 1. Default 0.2.
-        seed: of the draw; the same seed gives the same split. Default 0.
-        kept: images that have to stay training images, by their hashes, see `HeldOut`.
-
-    Raises:
-        DeiTLTError: for a fraction out of its range, and where no class gives an image.
 
     Example:
         >>> from datasets import Features, Image, Value
@@ -92,7 +81,12 @@ def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0, kept: 
             f"the data have no test split, and test_fraction {test_fraction:g} of each class's different images "
             "is none: add images, pass a larger test_fraction, or a test split"
         )
-    _say_untested(dataset, [label for label, of in classes.items() if not tested[of].any()])
+    untested = [dataset.features["label"].int2str(label) for label, of in classes.items() if not tested[of].any()]
+    if untested:
+        notice(
+            f"{counted(len(untested), 'class')} {'has' if len(untested) == 1 else 'have'} no test image in the "
+            f"held-out split: {some(untested)}; add images, pass a larger test_fraction, or a test split"
+        )
     is_tested = tested[image_of.reshape(-1)]
     return HeldOut(
         train=dataset.select(np.flatnonzero(~is_tested)),
@@ -104,11 +98,7 @@ def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0, kept: 
 
 
 def check_test_fraction(test_fraction: float) -> None:
-    """Raise `DeiTLTError` unless the fraction is above 0 and below 1.
-
-    Example:
-        >>> check_test_fraction(0.2)
-    """
+    """Refuse a fraction that is not above 0 and below 1."""
     if not 0 < test_fraction < 1:
         raise DeiTLTError(f"test_fraction is {test_fraction}: pass a share above 0 and below 1, such as 0.2")
 
@@ -116,14 +106,3 @@ def check_test_fraction(test_fraction: float) -> None:
 def _number(name: bytes, seed: int) -> float:
     """From 0 to 1, as good as random."""
     return int.from_bytes(hashlib.sha256(b"%d " % seed + name).digest()[:6]) / 2**48
-
-
-def _say_untested(dataset: Dataset, labels: list[int]) -> None:
-    if labels:
-        names = [dataset.features["label"].int2str(label) for label in labels[:_NAMED]]
-        which = ", ".join(map(repr, names)) + (f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else "")
-        classes = "1 class has" if len(labels) == 1 else f"{len(labels)} classes have"
-        notice(
-            f"{classes} no test image in the held-out split: {which}; add images, pass a larger test_fraction, or a "
-            "test split"
-        )

@@ -37,30 +37,14 @@ _FIRST_ON_ITS_SIDE = 5  # from this orientation on, width and height are exchang
 
 
 class BadImage(DeiTLTError):  # noqa: N818 - it is the image that is bad, as in on_bad_image
-    """An image that cannot be read; the message is the reason alone, and whoever catches it knows which image it was.
-
-    Example:
-        >>> try:
-        ...     decode_image({"bytes": b"", "path": None})
-        ... except BadImage as error:
-        ...     print(error)
-        it is empty
-    """
+    """An image that cannot be read; the message is the reason alone, and whoever catches it knows which image it was."""
 
 
 def decode_image(value: Mapping[str, Any] | Image.Image | None) -> Image.Image:
-    """Read an image as `datasets` hands it over and make it upright RGB.
+    """An upright RGB image of `{"bytes": ..., "path": ...}`, where bytes win over a path, or of a PIL image.
 
-    Args:
-        value: `{"bytes": ..., "path": ...}` as `datasets.Image(decode=False)` gives it, where bytes win over a path; or
-            a PIL image.
-
-    Returns:
-        The upright image in mode RGB, see `upright_rgb`.
-
-    Raises:
-        BadImage: for no image, a missing or empty file, a directory, bytes that are no image or are cut off, and more
-            pixels than `PIL.Image.MAX_IMAGE_PIXELS`, Pillow's guard against decompression bombs.
+    `BadImage` is raised for no image, a missing or empty file, a directory, bytes that are no image or are cut off, and
+    more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, Pillow's guard against decompression bombs.
 
     Example:
         >>> decode_image(Image.new("LA", (8, 6))).mode
@@ -70,7 +54,10 @@ def decode_image(value: Mapping[str, Any] | Image.Image | None) -> Image.Image:
         if isinstance(value, Image.Image):
             return upright_rgb(value)
         with Image.open(_source(value)) as image:
-            _check_size(image)
+            # Pillow itself only warns up to twice this many pixels.
+            pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+            if limit is not None and pixels > limit:
+                raise BadImage(f"it has {pixels} pixels, more than PIL.Image.MAX_IMAGE_PIXELS, which is {limit}")
             return upright_rgb(image)
     except BadImage:
         raise
@@ -101,14 +88,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Grey levels of 16 bits are divided by 256. Fractions (mode F) are levels from 0 to 1, whole numbers of 32 bits (mode
     I) from 0 to 255; others are refused: the file does not say what white is, and an image that went by its own largest
     value would be brighter or darker than the others. Transparent pixels keep their colour, as with transformers' image
-    processors.
-
-    Args:
-        image: a PIL image of any mode that Pillow can convert.
-
-    Raises:
-        BadImage: levels of mode F or I that are out of their range, or not finite.
-        OSError, ValueError and others: whatever Pillow raises for damaged data; `decode_image` turns them into one.
+    processors. Pillow's own errors for damaged data pass through.
 
     Example:
         >>> upright_rgb(Image.fromarray(np.full((2, 2), 0x80FF, dtype=np.uint16))).getpixel((0, 0))
@@ -124,15 +104,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def upright_size(value: Mapping[str, Any] | Image.Image) -> tuple[int, int]:
-    """Width and height of the image that `decode_image` would give, from its header.
-
-    Raises:
-        BadImage: as `decode_image` does, as far as the header tells.
-
-    Example:
-        >>> upright_size(Image.new("L", (8, 6)))
-        (8, 6)
-    """
+    """Width and height of the image that `decode_image` would give, from its header; it raises the same errors."""
     try:
         if isinstance(value, Image.Image):
             width, height = value.size
@@ -200,22 +172,11 @@ def _source(value: Mapping[str, Any] | None) -> io.BytesIO | str:
 
 
 def read_bytes(path: str) -> bytes:
-    """The bytes of a local file, or of one that streamed data sets refer to by an address of the hub.
-
-    Example:
-        >>> read_bytes("hf://datasets/owner/name/cat.jpg")  # doctest: +SKIP
-    """
+    """The bytes of a local file, or of one that streamed data sets refer to by an address of the hub."""
     from datasets.utils.file_utils import xopen  # knows hub addresses and archives; only streamed data need it
 
     with xopen(path, "rb") as file:
         return file.read()
-
-
-def _check_size(image: Image.Image) -> None:
-    # Pillow itself only warns up to twice this many pixels.
-    pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
-    if limit is not None and pixels > limit:
-        raise BadImage(f"it has {pixels} pixels, more than PIL.Image.MAX_IMAGE_PIXELS, which is {limit}")
 
 
 def _reason(error: Exception) -> str:

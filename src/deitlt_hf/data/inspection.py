@@ -19,8 +19,7 @@ from datasets import Dataset
 from PIL import Image
 from tqdm import tqdm
 
-from deitlt_hf.data.duplicates import Duplicates, find_duplicates
-from deitlt_hf.data.hashes import digest_of
+from deitlt_hf.data.duplicates import Duplicates, find_duplicates, hash_of
 from deitlt_hf.data.images import BadImage, decode_image
 from deitlt_hf.data.loading import load_long_tailed_dataset
 from deitlt_hf.data.long_tail import class_groups
@@ -284,7 +283,7 @@ def _look_at(value: Mapping[str, Any]) -> _SeenImage | BadImage:
             mode = f"{mode} {_TWELVE_BITS}"
     except BadImage as error:
         return error
-    return _SeenImage(digest_of(value["bytes"]), decoded.size, mode, file_format)
+    return _SeenImage(hash_of(value["bytes"]), decoded.size, mode, file_format)
 
 
 def _with_bytes(value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -6,9 +6,10 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
@@ -19,44 +20,68 @@ from tqdm.auto import tqdm
 
 from deitlt_hf.data.columns import selected
 from deitlt_hf.data.images import REMOTE_HINT, BadImage, decode_image, read_bytes
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, counted
 from deitlt_hf.files import whole_file
 
 ON_BAD_IMAGE = ("error", "skip", "keep")
 SKIP_HINT = "pass on_bad_image='skip' (--on_bad_image skip) to leave such images out"
 
-_CHUNK = 256  # images in memory at a time
+_AT_ONCE = 64  # images in memory, undecoded
+_MAX_THREADS = 16
 _NAMED = 3  # how many images a message names
 
 logger = logging.getLogger("deitlt_hf")
+Seen = TypeVar("Seen")
+
+
+def undecoded(dataset: Dataset) -> Dataset:
+    """The data set with an `image` column of `{"bytes": ..., "path": ...}`, which nothing has tried to decode."""
+    return dataset.with_format(None).cast_column("image", datasets.Image(decode=False))
+
+
+def image_name(index: int, split: str, path: str | None) -> str:
+    """How messages name an image: `image 17 of train (cats/x.jpg)`."""
+    return f"image {index} of {split}" + (f" ({path})" if path else "")
+
+
+def referenced_files(dataset: Dataset) -> Iterator[tuple[int, str]]:
+    """Index and path of the images that are not embedded."""
+    # Not read as rows, which would copy embedded images.
+    chunks = dataset.data.column("image").chunks
+    outside = [pc.if_else(chunk.field("bytes").is_null(), chunk.field("path"), None) for chunk in chunks]
+    paths = selected(dataset, pa.chunked_array(outside, pa.string()))
+    for index, path in enumerate(paths.to_pylist()):
+        if path is not None:
+            yield index, path
+
+
+def look_at_images(
+    dataset: Dataset, look: Callable[[dict[str, Any] | None], Seen], **bar: Any
+) -> Iterator[tuple[int, dict[str, Any] | None, Seen]]:
+    """Index and undecoded value of every image, and what `look` says of it in one of several threads.
+
+    `bar` are arguments of the progress bar. Only a few images are in memory at a time.
+    """
+    rows = undecoded(dataset).select_columns("image")
+    # Reading a file, hashing it and decoding it with Pillow do not hold the interpreter's lock.
+    with (
+        ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as pool,
+        tqdm(total=rows.num_rows, unit="image", leave=False, **bar) as progress,
+    ):
+        for start in range(0, rows.num_rows, _AT_ONCE):
+            images = rows[start : start + _AT_ONCE]["image"]
+            yield from zip(range(start, start + len(images)), images, pool.map(look, images), strict=True)
+            progress.update(len(images))
 
 
 def check_on_bad_image(on_bad_image: str) -> None:
-    """Raise `DeiTLTError` for anything but `"error"`, `"skip"` and `"keep"`.
-
-    Example:
-        >>> check_on_bad_image("skip")
-    """
+    """Refuse anything but `"error"`, `"skip"` and `"keep"`."""
     if on_bad_image not in ON_BAD_IMAGE:
         raise DeiTLTError(f"on_bad_image is {on_bad_image!r}: pass 'error', 'skip' or 'keep'")
 
 
-def image_name(index: int, split: str, path: str | None) -> str:
-    """How messages name an image.
-
-    Example:
-        >>> image_name(17, "train", "cats/x.jpg")
-        'image 17 of train (cats/x.jpg)'
-    """
-    return f"image {index} of {split}" + (f" ({path})" if path else "")
-
-
 def check_files_exist(splits: DatasetDict) -> None:
-    """Raise `DeiTLTError` if files that an `image` column refers to are missing; says how many and the first ones.
-
-    Example:
-        >>> check_files_exist(DatasetDict())
-    """
+    """Refuse files of an `image` column that are missing; the message says how many and names the first ones."""
     missing, existing = [], {}
     for split, dataset in splits.items():
         for index, path in referenced_files(dataset):
@@ -66,16 +91,15 @@ def check_files_exist(splits: DatasetDict) -> None:
             if name not in existing[folder] and "://" not in path:
                 missing.append(image_name(index, split, path))
     if missing:
-        count = "1 image file does" if len(missing) == 1 else f"{len(missing)} image files do"
-        raise DeiTLTError(f"{count} not exist: {_first(missing)}; correct the paths, or {SKIP_HINT}")
+        do = "does" if len(missing) == 1 else "do"
+        raise DeiTLTError(
+            f"{counted(len(missing), 'image file')} {do} not exist: {_first(missing)}; correct the paths, or "
+            f"{SKIP_HINT}"
+        )
 
 
 def refuse_addresses(splits: DatasetDict) -> None:
-    """Raise `DeiTLTError` for images at addresses: data may come from strangers, and fetching tells them of it.
-
-    Example:
-        >>> refuse_addresses(DatasetDict())
-    """
+    """Refuse images at addresses: data may come from strangers, and fetching an image tells them of it."""
     found = [
         image_name(index, split, path)
         for split, dataset in splits.items()
@@ -90,19 +114,8 @@ def refuse_addresses(splits: DatasetDict) -> None:
 def fetch_images(splits: DatasetDict, on_bad_image: str = "error") -> DatasetDict:
     """The splits with images at addresses fetched, once: the result is kept in the cache of `datasets`.
 
-    Args:
-        splits: with a column `image`.
-        on_bad_image: `"error"` (default) raises for an image that cannot be fetched. Otherwise it stays an address,
-            which no reader takes, and nothing is kept: the next time all are asked for again.
-
-    Raises:
-        DeiTLTError: an image cannot be fetched.
-
-    Example:
-        >>> fetch_images(DatasetDict())
-        DatasetDict({
-        <BLANKLINE>
-        })
+    An image that cannot be fetched is an error with `"error"`. Otherwise it stays an address, which no reader takes,
+    and nothing is kept: the next call asks for all of them again.
     """
     fetched = DatasetDict()
     for split, dataset in splits.items():
@@ -131,17 +144,7 @@ def _fetch(row: dict, is_needed: bool) -> dict:
 
 
 def leave_out_unreadable(splits: DatasetDict) -> DatasetDict:
-    """The splits without the images that cannot be read; a warning says how many they were and names the first.
-
-    Every image is decoded once. The result is kept in the cache of `datasets`, so that this takes no time again until
-    the data change: the rows, or the size or time of a file that they refer to.
-
-    Example:
-        >>> leave_out_unreadable(DatasetDict())
-        DatasetDict({
-        <BLANKLINE>
-        })
-    """
+    """The splits without the images that cannot be read; a warning says how many they were and names the first."""
     kept, left_out = DatasetDict(), []
     for split, dataset in splits.items():
         bad = unreadable_images(dataset, split)
@@ -155,11 +158,9 @@ def leave_out_unreadable(splits: DatasetDict) -> DatasetDict:
 
 
 def unreadable_images(dataset: Dataset, split: str) -> dict[int, tuple[str, str]]:
-    """The images that cannot be read: by their index, how `image_name` names them and why they cannot.
+    """The name of each image that cannot be read, and why, by its index.
 
-    Args:
-        dataset: rows with an `image` column.
-        split: its name.
+    Every image is decoded once; the result is kept in the cache of `datasets` until the data change.
 
     Example:
         >>> rows = Dataset.from_dict({"image": [{"bytes": b"no image", "path": None}]})
@@ -167,41 +168,12 @@ def unreadable_images(dataset: Dataset, split: str) -> dict[int, tuple[str, str]
         {0: ('image 0 of train', 'it is no image that Pillow knows')}
     """
     cache = cache_file(dataset, "unreadable", ".json")
-    if cache.is_file():
-        found = json.loads(cache.read_text())
-    else:
-        found = _find_unreadable(dataset, split)
+    if not cache.is_file():
+        looked = look_at_images(dataset, _why_unreadable, desc=f"checking {split} images")
+        found = [(index, image and image["path"], reason) for index, image, reason in looked if reason is not None]
         with whole_file(cache) as unfinished:  # several processes may check at once
             unfinished.write_text(json.dumps(found))
-    return {index: (image_name(index, split, path), reason) for index, path, reason in found}
-
-
-def _find_unreadable(dataset: Dataset, split: str) -> list[tuple[int, str | None, str]]:
-    rows = undecoded(dataset).select_columns("image")
-    found = []
-    # Pillow decodes without holding the interpreter's lock.
-    with (
-        ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
-        tqdm(total=rows.num_rows, desc=f"checking {split} images", unit="image", leave=False) as bar,
-    ):
-        for start in range(0, rows.num_rows, _CHUNK):
-            images = rows[start : start + _CHUNK]["image"]
-            for index, (image, reason) in enumerate(zip(images, pool.map(_why_unreadable, images), strict=True), start):
-                if reason is not None:
-                    found.append((index, image and image["path"], reason))
-            bar.update(len(images))
-    return found
-
-
-def undecoded(dataset: Dataset) -> Dataset:
-    """The data set with an `image` column of `{"bytes": ..., "path": ...}`, which nothing has tried to decode.
-
-    Example:
-        >>> rows = Dataset.from_dict({"image": ["x.png"]}).cast_column("image", datasets.Image())
-        >>> undecoded(rows)[0]["image"]
-        {'bytes': None, 'path': 'x.png'}
-    """
-    return dataset.with_format(None).cast_column("image", datasets.Image(decode=False))
+    return {index: (image_name(index, split, path), reason) for index, path, reason in json.loads(cache.read_text())}
 
 
 def _why_unreadable(image: dict | None) -> str | None:
@@ -212,23 +184,6 @@ def _why_unreadable(image: dict | None) -> str | None:
     return None
 
 
-def referenced_files(dataset: Dataset) -> Iterator[tuple[int, str]]:
-    """Index and path of the images that are not embedded.
-
-    Example:
-        >>> rows = Dataset.from_dict({"image": ["x.png"]}).cast_column("image", datasets.Image())
-        >>> list(referenced_files(rows))
-        [(0, 'x.png')]
-    """
-    # Not read as rows, which would copy embedded images.
-    chunks = dataset.data.column("image").chunks
-    outside = [pc.if_else(chunk.field("bytes").is_null(), chunk.field("path"), None) for chunk in chunks]
-    paths = selected(dataset, pa.chunked_array(outside, pa.string()))
-    for index, path in enumerate(paths.to_pylist()):
-        if path is not None:
-            yield index, path
-
-
 def _names_in(folder: str) -> set[str]:
     try:
         return set(os.listdir(folder or os.curdir))
@@ -237,17 +192,7 @@ def _names_in(folder: str) -> set[str]:
 
 
 def cache_file(dataset: Dataset, kind: str, suffix: str) -> Path:
-    """Where what was found in all images is kept; another file once the rows change, or a file that they refer to.
-
-    Example:
-        >>> rows = Dataset.from_dict({"image": ["x.png"]}).cast_column("image", datasets.Image())
-        >>> cache_file(rows, "hashes", ".npy").name.startswith("hashes-")
-        True
-    """
-    return Path(datasets.config.HF_DATASETS_CACHE) / "deitlt_hf" / f"{kind}-{_fingerprint(dataset)}{suffix}"
-
-
-def _fingerprint(dataset: Dataset) -> str:
+    """A file for what was found in all images; another one once the rows change, or a file that they refer to."""
     digest = hashlib.sha256(dataset._fingerprint.encode())
     for _, path in referenced_files(dataset):
         try:
@@ -255,7 +200,7 @@ def _fingerprint(dataset: Dataset) -> str:
             digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
         except (OSError, ValueError):  # ValueError: a path with a null in it
             digest.update(f"{path} missing\n".encode())
-    return digest.hexdigest()[:32]
+    return Path(datasets.config.HF_DATASETS_CACHE) / "deitlt_hf" / f"{kind}-{digest.hexdigest()[:32]}{suffix}"
 
 
 def _first(names: list[str]) -> str:

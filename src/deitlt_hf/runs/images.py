@@ -13,8 +13,7 @@ from transformers import PreTrainedConfig
 
 from deitlt_hf.data.arguments import DataArguments, Images, group_classes, load_images, names_of, reading_arguments
 from deitlt_hf.data.columns import labels_of
-from deitlt_hf.data.duplicates import count_in_train, one_of_each_class
-from deitlt_hf.data.hashes import image_hashes
+from deitlt_hf.data.duplicates import count_in_train, image_hashes, one_of_each_class
 from deitlt_hf.data.loading import class_counts, read_splits
 from deitlt_hf.data.record import (
     DATA_FILE,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from deitlt_hf.data import hashes
-from deitlt_hf.data.hashes import image_hashes
+from deitlt_hf.data import duplicates
+from deitlt_hf.data.duplicates import image_hashes
 
 
 def expected(*contents: bytes) -> list[list[int]]:
@@ -42,12 +42,12 @@ def test_what_cannot_be_read_has_the_hash_of_its_path(tmp_path: Path) -> None:
 
 def test_what_took_long_is_kept_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(hashes, "_WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(duplicates, "_WORTH_KEEPING", 0.0)
     (tmp_path / "a.png").write_bytes(b"1")
     files = rows({"bytes": None, "path": str(tmp_path / "a.png")})
     assert image_hashes(files, "train").tolist() == expected(b"1")
     with monkeypatch.context() as patch:
-        patch.setattr(hashes, "_hash_all", lambda *_: pytest.fail("hashed again"))
+        patch.setattr(duplicates, "_hash_of_image", lambda *_: pytest.fail("hashed again"))
         assert image_hashes(files, "train").tolist() == expected(b"1")
     (tmp_path / "a.png").write_bytes(b"22")
     assert image_hashes(files, "train").tolist() == expected(b"22")
