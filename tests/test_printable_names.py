@@ -15,8 +15,7 @@ from PIL import Image
 
 from deitlt_hf import DeiTLTError
 from deitlt_hf.cards.markdown import escape
-from deitlt_hf.data.inspection import inspect_dataset
-from deitlt_hf.data.inspection_table import format_inspection
+from deitlt_hf.data.inspection import format_inspection, inspect_dataset
 from deitlt_hf.errors import notice, printable
 from deitlt_hf.evaluation.compare import format_comparison, paired_differences
 from deitlt_hf.evaluation.figures.run import report_figure

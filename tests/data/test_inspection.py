@@ -15,8 +15,7 @@ from PIL import Image
 
 from deitlt_hf import DeiTLTError
 from deitlt_hf.data.duplicates import find_duplicates
-from deitlt_hf.data.inspection import gini_coefficient, inspect_dataset
-from deitlt_hf.data.inspection_table import format_inspection
+from deitlt_hf.data.inspection import format_inspection, gini_coefficient, inspect_dataset
 
 
 def encoded(width: int, height: int, *, mode: str = "RGB", file_format: str = "PNG", seed: int = 0, **options) -> bytes:
@@ -168,7 +167,7 @@ def test_warnings_say_what_to_look_at():
     one = encoded(9, 9)
     found = look(train=[(one, 0), (encoded(9, 9, seed=1), 0), (encoded(9, 9, seed=2), 1)], test=[(one, 1)])
     assert found.warnings() == [
-        "1 image of test (100.0 %) is in train too: accuracy flatters",
+        "1 image of test (100.0 %) is in train too: the measured accuracy will be too high",
         "1 image is there more than once with different labels; for instance image 0 of train and image 0 of test",
         "1 class with a single training image: lynx",
         "1 class without images in test: cat",

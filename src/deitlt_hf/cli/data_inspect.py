@@ -40,8 +40,7 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import DataclassParser
     from deitlt_hf.data.arguments import DataArguments, group_classes, load_splits
-    from deitlt_hf.data.inspection import inspect_dataset
-    from deitlt_hf.data.inspection_table import format_inspection
+    from deitlt_hf.data.inspection import format_inspection, inspect_dataset
     from deitlt_hf.data.loading import class_counts
     from deitlt_hf.evaluation.figures.inspection import inspection_figure
     from deitlt_hf.evaluation.figures.style import save_figure

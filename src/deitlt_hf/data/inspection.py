@@ -9,30 +9,29 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
 from PIL import Image
-from tqdm import tqdm
 
+from deitlt_hf.data.columns import labels_of
 from deitlt_hf.data.duplicates import Duplicates, find_duplicates, hash_of
 from deitlt_hf.data.images import BadImage, decode_image
 from deitlt_hf.data.loading import load_long_tailed_dataset
 from deitlt_hf.data.long_tail import class_groups
-from deitlt_hf.data.readable import image_name, undecoded
+from deitlt_hf.data.readable import image_name, look_at_images, undecoded
 from deitlt_hf.data.sources import Source
+from deitlt_hf.errors import counted, printable
 from deitlt_hf.losses.class_balanced import class_balanced_weights
 
-ROWS_AT_A_TIME = 64
-MAX_THREADS = 16
-_TWELVE_BITS = "of 12 bits or fewer"
 SHOWN = 5  # unreadable files named, most common sizes listed
 SMALL_TEST_SPLIT = 200  # images; a change of one is then half a point of accuracy
 QUANTILES = {"min": 0, "lower_quartile": 25, "median": 50, "upper_quartile": 75, "max": 100}
+MAX_NAMES_LENGTH = 40
+_TWELVE_BITS = "of 12 bits or fewer"
 
 
 @dataclass
@@ -92,7 +91,7 @@ class Inspection:
 
     @property
     def gini(self) -> float:
-        """See `gini_coefficient`; of the training counts."""
+        """`gini_coefficient` of the training counts."""
         return gini_coefficient(self.class_counts)
 
     @property
@@ -102,6 +101,7 @@ class Inspection:
 
     @property
     def first_unreadable(self) -> list[str]:
+        """The first images of all splits that cannot be read, with the reasons."""
         return [line for split in self.splits.values() for line in split.first_unreadable][:SHOWN]
 
     def warnings(self) -> list[str]:
@@ -157,51 +157,33 @@ def inspect_dataset(
         >>> round(inspection.gini, 2), inspection.splits["train"].common_sizes
         (0.47, [(8, 8, 453)])
     """
-    if not _is_loaded(splits):
+    if not (isinstance(splits, Mapping) and all({"image", "label"} <= set(of.column_names) for of in splits.values())):
         splits = load_long_tailed_dataset(splits, on_bad_image="keep")
     names = ["train", *(name for name in splits if name != "train")]
     class_names = splits["train"].features["label"].names
-    with (
-        tqdm(
-            total=sum(splits[name].num_rows for name in names),
-            desc="reading images",
-            unit=" images",
-            disable=None if progress else True,
-        ) as bar,
-        ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, MAX_THREADS)) as pool,
-        warnings.catch_warnings(),
-    ):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of damaged EXIF data for instance, which images survive
-        read = {name: _read_split(name, splits[name], pool, bar) for name in names}
-    inspected = {name: _describe_split(seen, len(class_names)) for name, seen in read.items()}
-    counts = inspected["train"].class_counts
+        read = {name: _read_split(name, splits[name], len(class_names), progress) for name in names}
+    counts = read["train"].found.class_counts
     groups = class_groups(counts) if groups is None else groups
     return Inspection(
         class_names=list(class_names),
         class_groups={name: list(classes) for name, classes in groups.items()},
         drw_weights=class_balanced_weights(counts, beta).tolist(),
-        splits=inspected,
+        splits={name: split.found for name, split in read.items()},
         duplicates=find_duplicates(
-            {name: seen.hashes for name, seen in read.items()},
-            {name: seen.labels for name, seen in read.items()},
-            {name: seen.readable for name, seen in read.items()},
+            {name: split.hashes for name, split in read.items()},
+            {name: split.labels for name, split in read.items()},
+            {name: split.readable for name, split in read.items()},
             lambda name, index: _name(name, index, undecoded(splits[name])[index]["image"]),
         ),
     )
 
 
-def _is_loaded(splits: object) -> bool:
-    columns = {"image", "label"}
-    return isinstance(splits, Mapping) and all(columns <= set(split.column_names) for split in splits.values())
-
-
 def gini_coefficient(class_counts: Sequence[int]) -> float:
-    """Gini coefficient of the class counts: 0 where all classes have as many images, towards 1 where one has all.
+    """Half the mean absolute difference of two classes' counts, divided by the mean count.
 
-    It is half the mean absolute difference of two classes' counts, divided by the mean count.
-
-    Args:
-        class_counts: images per class, in any order.
+    It is 0 where all classes have as many images, and goes towards 1 where one class has all of them.
 
     Example:
         >>> gini_coefficient([50, 50]), gini_coefficient([0, 0, 0, 100])
@@ -214,108 +196,75 @@ def gini_coefficient(class_counts: Sequence[int]) -> float:
     return float(2 * (ranks * counts).sum() / (len(counts) * counts.sum()) - (len(counts) + 1) / len(counts))
 
 
-@dataclass
-class _SeenSplit:
-    """What stays of the images of a split: arrays with a row per image."""
-
+class _ReadSplit(NamedTuple):
+    found: SplitInspection
     hashes: np.ndarray  # (images, 2) uint64
-    sizes: np.ndarray  # (images, 2) int32, width and height
-    labels: np.ndarray  # (images,) int32
+    labels: np.ndarray  # (images,) int64
     readable: np.ndarray  # (images,) bool
-    modes: Counter
-    formats: Counter
-    first_unreadable: list[str]
 
 
-@dataclass
-class _SeenImage:
+class _SeenImage(NamedTuple):
     digest: bytes
     size: tuple[int, int]
     mode: str
     file_format: str
 
 
-def _read_split(name: str, dataset: Dataset, pool: ThreadPoolExecutor, bar: tqdm) -> _SeenSplit:
-    images = dataset.num_rows
-    seen = _SeenSplit(
-        hashes=np.zeros((images, 2), np.uint64),
-        sizes=np.zeros((images, 2), np.int32),
-        labels=np.zeros(images, np.int32),
-        readable=np.zeros(images, bool),
-        modes=Counter(),
-        formats=Counter(),
-        first_unreadable=[],
-    )
-    for index, value, label, image in _images(dataset, pool):
-        bar.update()
-        seen.labels[index] = label
+def _read_split(name: str, dataset: Dataset, num_classes: int, progress: bool) -> _ReadSplit:
+    """Read every image of a split, of which a few bytes stay."""
+    hashes, sizes = np.zeros((dataset.num_rows, 2), np.uint64), np.zeros((dataset.num_rows, 2), np.int32)
+    readable = np.zeros(dataset.num_rows, bool)
+    modes, formats, first_unreadable = Counter(), Counter(), []
+    bar = {"desc": f"reading {name} images", "disable": None if progress else True}
+    for index, value, image in look_at_images(dataset, _look_at, **bar):
         if isinstance(image, BadImage):
-            if len(seen.first_unreadable) < SHOWN:
-                seen.first_unreadable.append(f"{_name(name, index, value)}: {image}")
+            if len(first_unreadable) < SHOWN:
+                first_unreadable.append(f"{_name(name, index, value)}: {image}")
             continue
-        seen.readable[index] = True
-        seen.hashes[index] = np.frombuffer(image.digest, np.uint64)
-        seen.sizes[index] = image.size
-        seen.modes[image.mode] += 1
-        seen.formats[image.file_format] += 1
-    return seen
-
-
-def _images(dataset: Dataset, pool: ThreadPoolExecutor) -> Iterator[tuple[int, Any, int, _SeenImage | BadImage]]:
-    index = 0
-    for rows in undecoded(dataset).iter(batch_size=ROWS_AT_A_TIME):
-        for value, label, image in zip(rows["image"], rows["label"], pool.map(_look_at, rows["image"]), strict=True):
-            yield index, value, label, image
-            index += 1
+        readable[index], sizes[index] = True, image.size
+        hashes[index] = np.frombuffer(image.digest, np.uint64)
+        modes[image.mode] += 1
+        formats[image.file_format] += 1
+    labels, sizes = labels_of(dataset), sizes[readable]
+    common, numbers = np.unique(sizes, axis=0, return_counts=True)
+    most = np.argsort(-numbers, kind="stable")[:SHOWN]
+    found = SplitInspection(
+        images=len(labels),
+        class_counts=np.bincount(labels[labels >= 0], minlength=num_classes).tolist(),
+        unreadable=int((~readable).sum()),
+        first_unreadable=first_unreadable,
+        width=_quantiles(sizes[:, 0]),
+        height=_quantiles(sizes[:, 1]),
+        shorter_side=_quantiles(sizes.min(axis=1)),
+        common_sizes=[(*common[i].tolist(), int(numbers[i])) for i in most],
+        modes=dict(modes.most_common()),
+        formats=dict(formats.most_common()),
+    )
+    return _ReadSplit(found, hashes, labels, readable)
 
 
 def _name(split: str, index: int, value: Mapping[str, Any] | None) -> str:
     return image_name(index, split, value and value["path"])
 
 
-def _look_at(value: Mapping[str, Any]) -> _SeenImage | BadImage:
+def _look_at(value: Mapping[str, Any] | None) -> _SeenImage | BadImage:
+    path = value and value["path"]
     try:
-        value = _with_bytes(value)
+        if path and value["bytes"] is None and os.path.isfile(path):  # so that the file is read once
+            value = {"bytes": Path(path).read_bytes(), "path": path}
         decoded = decode_image(value)
         with Image.open(io.BytesIO(value["bytes"])) as image:
             mode, file_format = image.mode, image.format
-        if mode.startswith("I;16") and decoded.getextrema()[0][1] < 2**12 >> 8:
-            mode = f"{mode} {_TWELVE_BITS}"
     except BadImage as error:
         return error
+    except OSError as error:
+        return BadImage(error.strerror or str(error))
+    if mode.startswith("I;16") and decoded.getextrema()[0][1] < 2**12 >> 8:
+        mode = f"{mode} {_TWELVE_BITS}"
     return _SeenImage(hash_of(value["bytes"]), decoded.size, mode, file_format)
 
 
-def _with_bytes(value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The image with its file read, so that the file is read once; left alone where `decode_image` knows a reason."""
-    path = (value or {}).get("path")
-    if not path or value["bytes"] is not None or not os.path.isfile(path):
-        return value
-    try:
-        return {"bytes": Path(path).read_bytes(), "path": path}
-    except OSError as error:
-        raise BadImage(error.strerror or str(error)) from error
-
-
-def _describe_split(seen: _SeenSplit, num_classes: int) -> SplitInspection:
-    sizes = seen.sizes[seen.readable]
-    common, numbers = np.unique(sizes, axis=0, return_counts=True)
-    most = np.argsort(-numbers, kind="stable")[:SHOWN]
-    return SplitInspection(
-        images=len(seen.labels),
-        class_counts=np.bincount(seen.labels[seen.labels >= 0], minlength=num_classes).tolist(),
-        unreadable=int((~seen.readable).sum()),
-        first_unreadable=seen.first_unreadable,
-        width=_spread(sizes[:, 0]),
-        height=_spread(sizes[:, 1]),
-        shorter_side=_spread(sizes.min(axis=1)),
-        common_sizes=[(*common[i].tolist(), int(numbers[i])) for i in most],
-        modes=dict(seen.modes.most_common()),
-        formats=dict(seen.formats.most_common()),
-    )
-
-
-def _spread(values: np.ndarray) -> dict[str, float]:
+def _quantiles(values: np.ndarray) -> dict[str, float]:
     if not values.size:
         return {}
     return dict(zip(QUANTILES, np.percentile(values, list(QUANTILES.values())).tolist(), strict=True))
@@ -323,20 +272,23 @@ def _spread(values: np.ndarray) -> dict[str, float]:
 
 def _file_warnings(inspection: Inspection) -> Iterator[str]:
     if inspection.unreadable:
-        images = _count(inspection.unreadable, "image")
+        images = counted(inspection.unreadable, "image")
         yield f"{images} cannot be read, and training would stop; the first: {inspection.first_unreadable[0]}"
     modes = [mode_and_images for split in inspection.splits.values() for mode_and_images in split.modes.items()]
     dark = sum(images for mode, images in modes if _TWELVE_BITS in mode)
     if dark:
-        yield f"{_count(dark, 'image')} of 16 bits {_is(dark)} {_TWELVE_BITS}, and dark: multiply the levels by 16"
+        yield f"{counted(dark, 'image')} of 16 bits {_is(dark)} {_TWELVE_BITS}, and dark: multiply the levels by 16"
     duplicates = inspection.duplicates
     for split, images in duplicates.in_train.items():
         if images:
             share = 100 * images / inspection.splits[split].images
-            yield f"{_count(images, 'image')} of {split} ({share:.1f} %) {_is(images)} in train too: accuracy flatters"
+            yield (
+                f"{counted(images, 'image')} of {split} ({share:.1f} %) {_is(images)} in train too: the measured "
+                "accuracy will be too high"
+            )
     if duplicates.conflicting:
         yield (
-            f"{_count(duplicates.conflicting, 'image')} {_is(duplicates.conflicting)} there more than once with "
+            f"{counted(duplicates.conflicting, 'image')} {_is(duplicates.conflicting)} there more than once with "
             f"different labels; for instance {duplicates.examples[0][0]} and {duplicates.examples[0][1]}"
         )
 
@@ -345,20 +297,16 @@ def _class_warnings(inspection: Inspection) -> Iterator[str]:
     names = inspection.class_names
     single = [names[label] for label, count in enumerate(inspection.class_counts) if count < 2]
     if single:
-        yield f"{_count(len(single), 'class', 'classes')} with a single training image: {_first(single)}"
+        yield f"{counted(len(single), 'class')} with a single training image: {_first(single)}"
     for split, found in inspection.splits.items():
         if split == "train":
             continue
         missing = [names[label] for label, count in enumerate(found.class_counts) if not count]
         if missing:
-            yield f"{_count(len(missing), 'class', 'classes')} without images in {split}: {_first(missing)}"
+            yield f"{counted(len(missing), 'class')} without images in {split}: {_first(missing)}"
         if found.images < SMALL_TEST_SPLIT:
             points = 100 / found.images if found.images else float("nan")
-            yield f"{split} has {_count(found.images, 'image')}: one of them is {points:.1f} points of accuracy"
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
+            yield f"{split} has {counted(found.images, 'image')}: one of them is {points:.1f} points of accuracy"
 
 
 def _is(number: int) -> str:
@@ -367,3 +315,102 @@ def _is(number: int) -> str:
 
 def _first(names: Sequence[str], shown: int = 3) -> str:
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def format_inspection(inspection: Inspection) -> str:
+    """An inspection as aligned text: the classes, the images of each split, and the warnings.
+
+    Example:
+        >>> from deitlt_hf import load_long_tailed_dataset
+        >>> print(format_inspection(inspect_dataset(load_long_tailed_dataset("digits-lt"))))
+        classes           10, from 134 images (0) down to 6 (9)
+        imbalance factor  22.3; Gini coefficient 0.47
+        head, mid, tail   1, 5 and 4 classes; 134, 273 and 46 images
+        DRW's weights     0.141 (0) to 3.13 (9)
+        duplicates        none
+        <BLANKLINE>
+                                          train           test
+        images                              453            400
+        unreadable                            0              0
+        width: min, median, max         8, 8, 8        8, 8, 8
+        height: min, median, max        8, 8, 8        8, 8, 8
+        most common size          8 x 8 (100 %)  8 x 8 (100 %)
+        modes                         RGB 100 %      RGB 100 %
+        file formats                  PNG 100 %      PNG 100 %
+    """
+    rows = [*_class_rows(inspection), *_duplicates_rows(inspection)]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {text}" for name, text in rows]
+    columns = [_split_column(split) for split in inspection.splits.values()]
+    cells = [["", *inspection.splits], *([name, *(column[name] for column in columns)] for name in columns[0])]
+    first, *others = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines.append("")
+    for name, *values in cells:
+        right = "".join(f"  {value:>{width}}" for value, width in zip(values, others, strict=True))
+        lines.append(f"{name:<{first}}{right}")
+    if found := inspection.warnings():
+        lines += ["", *(f"warning: {printable(warning)}" for warning in found)]
+    return "\n".join(lines)
+
+
+def _class_rows(inspection: Inspection) -> list[tuple[str, str]]:
+    counts, weights = np.asarray(inspection.class_counts), np.asarray(inspection.drw_weights)
+    names = [printable(name) for name in inspection.class_names]
+    names = [name if len(name) <= MAX_NAMES_LENGTH else f"{name[: MAX_NAMES_LENGTH - 1]}…" for name in names]
+    largest, smallest = counts.argmax(), counts.argmin()
+    groups = [inspection.class_groups[name] for name in ("head", "mid", "tail")]
+    sizes = "{}, {} and {}".format(*map(len, groups))
+    images = "{}, {} and {}".format(*(counts[group].sum() for group in groups))
+    return [
+        ("classes", f"{len(counts)}, from {counts[largest]} images ({names[largest]}) down to {counts[smallest]} "
+         f"({names[smallest]})"),
+        ("imbalance factor", f"{inspection.imbalance_factor:.3g}; Gini coefficient {inspection.gini:.2f}"),
+        ("head, mid, tail", f"{sizes} classes; {images} images"),
+        ("DRW's weights", f"{weights.min():.3g} ({names[weights.argmin()]}) to {weights.max():.3g} "
+         f"({names[weights.argmax()]})"),
+    ]  # fmt: skip
+
+
+def _duplicates_rows(inspection: Inspection) -> list[tuple[str, str]]:
+    found = inspection.duplicates
+    if not found.groups:
+        return [("duplicates", "none")]
+    places = [f"{number} within {split}" for split, number in found.within.items() if number]
+    places += [f"{found.across} across splits"] if found.across else []
+    first, second = found.examples[0][:2]
+    return [
+        ("duplicates", f"{counted(found.groups, 'image')} more than once ({', '.join(places)}), for instance"),
+        ("", printable(first)),
+        ("", printable(second)),
+    ]
+
+
+def _split_column(split: SplitInspection) -> dict[str, str]:
+    size = "-"
+    if split.common_sizes:
+        width, height, images = split.common_sizes[0]
+        size = f"{width} x {height} ({_percent(images, split.images - split.unreadable)})"
+    return {
+        "images": str(split.images),
+        "unreadable": str(split.unreadable),
+        "width: min, median, max": _spread(split.width),
+        "height: min, median, max": _spread(split.height),
+        "most common size": size,
+        "modes": _shares(split.modes),
+        "file formats": _shares(split.formats),
+    }
+
+
+def _spread(spread: dict[str, float]) -> str:
+    return ", ".join(f"{spread[name]:g}" for name in ("min", "median", "max")) if spread else "-"
+
+
+def _shares(numbers: dict[str, int]) -> str:
+    total = sum(numbers.values())
+    parts = [f"{name} {_percent(number, total)}" for name, number in list(numbers.items())[:4]]
+    return ", ".join(parts + (["..."] if len(numbers) > 4 else [])) or "-"
+
+
+def _percent(part: int, whole: int) -> str:
+    share = 100 * part / whole
+    return f"{share:.0f} %" if share == round(share) or 1 <= share <= 99 else f"{share:.1f} %"

@@ -76,7 +76,7 @@ def load_images_to_train(data: DataArguments, checkpoint: str | None = None) -> 
         share = 100 * leaked / len(images.test)
         notice(
             f"{leaked} of {len(images.test)} test images ({share:.1f} %) are identical to training images, so that "
-            "accuracy flatters; `deitlt data inspect` names some"
+            "the measured accuracy will be too high; `deitlt data inspect` names some"
         )
     return images
 
