@@ -23,7 +23,7 @@ teacher_args = TeacherTrainingArguments(
     num_train_epochs=options.teacher_epochs,
     drw_start_epoch=options.teacher_epochs * 4 // 5,
     schedule="cosine",
-    sam_rho=0.1,
+    sam_rho=[0.1],
     **common,
 )
 print("teacher:", train_teacher(data, TeacherArguments(depth=20), teacher_args))

@@ -68,7 +68,7 @@ class DeiTLTTrainer(LongTailTrainer):
 
     def __init__(
         self,
-        model: PreTrainedModel | None = None,
+        model: nn.Module | None = None,
         args: DeiTLTTrainingArguments | None = None,
         teacher: PreTrainedModel | str | Path | None = None,
         class_counts: Sequence[int] | None = None,

@@ -1,5 +1,7 @@
 """CIFAR ResNet configuration."""
 
+from typing import TYPE_CHECKING
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -37,6 +39,9 @@ class CifarResNetConfig(PreTrainedConfig):
     classifier: str = "linear"
     num_channels: int = 3
     image_size: int = 32
+
+    if TYPE_CHECKING:  # a property of transformers', which type checkers would not take as an argument
+        num_labels: int = 2
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -1,6 +1,6 @@
 """DeiT-LT model configuration."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import DeiTConfig
@@ -48,6 +48,9 @@ class DeiTLTConfig(DeiTConfig):
     expert: str = "average"
     class_counts: list[int] | None = None
     class_groups: dict[str, list[int]] | None = None
+
+    if TYPE_CHECKING:  # a property of transformers', which type checkers would not take as an argument
+        num_labels: int = 2
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -222,7 +223,7 @@ class DeiTLTForImageClassification(DeiTLTPreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs) -> Self:
         """Load a DeiT-LT model, or start from a distilled DeiT such as `facebook/deit-base-distilled-patch16-224`.
 
         Heads whose number of classes differs from the configuration's are drawn anew, with a warning that says so.

@@ -1,5 +1,7 @@
 """Configuration of a timm CNN with a cosine classifier."""
 
+from typing import TYPE_CHECKING
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -31,6 +33,9 @@ class TimmCosineConfig(PreTrainedConfig):
     architecture: str = "resnet50"
     image_size: int = 224
     num_channels: int = 3
+
+    if TYPE_CHECKING:  # a property of transformers', which type checkers would not take as an argument
+        num_labels: int = 2
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
