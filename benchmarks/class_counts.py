@@ -25,14 +25,14 @@ import torch
 from interleaved import machine, markdown_table, median_and_quartiles, time_in_turns
 
 from deitlt_hf import class_balanced_weights, class_groups
-from deitlt_hf.data.lists import read_list
+from deitlt_hf.data.benchmarks.lists import read_list
 
 LINES, CLASSES = 437_513, 8_142
 BOUNDARIES = (842, 4543)  # the paper's groups
 PEAK_MEMORY = """
 import sys
 from pathlib import Path
-from deitlt_hf.data.lists import read_list
+from deitlt_hf.data.benchmarks.lists import read_list
 read_list(sys.argv[1]).class_counts(8142)
 print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line[:6] == "VmHWM:"))
 """

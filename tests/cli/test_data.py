@@ -8,9 +8,8 @@ import datasets
 import numpy as np
 import pytest
 
-from deitlt_hf.cli.data import NAMES
 from deitlt_hf.cli.main import main
-from deitlt_hf.data.builders import BUILDERS
+from deitlt_hf.data.benchmarks import BENCHMARKS
 from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset
 from deitlt_hf.recipes import load_recipe
 from hub_server import HubServer
@@ -41,10 +40,6 @@ def cifar(tmp_path: Path) -> str:
     return str(tmp_path / "cifar10")
 
 
-def test_the_names_are_the_builders() -> None:
-    assert tuple(BUILDERS) == NAMES
-
-
 def test_cifar_is_built_as_asked(tmp_path: Path, cifar: str, capsys) -> None:
     out = str(tmp_path / "out")
     argv = ["build", "cifar10-lt", "--data-dir", cifar, "--out", out, "--imbalance-factor", "20"]
@@ -66,6 +61,28 @@ def test_cifar_is_built_as_asked(tmp_path: Path, cifar: str, capsys) -> None:
 
 def _bytes(split: datasets.Dataset) -> list[bytes]:
     return [row["image"]["bytes"] for row in split.cast_column("image", datasets.Image(decode=False))]
+
+
+def test_the_digits_are_built_without_a_source(tmp_path: Path, capsys) -> None:
+    assert main(["data", "build", "digits-lt", "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.startswith(
+        "digits-lt: train 453, test 400 images, 10 classes, largest 134, smallest 6"
+    )
+    loaded, own = datasets.load_dataset(str(tmp_path / "out")), load_long_tailed_dataset("digits-lt")
+    for split in ("train", "test"):
+        assert _bytes(loaded[split]) == _bytes(own[split])
+        assert loaded[split].features == own[split].features
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: cc-by-4.0" in card
+    assert "imbalance factor 20, profile exp, seed 0" in card
+
+
+def test_the_help_names_every_data_set_and_where_its_images_come_from(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["data", "build", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    for name, benchmark in BENCHMARKS.items():
+        assert f"{name}: {benchmark.origin}" in printed
 
 
 @pytest.mark.parametrize("embed", [False, True])
@@ -167,4 +184,4 @@ def test_the_recipes_of_the_large_data_sets_have_the_papers_settings(
     common = load_recipe("cifar10-lt-if100")
     del common["imbalance_factor"]
     assert load_recipe(name) == common | own
-    assert tuple(boundaries) == BUILDERS[name].BENCHMARK.boundaries
+    assert tuple(boundaries) == BENCHMARKS[name].boundaries

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from deitlt_hf.data.class_names import are_numbers, read_categories, synset_names, unique_names
+from deitlt_hf.data.benchmarks.imagenet_lt import synset_names
+from deitlt_hf.data.benchmarks.inaturalist_2018 import read_categories
+from deitlt_hf.data.benchmarks.lists import unique_names
 from deitlt_hf.errors import DeiTLTError
 from published_layouts import SYNSETS
 
@@ -73,8 +75,3 @@ def test_other_categories_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "categories.json").write_text(content)
     with pytest.raises(DeiTLTError, match="cannot read"):
         read_categories(tmp_path / "categories.json")
-
-
-def test_ids_are_no_names() -> None:
-    assert are_numbers(["0", "8141"])
-    assert not are_numbers(["0", "Grus grus"])

@@ -12,18 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from deitlt_hf.data.imagenet_lt import PUBLISHED as IMAGENET_LT
-from deitlt_hf.data.inaturalist_2018 import PUBLISHED as INATURALIST_2018
-from deitlt_hf.data.lists import (
+from deitlt_hf.data.benchmarks.imagenet_lt import PUBLISHED as IMAGENET_LT
+from deitlt_hf.data.benchmarks.inaturalist_2018 import PUBLISHED as INATURALIST_2018
+from deitlt_hf.data.benchmarks.lists import (
     ImageList,
-    check_facts,
-    check_files,
     check_labels,
+    check_published,
     directories_of,
     file_names_of,
     read_list,
+    referenced_splits,
 )
 from deitlt_hf.data.long_tail import class_groups
+from deitlt_hf.data.readable import check_files_exist
 from deitlt_hf.errors import DeiTLTError
 from published_layouts import write_images, write_list
 
@@ -127,27 +128,27 @@ def _images(labels: np.ndarray) -> ImageList:
 def test_the_published_facts_pass_and_every_other_is_named(facts, numbers) -> None:
     total, classes, largest, smallest = numbers
     labels = published_labels(classes, total, largest, smallest)
-    check_facts([_images(labels)], [facts])
+    check_published({"train": _images(labels)}, {"train": facts})
     without_class_1 = labels[labels != 1]
     counts = np.bincount(without_class_1)
     found = f"train.txt has {len(without_class_1)} lines, {classes - 1} classes, largest class {counts.max()}, "
     published = f"published one {total} lines, {classes} classes, largest class {largest}, smallest class {smallest}"
     with pytest.raises(DeiTLTError, match=found) as error:
-        check_facts([_images(without_class_1)], [facts])
+        check_published({"train": _images(without_class_1)}, {"train": facts})
     assert published in str(error.value)
     one_image_less = np.delete(labels, np.flatnonzero(labels == classes - 1)[0])
     with pytest.raises(DeiTLTError, match=f"has {total - 1} lines, .* smallest class {smallest - 1}, the published"):
-        check_facts([_images(one_image_less)], [facts])
+        check_published({"train": _images(one_image_less)}, {"train": facts})
 
 
 def test_a_list_of_inaturalists_size_takes_little_time_and_memory(inaturalist_list: Path) -> None:
     code = f"""
 import time
-from deitlt_hf.data.lists import check_facts, check_labels, read_list
-from deitlt_hf.data.inaturalist_2018 import PUBLISHED
+from deitlt_hf.data.benchmarks.lists import check_labels, check_published, read_list
+from deitlt_hf.data.benchmarks.inaturalist_2018 import PUBLISHED
 start = time.process_time()
 images = read_list({str(inaturalist_list)!r})
-check_facts([images], [PUBLISHED["train"]])
+check_published({{"train": images}}, PUBLISHED)
 check_labels({{"train": images}}, 8142)
 print(time.process_time() - start)
 {PRINT_PEAK_MEMORY}
@@ -201,23 +202,26 @@ def test_missing_files_are_counted_and_the_first_named(tmp_path: Path, monkeypat
     (tmp_path / "a" / "1.jpg").unlink()
     (tmp_path / "a" / "1.jpg").mkdir()
     (tmp_path / "b" / "2.jpg").unlink()
-    monkeypatch.chdir(tmp_path)
     listings = []
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda folder: listings.append(folder) or scandir(folder))
 
-    def check(*splits: list[str]) -> None:
-        check_files(map(pa.array, splits))
+    def check(**splits: list[str]) -> None:
+        images = {
+            name: ImageList(name, pa.array(of_split), np.zeros(len(of_split), int)) for name, of_split in splits.items()
+        }
+        check_files_exist(referenced_splits(tmp_path, images, ["cat"]))
 
-    with pytest.raises(DeiTLTError, match=r"5 of 9 listed images are missing, first b/2.jpg, a/1.jpg, gone/0.jpg"):
-        check(paths[:4], paths[4:])
+    first = ("image 2 of train .*b/2.jpg.", "image 0 of test .*a/1.jpg.", "image 2 of test .*gone/0.jpg.")
+    message = f"5 image files do not exist: {'; '.join(first)}"
+    with pytest.raises(DeiTLTError, match=message):
+        check(train=paths[:4], test=paths[4:])
     # One look into each folder, however many images it has.
     assert len(listings) == 3
-    check([paths[0], paths[3], paths[5]], ["b/1.jpg"])
+    check(train=[paths[0], paths[3], paths[5]], test=["b/1.jpg"])
 
 
-def test_files_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_without_a_folder(tmp_path: Path) -> None:
     write_images(tmp_path, ["a.jpg"])
     write_list(tmp_path / "list.txt", [("a.jpg", 0)])
-    monkeypatch.chdir(tmp_path)
-    check_files([read_list("list.txt").paths])
+    check_files_exist(referenced_splits(tmp_path, {"train": read_list(tmp_path / "list.txt")}, ["cat"]))

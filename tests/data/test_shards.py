@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features
 
-from deitlt_hf.data.shards import has_references, write_shards
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.hub.dataset_directory import has_references, write_shards
 from published_layouts import encoded, write_images
 
 
@@ -29,13 +29,18 @@ def referenced(tmp_path: Path) -> Dataset:
     return Dataset.from_dict({"image": images, "label": [row % 2 for row in range(250)]}, features=features)
 
 
+def _write(split: Dataset, directory: Path, name: str, **options) -> list[Path]:
+    write_shards(split, directory, name, **options)
+    return sorted(directory.glob(f"{name}-*"))
+
+
 def _read(shards: list[Path]) -> list[dict]:
     return [row for shard in shards for row in pq.read_table(shard).to_pylist()]
 
 
 def test_references_stay_references(referenced: Dataset, tmp_path: Path) -> None:
     assert has_references(referenced)
-    shards = write_shards(referenced, tmp_path, "train")
+    shards = _write(referenced, tmp_path, "train", embed=False)
     assert [shard.name for shard in shards] == ["train-00000-of-00001.parquet"]
     rows = _read(shards)
     assert [row["label"] for row in rows] == referenced["label"][:]
@@ -44,10 +49,10 @@ def test_references_stay_references(referenced: Dataset, tmp_path: Path) -> None
 
 
 def test_embedded_images_are_their_files_bytes_in_shards_of_a_size(referenced: Dataset, tmp_path: Path) -> None:
-    shards = write_shards(referenced, tmp_path, "test", embed=True, shard_bytes=100 * len(encoded(0)))
-    # 100 rows reach the size, so each hundred has its shard.
+    shards = _write(referenced, tmp_path, "test", embed=True, shard_bytes=100 * len(encoded(0)))
+    # 250 images are two and a half times the size, so that there are three shards.
     assert [shard.name for shard in shards] == [f"test-0000{index}-of-00003.parquet" for index in range(3)]
-    assert [pq.read_metadata(shard).num_rows for shard in shards] == [100, 100, 50]
+    assert [pq.read_metadata(shard).num_rows for shard in shards] == [84, 83, 83]
     rows = _read(shards)
     assert [row["image"]["bytes"] for row in rows] == [encoded(row % 3) for row in range(250)]
     assert rows[4]["image"]["path"] == "b.JPEG"

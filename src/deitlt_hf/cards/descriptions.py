@@ -9,29 +9,13 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from deitlt_hf.data.benchmarks import BENCHMARKS
-from deitlt_hf.data.loading import DIGITS_TEST_IMAGES_PER_CLASS, NAMED_SOURCES
-
-_DIGITS_CITATION = """@misc{alpaydin1998optical,
-  author = {Alpaydin, Ethem and Kaynak, Cenk},
-  title = {Optical Recognition of Handwritten Digits},
-  publisher = {UCI Machine Learning Repository},
-  year = {1998},
-  doi = {10.24432/C50P49}
-}"""
 
 
 @dataclass(frozen=True)
 class DataDescription:
-    """What a card says of the data that a model was trained on.
+    """What a card says of the data that a model was trained on; None where it is not known.
 
-    Args:
-        title: as people write it.
-        about: what its splits are, in one or two sentences.
-        model_index_type: what the hub's `model-index` calls it: a hub id, a known name, or `imagefolder`.
-        hub_id: on the hub, where it is there.
-        terms: whose it is and under which terms, where that is known.
-        citation: BibTeX, where there is something to cite.
-        test_split: what the split of the test images is called, where that is known.
+    `model_index_type` is what the hub's `model-index` calls the data: a hub id, a name, or `imagefolder`.
     """
 
     title: str
@@ -43,38 +27,18 @@ class DataDescription:
     test_split: str | None = None
 
 
-_DIGITS = DataDescription(
-    title="digits-lt",
-    about="The handwritten digits that come with scikit-learn, 8 by 8 pixels. The test split has "
-    f"{DIGITS_TEST_IMAGES_PER_CLASS} images of each digit, the train split a long-tailed selection of the others.",
-    model_index_type="digits-lt",
-    terms="Source: the UCI Machine Learning Repository, https://doi.org/10.24432/C50P49.",
-    citation=_DIGITS_CITATION,
-    test_split="test",
-)
-
-
 _TEST = "It was tested on its own test or validation split or, where it has none, on images held out of each class."
 
 
 def kind_of_data(source: str, on_hub: bool = False) -> str:
-    """What `--data` is: `"named"` by this package, on the `"hub"`, or `"local"`.
-
-    Example:
-        >>> kind_of_data("cifar10-lt"), kind_of_data("/home/me/cifar10-lt")
-        ('named', 'local')
-    """
-    if source in NAMED_SOURCES:
+    """What `--data` is: `"named"` by this package, on the `"hub"`, or `"local"`."""
+    if source in BENCHMARKS:
         return "named"
     return "hub" if on_hub else "local"
 
 
 def describe_data(name: str, kind: str) -> DataDescription:
-    """What is known of a data set.
-
-    Args:
-        name: of the package's named sources, a hub id, or the name of a directory or file.
-        kind: which of these, as `kind_of_data` says.
+    """What cards say of data, by their name or hub id and by their kind, which `kind_of_data` gives.
 
     Example:
         >>> describe_data("cifar10-lt", "named").hub_id
@@ -83,17 +47,21 @@ def describe_data(name: str, kind: str) -> DataDescription:
     if kind == "hub":
         about = f"The data set [{name}](https://huggingface.co/datasets/{name}) of the hub; its card tells its terms."
         return DataDescription(name, f"{about} {_TEST}", name, name)
-    if kind == "local":
-        about = f"A local collection, which is not published with the model. {_TEST}"
-        return DataDescription(name, about, "imagefolder")
-    if name == _DIGITS.title:
-        return _DIGITS
-    benchmark = BENCHMARKS[name]
-    terms = f"Source: {benchmark.homepage}. {benchmark.licence_note}"
-    index_type = benchmark.source or benchmark.name
-    return DataDescription(
-        benchmark.title, benchmark.about, index_type, benchmark.source, terms, benchmark.citation, "test"
-    )
+    if kind == "named" and name in BENCHMARKS:
+        benchmark = BENCHMARKS[name]
+        return DataDescription(
+            title=benchmark.title,
+            about=benchmark.about,
+            model_index_type=benchmark.hub_id or benchmark.name,
+            hub_id=benchmark.hub_id,
+            terms=f"Source: {benchmark.homepage}. {benchmark.licence_note}",
+            citation=benchmark.citation or None,
+            test_split="test",
+        )
+    if kind == "named":  # by a package that knows more data sets than this one
+        return DataDescription(name, _TEST, name)
+    about = f"A local collection, which is not published with the model. {_TEST}"
+    return DataDescription(name, about, "imagefolder")
 
 
 def describe_architecture(config: PreTrainedConfig) -> str:

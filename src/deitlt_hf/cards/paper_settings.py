@@ -14,10 +14,7 @@ from deitlt_hf.cards.descriptions import describe_architecture, describe_data
 from deitlt_hf.cards.facts import Classes, ModelFacts, Results
 from deitlt_hf.cards.model_card import card_of
 from deitlt_hf.data.benchmarks import BENCHMARKS
-from deitlt_hf.data.cifar_lt import CIFAR10_NAMES, CIFAR100_NAMES
-from deitlt_hf.data.imagenet_lt import PUBLISHED as IMAGENET_LT
-from deitlt_hf.data.inaturalist_2018 import PUBLISHED as INATURALIST_2018
-from deitlt_hf.data.long_tail import class_counts_for_imbalance, class_groups
+from deitlt_hf.data.long_tail import class_counts_for_imbalance
 from deitlt_hf.evaluation.measures import GROUPS
 from deitlt_hf.models.cifar_resnet.configuration_cifar_resnet import CifarResNetConfig
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
@@ -56,9 +53,6 @@ PAPER_SETTINGS = {
         PaperSetting("inaturalist-2018", "iNaturalist-2018", 4, (75.1, 70.3, 75.2, 76.2)),
     )
 }
-
-_LISTS = {"imagenet-lt": IMAGENET_LT, "inaturalist-2018": INATURALIST_2018}
-_CIFAR_NAMES = {"cifar10-lt": CIFAR10_NAMES, "cifar100-lt": CIFAR100_NAMES}
 
 
 def paper_card(name: str) -> ModelCard:
@@ -116,11 +110,10 @@ def _facts(setting: PaperSetting) -> ModelFacts:
 
 def _classes(recipe: Mapping) -> Classes:
     """CIFAR's class by class; of the others what their published lists are known to have."""
-    data = recipe["data"]
-    boundaries = BENCHMARKS[data].boundaries
-    if data in _LISTS:
-        train, test = _LISTS[data]["train"], _LISTS[data]["test"]
-        some_order = class_groups(range(train.classes, 0, -1), boundaries=boundaries)  # only sizes are told of
+    benchmark = BENCHMARKS[recipe["data"]]
+    if benchmark.published:
+        train, test = benchmark.published["train"], benchmark.published["test"]
+        some_order = benchmark.groups(range(train.classes, 0, -1))  # only sizes are told of
         return Classes(
             number=train.classes,
             groups=some_order,
@@ -129,9 +122,9 @@ def _classes(recipe: Mapping) -> Classes:
             largest=train.largest,
             smallest=train.smallest,
         )
-    names = _CIFAR_NAMES[data]
+    names = benchmark.class_names
     counts = class_counts_for_imbalance(len(names), 50_000 // len(names), recipe["imbalance_factor"])
-    groups = class_groups(counts, boundaries=boundaries)
+    groups = benchmark.groups(counts)
     return Classes.counted(counts, names=names, groups=groups, test_counts=[10_000 // len(names)] * len(names))
 
 

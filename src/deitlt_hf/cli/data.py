@@ -1,32 +1,26 @@
-"""`deitlt data`: build the paper's data sets, or look at one's own before training."""
+"""`deitlt data`: build a data set that the package knows by name, or look at one's own before training."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deitlt_hf.cli.console import OneLineParser
 
-NAMES = ("cifar10-lt", "cifar100-lt", "imagenet-lt", "inaturalist-2018")
-DESCRIPTION = """Build one of the paper's data sets as Parquet files with a card and a picture of its class counts."""
-EPILOG = """CIFAR comes from the hub, or from --data_dir DIR with its Parquet files. ImageNet-LT needs --data_dir, a
-tree of ILSVRC2012 (train/, val/); iNaturalist-2018 needs --data_dir, the directory with train_val2018/. Their lists or
-JSON files lie there, or in --lists_dir."""
+if TYPE_CHECKING:
+    from deitlt_hf.cards.dataset_card import BuiltDataset
+    from deitlt_hf.data.benchmarks import Benchmark
+
+DESCRIPTION = """Build a long-tailed data set as Parquet files with a card and a picture of its class counts."""
 
 
 def run(argv: Sequence[str]) -> None:
-    """Run `deitlt data build` or `deitlt data inspect` with the arguments in `argv`.
-
-    Raises:
-        DeiTLTError: whatever building or inspecting refuses.
-
-    Example:
-        >>> run(["build", "cifar10-lt", "--out", "cifar10-lt"])  # doctest: +SKIP
-    """
-    parser = OneLineParser(prog="deitlt data", description="Build the paper's data sets, or inspect any.")
+    """Run `deitlt data build` or `deitlt data inspect` with the arguments in `argv`."""
+    parser = OneLineParser(prog="deitlt data", description="Build a data set that has a name, or inspect any.")
     parser.add_argument("action", choices=("build", "inspect"), help="`deitlt data ACTION --help` says more")
     if argv[:1] == ["inspect"]:
         from deitlt_hf.cli import data_inspect
@@ -38,48 +32,40 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _build(argv: Sequence[str]) -> None:
-    parser = _build_parser()
+    import datasets
+
+    from deitlt_hf.cards.dataset_card import BuiltDataset
+    from deitlt_hf.data.benchmarks import BENCHMARKS
+    from deitlt_hf.data.loading import class_counts
+    from deitlt_hf.files import check_is_free
+    from deitlt_hf.hub.dataset_directory import has_references, push_dataset, write_dataset
+    from deitlt_hf.hub.repository import check_hub
+
+    parser = _build_parser(BENCHMARKS)
     args = parser.parse_args(argv)
+    benchmark = BENCHMARKS[args.name]
     if args.out is None and args.push_to_hub is None:
         parser.error("pass --out DIR, --push_to_hub REPO, or both")
     if args.private and args.push_to_hub is None:
         parser.error("--private goes with --push_to_hub REPO")
-    is_cifar = args.name.startswith("cifar")
-    of_cifar = {"imbalance_factor": args.imbalance_factor, "profile": args.imbalance_profile, "seed": args.seed}
-    of_others = {"lists_dir": args.lists_dir, "check_lists": False if args.no_check else None}
-    ours, not_ours = (of_cifar, of_others) if is_cifar else (of_others, of_cifar)
-    if any(value is not None for value in not_ours.values()):
-        flags = ("--lists_dir and --no_check go", "--imbalance_factor, --imbalance_profile and --seed go")[not is_cifar]
-        which = "imagenet-lt and inaturalist-2018" if is_cifar else "cifar10-lt and cifar100-lt"
-        parser.error(f"{flags} with {which}, not with {args.name}")
-
-    import datasets
-
-    from deitlt_hf.cards.dataset_card import BuiltDataset
-    from deitlt_hf.data.builders import BUILDERS, build
-    from deitlt_hf.data.loading import class_counts
-    from deitlt_hf.files import check_is_free
-    from deitlt_hf.hub.dataset_directory import push_dataset, write_dataset
-    from deitlt_hf.hub.repository import check_hub
+    settings = _settings(parser, args, BENCHMARKS)
 
     datasets.disable_progress_bars()
     if args.out is not None:
         check_is_free(args.out)
     if args.push_to_hub is not None:
         args.push_to_hub = check_hub(args.push_to_hub, kind="dataset", private=args.private)
-        note = BUILDERS[args.name].BENCHMARK.licence_note
-        if not args.private and not is_cifar:  # said before hours of building; CIFAR's note is no restriction
-            print(f"deitlt data: anyone will see these images; {note} --private keeps them to you", file=sys.stderr)
-    settings = {name: value for name, value in ours.items() if value is not None}
-    builder = BUILDERS[args.name](data_dir=args.data_dir, **settings)
-    splits = build(builder)
+        if not args.private and benchmark.licence == "other":  # said before hours of building
+            note = f"anyone will see these images; {benchmark.licence_note} --private keeps them to you"
+            print(f"deitlt data: {note}", file=sys.stderr)
+    splits = benchmark.build(args.data_dir, **settings)
     built = BuiltDataset(
-        benchmark=builder.BENCHMARK,
+        benchmark=benchmark,
         splits=splits,
         class_counts=class_counts(splits["train"]),
         # On the hub, a path on this machine is of no use.
-        embedded=is_cifar or args.embed or args.push_to_hub is not None,
-        selection=_selection(builder.config) if is_cifar else "",
+        embedded=args.embed or args.push_to_hub is not None or not has_references(splits["train"]),
+        selection=_selection(benchmark, **settings) if benchmark.imbalance_factor is not None else "",
     )
     with tempfile.TemporaryDirectory() as scratch:
         directory = args.out or Path(scratch) / args.name
@@ -91,11 +77,26 @@ def _build(argv: Sequence[str]) -> None:
             print(f"pushed to {push_dataset(directory, args.push_to_hub, args.private)}")
 
 
-def _selection(config: Any) -> str:
-    return f"imbalance factor {config.imbalance_factor:g}, profile {config.profile}, seed {config.seed}"
+def _settings(parser: OneLineParser, args: argparse.Namespace, benchmarks: dict[str, Benchmark]) -> dict[str, Any]:
+    """What the flags say to `Benchmark.build`; refuses those that the data set has no use for."""
+    of_selection = {"imbalance_factor": args.imbalance_factor, "profile": args.imbalance_profile, "seed": args.seed}
+    of_lists = {"lists_dir": args.lists_dir, "check_lists": False if args.no_check else None}
+    selected = [name for name, benchmark in benchmarks.items() if benchmark.imbalance_factor is not None]
+    listed = [name for name, benchmark in benchmarks.items() if benchmark.published]
+    for flags, settings, names in (
+        ("--imbalance_factor, --imbalance_profile and --seed", of_selection, selected),
+        ("--lists_dir and --no_check", of_lists, listed),
+    ):
+        if args.name not in names and any(value is not None for value in settings.values()):
+            parser.error(f"{flags} go with {', '.join(names)}, not with {args.name}")
+    return {name: value for name, value in (of_selection | of_lists).items() if value is not None}
 
 
-def _print_summary(built: Any) -> None:
+def _selection(benchmark: Benchmark, imbalance_factor: float | None = None, profile: str = "exp", seed: int = 0) -> str:
+    return f"imbalance factor {imbalance_factor or benchmark.imbalance_factor:g}, profile {profile}, seed {seed}"
+
+
+def _print_summary(built: BuiltDataset) -> None:
     counts = built.class_counts
     sizes = ", ".join(f"{name} {split.num_rows}" for name, split in built.splits.items())
     print(
@@ -104,29 +105,28 @@ def _print_summary(built: Any) -> None:
     )
 
 
-def _build_parser() -> OneLineParser:
-    parser = OneLineParser(prog="deitlt data build", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
-    parser.add_argument("name", metavar="NAME", choices=NAMES, help=", ".join(NAMES))
-    parser.add_argument("--out", metavar="DIR", type=Path, help="directory to make")
-    parser.add_argument("--push_to_hub", "--push-to-hub", metavar="REPO", help="data set on the hub; embeds the images")
-    parser.add_argument("--private", action="store_true", help="make it a private one")
-    parser.add_argument("--data_dir", "--data-dir", metavar="DIR", type=Path, help="where the source's images are")
-    parser.add_argument(
-        "--lists_dir", "--lists-dir", metavar="DIR", type=Path, help="where its lists are, if elsewhere"
+def _build_parser(benchmarks: dict[str, Benchmark]) -> OneLineParser:
+    factors = {name: each.imbalance_factor for name, each in benchmarks.items() if each.imbalance_factor is not None}
+    defaults = ", ".join(f"{name} {factor:g}" for name, factor in factors.items())
+    parser = OneLineParser(
+        prog="deitlt data build",
+        description=DESCRIPTION,
+        epilog=f"Images: {'; '.join(f'{name}: {each.origin}' for name, each in benchmarks.items())}.",
+        allow_abbrev=False,
     )
-    parser.add_argument(
-        "--imbalance_factor",
-        "--imbalance-factor",
-        metavar="F",
-        type=float,
-        help="of CIFAR: largest class count / smallest (default: 100)",
+    add = parser.add_argument
+    add("name", metavar="NAME", choices=list(benchmarks), help=", ".join(benchmarks))
+    add("--out", metavar="DIR", type=Path, help="directory to make")
+    add("--push_to_hub", "--push-to-hub", metavar="REPO", help="data set on the hub; embeds the images")
+    add("--private", action="store_true", help="make it a private one")
+    add("--data_dir", "--data-dir", metavar="DIR", type=Path, help="where the source's images are")
+    add("--lists_dir", "--lists-dir", metavar="DIR", type=Path, help="where its lists are, if elsewhere")
+    factor_help = f"largest class count / smallest (default: {defaults})"
+    add("--imbalance_factor", "--imbalance-factor", metavar="F", type=float, help=factor_help)
+    add(
+        "--imbalance_profile", "--imbalance-profile", choices=("exp", "step"), help="of the class counts (default: exp)"
     )
-    parser.add_argument(
-        "--imbalance_profile", "--imbalance-profile", choices=("exp", "step"), help="of CIFAR (default: exp)"
-    )
-    parser.add_argument("--seed", type=int, help="of CIFAR: seed of the selection (default: 0)")
-    parser.add_argument("--embed", action="store_true", help="copy the images into the files, byte by byte")
-    parser.add_argument(
-        "--no_check", "--no-check", action="store_true", help="take lists that are not the published ones"
-    )
+    add("--seed", type=int, help="of the selection of training images (default: 0)")
+    add("--embed", action="store_true", help="copy the images into the files, byte by byte")
+    add("--no_check", "--no-check", action="store_true", help="take lists that are not the published ones")
     return parser

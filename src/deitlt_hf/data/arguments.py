@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedConfig
 
+from deitlt_hf.data.benchmarks import BENCHMARKS
 from deitlt_hf.data.holdout import HeldOut
 from deitlt_hf.data.loading import LoadedData, class_counts, load_data
 from deitlt_hf.data.long_tail import class_groups
@@ -25,10 +26,7 @@ class DataArguments:
 
     data: str = field(
         default="digits-lt",
-        metadata={
-            "help": "cifar10-lt, cifar100-lt, imagenet-lt, inaturalist-2018, digits-lt; a folder of images; Parquet, "
-            "CSV or JSON lines; or a hub id."
-        },
+        metadata={"help": f"{', '.join(BENCHMARKS)}; a folder of images; Parquet, CSV or JSON lines; or a hub id."},
     )
     data_dir: str | None = field(default=None, metadata={"help": "Local directory of a named data set."})
     data_config: str | None = field(default=None, metadata={"help": "Configuration of a hub data set."})

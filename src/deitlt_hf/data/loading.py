@@ -1,23 +1,19 @@
 """Data sets with columns `image` and `label`, whatever the source, made long-tailed on request.
 
-A new named source is one builder function and one line in `NAMED_SOURCES`; `with_image_and_label` gives whatever it
-returns the columns that the package works with.
+Named data sets are in `benchmarks/`, all others are read by `sources.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features
-from PIL import Image
+from datasets import Dataset, DatasetDict
 
-from deitlt_hf.data.builders import build_imagenet_lt, build_inaturalist_2018
+from deitlt_hf.data.benchmarks import BENCHMARKS
 from deitlt_hf.data.columns import labels_of, say_similar, with_image_and_label
 from deitlt_hf.data.holdout import HeldOut, check_test_fraction, hold_out
 from deitlt_hf.data.long_tail import check_imbalance_factor, long_tailed_indices
@@ -28,10 +24,8 @@ from deitlt_hf.data.readable import (
     leave_out_unreadable,
     refuse_addresses,
 )
-from deitlt_hf.data.sources import Source, load_from_hub, read_directory, read_source
+from deitlt_hf.data.sources import Source, read_source
 from deitlt_hf.errors import DeiTLTError
-
-DIGITS_TEST_IMAGES_PER_CLASS = 40
 
 
 def load_long_tailed_dataset(
@@ -53,8 +47,8 @@ def load_long_tailed_dataset(
     Args:
         source: one of
 
-            - a name of `NAMED_SOURCES`, such as `"cifar10-lt"`, `"cifar100-lt"` (downloaded from the hub unless
-              `data_dir` is given) and `"digits-lt"` (scikit-learn's digits, no download);
+            - a name of `deitlt_hf.data.benchmarks.BENCHMARKS`, such as `"cifar10-lt"`, `"cifar100-lt"` (downloaded from
+              the hub unless `data_dir` is given) and `"digits-lt"` (scikit-learn's digits, no download);
             - a directory with a folder of images per class, or with `train` and `test` folders that hold them;
             - a file, or a directory of files, in Parquet, CSV, TSV or JSON lines: images or their paths (absolute, or
               relative to the file) and class names or ids; files or folders called `train...`, `test...`, or a column
@@ -111,12 +105,7 @@ def load_long_tailed_dataset(
 
 @dataclass(frozen=True)
 class LoadedData:
-    """What `load_long_tailed_dataset` returns, and how its test split was drawn.
-
-    Args:
-        splits: see there.
-        held_out: None for data with a test split of their own.
-    """
+    """What `load_long_tailed_dataset` returns, and how its test split was drawn: None for data that have one."""
 
     splits: DatasetDict
     held_out: HeldOut | None
@@ -132,23 +121,13 @@ def load_data(
     kept: Collection[str] = (),
     **reading: Any,
 ) -> LoadedData:
-    """`load_long_tailed_dataset`, which tells how the test split was drawn.
-
-    Args:
-        source, imbalance_factor, profile, seed, test_fraction: see there.
-        kept: see `hold_out`.
-        **reading: the other arguments, see `read_splits`.
-
-    Example:
-        >>> load_data("digits-lt").held_out is None
-        True
-    """
+    """`load_long_tailed_dataset`, which also says how the test split was drawn; for `kept` see `hold_out`."""
     if imbalance_factor is not None:
         check_imbalance_factor(imbalance_factor)
     check_test_fraction(test_fraction)
     splits = read_splits(source, **reading)
     if imbalance_factor is None and is_named(source):
-        imbalance_factor = NAMED_SOURCES[source].imbalance_factor
+        imbalance_factor = BENCHMARKS[source].imbalance_factor
     _check_classes(splits["train"])
     held_out = None
     if "test" not in splits:
@@ -171,63 +150,43 @@ def read_splits(
     allow_remote_images: bool = False,
     needs_train: bool = True,
 ) -> DatasetDict:
-    """The splits as they are in the source, without images that cannot be read where these are to be skipped.
-
-    Args:
-        source, data_dir, image_column, label_column, data_config, on_bad_image, allow_remote_images: see
-            `load_long_tailed_dataset`.
-        needs_train: see `known_splits`; False to measure a model.
-
-    Example:
-        >>> read_splits("digits-lt")["train"].num_rows
-        1340
-    """
+    """The splits as they are in the source, see `load_long_tailed_dataset`; for `needs_train` see `known_splits`."""
     check_on_bad_image(on_bad_image)
     columns = {"image_column": image_column, "label_column": label_column}
     if is_named(source):
-        splits = with_image_and_label(NAMED_SOURCES[source].build(data_dir), **columns)
+        splits = with_image_and_label(BENCHMARKS[source].read(data_dir), **columns)
     elif data_dir is not None:
         raise DeiTLTError(
-            f"data_dir {str(data_dir)!r} goes with {', '.join(NAMED_SOURCES)}: pass it as the source instead"
+            f"data_dir {str(data_dir)!r} goes with {', '.join(BENCHMARKS)}: pass it as the source instead"
         )
     else:
         splits = read_source(
             source,
-            NAMED_SOURCES,
+            BENCHMARKS,
             data_config=data_config,
-            allow_remote_images=allow_remote_images,
             needs_train=needs_train,
+            allow_remote_images=allow_remote_images,
             **columns,
         )
-        if allow_remote_images:
-            splits = fetch_images(splits, on_bad_image)
-        else:
-            refuse_addresses(splits)
         say_similar(next(iter(splits.values())).features["label"].names)
+    if allow_remote_images:
+        splits = fetch_images(splits, on_bad_image)
+    else:
+        refuse_addresses(splits)
     if on_bad_image == "skip":
         splits = leave_out_unreadable(splits)
-    elif on_bad_image == "error" and not is_named(source):
+    elif on_bad_image == "error":
         check_files_exist(splits)
     return splits
 
 
 def is_named(source: Source) -> bool:
-    """Whether it is one of `NAMED_SOURCES`.
-
-    Example:
-        >>> is_named("digits-lt"), is_named("digits")
-        (True, False)
-    """
-    return isinstance(source, str) and source in NAMED_SOURCES
+    """Whether it is the name of a data set of `BENCHMARKS`."""
+    return isinstance(source, str) and source in BENCHMARKS
 
 
 def class_counts(train: Dataset) -> list[int]:
-    """Images per class of a split with a `label` column, in label order; classes without images count 0.
-
-    Example:
-        >>> class_counts(load_long_tailed_dataset("digits-lt")["train"])
-        [134, 96, 68, 49, 35, 25, 18, 13, 9, 6]
-    """
+    """Images per class of a split with a `label` column, in label order; classes without images count 0."""
     return np.bincount(labels_of(train), minlength=train.features["label"].num_classes).tolist()
 
 
@@ -244,70 +203,3 @@ def _check_classes(train: Dataset) -> None:
             f"class without training images: class {empty[0]} of {len(counts)} ({name!r}) has none{others}; "
             "add images of it or remove it from the label names"
         )
-
-
-def _build_parquet(hub_name: str, data_dir: str | Path | None) -> DatasetDict:
-    if data_dir is not None:
-        return read_directory(data_dir)
-    try:
-        return load_from_hub(hub_name)
-    except DeiTLTError as error:
-        raise DeiTLTError(f"{error}; pass data_dir, a directory with its Parquet files") from error
-
-
-def _build_digits(data_dir: str | Path | None) -> DatasetDict:
-    """Balanced train and test splits of scikit-learn's 8x8 digits: 134 and 40 images a class, always the same ones."""
-    if data_dir is not None:
-        raise DeiTLTError("digits-lt is embedded and reads no data: leave data_dir out")
-    from sklearn.datasets import load_digits  # takes over a second, and only this source needs it
-
-    digits = load_digits()
-    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    by_class = [np.flatnonzero(digits.target == label) for label in range(10)]
-    generator = np.random.RandomState(0)
-    for positions in by_class:
-        generator.shuffle(positions)
-    kept = min(map(len, by_class))
-    selected = {
-        "test": np.concatenate([positions[:DIGITS_TEST_IMAGES_PER_CLASS] for positions in by_class]),
-        "train": np.concatenate([positions[DIGITS_TEST_IMAGES_PER_CLASS:kept] for positions in by_class]),
-    }
-    features = Features({"image": datasets.Image(), "label": ClassLabel(names=[str(label) for label in range(10)])})
-    return DatasetDict(
-        {
-            split: Dataset.from_dict(
-                {
-                    "image": [Image.fromarray(grey[position]).convert("RGB") for position in positions],
-                    "label": digits.target[positions],
-                },
-                features=features,
-            )
-            for split, positions in selected.items()
-        }
-    )
-
-
-@dataclass(frozen=True)
-class NamedSource:
-    """A data set known by name.
-
-    Args:
-        build: makes the splits from `data_dir`, or None where the user gave none.
-        imbalance_factor: the default, as in the paper; None for data that are long-tailed already.
-
-    Example:
-        >>> NAMED_SOURCES["cifar10-lt"].imbalance_factor
-        100
-    """
-
-    build: Callable[[str | Path | None], DatasetDict]
-    imbalance_factor: float | None
-
-
-NAMED_SOURCES: dict[str, NamedSource] = {
-    "cifar10-lt": NamedSource(partial(_build_parquet, "uoft-cs/cifar10"), 100),
-    "cifar100-lt": NamedSource(partial(_build_parquet, "uoft-cs/cifar100"), 100),
-    "digits-lt": NamedSource(_build_digits, 20),
-    "imagenet-lt": NamedSource(build_imagenet_lt, None),
-    "inaturalist-2018": NamedSource(build_inaturalist_2018, None),
-}

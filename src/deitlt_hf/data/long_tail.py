@@ -16,11 +16,7 @@ PROFILES = ("exp", "step")
 
 
 def check_imbalance_factor(imbalance_factor: float) -> None:
-    """Raise `DeiTLTError` unless the factor (largest / smallest class count) is a finite number of at least 1.
-
-    Example:
-        >>> check_imbalance_factor(100)
-    """
+    """Raise `DeiTLTError` unless the factor (largest / smallest class count) is a finite number of at least 1."""
     if not 1 <= imbalance_factor < math.inf:
         raise DeiTLTError(
             f"imbalance_factor is {imbalance_factor}, but it is the largest class count divided by the smallest: "
@@ -29,11 +25,7 @@ def check_imbalance_factor(imbalance_factor: float) -> None:
 
 
 def check_class_counts(class_counts: Sequence[int]) -> None:
-    """Raise `DeiTLTError` if a class has no training images, naming the first such class by its id.
-
-    Example:
-        >>> check_class_counts([500, 5])
-    """
+    """Raise `DeiTLTError` if a class has no training images, naming the first such class by its id."""
     empty = next((label for label, count in enumerate(class_counts) if count < 1), None)
     if empty is not None:
         raise DeiTLTError(
@@ -43,12 +35,7 @@ def check_class_counts(class_counts: Sequence[int]) -> None:
 
 
 def seeded(seed: int) -> np.random.RandomState:
-    """NumPy's legacy generator, which the reference draws with; `DeiTLTError` for a seed that it cannot have.
-
-    Example:
-        >>> seeded(0).randint(100)
-        44
-    """
+    """NumPy's legacy generator, which the reference draws with; `DeiTLTError` for a seed that it cannot have."""
     try:
         return np.random.RandomState(seed)
     except (TypeError, ValueError) as error:

@@ -87,7 +87,7 @@ def check_files_exist(splits: DatasetDict) -> None:
         for index, path in referenced_files(dataset):
             folder, name = os.path.split(path)
             if folder not in existing:  # listing a folder once takes a tenth of asking for each of its files
-                existing[folder] = _names_in(folder)
+                existing[folder] = _files_in(folder)
             if name not in existing[folder] and "://" not in path:
                 missing.append(image_name(index, split, path))
     if missing:
@@ -184,9 +184,10 @@ def _why_unreadable(image: dict | None) -> str | None:
     return None
 
 
-def _names_in(folder: str) -> set[str]:
+def _files_in(folder: str) -> set[str]:
     try:
-        return set(os.listdir(folder or os.curdir))
+        with os.scandir(folder or os.curdir) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
     except OSError:
         return set()
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from deitlt_hf.data.lists import read_list
+from deitlt_hf.data.benchmarks.lists import read_list
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.reference.checkpoint_file import ReferenceFile
 

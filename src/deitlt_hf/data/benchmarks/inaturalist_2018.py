@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from datasets import DatasetDict
 from pyarrow import json as arrow_json
 
-from deitlt_hf.data.class_names import are_numbers, read_categories, unique_names
-from deitlt_hf.data.finding import find_beside, images_directory, places_searched
-from deitlt_hf.data.lists import ImageList, ListedImages, ListFacts, check_facts, check_labels, read_list
+from deitlt_hf.data.benchmarks.benchmark import Benchmark
+from deitlt_hf.data.benchmarks.lists import (
+    ImageList,
+    ListFacts,
+    check_labels,
+    check_published,
+    find_beside,
+    images_directory,
+    places_searched,
+    read_list,
+    referenced_splits,
+    unique_names,
+)
 from deitlt_hf.errors import DeiTLTError
 
 IMAGES = "train_val2018"
@@ -32,59 +44,69 @@ _JSON_SCHEMA = pa.schema(
 )
 
 
-def inaturalist_2018_files(data_dir: Path, lists_dir: Path | None) -> dict[str, Path]:
-    """The JSON files of train and test or, without both, the lists; and a `categories.json` under `names`.
-
-    Raises:
-        DeiTLTError: `data_dir` has no images of the competition, or neither kind of file is there.
-    """
-    directory = images_directory(data_dir, IMAGES, f"the directory with iNaturalist-2018's folder {IMAGES}")
+def inaturalist_2018_files(data_dir: str | Path | None, lists_dir: str | Path | None = None) -> dict[str, Path]:
+    """The directory as `images`, the JSON files or else the lists by split, and any `categories.json` as `names`."""
+    what = f"the directory with iNaturalist-2018's folder {IMAGES}"
+    directory = images_directory("inaturalist-2018", data_dir, IMAGES, what)
     for names in (JSON_FILES, LIST_FILES):
         files = {split: find_beside(directory, lists_dir, [name]) for split, name in names.items()}
         if all(files.values()):
             names_file = find_beside(directory, lists_dir, [CATEGORIES_FILE])
             files["names"] = names_file or find_beside(directory, None, [CATEGORIES_FILE])
-            return {name: file for name, file in files.items() if file is not None}
+            return {"images": directory, **{name: file for name, file in files.items() if file is not None}}
     raise DeiTLTError(
         f"neither {' and '.join(JSON_FILES.values())} nor {' and '.join(LIST_FILES.values())} are in "
         f"{places_searched(directory, lists_dir)}: put either there, or pass lists_dir, the directory with them"
     )
 
 
-def read_inaturalist_2018(data_dir: Path, lists_dir: Path | None, check_lists: bool = True) -> ListedImages:
+def read_inaturalist_2018(
+    data_dir: str | Path | None, lists_dir: str | Path | None = None, check_lists: bool = True
+) -> DatasetDict:
     """Read and check the JSON files or lists, and name the species.
 
-    The names are those of `categories.json`, or else of `train2018.json`; of lists alone, the ids.
-
-    Args:
-        data_dir: the directory with `train_val2018/SUPERCATEGORY/ID/HASH.jpg`.
-        lists_dir: where the JSON files or lists are; None looks in `data_dir` and above it.
-        check_lists: refuse files whose numbers of images are not the published ones.
-
-    Raises:
-        DeiTLTError: files that are missing, or lists that are wrong.
+    The names are those of `train2018.json` or, where these are mere numbers as in its first release, of
+    `categories.json`.
     """
     files = inaturalist_2018_files(data_dir, lists_dir)
-    names_file = files.pop("names", None)
-    if files["train"].suffix == ".json":
-        splits, names = _read_json_splits(files)
+    sources = {split: files[split] for split in JSON_FILES}
+    if sources["train"].suffix == ".json":
+        splits, names = _read_json_splits(sources)
     else:
-        splits = {split: read_list(file) for split, file in files.items()}
-        names = dict.fromkeys(range(int(splits["train"].labels.max()) + 1), "")
+        splits = {split: read_list(file) for split, file in sources.items()}
+        names = {label: str(label) for label in range(int(splits["train"].labels.max()) + 1)}
     if check_lists:
-        check_facts(splits.values(), [PUBLISHED[split] for split in splits])
+        check_published(splits, PUBLISHED)
     check_labels(splits, len(names))
-    if names_file is not None and are_numbers(names.values() if any(names.values()) else ["0"]):
-        better = read_categories(names_file)
+    if "names" in files and all(name.isdecimal() or not name for name in names.values()):
+        better = read_categories(files["names"])
         lacking = names.keys() - better.keys()
         if lacking:
             raise DeiTLTError(
-                f"{names_file} has no category {min(lacking)}, one of {len(lacking)} that {files['train'].name} has: "
-                "pass the categories of the same data set, or move it away"
+                f"{files['names']} has no category {min(lacking)}, one of {len(lacking)} that {sources['train'].name} "
+                "has: pass the categories of the same data set, or move it away"
             )
         names = {category: better[category] for category in names}
     class_names = unique_names([name.strip() for name in names.values()], [str(category) for category in names])
-    return ListedImages(images_directory(data_dir, IMAGES, ""), class_names, splits)
+    return referenced_splits(files["images"], splits, class_names)
+
+
+def read_categories(file: Path) -> dict[int, str]:
+    """Names by id of a `categories.json`: a list of categories with `id` and `name`, or a dict that holds it.
+
+    Example:
+        >>> _ = Path("categories.json").write_text('[{"id": 0, "name": "Grus grus"}]')
+        >>> read_categories(Path("categories.json"))
+        {0: 'Grus grus'}
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        categories = content["categories"] if isinstance(content, dict) else content
+        return {int(category["id"]): str(category["name"]) for category in categories}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DeiTLTError(
+            f"cannot read {file}: pass categories as JSON, each with an `id` and a `name`, or move it away"
+        ) from error
 
 
 def _read_json_splits(files: dict[str, Path]) -> tuple[dict[str, ImageList], dict[int, str]]:
@@ -145,3 +167,28 @@ def _category_of_each_image(file: Path, image_ids: pa.Array, annotations: dict[s
     categories = np.empty(len(ids), np.int64)
     categories[by_image] = annotations["category_id"].to_numpy()[by_annotation]
     return categories
+
+
+BENCHMARKS = [
+    Benchmark(
+        name="inaturalist-2018",
+        title="iNaturalist-2018",
+        about="The train split is the competition's. The test split is its validation set (val2018), on which the "
+        "paper tests: the labels of the competition's own test images are not public. Labels are the category ids.",
+        homepage="https://github.com/visipedia/inat_comp/tree/master/2018",
+        licence="other",
+        licence_note="The competition's terms allow non-commercial research and education only; each image has the "
+        "licence that its photographer chose.",
+        origin="--data_dir DIR with train_val2018/, its JSON files or lists there or in --lists_dir",
+        read=read_inaturalist_2018,
+        boundaries=(842, 4543),
+        published=PUBLISHED,
+        citation="""@inproceedings{vanhorn2018inaturalist,
+  author = {Van Horn, Grant and Mac Aodha, Oisin and Song, Yang and Cui, Yin and Sun, Chen and Shepard, Alex and
+            Adam, Hartwig and Perona, Pietro and Belongie, Serge},
+  title = {The {iNaturalist} Species Classification and Detection Dataset},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2018}
+}""",
+    )
+]

@@ -1,0 +1,116 @@
+"""What the package says about a data set that it knows by name, and how it is built from its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+
+from deitlt_hf.data.benchmarks.lists import ListFacts
+from deitlt_hf.data.columns import labels_of, with_image_and_label
+from deitlt_hf.data.long_tail import check_imbalance_factor, class_groups, long_tailed_indices
+from deitlt_hf.data.readable import check_files_exist, refuse_addresses
+from deitlt_hf.errors import DeiTLTError
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set with a name: the commands, the loader, the builders and the cards all read it here.
+
+    Args:
+        name: as in `--data NAME` and `deitlt data build NAME`.
+        title: as people write it.
+        about: what its splits are, in one or two sentences.
+        homepage: of the source.
+        licence: the hub's word for the source's terms; `other` where they are its own.
+        licence_note: the terms in a sentence.
+        origin: where the images come from, for the help of the commands.
+        read: called with `data_dir`, which is None where the user gave none; returns the splits as they are in the
+            source, `train` and `test` among them. With `published` lists it also takes `lists_dir` and `check_lists`.
+        citation: BibTeX.
+        boundaries: where mid and tail begin in the classes sorted by frequency, as in the paper's tables; None groups
+            the classes by their number of training images.
+        imbalance_factor: the default for making the train split long-tailed; None for data that are so already.
+        class_names: of the source, in label order, where they are always the same.
+        published: what the published list of each split has.
+        hub_id: of the source.
+
+    Example:
+        >>> from deitlt_hf.data.benchmarks import BENCHMARKS
+        >>> BENCHMARKS["imagenet-lt"].boundaries
+        (390, 835)
+    """
+
+    name: str
+    title: str
+    about: str
+    homepage: str
+    licence: str
+    licence_note: str
+    origin: str
+    read: Callable[..., DatasetDict]
+    citation: str = ""
+    boundaries: tuple[int, int] | None = None
+    imbalance_factor: float | None = None
+    class_names: tuple[str, ...] = ()
+    published: Mapping[str, ListFacts] = field(default_factory=dict)
+    hub_id: str | None = None
+
+    def build(
+        self,
+        data_dir: str | Path | None = None,
+        *,
+        imbalance_factor: float | None = None,
+        profile: str = "exp",
+        seed: int = 0,
+        **reading: object,
+    ) -> DatasetDict:
+        """The checked splits with columns `image` and `label`; the train split of a balanced source is long-tailed.
+
+        Args:
+            data_dir: see `read`.
+            imbalance_factor, profile, seed: see `load_long_tailed_dataset`; unused for data that are long-tailed.
+            **reading: `lists_dir` and `check_lists`, where there are published lists.
+
+        Raises:
+            DeiTLTError: a source that is missing, damaged or another data set, and settings that cannot work.
+        """
+        if imbalance_factor is None:
+            imbalance_factor = self.imbalance_factor
+        if imbalance_factor is not None:
+            check_imbalance_factor(imbalance_factor)
+        splits = self.read(data_dir, **reading)
+        named = with_image_and_label(splits)
+        splits = DatasetDict({name: named[name] for name in (*splits, *named) if name in named})  # the source's order
+        if imbalance_factor is not None:
+            self._check_whole(splits["train"], str(data_dir or self.hub_id or self.name))
+        refuse_addresses(splits)
+        check_files_exist(splits)
+        if imbalance_factor is not None:
+            indices = long_tailed_indices(labels_of(splits["train"]), imbalance_factor, profile, seed)
+            splits["train"] = splits["train"].select(indices)
+        return splits
+
+    def groups(self, class_counts: list[int]) -> dict[str, list[int]]:
+        """Head, mid and tail as in the paper's tables; with fewer classes than it has, by training images."""
+        if self.boundaries is not None and self.boundaries[1] <= len(class_counts):
+            return class_groups(class_counts, boundaries=self.boundaries)
+        return class_groups(class_counts)
+
+    def _check_whole(self, train: Dataset, place: str) -> None:
+        """Refuse another data set, and one that is long-tailed already: its tail would be cut a second time."""
+        labels, counts = np.unique(labels_of(train), return_counts=True)
+        expected = len(self.class_names) or train.features["label"].num_classes
+        if train.features["label"].num_classes != expected or len(labels) != expected:
+            raise DeiTLTError(
+                f"the train split in {place!r} does not have images of just the {expected} classes that {self.title} "
+                "is made from: pass the directory with its own files"
+            )
+        if counts.min() != counts.max():
+            raise DeiTLTError(
+                f"the train split in {place!r} has from {counts.min()} to {counts.max()} images of a class, but "
+                f"{self.title} is made from as many of each: pass the directory with the whole source"
+            )
