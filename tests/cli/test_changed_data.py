@@ -275,10 +275,8 @@ def test_training_says_that_test_images_are_in_train_and_so_does_the_card(tmp_pa
     teacher = ["--image_size", "8", "--depth", "20", "--num_train_epochs", "1", "--report_to", "none"]
     for command in (["train", *RUN], ["teacher", *teacher, "--use_cpu", "true", "--dataloader_num_workers", "0"]):
         printed = said(*command, "--data", "pics")
-        assert (
-            "3 of 18 test images (16.7 %) are identical to training images, so that the measured accuracy will be too high"
-            in printed
-        )
+        assert "3 of 18 test images (16.7 %) are identical to training images" in printed
+        assert "the measured accuracy will be too high" in printed
     for run in ("pics", "pics-teacher"):
         card = (tmp_path / "runs" / run / "README.md").read_text()
         assert "3 of 18 test images are identical to training images (16.7 %)" in card
