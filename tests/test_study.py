@@ -17,8 +17,8 @@ from accelerate import Accelerator
 
 from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification
 from deitlt_hf.data.arguments import DataArguments, load_images
+from deitlt_hf.evaluation.evaluate import evaluate_student
 from deitlt_hf.recipes import load_recipe
-from deitlt_hf.runs.training import evaluate_student
 
 ROOT = Path(__file__).parent.parent
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -25,11 +25,11 @@ if TYPE_CHECKING:  # type checkers and editors read the names here; at run time 
     from deitlt_hf.data.long_tail import long_tailed_indices as long_tailed_indices
     from deitlt_hf.data.suggestion import suggest_recipe as suggest_recipe
     from deitlt_hf.evaluation.analysis.analyze import analyze_model as analyze_model
-    from deitlt_hf.evaluation.analysis.attention_distance import mean_attention_distance as mean_attention_distance
-    from deitlt_hf.evaluation.analysis.calibration import expected_calibration_error as expected_calibration_error
-    from deitlt_hf.evaluation.analysis.feature_rank import feature_rank as feature_rank
-    from deitlt_hf.evaluation.analysis.rollout import attention_rollout as attention_rollout
-    from deitlt_hf.evaluation.analysis.token_similarity import token_similarity as token_similarity
+    from deitlt_hf.evaluation.analysis.predictions import expected_calibration_error as expected_calibration_error
+    from deitlt_hf.evaluation.analysis.tokens import attention_rollout as attention_rollout
+    from deitlt_hf.evaluation.analysis.tokens import feature_rank as feature_rank
+    from deitlt_hf.evaluation.analysis.tokens import mean_attention_distance as mean_attention_distance
+    from deitlt_hf.evaluation.analysis.tokens import token_similarity as token_similarity
     from deitlt_hf.evaluation.attention import token_attention as token_attention
     from deitlt_hf.evaluation.compare import compare_models as compare_models
     from deitlt_hf.evaluation.measures import grouped_accuracy as grouped_accuracy
@@ -93,11 +93,11 @@ _MODULE_OF = {
     "LongTailAccuracy": "long_tail_accuracy.long_tail_accuracy",
     "token_attention": "evaluation.attention",
     "analyze_model": "evaluation.analysis.analyze",
-    "mean_attention_distance": "evaluation.analysis.attention_distance",
-    "feature_rank": "evaluation.analysis.feature_rank",
-    "token_similarity": "evaluation.analysis.token_similarity",
-    "attention_rollout": "evaluation.analysis.rollout",
-    "expected_calibration_error": "evaluation.analysis.calibration",
+    "mean_attention_distance": "evaluation.analysis.tokens",
+    "feature_rank": "evaluation.analysis.tokens",
+    "token_similarity": "evaluation.analysis.tokens",
+    "attention_rollout": "evaluation.analysis.tokens",
+    "expected_calibration_error": "evaluation.analysis.predictions",
     "compare_models": "evaluation.compare",
     "write_analysis": "evaluation.page",
     "ExpertClassifier": "inference.classifier",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from deitlt_hf.evaluation.analysis.analyze import Analysis
-from deitlt_hf.evaluation.analysis.examples import Example
+from deitlt_hf.evaluation.analysis.streaming import Example
 from deitlt_hf.evaluation.measures import EXPERTS
 
 COUNTS = [500, 299, 179, 107, 64, 38, 23, 13, 8, 5]

@@ -22,10 +22,10 @@ from deitlt_hf import (
 )
 from deitlt_hf.data.arguments import DataArguments, images_for_model, load_images
 from deitlt_hf.data.views import evaluation_view
+from deitlt_hf.evaluation.evaluate import evaluate_student
 from deitlt_hf.hub.pushing import push_model
 from deitlt_hf.inference.loading import load_run_settings
 from deitlt_hf.runs.analyzing import analyze_saved_model
-from deitlt_hf.runs.training import evaluate_student
 from deitlt_hf.teachers.frozen import FrozenTeacher
 from hub_server import HubServer
 

@@ -27,7 +27,7 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import DataclassParser, check_options, take_data_of_run
     from deitlt_hf.data.arguments import DataArguments, images_for_model
-    from deitlt_hf.evaluation.analysis.vit import patches_of
+    from deitlt_hf.evaluation.attention import patches_of
     from deitlt_hf.evaluation.compare import check_same_classes, compare_models, format_comparison
     from deitlt_hf.evaluation.page import ANALYSIS_FILE, PAGE_FILE, write_analysis
     from deitlt_hf.inference.loading import load_any_config

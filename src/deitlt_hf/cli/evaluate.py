@@ -28,11 +28,11 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import DataclassParser, take_data_of_run
     from deitlt_hf.data.arguments import DataArguments, images_for_model
+    from deitlt_hf.evaluation.evaluate import evaluate_student
     from deitlt_hf.evaluation.measures import format_table
     from deitlt_hf.files import write_json
     from deitlt_hf.inference.loading import load_student
     from deitlt_hf.runs.images import load_images_to_measure
-    from deitlt_hf.runs.training import evaluate_student
 
     parser = DataclassParser(
         [DataArguments, EvaluateArguments],

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from transformers import PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
 from deitlt_hf.data.images import upright_rgb
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.evaluate import evaluation_mode
 from deitlt_hf.evaluation.two_tokens import run_two_tokens
-from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 
 TOKENS = ("cls", "distillation")
+WHAT_TO_PASS = "pass a Vision Transformer of transformers: DeiT-LT, DeiT, DeiT with teacher, or ViT"
 LARGEST_DRAWING = 1024  # pixels; more says nothing about a few hundred patches
 OPACITY = 0.6
 WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
@@ -53,29 +56,54 @@ def token_attention(model: DeiTLTForImageClassification, pixel_values: torch.Ten
     return attention_maps(weights, model.config)
 
 
-def attention_maps(weights: torch.Tensor, config: DeiTLTConfig) -> dict[str, torch.Tensor]:
-    """The maps of `token_attention` from attention weights of shape `(batch, heads, 2, 2 + patches)`.
+def attention_maps(weights: torch.Tensor, config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+    """The maps of `token_attention` from attention weights `(batch, heads, 2, 2 + patches)`."""
+    maps = on_patches(weights.float().mean(1), patches_of(config))
+    return {token: maps[:, index] for index, token in enumerate(TOKENS)}
+
+
+def on_patches(weights: torch.Tensor, patches: Patches) -> torch.Tensor:
+    """Weights on all tokens `(..., special tokens + patches)` as maps of the patches alone `(..., rows, cols)`."""
+    rows, columns = patches.grid
+    return weights[..., -rows * columns :].unflatten(-1, (rows, columns))
+
+
+class Patches(NamedTuple):
+    """The patches of a model's images: sides in pixels, `(height, width)`."""
+
+    image_size: tuple[int, int]
+    patch_size: tuple[int, int]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+
+
+def patches_of(config: PreTrainedConfig) -> Patches:
+    """The patches of a Vision Transformer; a `DeiTLTError` for the configuration of another kind of network.
 
     Example:
-        >>> config = DeiTLTConfig(image_size=32, patch_size=8)
-        >>> attention_maps(torch.full((1, 3, 2, 18), 1 / 18), config)["distillation"].shape
-        torch.Size([1, 4, 4])
+        >>> patches_of(DeiTLTConfig(image_size=[32, 48], patch_size=8)).grid
+        (4, 6)
     """
-    (height, width), (patch_height, patch_width) = sides(config.image_size), sides(config.patch_size)
-    mean = weights.float().mean(1)[:, :, 2:].unflatten(-1, (height // patch_height, width // patch_width))
-    return {token: mean[:, index] for index, token in enumerate(TOKENS)}
+    image_size, patch_size = (getattr(config, name, None) for name in ("image_size", "patch_size"))
+    if image_size is None or patch_size is None:
+        raise DeiTLTError(f"a {config.model_type} model has no patches whose attention could be shown; {WHAT_TO_PASS}")
+    return Patches(sides(image_size), sides(patch_size))
+
+
+def sides(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    """`(height, width)` of a size as configurations have it."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def seen_region(processor: BaseImageProcessor, width: int, height: int) -> Region:
     """The part of a picture that the model sees after the image processor's resize and centre crop.
 
-    Args:
-        processor: an image processor that resizes to a shortest edge or to a height and width, as DeiT's do.
-        width, height: of the upright picture, in pixels.
-
-    Returns:
-        `(left, top, right, bottom)` as fractions of the picture; beyond 0 and 1 where a crop larger than the picture
-        makes the processor pad it.
+    `width` and `height` are those of the upright picture in pixels; the processor resizes to a shortest edge or to a
+    height and width, as DeiT's do. Gives `(left, top, right, bottom)` as fractions of the picture; beyond 0 and 1 where
+    the crop is larger than the picture and the processor pads it.
 
     Example:
         >>> from deitlt_hf.data.views import image_processor
@@ -156,13 +184,3 @@ def _colours(weights: np.ndarray) -> np.ndarray:
 
     largest = float(weights.max()) or 1.0
     return colormaps["viridis"](weights / largest, bytes=True)[..., :3].copy()
-
-
-def sides(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
-    """`(height, width)` of a size as configurations have it.
-
-    Example:
-        >>> sides(32), sides([32, 48])
-        ((32, 32), (32, 48))
-    """
-    return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -1,19 +1,49 @@
-"""Runs a DeiT-LT student over images and keeps what the average of its heads and each expert predict."""
+"""The evaluation loop, and what the average and both experts of a student predict in it.
+
+Only the Trainer's evaluation during training runs in another loop, transformers' own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.measures import expert_metrics
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from deitlt_hf.data.arguments import Images
+
+
+def evaluate_student(
+    model: torch.nn.Module,
+    images: Images,
+    image_size: int,
+    accelerator: Accelerator,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    confidence_intervals: bool = False,
+) -> dict[str, Any]:
+    """Evaluate the average and both experts on the test split; see `expert_metrics`."""
+    # Here, because they load timm, which prediction works without.
+    from deitlt_hf.data.dataset import ViewedDataset, collate, collate_for_workers
+    from deitlt_hf.data.views import evaluation_view
+
+    dataset = ViewedDataset(images.test, {"pixel_values": evaluation_view(image_size)}, "test")
+    dataloader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
+    collate_for_workers(dataloader, accelerator.num_processes)
+    predictions, labels = predict_experts(model, dataloader, accelerator=accelerator)
+    return expert_metrics(
+        predictions, labels, images.class_counts, images.class_groups, images.class_names, confidence_intervals
+    )
 
 
 def predict_experts(
@@ -35,8 +65,8 @@ def predict_experts(
             with each image counted once (which needs a dataset with a length).
 
     Returns:
-        `(predictions, labels)`: int64 arrays of shapes `(N, 3)`, columns in the order of
-        `deitlt_hf.evaluation.measures.EXPERTS`, and `(N,)`, in the order of the data.
+        `(predictions, labels)`: int64 arrays of shapes `(N, 3)`, columns in the order average, cls, distillation, and
+        `(N,)`, in the order of the data.
 
     Raises:
         DeiTLTError: the model lacks the two heads, or the dataloader yields no batch.
@@ -45,25 +75,51 @@ def predict_experts(
         >>> predictions, labels = predict_experts(model, dataloader)  # doctest: +SKIP
         >>> metrics = expert_metrics(predictions, labels, class_counts, groups, class_names)  # doctest: +SKIP
     """
+    rows = Rows()
+
+    def keep(pixel_values: torch.Tensor, labels: torch.Tensor) -> None:
+        output = model(pixel_values=pixel_values)
+        heads = [getattr(output, name, None) for name in ("cls_logits", "distillation_logits")]
+        if any(head is None for head in heads):
+            raise DeiTLTError(
+                f"{type(output).__name__} has no cls_logits and distillation_logits: pass a DeiT-LT student, which has "
+                "two heads"
+            )
+        ids = torch.cat([expert_class_ids(*heads), labels.long()[:, None]], dim=1)
+        # Ids stay on the device until the end: reading them here would make it wait for the host after each batch.
+        rows.add(ids if accelerator is None else accelerator.gather_for_metrics(ids))
+
+    run_over(model, dataloader, keep, "predicting", device, accelerator)
+    table = rows.table().cpu().numpy()
+    return table[:, :-1], table[:, -1]
+
+
+def run_over(
+    model: torch.nn.Module,
+    dataloader: Iterable[Mapping[str, torch.Tensor]],
+    use: Callable[[torch.Tensor, torch.Tensor], None],
+    activity: str,
+    device: torch.device | str | None = None,
+    accelerator: Accelerator | None = None,
+) -> None:
+    """Give the pixel values and labels of each batch to `use`, with the model in evaluation mode, without gradients.
+
+    Model and batches go to the device, by default the model's; with an accelerator, each process gets its share of the
+    batches. `activity` stands before the progress bar.
+    """
     if accelerator is not None:
-        dataloader = accelerator.prepare_data_loader(dataloader)
-        device = accelerator.device
+        dataloader, device = accelerator.prepare_data_loader(dataloader), accelerator.device
     if device is None:
         device = next(model.parameters()).device
     model.to(device)
-
-    rows = Rows()
     silent = accelerator is not None and not accelerator.is_main_process
+    empty = True
     with evaluation_mode(model), torch.inference_mode():
-        for batch in tqdm(dataloader, desc="predicting", unit="batch", disable=silent, leave=False):
-            ids = _class_ids_of(model(pixel_values=batch["pixel_values"].to(device, non_blocking=True)))
-            ids = torch.cat([ids, batch["labels"].to(device).long()[:, None]], dim=1)
-            # Ids stay on the device until the end: reading them here would make it wait for the host after each batch.
-            rows.add(ids if accelerator is None else accelerator.gather_for_metrics(ids))
-    if len(rows) == 0:
+        for batch in tqdm(dataloader, desc=activity, unit="batch", disable=silent, leave=False):
+            use(batch["pixel_values"].to(device, non_blocking=True), batch["labels"].to(device, non_blocking=True))
+            empty = False
+    if empty:
         raise DeiTLTError("the dataloader yields no batch: pass one with at least one image")
-    table = rows.table().cpu().numpy()
-    return table[:, :-1], table[:, -1]
 
 
 class Rows:
@@ -94,40 +150,13 @@ class Rows:
         return self._table[: self._length]
 
 
-def _class_ids_of(output: object) -> torch.Tensor:
-    cls_logits = getattr(output, "cls_logits", None)
-    distillation_logits = getattr(output, "distillation_logits", None)
-    if cls_logits is None or distillation_logits is None:
-        raise DeiTLTError(
-            f"{type(output).__name__} has no cls_logits and distillation_logits: pass a DeiT-LT student, which has two "
-            "heads"
-        )
-    return expert_class_ids(cls_logits, distillation_logits)
-
-
 def expert_class_ids(cls_logits: torch.Tensor, distillation_logits: torch.Tensor) -> torch.Tensor:
-    """What the average and both experts predict.
-
-    Args:
-        cls_logits, distillation_logits: `(N, classes)`, of any floating point.
-
-    Returns:
-        Class ids `(N, 3)` int64 on their device, in the order of `EXPERTS`.
-
-    Example:
-        >>> expert_class_ids(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
-        tensor([[0, 0, 1]])
-    """
+    """What the average and both experts predict from logits `(N, classes)`: class ids `(N, 3)` int64."""
     return torch.stack([logits.argmax(-1) for logits in expert_logits(cls_logits, distillation_logits)], dim=-1)
 
 
 def expert_logits(cls_logits: torch.Tensor, distillation_logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Float32 logits of the average and of both experts, in the order of `EXPERTS`.
-
-    Example:
-        >>> expert_logits(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 1.0]))[0]
-        tensor([1.5000, 0.5000])
-    """
+    """Float32 logits of the average and of both experts, in the order of `EXPERTS`."""
     # In float32: the mean of two bfloat16 logits has ties that the logits themselves do not have.
     cls_logits, distillation_logits = cls_logits.float(), distillation_logits.float()
     return (cls_logits + distillation_logits) / 2, cls_logits, distillation_logits  # paper: "Prediction", the mean

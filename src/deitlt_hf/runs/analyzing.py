@@ -18,7 +18,7 @@ from deitlt_hf.data.images import upright_rgb
 from deitlt_hf.data.views import View, evaluation_view
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.analysis.analyze import Analysis, analyze_model
-from deitlt_hf.evaluation.analysis.vit import patches_of
+from deitlt_hf.evaluation.attention import patches_of
 from deitlt_hf.files import RUN_FILE, is_hub_id, last_part, read_json
 from deitlt_hf.inference.loading import load_any_classifier, load_image_processor, load_run_settings
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig

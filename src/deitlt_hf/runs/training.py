@@ -9,20 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, set_seed
 
 from deitlt_hf.cards.record import teacher_record
 from deitlt_hf.data.arguments import Images, TrainingDataArguments
-from deitlt_hf.data.dataset import ViewedDataset, collate, collate_for_workers
+from deitlt_hf.data.dataset import ViewedDataset
 from deitlt_hf.data.device_augmentation.device_views import BatchView
 from deitlt_hf.data.views import View, evaluation_view, image_processor, paco_key_view, paco_query_view
 from deitlt_hf.errors import DeiTLTError, check_is_there, loading_reason
-from deitlt_hf.evaluation.evaluate import predict_experts
+from deitlt_hf.evaluation.evaluate import evaluate_student
 from deitlt_hf.evaluation.figures.run import report_figure
 from deitlt_hf.evaluation.figures.style import save_figure
-from deitlt_hf.evaluation.measures import MEASURES, expert_metrics
+from deitlt_hf.evaluation.measures import MEASURES
 from deitlt_hf.files import METRICS_FILE, REPORT_FILE, write_json
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.runs.directory import (
@@ -259,25 +257,6 @@ def build_student(
     if student.init_from is not None:
         return _checked(load_start, student, data.image_size, classes, source=student.init_from)
     return DeiTLTForImageClassification(_checked(student_config, student, data.image_size, **classes))
-
-
-def evaluate_student(
-    model: PreTrainedModel,
-    images: Images,
-    image_size: int,
-    accelerator: Accelerator,
-    batch_size: int = 64,
-    num_workers: int = 0,
-    confidence_intervals: bool = False,
-) -> dict[str, Any]:
-    """Evaluate the average and both experts on the test split; see `expert_metrics`."""
-    dataset = ViewedDataset(images.test, {"pixel_values": evaluation_view(image_size)}, "test")
-    dataloader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
-    collate_for_workers(dataloader, accelerator.num_processes)
-    predictions, labels = predict_experts(model, dataloader, accelerator=accelerator)
-    return expert_metrics(
-        predictions, labels, images.class_counts, images.class_groups, images.class_names, confidence_intervals
-    )
 
 
 def save_result(result: RunResult, directory: str | Path) -> None:

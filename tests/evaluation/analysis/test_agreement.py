@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deitlt_hf.evaluation.analysis.agreement import grouped_agreement
+from deitlt_hf.evaluation.analysis.predictions import grouped_agreement
 
 GROUPS = {"head": [0], "mid": [], "tail": [1, 2]}
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from deitlt_hf import DeiTLTError, expected_calibration_error
-from deitlt_hf.evaluation.analysis.calibration import grouped_reliability, reliability
+from deitlt_hf.evaluation.analysis.predictions import grouped_reliability, reliability
 
 
 def waves() -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deitlt_hf.evaluation.analysis.confusions import group_confusions
+from deitlt_hf.evaluation.analysis.predictions import group_confusions
 
 GROUPS = {"head": [2], "mid": [0], "tail": [1, 3]}
 

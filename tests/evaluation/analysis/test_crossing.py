@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deitlt_hf.evaluation.analysis.crossing import find_crossing
+from deitlt_hf.evaluation.analysis.predictions import find_crossing
 
 COUNTS = [1000, 300, 100, 30, 10]
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from deitlt_hf import DeiTLTError, feature_rank
-from deitlt_hf.evaluation.analysis.feature_rank import FeatureSpectrum, count_components
+from deitlt_hf.evaluation.analysis.tokens import FeatureSpectrum, count_components
 
 
 def features(rows: int = 60, columns: int = 12, seed: int = 0) -> torch.Tensor:

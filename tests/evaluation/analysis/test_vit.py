@@ -6,7 +6,8 @@ from small_vits import KINDS, make_vit
 from transformers import SwinConfig, SwinForImageClassification
 
 from deitlt_hf import CifarResNetConfig, DeiTLTError
-from deitlt_hf.evaluation.analysis.vit import eager_attention, patches_of, run_vit
+from deitlt_hf.evaluation.analysis.vit import eager_attention, run_vit
+from deitlt_hf.evaluation.attention import patches_of
 
 
 @pytest.fixture(scope="module")

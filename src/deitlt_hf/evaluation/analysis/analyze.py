@@ -9,15 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.analysis.examples import Example, spread_classes
-from deitlt_hf.evaluation.analysis.record import make_record
-from deitlt_hf.evaluation.analysis.streaming import Stream
-from deitlt_hf.evaluation.analysis.vit import eager_attention, patches_of, run_vit
-from deitlt_hf.evaluation.evaluate import evaluation_mode
+from deitlt_hf.evaluation.analysis.predictions import (
+    NO_CROSSING,
+    find_crossing,
+    group_confusions,
+    grouped_agreement,
+    grouped_reliability,
+)
+from deitlt_hf.evaluation.analysis.streaming import Example, Stream, spread_classes
+from deitlt_hf.evaluation.analysis.vit import eager_attention, run_vit
+from deitlt_hf.evaluation.attention import patches_of
+from deitlt_hf.evaluation.evaluate import run_over
+from deitlt_hf.evaluation.measures import expert_metrics, grouped_accuracy, none_for_nan
 
 Teacher = Callable[[torch.Tensor], torch.Tensor]
 
@@ -27,7 +33,7 @@ class Analysis:
     """What `analyze_model` found.
 
     Args:
-        record: all measures, as `json.dump` writes them; see `deitlt_hf.evaluation.analysis.record`.
+        record: all measures, as `json.dump` writes them; see `_make_record`.
         experts: the model's experts, in the order of the columns of `predictions`.
         predictions: class ids int64 `(N, number of experts)`.
         labels: true class ids int64 `(N,)`.
@@ -110,17 +116,89 @@ def analyze_model(
             f"the model has {model.config.num_labels} classes and class_names {len(class_names)}; pass those of the "
             "model's own data"
         )
-    device = next(model.parameters()).device if device is None else device
-    model.to(device)
     stream = Stream(patches, spread_classes(class_counts, num_examples), (image_mean, image_std))
-    with evaluation_mode(model), eager_attention(model), torch.inference_mode():
-        for batch in tqdm(dataloader, desc="analyzing", unit="batch", leave=False):
-            pixel_values = batch["pixel_values"].to(device, non_blocking=True)
-            teachers_logits = None if teacher is None else teacher(pixel_values)
-            output = run_vit(model, pixel_values, dist_is_trained)
-            stream.add(pixel_values, batch["labels"].to(device), output, teachers_logits)
-    if len(stream) == 0:
-        raise DeiTLTError("the dataloader yields no batch: pass one with at least one image")
-    record = make_record(model, source, stream, class_names, class_counts, groups)
+
+    def use(pixel_values: torch.Tensor, labels: torch.Tensor) -> None:
+        teachers_logits = None if teacher is None else teacher(pixel_values)
+        stream.add(pixel_values, labels, run_vit(model, pixel_values, dist_is_trained), teachers_logits)
+
+    with eager_attention(model):
+        run_over(model, dataloader, use, "analyzing", device)
+    record = _make_record(model, source, stream, class_names, class_counts, groups)
     predictions, labels, _ = stream.class_ids()
     return Analysis(record, stream.experts, predictions, labels, stream.examples())
+
+
+def _make_record(
+    model: PreTrainedModel,
+    source: str,
+    stream: Stream,
+    class_names: Sequence[str],
+    class_counts: Sequence[int],
+    groups: Mapping[str, Sequence[int]],
+) -> dict[str, Any]:
+    """What the analysis measured, as one dict, from which tables, figures and the page are made.
+
+        model               source, model_type, prediction (which expert the model's own logits are), image_size,
+                            patch_size, layers, heads, parameters
+        num_images, class_names, class_counts, groups, experts
+                            as in `expert_metrics`; a model with one head has the CLS expert alone
+        crossing            see `find_crossing`; None throughout for a model with one head
+        attention_distance  pixels, for readers all, cls, distillation: a list of heads per layer
+        feature_rank        variance, the share; for tokens cls, distillation: a number per layer
+        spectrum            for tokens: per layer the components' shares of the variance, falling
+        token_similarity    per layer the mean cosine; None for a model with one head
+        calibration         for each expert overall and by group: see `reliability`
+        agreement           percent overall and by group for cls-distillation and, with a teacher, teacher-cls,
+                            teacher-distillation; teacher holds the teacher's own accuracies
+        confusion           for each expert: see `group_confusions`
+
+    Layers are numbered from the first; tokens are those that have a head. What cannot be measured is None.
+    """
+    predictions, labels, teachers = stream.class_ids()
+    metrics = expert_metrics(predictions, labels, class_counts, groups, class_names, experts=stream.experts)
+    experts, groups = metrics["experts"], metrics["groups"]
+    ids_of = dict(zip(stream.experts, predictions.T, strict=True))
+    confidence_of = dict(zip(stream.experts, stream.confidences().T, strict=True))
+    both, config = "distillation" in ids_of, model.config
+    per_class = [experts[expert]["per_class"] for expert in ("cls", "distillation") if both]
+    record = {
+        "model": {
+            "source": source,
+            "model_type": config.model_type,
+            # A plain DeiT with two heads gives their mean, and has no setting for it.
+            "prediction": getattr(config, "expert", "average") if both else "cls",
+            "image_size": config.image_size,
+            "patch_size": config.patch_size,
+            "layers": config.num_hidden_layers,
+            "heads": config.num_attention_heads,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        },
+        **metrics,
+        "crossing": find_crossing(*per_class, metrics["class_counts"]) if both else dict(NO_CROSSING),
+        **stream.layer_measures(),
+        "calibration": {
+            expert: grouped_reliability(confidence_of[expert], ids == labels, labels, groups)
+            for expert, ids in ids_of.items()
+        },
+        "agreement": _agreements(ids_of, labels, teachers, groups),
+        "confusion": {expert: group_confusions(ids, labels, groups) for expert, ids in ids_of.items()},
+    }
+    return none_for_nan(record)
+
+
+def _agreements(
+    ids_of: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    teachers: np.ndarray | None,
+    groups: Mapping[str, Sequence[int]],
+) -> dict[str, dict[str, float]]:
+    of_token = {token: ids for token, ids in ids_of.items() if token != "average"}
+    agreements = {}
+    if "distillation" in of_token:
+        agreements["cls-distillation"] = grouped_agreement(of_token["cls"], of_token["distillation"], labels, groups)
+    if teachers is not None:
+        for token, ids in of_token.items():
+            agreements[f"teacher-{token}"] = grouped_agreement(teachers, ids, labels, groups)
+        agreements["teacher"] = grouped_accuracy(teachers, labels, groups)
+    return agreements

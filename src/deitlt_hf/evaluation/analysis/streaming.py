@@ -3,33 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from deitlt_hf.evaluation.analysis.attention_distance import READERS, mean_attention_distance
-from deitlt_hf.evaluation.analysis.examples import Example, make_example
-from deitlt_hf.evaluation.analysis.feature_rank import VARIANCE, FeatureSpectrum, count_components
-from deitlt_hf.evaluation.analysis.token_similarity import token_similarity
-from deitlt_hf.evaluation.analysis.vit import Patches, ViTPass
+from deitlt_hf.evaluation.analysis.tokens import (
+    READERS,
+    VARIANCE,
+    FeatureSpectrum,
+    attention_rollout,
+    count_components,
+    mean_attention_distance,
+    token_similarity,
+)
+from deitlt_hf.evaluation.analysis.vit import ViTPass
+from deitlt_hf.evaluation.attention import TOKENS, Patches, on_patches
 from deitlt_hf.evaluation.evaluate import Rows
 from deitlt_hf.evaluation.measures import EXPERTS
+
+
+@dataclass
+class Example:
+    """An image with what a model makes of it.
+
+    The image is uint8 `(height, width, 3)`, as the model saw it. `attention` holds for each token its weights on the
+    patches in the last layer, float32 `(rows, cols)`, means over the heads, which sum to at most 1; `rollout` the same
+    by `attention_rollout`, through all layers. `predicted` has the class id by each expert.
+    """
+
+    image: np.ndarray
+    label: int
+    attention: dict[str, np.ndarray]
+    rollout: dict[str, np.ndarray]
+    predicted: dict[str, int]
+
+
+def spread_classes(class_counts: Sequence[int], number: int) -> list[int]:
+    """At most `number` classes, evenly spaced from the most frequent to the rarest.
+
+    Example:
+        >>> spread_classes([5, 900, 60, 8, 30], number=3)
+        [1, 4, 0]
+    """
+    by_frequency = sorted(range(len(class_counts)), key=lambda label: -class_counts[label])
+    places = np.linspace(0, len(by_frequency) - 1, min(number, len(by_frequency))).round().astype(int)
+    return [by_frequency[place] for place in places]
 
 
 class Stream:
     """Sums over the images, and of each image its class ids and confidences.
 
-    Args:
-        patches: of the model.
-        example_classes: classes of which the first image is kept as an example, in the examples' order.
-        normalisation: mean and standard deviation of the pixels' channels.
-
-    Example:
-        >>> stream = Stream(patches_of(model.config), [0, 9], (mean, std))  # doctest: +SKIP
-        >>> stream.add(pixel_values, labels, run_vit(model, pixel_values))  # doctest: +SKIP
-        >>> stream.layer_measures()["feature_rank"]["cls"]  # doctest: +SKIP
-        [21, 24, 20]
+    The first image of each of `example_classes` is kept as an example; `normalisation` is the mean and the standard
+    deviation of the pixels' channels.
     """
 
     def __init__(
@@ -96,9 +123,25 @@ class Stream:
         for index, label in enumerate(labels.tolist()) if wanted else ():
             if label in wanted:
                 wanted.remove(label)
-                self._examples[label] = make_example(
-                    index, pixel_values, label, output, self._patches, self._normalisation
-                )
+                self._examples[label] = self._example(index, pixel_values, label, output)
+
+    def _example(self, index: int, pixel_values: torch.Tensor, label: int, output: ViTPass) -> Example:
+        """The example of one image of a batch."""
+
+        def maps(weights: torch.Tensor) -> dict[str, np.ndarray]:  # of (tokens, tokens), for tokens with a head
+            of_tokens = on_patches(weights, self._patches).cpu().numpy()
+            return {token: of_tokens[TOKENS.index(token)] for token in output.tokens}
+
+        layers = [layer[index : index + 1] for layer in output.attentions]
+        mean, std = map(np.asarray, self._normalisation)
+        pixels = pixel_values[index].float().cpu().numpy().transpose(1, 2, 0) * std + mean
+        return Example(
+            image=(pixels * 255).round().clip(0, 255).astype(np.uint8),
+            label=label,
+            attention=maps(layers[-1].float().mean(1)[0]),
+            rollout=maps(attention_rollout(layers)[0]),
+            predicted={expert: int(logits[index].argmax()) for expert, logits in output.logits.items()},
+        )
 
     def class_ids(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Predictions `(N, experts)`, labels `(N,)`, and the teacher's predictions `(N,)` or None; int64."""
