@@ -44,6 +44,7 @@ def token_attention(model: DeiTLTForImageClassification, pixel_values: torch.Ten
         ValueError: another image size than the model's.
 
     Example:
+        >>> from deitlt_hf import DeiTLTConfig
         >>> config = DeiTLTConfig(
         ...     image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, num_labels=10
         ... )
@@ -84,6 +85,7 @@ def patches_of(config: PreTrainedConfig) -> Patches:
     """The patches of a Vision Transformer; a `DeiTLTError` for the configuration of another kind of network.
 
     Example:
+        >>> from deitlt_hf import DeiTLTConfig
         >>> patches_of(DeiTLTConfig(image_size=[32, 48], patch_size=8)).grid
         (4, 6)
     """
