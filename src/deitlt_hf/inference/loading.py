@@ -49,16 +49,21 @@ def load_any_classifier(source: str, revision: str | None = None, what: str = "a
 
 
 def load_model(
-    auto_class: Any, config: PreTrainedConfig, source: str, revision: str | None, what: str = "a model", **options: Any
+    auto_class: Any,
+    config: PreTrainedConfig,
+    source: str,
+    revision: str | None = None,
+    what: str = "a model",
+    **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """A model in evaluation mode, with finite weights and no more than its files hold, and the report of its loading.
 
-    `options` go to `auto_class.from_pretrained`.
+    `options` are more arguments of `auto_class.from_pretrained`.
     """
     with loading(source, what):
         check_size(auto_class, config, source, revision)
         model, report = auto_class.from_pretrained(
-            source, revision=revision, trust_remote_code=False, output_loading_info=True, **options
+            source, config=config, revision=revision, trust_remote_code=False, output_loading_info=True, **options
         )
     check_finite(model, source)
     return model.eval(), report

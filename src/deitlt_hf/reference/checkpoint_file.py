@@ -21,7 +21,6 @@ State = dict[str, torch.Tensor]
 
 # What the reference pickles next to its tensors: its command line and accuracies. NumPy 1 and Python before 3.13 write
 # other module names than NumPy 2 and Python 3.13. Paths become pure ones, which exist on every system.
-_NUMPY_SCALARS = (np.bool_, np.int32, np.int64, np.float32, np.float64)
 _SAFE_GLOBALS: list[Any] = [
     argparse.Namespace,
     (pathlib.PurePosixPath, "pathlib.PosixPath"),
@@ -29,7 +28,7 @@ _SAFE_GLOBALS: list[Any] = [
     (multiarray.scalar, "numpy.core.multiarray.scalar"),
     (multiarray.scalar, "numpy._core.multiarray.scalar"),
     np.dtype,
-    *(type(np.dtype(scalar)) for scalar in _NUMPY_SCALARS),
+    *(type(np.dtype(scalar)) for scalar in (np.bool_, np.int32, np.int64, np.float32, np.float64)),
 ]
 
 
@@ -50,7 +49,7 @@ class ReferenceFile:
         return "encoder_q.conv1.weight" in self.state
 
     def shape(self, name: str, num_dims: int) -> torch.Size:
-        """The shape of a tensor that tells a size of the model."""
+        """The shape of a tensor, from which a size of the model follows."""
         if name not in self.state or self.state[name].dim() != num_dims:
             raise DeiTLTError(
                 f"{self.path} lacks a tensor {name} of {num_dims} dimensions, so the model's size is unknown"
@@ -59,17 +58,10 @@ class ReferenceFile:
 
 
 def read_reference_file(path: Path, use_ema: bool = False) -> ReferenceFile:
-    """Read a checkpoint with the unpickler that builds tensors, containers and the listed types, and calls nothing."""
-    checkpoint = _load_safely(path)
-    return ReferenceFile(path, _weights(checkpoint, use_ema, path), checkpoint.get("args"))
+    """Read a checkpoint with the unpickler that builds tensors, containers and the listed types, and calls nothing.
 
-
-def count_numbers(names: Iterable[str], pattern: str) -> int:
-    """How many different numbers the group of `pattern` matches in the names."""
-    return len({match.group(1) for match in (re.match(pattern, name) for name in names) if match})
-
-
-def _load_safely(path: Path) -> dict[str, Any]:
+    `use_ema` takes the weights at `model_ema` instead of those at `model` (students) or `state_dict` (teachers).
+    """
     if not path.is_file():
         raise DeiTLTError(f"{path} does not exist or is not a file; pass a .pth checkpoint of the reference")
     try:
@@ -77,20 +69,18 @@ def _load_safely(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # torch's about pickles that it did not write; it may go on to refuse them
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make the unpickler fail in almost any way
-        raise DeiTLTError(_why_unreadable(path, error)) from error
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused:
+            raise DeiTLTError(
+                f"{path} pickles {refused.group(1)}, which no checkpoint of the reference holds; nothing of it was "
+                "run, pass a file from a source that you trust"
+            ) from error
+        raise DeiTLTError(
+            f"{path} is not a readable checkpoint ({type(error).__name__}): it may be truncated, or no .pth file at all"
+        ) from error
     if not isinstance(checkpoint, dict):
         raise DeiTLTError(f"{path} holds a {type(checkpoint).__name__} where a checkpoint is a dict of weights")
-    return checkpoint
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
-    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if refused:
-        return (
-            f"{path} pickles {refused.group(1)}, which no checkpoint of the reference holds; nothing of it was run, "
-            "pass a file from a source that you trust"
-        )
-    return f"{path} is not a readable checkpoint ({type(error).__name__}): it may be truncated, or no .pth file at all"
+    return ReferenceFile(path, _weights(checkpoint, use_ema, path), checkpoint.get("args"))
 
 
 def _weights(checkpoint: dict[str, Any], use_ema: bool, path: Path) -> State:
@@ -108,3 +98,8 @@ def _weights(checkpoint: dict[str, Any], use_ema: bool, path: Path) -> State:
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise DeiTLTError(f"{path}: the entry {name!r} of its weights is a {type(tensor).__name__}, not a tensor")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def count_numbers(names: Iterable[str], pattern: str) -> int:
+    """How many different numbers the group of `pattern` matches in the names."""
+    return len({match.group(1) for match in (re.match(pattern, name) for name in names) if match})

@@ -25,7 +25,7 @@ def find_class_order(
     class_counts: Sequence[int] | None = None,
     class_order: Sequence[int] | None = None,
 ) -> list[int]:
-    """The data set's index of each of the file's classes: as given, as the file says, or by falling frequency."""
+    """The data set's index of each class of the file: as given, as the file says, or by falling frequency."""
     if class_counts is not None and len(class_counts) != num_labels:
         raise DeiTLTError(
             f"class_counts has {len(class_counts)} entries for the {num_labels} classes of {file.path}; pass the "
@@ -55,8 +55,37 @@ def find_class_order(
     return frequency_order(class_counts)
 
 
+def _order_in_file(file: ReferenceFile, num_labels: int) -> list[int] | None:
+    """The inverse of the arguments' `class_map`, the file's position of each class of the data set."""
+    class_map = getattr(file.args, "class_map", None)
+    if class_map is None:
+        return None
+    try:
+        class_map = [int(position) for position in class_map]
+    except (TypeError, ValueError):
+        class_map = []
+    if sorted(class_map) != list(range(num_labels)):
+        raise DeiTLTError(f"{file.path}: its class_map is no order of its {num_labels} classes; it may be damaged")
+    return sorted(range(num_labels), key=class_map.__getitem__)
+
+
+def _goes_by_frequency(file: ReferenceFile, num_labels: int) -> bool:
+    if file.is_paco:
+        return False
+    data_set = getattr(file.args, "data_set", None)
+    return data_set in _BY_FREQUENCY if data_set else num_labels in _BY_FREQUENCY.values()
+
+
 def frequency_order(class_counts: Sequence[int]) -> list[int]:
-    """`numpy.argsort(-class_counts)` as the reference's NumPy computes it, the order of equal counts included."""
+    """`numpy.argsort(-class_counts)` as the reference's NumPy 1.24 computes it, the order of equal counts included.
+
+    ImageNet-LT and iNaturalist-2018 have many classes with the same count, and their order depends on the sorting
+    algorithm. NumPy 1.24's introsort is the same on every machine; later versions sort with vector instructions where
+    the processor has them, which orders equal counts differently. So the algorithm is written out here: quicksort with
+    the median of three as pivot, insertion sort for at most 16 elements, and heapsort for partitions that shrink too
+    slowly (Musser 1997). A checkpoint made with another NumPy needs its own order: the `class_map` in the file, or
+    `class_order`.
+    """
     keys = [-int(count) for count in class_counts]
     order = list(range(len(keys)))
     if len(order) < 2:
@@ -70,7 +99,7 @@ def frequency_order(class_counts: Sequence[int]) -> list[int]:
         while last - first >= _LARGEST_INSERTION_SORT:
             pivot = _partition(order, keys, first, last)
             depth -= 1
-            if pivot - first < last - pivot:  # the smaller part goes on, and its depth is not looked at again
+            if pivot - first < last - pivot:  # go on with the smaller part; NumPy does not look at its depth again
                 pending.append((pivot + 1, last, depth))
                 last = pivot - 1
             else:
@@ -82,7 +111,7 @@ def frequency_order(class_counts: Sequence[int]) -> list[int]:
 
 
 def _partition(order: list[int], keys: list[int], first: int, last: int) -> int:
-    """Move what is smaller than the median of three before it and what is larger after it; returns its place."""
+    """Move smaller elements before the median of three and larger ones after it; returns the place of the median."""
 
     def sort_two(left: int, right: int) -> None:
         if keys[order[right]] < keys[order[left]]:
@@ -111,6 +140,8 @@ def _partition(order: list[int], keys: list[int], first: int, last: int) -> int:
 
 
 def _heapsorted(heap: list[int], keys: list[int]) -> list[int]:
+    """Sort by a binary heap, in place."""
+
     def sift(item: int, hole: int, size: int) -> None:
         while (child := 2 * hole + 1) < size:
             if child + 1 < size and keys[heap[child]] < keys[heap[child + 1]]:
@@ -153,24 +184,3 @@ def read_lines(path: str | os.PathLike[str], what: str) -> list[str]:
     if not lines:
         raise DeiTLTError(f"{path} is empty; pass {what} with one entry a line")
     return lines
-
-
-def _order_in_file(file: ReferenceFile, num_labels: int) -> list[int] | None:
-    """The inverse of the arguments' `class_map`, which gives the file's position of each class of the data set."""
-    class_map = getattr(file.args, "class_map", None)
-    if class_map is None:
-        return None
-    try:
-        class_map = [int(position) for position in class_map]
-    except (TypeError, ValueError):
-        class_map = []
-    if sorted(class_map) != list(range(num_labels)):
-        raise DeiTLTError(f"{file.path}: its class_map is no order of its {num_labels} classes; it may be damaged")
-    return sorted(range(num_labels), key=class_map.__getitem__)
-
-
-def _goes_by_frequency(file: ReferenceFile, num_labels: int) -> bool:
-    if file.is_paco:
-        return False
-    data_set = getattr(file.args, "data_set", None)
-    return data_set in _BY_FREQUENCY if data_set else num_labels in _BY_FREQUENCY.values()

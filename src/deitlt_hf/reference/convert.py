@@ -89,7 +89,7 @@ def convert_and_describe(
     class_counts: Sequence[int] | None,
     class_order: Sequence[int] | None,
 ) -> tuple[PreTrainedModel, str]:
-    """`convert_reference_checkpoint`, and in words what the file held."""
+    """`convert_reference_checkpoint`, and a description of the file."""
     file = read_reference_file(Path(path), use_ema)
     model, state, description = convert_student(file, num_attention_heads) if file.is_student else convert_teacher(file)
     _load_all(model, state, file.path)
@@ -105,12 +105,12 @@ def save_model_and_processor(model: PreTrainedModel, out_dir: str | os.PathLike[
     """Write a converted model and the image processor that it was trained with into a new directory, or nothing."""
     with new_directory(out_dir) as unfinished:
         model.save_pretrained(unfinished)
-        if model.config.model_type != "timm_wrapper":
+        if model.config.model_type != "timm_wrapper":  # whose config.json has the settings of the image processor
             reference_image_processor(model.config).save_pretrained(unfinished)
 
 
 def _load_all(model: torch.nn.Module, converted: State, path: Path) -> None:
-    """Load with every tensor of the file used and every tensor of the model given."""
+    """Load the file's tensors, which must be exactly those of the model."""
     wanted = model.state_dict()
     for problem, names in (
         ("left over", converted.keys() - wanted.keys()),

@@ -12,7 +12,7 @@ from deitlt_hf.data.views import image_processor
 
 
 class Normalisation(NamedTuple):
-    """Whose mean and standard deviation these are, of red, green and blue in [0, 1]."""
+    """Mean and standard deviation of red, green and blue in [0, 1], and the data set that they are of."""
 
     name: str
     mean: tuple[float, float, float]
@@ -26,7 +26,12 @@ _INATURALIST_2018_CLASSES = 8142
 
 
 def normalisation_of(config: PreTrainedConfig) -> Normalisation:
-    """What the published implementation subtracts and divides by when it trains such a model."""
+    """The normalisation that the published implementation trains such a model with.
+
+    The students see ImageNet's on every data set, and in distillation so do their teachers, although LDAM's and PaCo's
+    training code gives those CIFAR's own on CIFAR and iNaturalist's own on iNaturalist-2018. No file says which; it
+    follows from the kind of network and the number of classes.
+    """
     if config.model_type == "cifar_resnet":
         return CIFAR
     if config.model_type != "deit_lt" and config.num_labels == _INATURALIST_2018_CLASSES:
@@ -35,7 +40,7 @@ def normalisation_of(config: PreTrainedConfig) -> Normalisation:
 
 
 def reference_image_processor(config: PreTrainedConfig) -> DeiTImageProcessor:
-    """The image processor that makes the pixels that a model converted from the reference was trained on."""
+    """The image processor that a model converted from the reference was trained with."""
     processor = image_processor(config.image_size)
     normalisation = normalisation_of(config)
     processor.image_mean, processor.image_std = list(normalisation.mean), list(normalisation.std)
@@ -45,7 +50,7 @@ def reference_image_processor(config: PreTrainedConfig) -> DeiTImageProcessor:
 
 
 def timm_pretrained_cfg(config: PreTrainedConfig, image_size: int) -> dict[str, Any]:
-    """The same in timm's words: its wrapper keeps them in `config.pretrained_cfg` and has no other image processor."""
+    """The same image processor in timm's words, for a timm wrapper's `config.pretrained_cfg`."""
     normalisation = normalisation_of(config)
     return {
         "input_size": [3, image_size, image_size],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
@@ -41,21 +40,11 @@ _LAYER = re.compile(r"blocks\.(\d+)\.(.+)\.(weight|bias)")
 def convert_student(
     file: ReferenceFile, num_attention_heads: int | None = None
 ) -> tuple[DeiTLTForImageClassification, State, str]:
-    """A student of the file's size with random weights, the file's tensors under its names, and what it is."""
-    config = _config(file, num_attention_heads)
-    description = (
-        f"DeiT-LT student, {config.num_hidden_layers} layers, hidden size {config.hidden_size}, "
-        f"{config.num_attention_heads} heads, image size {config.image_size}, patch size {config.patch_size}, "
-        f"{config.num_labels} classes"
-    )
-    return DeiTLTForImageClassification(config), _renamed(file.state), description
-
-
-def _config(file: ReferenceFile, num_attention_heads: int | None) -> DeiTLTConfig:
+    """A student of the file's size with random weights, the file's tensors under its names, and a description."""
     hidden_size, num_channels, patch_size, _ = file.shape("patch_embed.proj.weight", 4)
     num_patches = file.shape("pos_embed", 3)[1] - 2  # the class and the distillation token have one each
     num_labels = file.shape("head.weight", 2)[0]
-    return DeiTLTConfig(
+    config = DeiTLTConfig(
         hidden_size=hidden_size,
         num_hidden_layers=count_numbers(file.state, r"blocks\.(\d+)\."),
         num_attention_heads=_num_heads(file, hidden_size, num_attention_heads),
@@ -66,6 +55,12 @@ def _config(file: ReferenceFile, num_attention_heads: int | None) -> DeiTLTConfi
         num_labels=num_labels,
         class_counts=_class_counts(file, num_labels),
     )
+    description = (
+        f"DeiT-LT student, {config.num_hidden_layers} layers, hidden size {hidden_size}, "
+        f"{config.num_attention_heads} heads, image size {config.image_size}, patch size {patch_size}, "
+        f"{num_labels} classes"
+    )
+    return DeiTLTForImageClassification(config), _renamed(file.state), description
 
 
 def _renamed(state: State) -> State:
@@ -87,7 +82,8 @@ def _renamed(state: State) -> State:
 
 def _num_heads(file: ReferenceFile, hidden_size: int, num_attention_heads: int | None) -> int:
     if num_attention_heads is None:
-        num_attention_heads = _heads_by_name(file.args)
+        name = str(getattr(file.args, "model", "")).split("_")
+        num_attention_heads = next((heads for size, heads in _HEADS_OF_SIZE.items() if size in name), None)
     if num_attention_heads is None:
         if hidden_size % _HEAD_DIM:
             raise DeiTLTError(
@@ -101,11 +97,6 @@ def _num_heads(file: ReferenceFile, hidden_size: int, num_attention_heads: int |
             "pass the number that the model was trained with"
         )
     return num_attention_heads
-
-
-def _heads_by_name(args: Any) -> int | None:
-    name = str(getattr(args, "model", ""))
-    return next((heads for size, heads in _HEADS_OF_SIZE.items() if size in name.split("_")), None)
 
 
 def _class_counts(file: ReferenceFile, num_labels: int) -> list[int] | None:

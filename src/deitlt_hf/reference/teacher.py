@@ -25,7 +25,7 @@ _IMAGE_SIZE = 224
 
 
 def convert_teacher(file: ReferenceFile) -> tuple[PreTrainedModel, State, str]:
-    """A model of the file's kind and size with random weights, the file's tensors under its names, and what it is."""
+    """A model of the file's kind and size with random weights, the file's tensors under its names, a description."""
     renamed = ReferenceFile(file.path, _classifying_part(file))
     if "conv1.weight" not in renamed.state:
         raise DeiTLTError(
@@ -44,61 +44,50 @@ def convert_teacher(file: ReferenceFile) -> tuple[PreTrainedModel, State, str]:
 
 
 def _classifying_part(file: ReferenceFile) -> State:
-    """The tensors behind the logits, with the classifier at `classifier.`."""
-    state = file.state
-    if file.is_paco:
-        state = {
-            name.removeprefix("encoder_q."): tensor
-            for name, tensor in state.items()
-            if not name.startswith(_PACO_TRAINING_ONLY)
-        }
-    return {re.sub(r"^(linear|fc)\.", "classifier.", name): tensor for name, tensor in state.items()}
+    """The tensors that make the logits, with the classifier named `classifier.` and its class vectors as rows."""
+    left_out = _PACO_TRAINING_ONLY if file.is_paco else ()
+    named = {
+        name.removeprefix("encoder_q."): tensor for name, tensor in file.state.items() if not name.startswith(left_out)
+    }
+    state = {re.sub(r"^(linear|fc)\.", "classifier.", name): tensor for name, tensor in named.items()}
+    if _is_cosine(state) and "classifier.weight" in state:
+        state["classifier.weight"] = state["classifier.weight"].T
+    return state
 
 
 def _is_cosine(state: State) -> bool:
-    """LDAM's cosine classifier has no bias; its linear one and PaCo's have."""
+    """LDAM's cosine classifier has no bias, and class vectors as columns; its linear one and PaCo's have a bias."""
     return "classifier.bias" not in state
-
-
-def _classes(file: ReferenceFile, cosine: bool) -> tuple[int, State]:
-    """The number of classes, and the state with class vectors as rows: the cosine classifier of LDAM has columns."""
-    rows, columns = file.shape("classifier.weight", 2)
-    if not cosine:
-        return rows, file.state
-    return columns, file.state | {"classifier.weight": file.state["classifier.weight"].T}
 
 
 def _cifar_resnet(file: ReferenceFile) -> tuple[PreTrainedModel, State, str]:
     blocks = {count_numbers(file.state, rf"layer{stage}\.(\d+)\.") for stage in range(1, 4)}
-    cosine = _is_cosine(file.state)
-    num_labels, state = _classes(file, cosine)
     try:
         config = CifarResNetConfig(
             depth=6 * max(blocks) + 2,
-            classifier="cosine" if cosine else "linear",
+            classifier="cosine" if _is_cosine(file.state) else "linear",
             num_channels=file.shape("conv1.weight", 4)[1],
-            num_labels=num_labels,
+            num_labels=file.shape("classifier.weight", 2)[0],
         )
     except ValueError as error:
         raise DeiTLTError(f"{file.path}: {error}") from error
-    return CifarResNetForImageClassification(config), state, f"ResNet-{config.depth} for {config.image_size} pixels"
+    network = f"ResNet-{config.depth} for {config.image_size} pixels"
+    return CifarResNetForImageClassification(config), file.state, network
 
 
 def _torchvision_resnet(file: ReferenceFile) -> tuple[PreTrainedModel, State, str]:
-    architecture = _architecture(file)
-    cosine = _is_cosine(file.state)
-    num_labels, state = _classes(file, cosine)
+    architecture, num_labels = _architecture(file), file.shape("classifier.weight", 2)[0]
     network = f"{architecture.replace('resnet', 'ResNet-')} for {_IMAGE_SIZE} pixels"
-    if cosine:
+    if _is_cosine(file.state):
         config = TimmCosineConfig(architecture=architecture, image_size=_IMAGE_SIZE, num_labels=num_labels)
-        names = {name: name if name.startswith("classifier.") else f"backbone.{name}" for name in state}
+        names = {name: name if name.startswith("classifier.") else f"backbone.{name}" for name in file.state}
         model: PreTrainedModel = TimmCosineForImageClassification(config)
     else:
         config = TimmWrapperConfig(architecture=architecture, num_labels=num_labels)
         config.pretrained_cfg = timm_pretrained_cfg(config, _IMAGE_SIZE)
-        names = {name: f"timm_model.{re.sub(r'^classifier', 'fc', name)}" for name in state}
+        names = {name: f"timm_model.{re.sub(r'^classifier', 'fc', name)}" for name in file.state}
         model = TimmWrapperForImageClassification(config)
-    return model, {names[name]: tensor for name, tensor in state.items()}, network
+    return model, {names[name]: tensor for name, tensor in file.state.items()}, network
 
 
 def _architecture(file: ReferenceFile) -> str:

@@ -11,8 +11,7 @@ from torch import nn
 
 from deitlt_hf.data.suggestion import STUDENT_SIZES, student_shape
 from deitlt_hf.errors import DeiTLTError, notice
-from deitlt_hf.foreign.weights import check_finite, check_size
-from deitlt_hf.inference.loading import load_any_config, loading
+from deitlt_hf.inference.loading import load_any_config, load_model, loading
 from deitlt_hf.models.deit_lt.configuration_deit_lt import EXPERTS, DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.ranges import check_ranges, one_of
@@ -81,9 +80,7 @@ def load_start(student: StudentArguments, image_size: int, classes: Mapping[str,
     settings = {"drop_path_rate": student.drop_path_rate, "expert": student.expert}
     with loading(source):
         config = DeiTLTConfig.from_pretrained(source, **settings, **classes)
-        check_size(DeiTLTForImageClassification, config, source)
-        model = DeiTLTForImageClassification.from_pretrained(source, **settings, **classes)
-    check_finite(model, source)
+    model, _ = load_model(DeiTLTForImageClassification, config, source)
     unused = [f"{name} {value}" for name in _SHAPE if (value := getattr(student, name)) is not None]
     if unused:
         notice(f"init_from {source} has a shape of its own; not used: {', '.join(unused)}")

@@ -20,8 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 
 from deitlt_hf.data.views import evaluation_resize
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.foreign.weights import check_finite, check_size
-from deitlt_hf.inference.loading import load_any_config, loading
+from deitlt_hf.inference.loading import load_any_config, load_model
 from deitlt_hf.models.cifar_resnet.configuration_cifar_resnet import CLASSIFIERS, CifarResNetConfig
 from deitlt_hf.models.cifar_resnet.modeling_cifar_resnet import CifarResNetForImageClassification
 from deitlt_hf.models.timm_cosine.configuration_timm_cosine import TimmCosineConfig
@@ -34,7 +33,11 @@ CIFAR_RESNET = CifarResNetConfig.model_type
 def make_classifier(
     architecture: str, image_size: int, label_maps: Mapping[str, dict], *, classifier: str = "linear", depth: int = 32
 ) -> PreTrainedModel:
-    """An image classifier with random weights."""
+    """An image classifier with random weights, for images of `image_size` pixels.
+
+    `architecture` is `"cifar_resnet"` (with `depth` layers), a timm model such as `"resnet50"`, or a model type of
+    transformers in its default configuration. `"cosine"` classifiers go with the first two.
+    """
     check_architecture(architecture, classifier, depth)
     if architecture == CIFAR_RESNET:
         config = CifarResNetConfig(depth=depth, classifier=classifier, image_size=image_size, **label_maps)
@@ -49,7 +52,7 @@ def make_classifier(
 
 
 def check_architecture(architecture: str, classifier: str, depth: int) -> None:
-    """Refuse what `make_classifier` cannot make."""
+    """Refuse an architecture, classifier or depth that `make_classifier` cannot make."""
     one_of("classifier", classifier, CLASSIFIERS)
     if architecture == CIFAR_RESNET:
         CifarResNetConfig(depth=depth)
@@ -63,7 +66,7 @@ def check_architecture(architecture: str, classifier: str, depth: int) -> None:
 
 
 def load_classifier(source: str, image_size: int, label_maps: Mapping[str, dict]) -> PreTrainedModel:
-    """An image classifier with the weights of a directory or hub id, and a new head where classes are others."""
+    """An image classifier with the weights of a directory or hub id, and a new head for other classes."""
     config = load_any_config(source)
     config.id2label, config.label2id = label_maps["id2label"], label_maps["label2id"]
     if config.model_type == TimmWrapperConfig.model_type:
@@ -71,23 +74,15 @@ def load_classifier(source: str, image_size: int, label_maps: Mapping[str, dict]
         config.pretrained_cfg = (getattr(config, "pretrained_cfg", None) or {}) | _timm_data(image_size)
     else:
         config.image_size = image_size
-    # In full precision whatever the file's: a teacher is trained.
-    with loading(source):
-        check_size(AutoModelForImageClassification, config, source)
-        model, report = AutoModelForImageClassification.from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
+    # In full precision, whatever the file's: a teacher is trained.
+    options = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
+    model, report = load_model(AutoModelForImageClassification, config, source, **options)
     _accept_only_a_new_head(model, report)
-    check_finite(model, source)
     return model
 
 
 def has_cosine_classifier(model: PreTrainedModel) -> bool:
+    """Whether the classifier is the cosine of features and class vectors, as LDAM needs it."""
     config = model.config
     return config.model_type == TimmCosineConfig.model_type or getattr(config, "classifier", None) == "cosine"
 
@@ -101,7 +96,7 @@ def _timm_classifier(architecture: str, image_size: int, label_maps: Mapping[str
 
 
 def _timm_data(image_size: int) -> dict:
-    """`evaluation_view` in timm's words, which is where transformers looks for a timm model's image processor."""
+    """`evaluation_view` in timm's words: a timm model's image processor is read from there."""
     shortest_edge = evaluation_resize(image_size)
     return {
         "input_size": [3, image_size, image_size],
@@ -126,7 +121,7 @@ def _hint(architecture: str) -> str:
 
 
 def _accept_only_a_new_head(model: PreTrainedModel, report: dict) -> None:
-    """Let a loading report pass whose mismatched or missing weights are the head's: a matrix with a row per class."""
+    """Refuse missing or mismatched weights other than the head's, which is a matrix with a row per class."""
     heads = {
         f"{name}.{part}"
         for name, module in model.named_modules()

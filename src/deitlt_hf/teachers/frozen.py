@@ -17,7 +17,16 @@ from deitlt_hf.teachers.pixels import TEACHER_PIXELS, read_own_pixels
 
 
 class FrozenTeacher:
-    """Labels batches of the student's pixels with an image classifier that no longer learns."""
+    """Labels batches of the student's pixels with an image classifier that no longer learns.
+
+    Args:
+        model: any image classifier of transformers, or a directory or hub id to load one from.
+        student: its `id2label` gives the order of the logits; classes are matched by name.
+        device: where the teacher runs.
+        pixels: what the teacher sees: `"reference"`: the student's own normalised pixels at the teacher's image size,
+            as in the reference; `"own"`: the size, mean and standard deviation of the teacher's image processor;
+            `"student"`: the student's pixels as they are. Resizing is bicubic without antialiasing.
+    """
 
     def __init__(
         self,
@@ -47,17 +56,17 @@ class FrozenTeacher:
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Logits `(N, C)` in the student's order, for the student's own normalised pixels `(N, 3, H, W)`."""
         if self.image_size is not None and tuple(pixel_values.shape[-2:]) != self.image_size:
-            # The reference resizes the student's view without antialiasing, and so shall we.
+            # Without antialiasing, as in the reference.
             pixel_values = F.interpolate(pixel_values, self.image_size, mode="bicubic", align_corners=False)
         if self._scale is not None:
             pixel_values = pixel_values * self._scale + self._shift
-        # A teacher may be saved in half precision; its logits go into a loss in full.
+        # A teacher may be saved in half precision; its logits go into the loss in full precision.
         logits = self.model(pixel_values=pixel_values.to(self.model.dtype)).logits.float()
         return logits if self._order is None else logits[:, self._order]
 
 
 def _load(source: str) -> PreTrainedModel:
-    # Else, under FSDP with this setting, the other processes would wait for weights that only a student gets.
+    # With this setting of FSDP, all processes but the first would wait for weights that are sent for a student only.
     with patch_environment(FSDP_CPU_RAM_EFFICIENT_LOADING="false"):
         return load_any_classifier(source, what="a teacher")
 

@@ -20,9 +20,9 @@ TEACHER_PIXELS = ("reference", "own", "student")
 class OwnPixels:
     """What a teacher's image processor makes of an image."""
 
-    mean: list[float]
+    mean: list[float]  # per channel, of values in [0, 1]; one value stands for all channels
     std: list[float]
-    size: tuple[int, int] | None
+    size: tuple[int, int] | None  # height and width in pixels, None for any
 
     def from_students(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Factor and summand `(1, C, 1, 1)` that turn the student's normalisation, ImageNet's, into this one."""
@@ -34,7 +34,7 @@ class OwnPixels:
 
 
 def read_own_pixels(teacher: PreTrainedModel) -> OwnPixels:
-    """Read the image processor of a teacher."""
+    """Read the image processor of a teacher of timm's, or of one that was loaded from a directory or the hub."""
     of_timm = getattr(teacher.config, "pretrained_cfg", None)
     if of_timm:
         data = resolve_data_config(of_timm)
@@ -55,7 +55,7 @@ def read_own_pixels(teacher: PreTrainedModel) -> OwnPixels:
 
 
 def pixels_of(processor: BaseImageProcessor) -> OwnPixels:
-    """What an image processor makes of an image."""
+    """Read an image processor's settings."""
     normalises = getattr(processor, "do_normalize", True)
     mean, std = (getattr(processor, name, None) if normalises else None for name in ("image_mean", "image_std"))
     crops, resizes = getattr(processor, "do_center_crop", False), getattr(processor, "do_resize", True)
@@ -71,15 +71,12 @@ def _per_channel(values: float | list[float] | None, default: float) -> list[flo
 
 
 def _height_and_width(size: Mapping | int | list[int] | None) -> tuple[int, int] | None:
-    """Of the sizes that image processors have: a number, two of them, or a mapping with one of several names."""
-    if size is None:
-        return None
-    if isinstance(size, int):
-        return size, size
+    """An image processor's size: a number, two of them, or a mapping with one of several names."""
+    if size is None or isinstance(size, int):
+        return size and (size, size)
     if isinstance(size, list | tuple):
-        return (size[0], size[-1])
+        return size[0], size[-1]
     size = dict(size)
     if size.get("height") is not None:
         return size["height"], size["width"]
-    edge = size.get("shortest_edge")
-    return None if edge is None else (edge, edge)
+    return _height_and_width(size.get("shortest_edge"))
