@@ -4,6 +4,7 @@ import doctest
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,15 @@ from huggingface_hub import RepoCard
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 
-from deitlt_hf import LongTailAccuracy, class_groups, long_tail_accuracy
+from deitlt_hf import (
+    DeiTLTConfig,
+    DeiTLTForImageClassification,
+    LongTailAccuracy,
+    class_groups,
+    load_long_tailed_dataset,
+    long_tail_accuracy,
+)
+from deitlt_hf.data.views import image_processor
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.long_tail_accuracy import scores
 from deitlt_hf.long_tail_accuracy.scores import bootstrap_intervals, groups_by_count, tally
@@ -265,3 +274,24 @@ def test_intervals_of_few_images_cover_the_true_accuracies():
 def test_a_prediction_that_is_no_class_is_wrong():
     images, correct = tally([0, 7, -1], [0, 0, 1], num_classes=2)
     assert (images.tolist(), correct.tolist()) == ([2, 1], [1, 0])
+
+
+def test_the_metric_cards_evaluator_gives_the_models_own_accuracies(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names = [str(digit) for digit in range(10)]
+    config = DeiTLTConfig(
+        image_size=16, patch_size=8, hidden_size=12, num_hidden_layers=1, num_attention_heads=2,
+        class_counts=list(range(100, 0, -10)), id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+    )  # fmt: skip
+    model = DeiTLTForImageClassification(config).eval()
+    model.save_pretrained("demo-output/student")
+    processor = image_processor(16)
+    processor.save_pretrained("demo-output/student")
+    text = (DIRECTORY / "README.md").read_text()
+    (snippet,) = [part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "evaluator" in part]
+    exec(snippet, found := {})
+    test = load_long_tailed_dataset("digits-lt")["test"]
+    with torch.no_grad():
+        predicted = model(**processor([row["image"].convert("RGB") for row in test], return_tensors="pt")).logits
+    assert found["result"]["overall"] == pytest.approx(100 * accuracy_score(test["label"], predicted.argmax(-1)))
