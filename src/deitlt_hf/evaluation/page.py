@@ -6,10 +6,12 @@ import base64
 import html
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from deitlt_hf.errors import DeiTLTError, printable
@@ -26,7 +28,7 @@ from deitlt_hf.evaluation.figures.layers import (
     feature_rank_figure,
     token_similarity_figure,
 )
-from deitlt_hf.evaluation.figures.style import WIDTH, save_figure
+from deitlt_hf.evaluation.figures.style import WIDTH, Records, save_figure
 from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, MEASURES, describe_group, describe_intervals
 from deitlt_hf.files import new_directory
 
@@ -43,7 +45,7 @@ class Section(NamedTuple):
     name: str
     title: str
     reading: str
-    draw: Callable[[Mapping[str, Mapping[str, Any]]], Figure | None]
+    draw: Callable[[Records], Figure | None] | None = None
 
 
 SECTIONS = (
@@ -51,14 +53,14 @@ SECTIONS = (
         "class_frequency",
         "Accuracy by class frequency",
         "On rare classes the DIST expert should lead (above 0 in the right panel) and on frequent ones the CLS expert, "
-        "which is what DeiT-LT trains for (Rangwani et al. 2024); the stroke is where a fitted line crosses 0.",
+        "which is what DeiT-LT trains for (Rangwani et al. 2024); vertical mark: below this class size DIST is better.",
         class_frequency_figure,
     ),
     Section(
         "agreement",
         "Agreement",
-        "A low bar says that the two give different answers and so have something to add to each other; DeiT-LT wants "
-        "CLS and DIST to differ, which is why the teacher labels out-of-distribution views (Rangwani et al. 2024).",
+        "A low bar: the two give different answers, so that their average can be better than either. DeiT-LT wants CLS "
+        "and DIST to differ, which is why the teacher labels out-of-distribution views (Rangwani et al. 2024).",
         agreement_figure,
     ),
     Section(
@@ -78,8 +80,8 @@ SECTIONS = (
     Section(
         "token_similarity",
         "Similarity of the two tokens",
-        "1 says that both tokens carry the same feature, 0 that they have nothing in common; the lower the last "
-        "blocks, the more the two are experts of their own (Rangwani et al. 2024).",
+        "1: both tokens carry the same feature. 0: they share nothing. The lower the last blocks, the more the two are "
+        "experts of their own (Rangwani et al. 2024).",
         token_similarity_figure,
     ),
     Section(
@@ -92,8 +94,8 @@ SECTIONS = (
     Section(
         "confusion",
         "Confusion of head and tail",
-        "Of the images in a row's group, the share that is said to be of the column's; a model that forgets its tail, "
-        "the problem that DeiT-LT sets out from (Rangwani et al. 2024), has a large lower left corner.",
+        "Of the images in a row's group, the share that is predicted as the column's. A model that forgets its tail, "
+        "the problem that DeiT-LT starts from (Rangwani et al. 2024), has a large lower left corner.",
         confusion_figure,
     ),
 )
@@ -128,178 +130,114 @@ def write_analysis(analyses: Mapping[str, Analysis], directory: str | os.PathLik
     with new_directory(directory) as unfinished:
         (unfinished / ANALYSIS_FILE).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
         sections = [(section, section.draw(records)) for section in SECTIONS]
-        sections += _example_sections(analyses)
+        for number, (name, analysis) in enumerate(analyses.items(), start=1):
+            several = len(analyses) > 1
+            file, title = (f"examples_{number}", f"Examples: {name}") if several else ("examples", "Examples")
+            sections.append((Section(file, title, EXAMPLES_READING), examples_figure(analysis)))
         shown = []
         for section, figure in sections:
             if figure is not None:
-                picture = _save(figure, unfinished / FIGURES_DIRECTORY, section.name)
+                for suffix in ("svg", "png"):
+                    file = unfinished / FIGURES_DIRECTORY / f"{section.name}.{suffix}"
+                    save_figure(figure, file)
+                picture = base64.b64encode(file.read_bytes()).decode()
                 shown.append((section, picture, figure.get_figwidth() / WIDTH))
         (unfinished / PAGE_FILE).write_text(_page(records, comparison, shown), encoding="utf-8")
 
 
-def _example_sections(analyses: Mapping[str, Analysis]) -> list[tuple[Section, Figure | None]]:
-    sections = []
-    for number, (name, analysis) in enumerate(analyses.items(), start=1):
-        file, title = ("examples", "Examples") if len(analyses) == 1 else (f"examples_{number}", f"Examples: {name}")
-        sections.append((Section(file, title, EXAMPLES_READING, examples_figure), examples_figure(analysis)))
-    return sections
-
-
-def _save(figure: Figure, directory: Path, name: str) -> bytes:
-    """Write both files; returns the PNG."""
-    for suffix in ("png", "svg"):
-        save_figure(figure, directory / f"{name}.{suffix}")
-    return (directory / f"{name}.png").read_bytes()
-
-
 def _page(
-    records: Mapping[str, Mapping[str, Any]],
+    records: Records,
     comparison: Mapping[str, Any] | None,
-    sections: Sequence[tuple[Section, bytes, float]],
+    sections: Sequence[tuple[Section, str, float]],
 ) -> str:
-    title = f"Analysis of {next(iter(records))}" if comparison is None else "Models compared"
-    parts = [f"<h1>{_text(title)}</h1>", _introduction(records), _accuracies(records, comparison)]
-    tables = {"class_frequency": _class_table, "confusion": _pair_table}
-    for section, picture, width in sections:
-        parts.append(_section(section, picture, width))
-        if section.name in tables:
-            parts.append(tables[section.name](records))
-    return _DOCUMENT.format(title=_text(title), style=_STYLE, body="\n".join(parts))
-
-
-def _section(section: Section, picture: bytes, width: float) -> str:
-    """A figure with its title and sentence; `width` is its share of the widest, for letters of one size."""
-    data, title = base64.b64encode(picture).decode(), _text(section.title)
-    size = f"width: {100 * width:.0f}%; min-width: {48 * width:.0f}rem"
-    return (
-        f'<h2 id="{section.name}">{title}</h2>\n<p>{_text(section.reading)}</p>\n'
-        f'<div class="wide"><img alt="{title}" style="{size}" src="data:image/png;base64,{data}"></div>'
-    )
-
-
-def _text(value: object) -> str:
-    """A text in HTML; a name stays one line without control characters, and no markup."""
-    return html.escape(printable(value))
-
-
-def _introduction(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page as HTML; `sections` have their picture in base64 and the share of its width in the widest's."""
     first = next(iter(records.values()))
-    groups = ", ".join(f"{name}: {describe_group(first, name)}" for name in GROUPS)
-    rows = [
-        [
-            name,
-            record["model"]["source"],
-            record["model"]["model_type"],
-            f"{record['model']['image_size']} / {record['model']['patch_size']}",
-            f"{record['model']['layers']} / {record['model']['heads']}",
-            f"{record['model']['parameters'] / 1e6:.1f} M",
-            EXPERT_LABELS[record["model"]["prediction"]],
-        ]
-        for name, record in records.items()
-    ]
-    heading = ["model", "from", "type", "image / patch (pixels)", "blocks / heads", "parameters", "predicts by"]
-    return f"<p>{first['num_images']} test images. Classes: {_text(groups)}.</p>\n{_table(heading, rows)}"
-
-
-def _accuracies(records: Mapping[str, Mapping[str, Any]], comparison: Mapping[str, Any] | None) -> str:
     labels = [measure.label for measure in MEASURES]
-    parts = ["<h2>Accuracy in percent</h2>"]
     if comparison is None:
-        (record,) = records.values()
-        rows = [
-            [EXPERT_LABELS[expert], *(measure.text(scores.get(measure.key)) for measure in MEASURES)]
-            for expert, scores in record["experts"].items()
-        ]
-        return "\n".join([*parts, _table(["prediction", *labels], rows), _crossings(records)])
-    rows = [[name, *accuracy_cells(of)] for name, of in comparison["accuracies"].items()]
-    parts.append(_table(["model", *labels], rows))
-    rows = [[name, *difference_cells(of)] for name, of in comparison["differences"].items()]
-    parts.append(_table([f"better than {comparison['reference']} by (points)", *labels], rows))
-    parts.append(
-        f"<p>In brackets: {_text(describe_intervals(comparison.get('test_counts', ())))}; of differences, the same "
-        "resamples for both models. A star: significant, the interval excludes 0.</p>"
+        differences = None
+        accuracies = (
+            ["prediction", *labels],
+            [
+                [EXPERT_LABELS[expert], *(measure.text(scores.get(measure.key)) for measure in MEASURES)]
+                for expert, scores in first["experts"].items()
+            ],
+        )
+    else:
+        rows = [[name, *accuracy_cells(of)] for name, of in comparison["accuracies"].items()]
+        accuracies = ["model", *labels], rows
+        rows = [[name, *difference_cells(of)] for name, of in comparison["differences"].items()]
+        differences = [f"better than {comparison['reference']} by (points)", *labels], rows
+    return (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            title=f"Analysis of {next(iter(records))}" if comparison is None else "Models compared",
+            num_images=first["num_images"],
+            groups=", ".join(f"{name}: {describe_group(first, name)}" for name in GROUPS),
+            models=_model_table(records),
+            accuracies=accuracies,
+            differences=differences,
+            intervals=describe_intervals((comparison or {}).get("test_counts", ())),
+            crossings=" ".join(_crossings(records)),
+            sections=sections,
+            details={"class_frequency": _class_table(records), "confusion": _pair_table(records)},
+        )
     )
-    return "\n".join([*parts, _crossings(records)])
 
 
-def _crossings(records: Mapping[str, Mapping[str, Any]]) -> str:
-    sentences = []
+def _environment() -> Environment:
+    """Templates in which a text is escaped; a name stays one line without control characters, and no markup."""
+
+    def as_text(value: object) -> Markup:
+        return value if isinstance(value, Markup) else Markup(html.escape(printable(value)))
+
+    loader = FileSystemLoader(Path(__file__).parent)
+    return Environment(loader=loader, autoescape=True, finalize=as_text, trim_blocks=True, undefined=StrictUndefined)
+
+
+def _model_table(records: Records) -> tuple[list[str], list[list[str]]]:
+    heading = ["model", "from", "type", "image / patch (pixels)", "blocks / heads", "parameters", "predicts by"]
+    rows = []
+    for name, record in records.items():
+        model = record["model"]
+        size, depth = f"{model['image_size']} / {model['patch_size']}", f"{model['layers']} / {model['heads']}"
+        millions, expert = f"{model['parameters'] / 1e6:.1f} M", EXPERT_LABELS[model["prediction"]]
+        rows.append([name, model["source"], model["model_type"], size, depth, millions, expert])
+    return heading, rows
+
+
+def _crossings(records: Records) -> Iterator[str]:
     for name, record in records.items():
         if record["crossing"]["slope"] is not None:
             count = record["crossing"]["class_count"]
             where = "does not cross 0" if count is None else f"crosses 0 at {count:.0f} training images per class"
-            sentences.append(f"{_text(name)}: the line fitted to the differences of the experts {where}.")
-    return f"<p>{' '.join(sentences)}</p>" if sentences else ""
+            yield f"{name}: the line fitted to the differences of the experts {where}."
 
 
-def _class_table(records: Mapping[str, Mapping[str, Any]]) -> str:
+def _class_table(records: Records) -> dict[str, Any] | None:
     """Accuracy of every class: of one model by expert, of several by each one's own prediction."""
     first = next(iter(records.values()))
     if len(first["class_names"]) > MOST_CLASSES:
-        return ""
+        return None
     if len(records) == 1:
         columns = {EXPERT_LABELS[expert]: scores["per_class"] for expert, scores in first["experts"].items()}
     else:
         columns = {name: of["experts"][of["model"]["prediction"]]["per_class"] for name, of in records.items()}
     group_of = {label: group for group in GROUPS for label in first["groups"][group]}
-    rows = [
-        [name, group_of[label], str(count), *(_percent(values[label]) for values in columns.values())]
-        for label, (name, count) in enumerate(zip(first["class_names"], first["class_counts"], strict=True))
-    ]
-    rows.sort(key=lambda row: -int(row[2]))
-    table = _table(["class", "group", "training images", *columns], rows)
-    return f"<details><summary>Accuracy of every class, in percent</summary>{table}</details>"
+    rows = []
+    for label in sorted(group_of, key=lambda label: (-first["class_counts"][label], label)):
+        accuracies = ("-" if values[label] is None else f"{values[label]:.1f}" for values in columns.values())
+        rows.append([first["class_names"][label], group_of[label], first["class_counts"][label], *accuracies])
+    heading = ["class", "group", "training images", *columns]
+    return {"summary": "Accuracy of every class, in percent", "heading": heading, "rows": rows}
 
 
-def _pair_table(records: Mapping[str, Mapping[str, Any]]) -> str:
+def _pair_table(records: Records) -> dict[str, Any] | None:
     """The classes of head and tail that each model's own prediction confuses most."""
     rows = []
     for name, record in records.items():
         for pair in record["confusion"][record["model"]["prediction"]]["pairs"]:
             classes = (record["class_names"][pair[key]] for key in ("true", "predicted"))
-            rows.append([name, *classes, str(pair["count"])])
-    if not rows:
-        return ""
-    table = _table(["model", "true class", "predicted class", "images"], rows)
-    return f"<details><summary>Head and tail classes most often confused</summary>{table}</details>"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{_text(cell)}</th>" for cell in heading)
-    body = "\n".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
-
-
-_STYLE = """
-:root { color-scheme: light; }
-body { max-width: 68rem; margin: 0 auto; padding: 1rem; color: #111; background: #fff;
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1, h2, p { max-width: 46rem; }
-h1, h2 { line-height: 1.2; }
-h2 { margin-top: 2.5rem; }
-.wide { overflow-x: auto; margin: 1rem 0; }
-img { display: block; height: auto; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-th, td { padding: .3rem .7rem .3rem 0; text-align: left; border-bottom: 1px solid #ccc; white-space: nowrap; }
-summary { cursor: pointer; }
-"""
-
-# The policy lets a browser ask for nothing: whatever a name holds, the page stays what it is.
-_DOCUMENT = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+            rows.append([name, *classes, pair["count"]])
+    heading = ["model", "true class", "predicted class", "images"]
+    return {"summary": "Head and tail classes most often confused", "heading": heading, "rows": rows} if rows else None
