@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import DatasetDict
@@ -44,10 +44,7 @@ SYNSET_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "classnames.txt", 
 
 
 def imagenet_lt_files(data_dir: str | Path | None, lists_dir: str | Path | None = None) -> dict[str, Path]:
-    """The tree as `images`, its folder `val`, the lists by split, and a file with the synsets' names as `names`.
-
-    The last, `val` and the validation list may be missing.
-    """
+    """The tree as `images`, the lists by split and, if found, its folder `val` and the synsets' names as `names`."""
     directory = images_directory("imagenet-lt", data_dir, "train", "the ILSVRC2012 tree with its folders train and val")
     files = {split: find_beside(directory, lists_dir, [name]) for split, name in LIST_FILES.items()}
     for split in ("train", "test"):
@@ -80,20 +77,19 @@ def read_imagenet_lt(
 
 def _synsets(train: ImageList) -> list[str]:
     """The synset of each label, which is the folder of its training images."""
-    folders = pc.dictionary_encode(file_names_of(directories_of(train.paths)))
-    of_image = folders.indices.to_numpy()
-    of_label = np.zeros(train.labels.max() + 1, dtype=of_image.dtype)
-    of_label[train.labels] = of_image
-    other = np.flatnonzero(of_label[train.labels] != of_image)
-    if len(other):
-        names = folders.dictionary
+    folders = file_names_of(directories_of(train.paths)).dictionary_encode()
+    pairs = pd.DataFrame({"label": train.labels, "synset": folders.to_pandas()}).drop_duplicates()
+    second = pairs[pairs["label"].duplicated()]
+    if len(second):
+        label = second["label"].iloc[0]
+        first = pairs.loc[pairs["label"] == label, "synset"].iloc[0]
         raise DeiTLTError(
-            f"{train.name} gives {train.paths[other[0]].as_py()} the label {train.labels[other[0]]}, which is that of "
-            f"{names[of_label[train.labels[other[0]]]].as_py()} too: each label needs one synset"
+            f"{train.name} gives {train.paths[second.index[0]].as_py()} the label {label}, which is that of {first} "
+            "too: each label needs one synset"
         )
-    if len(np.unique(of_label)) < len(of_label):
+    if pairs["synset"].duplicated().any():
         raise DeiTLTError(f"{train.name} gives one synset two labels: each synset needs one label")
-    return folders.dictionary.take(pa.array(of_label)).to_pylist()
+    return pairs.sort_values("label")["synset"].tolist()
 
 
 def _as_in_the_tree(images: ImageList, synsets: list[str] | None) -> ImageList:
@@ -108,12 +104,7 @@ def _as_in_the_tree(images: ImageList, synsets: list[str] | None) -> ImageList:
 
 
 def synset_names(synsets: Sequence[str], file: Path | None) -> list[str]:
-    """Unique names of ImageNet's synsets, from one of `SYNSET_FILES` or, without one, from timm's own table.
-
-    Example:
-        >>> synset_names(["n01440764"], None)
-        ['tench, Tinca tinca']
-    """
+    """Unique names of ImageNet's synsets, from one of `SYNSET_FILES` or, without one, from timm's own table."""
     if file is None:
         from timm.data import ImageNetInfo  # loads torch, which reading lists does without
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from datasets import DatasetDict
 from pyarrow import json as arrow_json
@@ -63,11 +64,7 @@ def inaturalist_2018_files(data_dir: str | Path | None, lists_dir: str | Path | 
 def read_inaturalist_2018(
     data_dir: str | Path | None, lists_dir: str | Path | None = None, check_lists: bool = True
 ) -> DatasetDict:
-    """Read and check the JSON files or lists, and name the species.
-
-    The names are those of `train2018.json` or, where these are mere numbers as in its first release, of
-    `categories.json`.
-    """
+    """Read and check the JSON files or lists; `categories.json` names the species where these have mere numbers."""
     files = inaturalist_2018_files(data_dir, lists_dir)
     sources = {split: files[split] for split in JSON_FILES}
     if sources["train"].suffix == ".json":
@@ -92,13 +89,7 @@ def read_inaturalist_2018(
 
 
 def read_categories(file: Path) -> dict[int, str]:
-    """Names by id of a `categories.json`: a list of categories with `id` and `name`, or a dict that holds it.
-
-    Example:
-        >>> _ = Path("categories.json").write_text('[{"id": 0, "name": "Grus grus"}]')
-        >>> read_categories(Path("categories.json"))
-        {0: 'Grus grus'}
-    """
+    """Names by id of a `categories.json`: a list of categories with `id` and `name`, or a dict that holds it."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         categories = content["categories"] if isinstance(content, dict) else content
@@ -114,17 +105,22 @@ def _read_json_splits(files: dict[str, Path]) -> tuple[dict[str, ImageList], dic
     tables = {split: _read_json(file) for split, file in files.items()}
     categories = tables["train"]["categories"]
     names = dict(sorted(zip(categories["id"].to_pylist(), categories["name"].to_pylist(), strict=True)))
-    ids = np.fromiter(names, np.int64, len(names))
     splits = {}
     for split, table in tables.items():
-        of_image = _category_of_each_image(files[split], table["images"]["id"], table["annotations"])
-        labels = np.searchsorted(ids, of_image)
-        unknown = np.flatnonzero(ids[np.minimum(labels, len(ids) - 1)] != of_image)
-        if len(unknown):
+        images, annotations = table["images"], table["annotations"]
+        ids, annotated = images["id"].to_numpy(), annotations["image_id"].to_numpy()
+        if len(ids) != len(annotated) or not np.array_equal(np.unique(ids), np.sort(annotated)):
             raise DeiTLTError(
-                f"{files[split]} has images of the category {of_image[unknown[0]]}, which it does not list"
+                f"{files[split]} does not have one annotation for each of its {len(ids)} images ({len(annotated)} "
+                "annotations): pass the JSON file of iNaturalist-2018"
             )
-        splits[split] = ImageList(files[split].name, table["images"]["file_name"], labels)
+        # The annotations may be in another order than the images.
+        of_image = pd.Series(annotations["category_id"].to_numpy(), index=annotated).loc[ids].to_numpy()
+        labels = pd.Index(list(names)).get_indexer(of_image)
+        if labels.min() < 0:
+            unknown = of_image[labels < 0][0]
+            raise DeiTLTError(f"{files[split]} has images of the category {unknown}, which it does not list")
+        splits[split] = ImageList(files[split].name, images["file_name"], labels)
     return splits, names
 
 
@@ -153,20 +149,6 @@ def _read_json(file: Path) -> dict[str, dict[str, pa.Array]]:
             raise DeiTLTError(f"{file} has {what}: pass the JSON file of iNaturalist-2018")
         tables[name] = columns
     return tables
-
-
-def _category_of_each_image(file: Path, image_ids: pa.Array, annotations: dict[str, pa.Array]) -> np.ndarray:
-    """One category id for each image, whatever the order of the annotations."""
-    ids, annotated = image_ids.to_numpy(), annotations["image_id"].to_numpy()
-    by_image, by_annotation = np.argsort(ids, kind="stable"), np.argsort(annotated, kind="stable")
-    if not np.array_equal(ids[by_image], annotated[by_annotation]) or (np.diff(ids[by_image]) == 0).any():
-        raise DeiTLTError(
-            f"{file} does not have one annotation for each of its {len(ids)} images ({len(annotated)} annotations): "
-            "pass the JSON file of iNaturalist-2018"
-        )
-    categories = np.empty(len(ids), np.int64)
-    categories[by_image] = annotations["category_id"].to_numpy()[by_annotation]
-    return categories
 
 
 BENCHMARKS = [

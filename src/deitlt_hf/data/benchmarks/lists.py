@@ -27,12 +27,7 @@ LEVELS_ABOVE = 3
 
 @dataclass(frozen=True)
 class ListFacts:
-    """How many images and classes a list has, and how many images its largest and its smallest class.
-
-    Example:
-        >>> str(ListFacts(115_846, 1000, 1280, 5))
-        '115846 lines, 1000 classes, largest class 1280, smallest class 5'
-    """
+    """How many images and classes a list has, and how many images its largest and its smallest class."""
 
     lines: int
     classes: int
@@ -47,13 +42,7 @@ class ListFacts:
 
 @dataclass(frozen=True)
 class ImageList:
-    """Images and their labels, in the source's order.
-
-    Args:
-        name: what messages call the list, such as its file's name.
-        paths: Arrow strings `(num_images,)`, relative to the data set's directory.
-        labels: int64 `(num_images,)`, from 0 up.
-    """
+    """Relative paths `(num_images,)`, Arrow strings, and labels `(num_images,)`, int64 from 0; messages use `name`."""
 
     name: str
     paths: pa.Array
@@ -70,13 +59,7 @@ class ImageList:
 
 
 def read_list(path: str | os.PathLike[str]) -> ImageList:
-    """Read a UTF-8 file with `path label` on each line; the label, from 0 to 999999, follows the last space.
-
-    Example:
-        >>> _ = Path("list.txt").write_text("train/n01440764/n01440764_190.JPEG 0\\n")
-        >>> read_list("list.txt").paths.to_pylist()
-        ['train/n01440764/n01440764_190.JPEG']
-    """
+    """Read a UTF-8 file with `path label` on each line; the label, from 0 to 999999, follows the last space."""
     lines = _read_lines(Path(path))
     filled = pc.not_equal(pc.binary_length(lines), 0)
     words = pc.utf8_split_whitespace(lines.filter(filled), max_splits=1, reverse=True)
@@ -158,32 +141,17 @@ def referenced_splits(directory: Path, splits: Mapping[str, ImageList], class_na
 
 
 def directories_of(paths: pa.Array) -> pa.Array:
-    """The folder of each path, "" for a path without one.
-
-    Example:
-        >>> directories_of(pa.array(["val/a.jpg", "b.jpg"])).to_pylist()
-        ['val', '']
-    """
+    """The folder of each path, "" for a path without one."""
     return pc.replace_substring_regex(paths, "/?[^/]*$", "", max_replacements=1)
 
 
 def file_names_of(paths: pa.Array) -> pa.Array:
-    """The last part of each path.
-
-    Example:
-        >>> file_names_of(pa.array(["val/a.jpg", "b.jpg"])).to_pylist()
-        ['a.jpg', 'b.jpg']
-    """
+    """The last part of each path."""
     return pc.replace_substring_regex(paths, "^.*/", "")
 
 
 def unique_names(names: Sequence[str], keys: Sequence[str]) -> list[str]:
-    """The names, with the key appended where several classes share one; the key alone for an empty name.
-
-    Example:
-        >>> unique_names(["crane", "heron", "crane"], ["n02012849", "n02009229", "n03126707"])
-        ['crane (n02012849)', 'heron', 'crane (n03126707)']
-    """
+    """The names, with the key appended where several classes share one; the key alone for an empty name."""
     count = Counter(names)
     return [
         key if not name else name if count[name] == 1 else f"{name} ({key})"
@@ -192,10 +160,7 @@ def unique_names(names: Sequence[str], keys: Sequence[str]) -> list[str]:
 
 
 def images_directory(name: str, data_dir: str | Path | None, folder: str, what: str) -> Path:
-    """The directory that holds `folder`: `data_dir`, or the one above where `data_dir` is that folder itself.
-
-    Messages call the data set `name` and its directory `what`.
-    """
+    """The directory that holds `folder`: `data_dir`, or the one above where `data_dir` is that folder itself."""
     if data_dir is None:
         raise DeiTLTError(f"{name} is not downloaded: pass data_dir, {what}")
     data_dir = absolute(data_dir)
