@@ -17,7 +17,6 @@ from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.long_tail_accuracy.scores import (
     GROUPS,
     MEASURES,
-    Measure,
     accuracies,
     bootstrap_intervals,
     group_members,
@@ -26,22 +25,7 @@ from deitlt_hf.long_tail_accuracy.scores import (
     tally,
     to_numpy,
 )
-
-__all__ = [
-    "EXPERTS",
-    "EXPERT_LABELS",
-    "GROUPS",
-    "MEASURES",
-    "Measure",
-    "describe_group",
-    "describe_intervals",
-    "expert_metrics",
-    "format_table",
-    "grouped_accuracy",
-    "mean_accuracies",
-    "none_for_nan",
-    "per_class_accuracy",
-]
+from deitlt_hf.long_tail_accuracy.scores import Measure as Measure
 
 # The values of `config.expert`. Not imported from the model's configuration, which would load torch and transformers.
 EXPERT_LABELS = {"average": "average", "cls": "CLS expert", "distillation": "DIST expert"}
@@ -201,25 +185,14 @@ def format_table(metrics: Mapping[str, Any]) -> str:
 
 
 def describe_intervals(test_counts: Sequence[int]) -> str:
-    """What the intervals are, and what they leave out, for so many test images per class.
-
-    Example:
-        >>> describe_intervals([40, 3, 0])
-        "95 % intervals from bootstrap resamples of each class's test images"
-    """
+    """What the intervals are, and what they leave out, for test images per class."""
     text = "95 % intervals from bootstrap resamples of each class's test images"
     # Several classes with a single image tell how much these vary, one tells nothing; see `resample_cells`.
     return f"{text}; too narrow, for one class has a single one" if list(test_counts).count(1) == 1 else text
 
 
 def describe_group(metrics: Mapping[str, Any], name: str) -> str:
-    """A group in words: how many classes, how many training images they have, and how many of them were tested.
-
-    Example:
-        >>> metrics = {"class_counts": [90, 3, 2], "groups": {"tail": [1, 2]}, "test_counts": [9, 1, 0]}
-        >>> describe_group(metrics, "tail")
-        '2 classes with 3-2 training images (1 with test images)'
-    """
+    """A group in words: how many classes, how many training images they have, and how many of them were tested."""
     members = metrics["groups"][name]
     counts = [metrics["class_counts"][class_id] for class_id in members]
     if not counts:
@@ -242,12 +215,7 @@ def _users_mistakes() -> Iterator[None]:
 
 
 def none_for_nan(values: Any) -> Any:
-    """Arrays and floats, and dicts and lists of them, as JSON has them.
-
-    Example:
-        >>> none_for_nan({"head": np.array([50.0, np.nan]), "classes": ["cat"]})
-        {'head': [50.0, None], 'classes': ['cat']}
-    """
+    """Arrays and floats, and dicts and lists of them, as JSON has them: lists, and None for nan."""
     if isinstance(values, dict):
         return {name: none_for_nan(value) for name, value in values.items()}
     if isinstance(values, np.ndarray):

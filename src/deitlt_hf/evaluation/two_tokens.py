@@ -15,7 +15,10 @@ from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassificati
 
 
 class TwoTokenOutput(NamedTuple):
-    """Logits of both heads, `(batch, classes)`, and the last layer's attention `(batch, heads, 2, 2 + patches)`."""
+    """Logits of both heads, `(batch, classes)`, and the last layer's attention `(batch, heads, 2, 2 + patches)`.
+
+    The attention is that of the class token (0) and the distillation token (1) to all tokens; each row sums to 1.
+    """
 
     cls_logits: torch.Tensor
     distillation_logits: torch.Tensor
@@ -23,28 +26,7 @@ class TwoTokenOutput(NamedTuple):
 
 
 def run_two_tokens(model: DeiTLTForImageClassification, pixel_values: torch.Tensor) -> TwoTokenOutput:
-    """Run a student in evaluation mode.
-
-    Args:
-        model: the student; the caller puts it into evaluation mode.
-        pixel_values: `(batch, channels, height, width)`, normalised, of the model's image size.
-
-    Returns:
-        Both heads' logits, equal to those of `model(pixel_values)` up to rounding, and the attention weights with which
-        the class token (0) and the distillation token (1) read all tokens in the last layer; each row sums to 1.
-
-    Raises:
-        ValueError: another image size than the model's.
-
-    Example:
-        >>> from deitlt_hf import DeiTLTConfig
-        >>> config = DeiTLTConfig(
-        ...     image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, num_labels=10
-        ... )
-        >>> output = run_two_tokens(DeiTLTForImageClassification(config).eval(), torch.zeros(1, 3, 32, 32))
-        >>> output.cls_logits.shape, output.attention.shape
-        (torch.Size([1, 10]), torch.Size([1, 3, 2, 18]))
-    """
+    """Run a student that is in evaluation mode; its logits are those of `model(pixel_values)` up to rounding."""
     *layers, last = model.deit.layers
     hidden_states = model.deit.embeddings(pixel_values.to(model.dtype))
     for layer in layers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,6 @@ import numpy as np
 import torch
 
 from deitlt_hf.evaluation.analysis.tokens import (
-    READERS,
     VARIANCE,
     FeatureSpectrum,
     attention_rollout,
@@ -70,12 +70,9 @@ class Stream:
         self._examples: dict[int, Example | None] = dict.fromkeys(example_classes)
         self._ids, self._confidences = Rows(), Rows()
         self._spectra: dict[str, FeatureSpectrum] = {}
-        self._distances: dict[str, np.ndarray] = {}
-        self._similarity: np.ndarray | float = 0.0
+        self._distances: dict[str, torch.Tensor] = {}
+        self._similarity: torch.Tensor | float = 0.0
         self.experts: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self._ids)
 
     def add(
         self,
@@ -84,13 +81,8 @@ class Stream:
         output: ViTPass,
         teachers_logits: torch.Tensor | None = None,
     ) -> None:
-        """Add a batch: its pixels and true class ids, what the model makes of it, and what the teacher says."""
+        """Add a batch: its pixels and true class ids, what the model makes of it, and the teacher's prediction."""
         self.experts = tuple(expert for expert in EXPERTS if expert in output.logits)
-        self._add_predictions(labels, output, teachers_logits)
-        self._add_layers(output)
-        self._add_examples(pixel_values, labels, output)
-
-    def _add_predictions(self, labels: torch.Tensor, output: ViTPass, teachers_logits: torch.Tensor | None) -> None:
         logits = torch.stack([output.logits[expert] for expert in self.experts], dim=1)
         ids = [logits.argmax(-1), labels.long()[:, None]]
         if teachers_logits is not None:
@@ -98,27 +90,17 @@ class Stream:
         self._ids.add(torch.cat(ids, dim=1))
         self._confidences.add(logits.softmax(-1).amax(-1))
 
-    def _add_layers(self, output: ViTPass) -> None:
-        rows, columns = self._patches.grid
-        num_special_tokens = output.attentions[0].shape[-1] - rows * columns
-        for reader in READERS:
-            if reader == "all" or reader in output.tokens:
-                distance = mean_attention_distance(
-                    output.attentions,
-                    self._patches.patch_size,
-                    self._patches.image_size,
-                    num_special_tokens,
-                    token=reader,
-                )
-                total = self._distances.get(reader, 0.0)
-                self._distances[reader] = total + _float64(distance) * len(output.logits["cls"])
+        image_size, patch_size = self._patches
+        num_special_tokens = output.attentions[0].shape[-1] - math.prod(self._patches.grid)
+        for token in ("all", *output.tokens):
+            distance = mean_attention_distance(output.attentions, patch_size, image_size, num_special_tokens, token)
+            self._distances[token] = self._distances.get(token, 0.0) + distance.cpu().double() * len(labels)
         for token, states in output.tokens.items():
             self._spectra.setdefault(token, FeatureSpectrum()).add(states)
         if "distillation" in output.tokens:
             similarity = token_similarity(output.tokens["cls"], output.tokens["distillation"])
-            self._similarity = self._similarity + _float64(similarity).sum(-1)
+            self._similarity = self._similarity + similarity.cpu().double().sum(-1)
 
-    def _add_examples(self, pixel_values: torch.Tensor, labels: torch.Tensor, output: ViTPass) -> None:
         wanted = {label for label, example in self._examples.items() if example is None}
         for index, label in enumerate(labels.tolist()) if wanted else ():
             if label in wanted:
@@ -156,25 +138,21 @@ class Stream:
 
     def layer_measures(self) -> dict[str, Any]:
         """What the record says of the layers: `attention_distance`, `feature_rank`, `spectrum`, `token_similarity`."""
+        images = len(self._ids)
         shares = {token: spectrum.shares() for token, spectrum in self._spectra.items()}
         ranks = {token: count_components(of_token, VARIANCE).tolist() for token, of_token in shares.items()}
         both = "distillation" in self._spectra
         return {
-            "attention_distance": {reader: (total / len(self)).tolist() for reader, total in self._distances.items()},
+            "attention_distance": {token: (total / images).tolist() for token, total in self._distances.items()},
             "feature_rank": {"variance": VARIANCE, **ranks},
-            "spectrum": {token: _four_digits(of_token) for token, of_token in shares.items()},
-            "token_similarity": (self._similarity / len(self)).tolist() if both else None,
+            # Four digits, because a spectrum has a number for each hidden unit and layer.
+            "spectrum": {
+                token: [[float(f"{share:.4g}") for share in layer] for layer in of_token.tolist()]
+                for token, of_token in shares.items()
+            },
+            "token_similarity": (self._similarity / images).tolist() if both else None,
         }
 
     def examples(self) -> list[Example]:
         """The examples, without those classes of which no image came."""
         return [example for example in self._examples.values() if example is not None]
-
-
-def _float64(values: torch.Tensor) -> np.ndarray:
-    return values.cpu().double().numpy()
-
-
-def _four_digits(shares: torch.Tensor) -> list[list[float]]:
-    """Shares as they are worth writing: a spectrum has a number for each hidden unit and layer."""
-    return [[float(f"{share:.4g}") for share in layer] for layer in shares.tolist()]

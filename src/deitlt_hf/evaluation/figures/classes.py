@@ -38,7 +38,9 @@ PAIR_LABELS = {
     "teacher-cls": "teacher and CLS expert",
     "teacher-distillation": "teacher and DIST expert",
 }
-_PAIR_COLORS = dict(zip(PAIR_LABELS, ("#000000", "#0072B2", "#D55E00"), strict=True))
+_PAIR_STYLES = {
+    pair: {"color": color} for pair, color in zip(PAIR_LABELS, ("#000000", "#0072B2", "#D55E00"), strict=True)
+}
 _BAR_HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++")
 
 
@@ -76,44 +78,29 @@ def agreement_figure(records: Records) -> Figure | None:
 
     Of one model the pairs are side by side, of several the models, with a panel per pair.
     """
-    pairs = [pair for pair in PAIR_LABELS if any(pair in record["agreement"] for record in records.values())]
-    if not pairs:
+    panels = panels_of_series(records, PAIR_LABELS, "agreement", _PAIR_STYLES)
+    if not panels:
         return None
-    colors = {name: style["color"] for name, style in model_styles(records).items()}
-    if len(records) == 1:
-        (record,) = records.values()
-        panels = {"": {PAIR_LABELS[pair]: (record["agreement"][pair], _PAIR_COLORS[pair]) for pair in pairs}}
-    else:
-        panels = {
-            PAIR_LABELS[pair]: {
-                name: (record["agreement"][pair], colors[name])
-                for name, record in records.items()
-                if pair in record["agreement"]
-            }
-            for pair in pairs
-        }
     figure, axes = grid(len(panels), sharey=True)
-    hatches = dict(zip(records if len(records) > 1 else panels[""], _BAR_HATCHES * len(records), strict=False))
+    labels = records if len(records) > 1 else [bar.label for bar in panels[""]]
+    hatches = dict(zip(labels, _BAR_HATCHES * len(records), strict=False))
     for panel, (title, bars) in zip(axes, panels.items(), strict=True):
-        _draw_bars(panel, bars, hatches)
+        width = 0.8 / len(bars)
+        for index, bar in enumerate(bars):
+            shares = bar.record["agreement"][bar.key]
+            places = np.arange(len(shares)) + width * (index - (len(bars) - 1) / 2)
+            values = floats(list(shares.values()))
+            look = {"color": bar.style["color"], "hatch": hatches[bar.label], "edgecolor": "white", "linewidth": 0}
+            drawn = panel.bar(places, values, width=0.92 * width, **look)
+            drawn.shown_as = bar.label
+            if len(bars) <= 3:
+                texts = ["" if np.isnan(value) else f"{value:.0f}" for value in values]
+                panel.bar_label(drawn, texts, fontsize=FONT_SIZE - 1)
+        panel.set_xticks(range(len(shares)), list(shares))
+        panel.set(xlim=(-0.5, len(shares) - 0.5), ylim=(0, 105))
         finish(panel, title or "same class predicted", ylabel="images (%)" if panel is axes[0] else None)
     legend_below(figure)
     return figure
-
-
-def _draw_bars(axes: Axes, bars: Mapping[str, tuple[Mapping[str, Any], str]], hatches: Mapping[str, str]) -> None:
-    width = 0.8 / len(bars)
-    for index, (label, (shares, color)) in enumerate(bars.items()):
-        places = np.arange(len(shares)) + width * (index - (len(bars) - 1) / 2)
-        values = floats(list(shares.values()))
-        look = {"color": color, "hatch": hatches[label], "edgecolor": "white", "linewidth": 0}
-        drawn = axes.bar(places, values, width=0.92 * width, **look)
-        drawn.shown_as = label
-        if len(bars) <= 3:
-            texts = ["" if np.isnan(value) else f"{value:.0f}" for value in values]
-            axes.bar_label(drawn, texts, fontsize=FONT_SIZE - 1)
-    axes.set_xticks(range(len(shares)), list(shares))
-    axes.set(xlim=(-0.5, len(shares) - 0.5), ylim=(0, 105))
 
 
 def reliability_figure(records: Records) -> Figure:

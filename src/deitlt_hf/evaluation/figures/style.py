@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -73,18 +74,21 @@ def model_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def panels_of_series(records: Records, labels: Mapping[str, str], part: str) -> dict[str, list[Series]]:
+def panels_of_series(
+    records: Records, labels: Mapping[str, str], part: str, styles: Mapping[str, dict[str, Any]] = EXPERT_STYLES
+) -> dict[str, list[Series]]:
     """Title of each panel -> its lines: one panel for a single model, of several models one for each of `labels`.
 
-    `labels` are by the keys (tokens or experts) of `record[part]`; a key that no model has gets no panel.
+    `labels` are by the keys (tokens, experts, pairs of them) of `record[part]`; a key that no model has gets no panel.
+    `styles` are those of a single model's lines.
     """
     if len(records) == 1:
         (record,) = records.values()
-        lines = [Series(label, EXPERT_STYLES[key], record, key) for key, label in labels.items() if key in record[part]]
+        lines = [Series(label, styles[key], record, key) for key, label in labels.items() if key in record[part]]
         return {"": lines} if lines else {}
-    styles = model_styles(records)
+    of_model = model_styles(records)
     panels = {
-        title: [Series(name, styles[name], record, key) for name, record in records.items() if key in record[part]]
+        title: [Series(name, of_model[name], record, key) for name, record in records.items() if key in record[part]]
         for key, title in labels.items()
     }
     return {title: lines for title, lines in panels.items() if lines}
@@ -184,11 +188,7 @@ def over_neighbours(num_classes: int) -> str:
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Mean over `window` neighbours (odd), fewer at the ends and without nan; nan where no neighbour has a value."""
-    kernel = np.ones(window)
-    known = ~np.isnan(values)
-    sums = np.convolve(np.where(known, values, 0.0), kernel, mode="same")
-    numbers = np.convolve(known.astype(float), kernel, mode="same")
-    return np.divide(sums, numbers, out=np.full(len(values), np.nan), where=numbers > 0)
+    return pd.Series(values).rolling(window, center=True, min_periods=1).mean().to_numpy()
 
 
 def floats(values: Any) -> np.ndarray:
