@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         seconds = time_in_turns({name: partial(timed, view) for name, view in ways.items()}, options.rounds)
         speeds = {name: options.batch_size / median_and_quartiles(times)[0] for name, times in seconds.items()}
         rows = rows or [["images per second", *speeds]]
-        rows.append([f"{image_size} pixels, {SOURCE_SIZE} at first", *(f"{speed:,.0f}" for speed in speeds.values())])
+        rows.append([f"{SOURCE_SIZE} to {image_size} pixels", *(f"{speed:,.0f}" for speed in speeds.values())])
     print(markdown_table(rows))
     print(f"\nbatches of {options.batch_size}, medians of {options.rounds}; {machine(device)}")
 
