@@ -188,7 +188,7 @@ def test_a_missing_data_directory_is_named(tmp_path: Path) -> None:
 
 def test_a_data_directory_without_parquet_files_is_named(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(_png(0))
-    with pytest.raises(DeiTLTError, match="holds no data: pass one with"):
+    with pytest.raises(DeiTLTError, match="holds 1 image but no class folders: pass one with"):
         load_long_tailed_dataset("cifar10-lt", data_dir=tmp_path)
 
 

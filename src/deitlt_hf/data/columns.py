@@ -24,19 +24,8 @@ def with_image_and_label(
 ) -> DatasetDict:
     """Give the splits of `known_splits` the columns `image` (`datasets.Image`) and `label` (`ClassLabel`) alone.
 
-    No image is decoded.
-
-    Labels that are names become classes in the order of the sorted names; labels that are numbers are the class ids.
-
-    Args:
-        splits: `train` and others.
-        image_column: the column of images or of their paths; by default found, see `find_columns`.
-        label_column: the column of class names or class ids; by default found.
-        needs_train: see `known_splits`.
-
-    Raises:
-        DeiTLTError: for a missing train split, columns that are missing or cannot be told apart, splits with other
-            labels than train, rows without a label, and labels that are no class.
+    The columns are found, see `find_columns`, unless they are given. No image is decoded. Labels that are names become
+    classes in the order of the sorted names; labels that are numbers are the class ids.
 
     Example:
         >>> rows = Dataset.from_dict({"img": ["a.png", "b.png"], "species": ["owl", "lynx"]})
@@ -51,21 +40,19 @@ def with_image_and_label(
         missing = [column for column in (image, label) if column not in split.column_names]
         if missing:
             raise DeiTLTError(
-                f"the {name} split has no column {missing[0]!r}, which train has, only {_listed(split.column_names)}: "
-                "give all splits the same columns"
+                f"the {name} split has no column {missing[0]!r}, which train has, only "
+                f"{', '.join(split.column_names)}: give all splits the same columns"
             )
     renamed = {column: name for column, name in ((image, "image"), (label, "label")) if column != name}
     splits = splits.select_columns([image, label]).rename_columns(renamed)
-    for name, split in splits.items():
-        splits[name] = _with_bytes(split)
+    splits = DatasetDict({name: _with_bytes(split) for name, split in splits.items()})
     try:
         splits = splits.cast_column("image", datasets.Image())
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise DeiTLTError(
             f"column {image!r} holds {splits['train'].features['image']}, not images or their paths: pass image_column"
         ) from error
-    for name, split in splits.items():
-        splits[name] = _with_whole_labels(split)
+    splits = DatasetDict({name: _with_whole_labels(split) for name, split in splits.items()})
     class_label = _class_label(splits)
     for name, split in splits.items():
         feature = split.features["label"]
@@ -73,21 +60,12 @@ def with_image_and_label(
             split = split.cast_column("label", Value("string"))  # numbers that are names
         if split.features["label"] != class_label:
             splits[name] = split.cast_column("label", class_label)
-    for name, split in splits.items():
-        _check_range(name, split, class_label.num_classes)
+        _check_range(name, splits[name], class_label.num_classes)
     return splits
 
 
 def referenced_images(paths: Sequence[str | bytes], labels: Sequence[int], names: Sequence[str]) -> Dataset:
-    """A data set that refers to image files, with the columns `image` and `label`.
-
-    Args:
-        paths: of the files, of which nothing is opened; or the files' bytes, of all or of none.
-        labels: `(len(paths),)` ints in `range(len(names))`.
-        names: of the classes, each another.
-
-    Raises:
-        DeiTLTError: for a path or a name that is not valid text.
+    """A data set that refers to image files by their paths, or holds their bytes, with labels in `range(len(names))`.
 
     Example:
         >>> referenced_images(["a.png"], [1], ["lynx", "owl"]).features["label"].int2str(1)
@@ -105,12 +83,7 @@ def referenced_images(paths: Sequence[str | bytes], labels: Sequence[int], names
 
 
 def labels_of(dataset: Dataset) -> np.ndarray:
-    """The `label` column as an int64 array `(num_rows,)`, a missing one as -1.
-
-    Example:
-        >>> labels_of(Dataset.from_dict({"label": [1, None]})).tolist()
-        [1, -1]
-    """
+    """The `label` column as an int64 array `(num_rows,)`, a missing one as -1."""
     return pc.fill_null(selected(dataset, dataset.data.column("label")), -1).to_numpy()
 
 
@@ -118,11 +91,6 @@ def selected(dataset: Dataset, stored: pa.Array | pa.ChunkedArray) -> pa.Array |
     """What the data set has of a stored column: `select` keeps rows apart from their order.
 
     Reading a column through `datasets` gathers row by row, in twenty times the time.
-
-    Example:
-        >>> rows = Dataset.from_dict({"label": [5, 6, 7]}).select([2, 0])
-        >>> selected(rows, rows.data.column("label")).to_pylist()
-        [7, 5]
     """
     return stored if dataset._indices is None else stored.take(dataset._indices.column(0))
 
@@ -132,9 +100,6 @@ def find_columns(features: Features, image_column: str | None = None, label_colu
 
     A column that is given counts. Otherwise it is the one whose type says so (images; `ClassLabel`), or else, as well
     as among several of such a type, the one with a usual name.
-
-    Raises:
-        DeiTLTError: for a given column that is missing, none or several that fit, and one column for both.
 
     Example:
         >>> find_columns(Features({"scan": datasets.Image(), "labels": Value("int64"), "age": Value("int64")}))
@@ -154,12 +119,6 @@ def class_names(labels: Sequence[str] | Sequence[int]) -> list[str]:
 
     Numbers from 0 up without gaps are class ids. Others, such as 1 to 10, are taken as names, which a notice says.
 
-    Args:
-        labels: the different labels of all splits, all names or all whole numbers.
-
-    Raises:
-        DeiTLTError: for a mixture or another type, and for numbers below 0.
-
     Example:
         >>> class_names([2, 0, 1]), class_names([10, 2])
         (['0', '1', '2'], ['2', '10'])
@@ -177,7 +136,7 @@ def class_names(labels: Sequence[str] | Sequence[int]) -> list[str]:
                 "gaps: they are taken as names of classes"
             )
         return names
-    shown = _listed(sorted({type(label).__name__ for label in labels})) or "nothing"
+    shown = ", ".join(sorted({type(label).__name__ for label in labels})) or "nothing"
     raise DeiTLTError(f"the label column holds {shown}: pass class names, or class ids from 0 up")
 
 
@@ -187,11 +146,7 @@ def _are_ids(names: Sequence[str]) -> bool:
 
 
 def say_similar(names: Sequence[str]) -> None:
-    """Name classes that may be one: their names differ by case, spaces or the Unicode form of a letter alone.
-
-    Example:
-        >>> say_similar(["owl", "Owl ", "lynx"])  # a line on standard error
-    """
+    """Name classes that may be one: their names differ by case, spaces or the Unicode form of a letter alone."""
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
@@ -204,15 +159,17 @@ def say_similar(names: Sequence[str]) -> None:
 def _column(kind: str, given: str | None, features: Features, of_type: list[str], usual_names: tuple[str, ...]) -> str:
     if given is not None:
         if given not in features:
-            raise DeiTLTError(f"{kind}_column is {given!r}, but the columns are {_listed(features)}: pass one of these")
+            raise DeiTLTError(
+                f"{kind}_column is {given!r}, but the columns are {', '.join(features)}: pass one of these"
+            )
         return given
     usual = [name for name in of_type or features if name.lower() in usual_names]
     fitting = of_type if len(of_type) == 1 else usual or of_type
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise DeiTLTError(f"the columns {_listed(fitting)} could each be the {kind}: pass {kind}_column")
-    others = f"only {_listed(features)}" if features else "nor any other"
+        raise DeiTLTError(f"the columns {', '.join(fitting)} could each be the {kind}: pass {kind}_column")
+    others = f"only {', '.join(features)}" if features else "nor any other"
     raise DeiTLTError(f"the data have no {kind} column, {others}: pass {kind}_column, or rename one to {kind!r}")
 
 
@@ -316,7 +273,3 @@ def _check_range(name: str, split: Dataset, num_classes: int) -> None:
             f"row {rows[0]} of the {name} split has the label {labels[rows[0]]}, out of range for {num_classes} "
             f"classes, as {rows.size} in all: give labels from 0 to {num_classes - 1}"
         )
-
-
-def _listed(names: Sequence[str] | Features) -> str:
-    return ", ".join(names)

@@ -1,33 +1,149 @@
-"""Image folders: a folder per class, alone or within the folders of splits, such as `train` and `test`."""
+"""Image folders: which files below a directory are looked at, and the classes and splits that its folders mean."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import DatasetDict
 
 from deitlt_hf.data.columns import referenced_images
-from deitlt_hf.data.files import PassedOver, files_in, folders_in, holds_outputs_alone
 from deitlt_hf.data.images import IMAGE_SUFFIXES
-from deitlt_hf.data.splits import known_splits, some, split_named, take_splits
-from deitlt_hf.errors import DeiTLTError, notice
+from deitlt_hf.data.splits import known_splits, split_named, take_splits
+from deitlt_hf.errors import DeiTLTError, counted, notice, some
 
+# Folders and files that file managers, archives and network storage leave behind, in lower case.
+_SYSTEM_FOLDERS = {"@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "recycler", "recycled"}
+_SYSTEM_FOLDERS |= {"__macosx", "__pycache__", "lost+found", "system volume information"}
+_SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+
+# A directory with all files of one of these sets was written by this package: a run or its checkpoint, an export, an
+# analysis, an inspection, the demo.
+_OUTPUTS: tuple[set[str], ...] = (
+    {"recipe.yaml"},
+    {"run.json"},
+    {"trainer_state.json"},
+    *({"config.json", f"model.{suffix}"} for suffix in ("safetensors", "safetensors.index.json", "onnx", "pt2")),
+    {"analysis.json", "index.html"},
+    {"inspection.json", "inspection.png"},
+    {"metrics.json", "report.png"},
+)
+_RUNS = "runs"  # where runs are made unless told otherwise
 _FOLD = re.compile(r"(?i)(?:^|[^a-z])(?:k?-?folds?|cv)(?:[\W_]*\d+)?$")  # of cross-validation: fold_0, cv-3
 
 Classes = dict[str, list[str]]
 
 
-def has_class_folders(directory: Path) -> bool:
-    """Whether the directory holds images in folders of its own.
+@dataclass
+class PassedOver:
+    """What was not taken as data, for one notice.
+
+    Args:
+        suffixes: of files of other kinds, counted.
+        first: the first of these files.
+        hidden: how many files have names that start with a dot.
+        system: folders of the system, such as `@eaDir`.
+        outputs: directories that this package wrote.
+        loose: images beside class folders.
+    """
+
+    suffixes: Counter[str] = field(default_factory=Counter)
+    first: str = ""
+    hidden: int = 0
+    system: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    loose: list[str] = field(default_factory=list)
+
+    def add_file(self, path: str) -> None:
+        """Count a file of another kind, unless it is one of the system."""
+        if os.path.basename(path).lower() not in _SYSTEM_FILES:
+            self.first = min(self.first or path, path)
+            self.suffixes[os.path.splitext(path)[1].lower() or "without suffix"] += 1
+
+    def say(self, directory: Path) -> None:
+        """One notice of everything, or none where nothing but hidden files was passed over."""
+        parts = []
+        if self.suffixes:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in self.suffixes.most_common())
+            first = os.path.relpath(self.first, directory)
+            parts.append(f"{counted(self.suffixes.total(), 'file')} of other kinds ({kinds}; first {first!r})")
+        for paths, what, where in (
+            (self.loose, "image", "beside the class folders"),
+            (self.system, "folder", "of the system"),
+            (self.outputs, "directory", "of runs or outputs"),
+        ):
+            if paths:
+                shown = some(os.path.relpath(path, directory) for path in sorted(paths))
+                parts.append(f"{counted(len(paths), what)} {where} ({shown})")
+        if parts and self.hidden:
+            parts.append(counted(self.hidden, "hidden file"))
+        if parts:
+            notice(f"passed over in {str(directory)!r}: {', '.join(parts)}")
+
+
+def files_in(
+    folder: Path | str, suffixes: tuple[str, ...], passed: PassedOver | None = None, above: tuple[str, ...] = ()
+) -> Iterator[str]:
+    """Paths of the files with these suffixes (lower case) in a folder and the folders in it.
+
+    Links to folders are followed, but not in circles. Hidden files and folders, those of the system, and directories
+    that this package wrote are added to `passed`. `above` are the real paths of the folders that `folder` lies in;
+    without one, it is looked into in any case, also if this package wrote it.
 
     Example:
-        >>> Path("pictures/owl").mkdir(parents=True)
-        >>> has_class_folders(Path("pictures"))
-        False
+        >>> Path("owl/.thumbnails").mkdir(parents=True)
+        >>> for name in ("1.JPG", "notes.txt", ".thumbnails/1.jpg"):
+        ...     _ = Path("owl", name).write_text("")
+        >>> list(files_in("owl", (".jpg",)))
+        ['owl/1.JPG']
     """
+    passed = PassedOver() if passed is None else passed
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as scanned:
+        entries = list(scanned)
+    names = {entry.name for entry in entries}
+    if above and any(output <= names for output in _OUTPUTS):
+        passed.outputs.append(os.fspath(folder))
+        return
+    for entry in entries:
+        if _is_folder(entry):
+            if entry.name.lower() in _SYSTEM_FOLDERS:
+                passed.system.append(entry.path)
+            elif not entry.name.startswith("."):
+                yield from files_in(entry.path, suffixes, passed, (*above, real))
+        elif entry.name.startswith("."):
+            passed.hidden += 1
+        elif entry.name.lower().endswith(suffixes):
+            yield entry.path
+        else:
+            passed.add_file(entry.path)
+
+
+def folders_in(directory: Path, passed: PassedOver | None = None) -> list[Path]:
+    """The folders right in a directory, sorted by name, without those whose names `files_in` passes over."""
+    with os.scandir(directory) as entries:
+        folders = sorted(Path(entry.path) for entry in entries if _is_folder(entry) and not entry.name.startswith("."))
+    system = [folder for folder in folders if folder.name.lower() in _SYSTEM_FOLDERS]
+    if passed is not None:
+        passed.system += map(str, system)
+    return [folder for folder in folders if folder not in system]
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself; reading it gives the reason
+        return False
+
+
+def has_class_folders(directory: Path) -> bool:
+    """Whether the directory has folders that hold images."""
     return any(map(_holds_images, folders_in(directory)))
 
 
@@ -35,13 +151,6 @@ def class_folders_certain(directory: Path) -> bool:
     """Whether the folders with images are the classes of a data set beyond doubt: several, in one split or in each.
 
     A single folder, and folders of splits whose images lie right in them, may belong to a list beside them.
-
-    Example:
-        >>> for name in ("birds/owl/1.jpg", "birds/kite/1.jpg"):
-        ...     Path(name).parent.mkdir(parents=True)
-        ...     _ = Path(name).write_text("")
-        >>> class_folders_certain(Path("birds"))
-        True
     """
     full = [folder for folder in folders_in(directory) if _holds_images(folder)]
     if full and all(split_named(folder.name) for folder in full):
@@ -49,22 +158,18 @@ def class_folders_certain(directory: Path) -> bool:
     return len(full) > 1
 
 
+def split_folders(directory: Path) -> list[Path]:
+    """The folders of splits in a directory of class folders; empty where its folders are classes."""
+    return [folder for folder in folders_in(directory) if split_named(folder.name) and has_class_folders(folder)]
+
+
 def read_image_folder(directory: Path, needs_train: bool = True) -> DatasetDict:
-    """Refer to the images of class folders; none is opened.
+    """Refer to the images of class folders, alone or within the folders of splits such as `train` and `test`.
 
-    Class folders may have any name and hold images at any depth, known by their suffix. What `files_in` passes over is
-    counted and said in a notice. Labels follow the sorted names, as with torchvision and `datasets`.
-
-    Args:
-        directory: holds class folders, or folders of splits (see `split_named`) which hold them.
-        needs_train: see `known_splits`; if not, the images may also be of a single class.
-
-    Returns:
-        `train`, and for other folders of splits what `known_splits` says, with columns `image` and `label`.
-
-    Raises:
-        DeiTLTError: for an empty class folder, a class in another split than train alone, fewer than two classes, and
-            folders that can be read in two ways.
+    Class folders may have any name and hold images at any depth, known by their suffix; none is opened. What `files_in`
+    passes over is counted in a notice. Labels follow the sorted names, as with torchvision and `datasets`, whose
+    readers know nothing of splits' other names, damage, and what lies beside the images. Without `needs_train` the
+    images may also be of a single class.
 
     Example:
         >>> for name in ("lynx", "snowy owl"):
@@ -73,7 +178,7 @@ def read_image_folder(directory: Path, needs_train: bool = True) -> DatasetDict:
         >>> read_image_folder(Path("animals"))["train"].features["label"].names
         ['lynx', 'snowy owl']
     """
-    folders = _split_folders(directory)
+    folders = _folders_of_splits(directory)
     folders = known_splits(folders, needs_train) if folders else {"train": directory}
     passed = PassedOver()
     found = {split: _class_folders(folder, passed) for split, folder in folders.items()}
@@ -96,25 +201,18 @@ def read_image_folder(directory: Path, needs_train: bool = True) -> DatasetDict:
         labels = [label for label, name in enumerate(names) for _ in classes.get(name, ())]
         splits[split] = referenced_images(paths, labels, names)
     for folder in {directory, *folders.values()}:
-        _note_loose_files(folder, passed)
+        for path in folder.absolute().iterdir():
+            if path.is_dir() or path.name.startswith("."):
+                continue
+            if path.name.lower().endswith(IMAGE_SUFFIXES):
+                passed.loose.append(str(path))
+            else:
+                passed.add_file(str(path))
     passed.say(directory.absolute())
     return splits
 
 
-def split_folders(directory: Path) -> list[Path]:
-    """The folders of splits in a directory of class folders, without a word; empty where its folders are classes.
-
-    Example:
-        >>> for name in ("cars/train/red/1.jpg", "cars/train/blue/1.jpg"):
-        ...     Path(name).parent.mkdir(parents=True)
-        ...     _ = Path(name).write_text("")
-        >>> split_folders(Path("cars"))
-        [PosixPath('cars/train')]
-    """
-    return [folder for folder in folders_in(directory) if split_named(folder.name) and has_class_folders(folder)]
-
-
-def _split_folders(directory: Path) -> dict[str, Path]:
+def _folders_of_splits(directory: Path) -> dict[str, Path]:
     """The folder of each split; empty where the directory's folders are classes, which may be called train or test."""
     folders = {folder.name: folder for folder in folders_in(directory)}
     full = [name for name, folder in folders.items() if _holds_images(folder)]
@@ -154,12 +252,12 @@ def _check_beside_classes(folders: dict[str, Path], divided: list[str], others: 
 
 
 def _check_same_folders(directory: Path, classes: Classes) -> None:
-    """Say so where the folders that are taken as classes hold the same folders, as splits, folds and masks do."""
+    """Give a notice where the folders that are taken as classes hold the same folders, as splits and masks do."""
     inner = {name: Counter(_first_part(path, directory / name) for path in images) for name, images in classes.items()}
     if any("" in parts for parts in inner.values()):
         return  # images lie right in a folder: this is a class
-    counted = Counter(part for parts in inner.values() for part in parts)
-    same = sorted(part for part, count in counted.items() if count > max(1, len(inner) / 2))
+    counts = Counter(part for parts in inner.values() for part in parts)
+    same = sorted(part for part, count in counts.items() if count > max(1, len(inner) / 2))
     if not same or max(map(len, inner.values())) < 2:
         return
     what = f"the folders {some(inner)} in {str(directory)!r} hold the same folders ({some(same)})"
@@ -185,14 +283,14 @@ def _first_part(path: str, folder: Path) -> str:
 def _class_folders(directory: Path, passed: PassedOver) -> Classes:
     """The images of each class, by the folders' names in sorted order."""
     directory = directory.absolute()
-    above = (os.path.realpath(directory),)
     found = {}
     for folder in folders_in(directory, passed):
-        images = sorted(files_in(folder, IMAGE_SUFFIXES, passed, above))
-        if images or not holds_outputs_alone(folder, passed.outputs):
+        images = sorted(files_in(folder, IMAGE_SUFFIXES, passed, (os.path.realpath(directory),)))
+        inside = [path for path in passed.outputs if Path(path).is_relative_to(folder)]
+        if images or not (folder.name == _RUNS or inside):
             found[folder.name] = images
-        elif str(folder) not in passed.outputs:  # the folder stands for the runs in it
-            passed.outputs = [path for path in passed.outputs if not Path(path).is_relative_to(folder)] + [str(folder)]
+        else:  # no empty class: the folder stands for the runs and outputs in it
+            passed.outputs = [path for path in passed.outputs if path not in inside] + [str(folder)]
     empty = [name for name, images in found.items() if not images]
     if empty:
         raise DeiTLTError(
@@ -200,16 +298,6 @@ def _class_folders(directory: Path, passed: PassedOver) -> Classes:
             f"({', '.join(IMAGE_SUFFIXES)}) or remove it"
         )
     return found
-
-
-def _note_loose_files(directory: Path, passed: PassedOver) -> None:
-    """Count the files right in a directory of class folders."""
-    for path in directory.absolute().iterdir():
-        if not path.is_dir() and not path.name.startswith("."):
-            if path.name.lower().endswith(IMAGE_SUFFIXES):
-                passed.loose.append(str(path))
-            else:
-                passed.add_file(str(path))
 
 
 def _holds_images(folder: Path) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from deitlt_hf.errors import DeiTLTError, notice
+from deitlt_hf.errors import DeiTLTError, notice, some
 
 # Words that name a split, in lower case.
 _WORDS = {
@@ -25,16 +25,18 @@ Split = TypeVar("Split")
 
 
 def split_named(name: str) -> str | None:
-    """Which of `SPLITS` the words of a name say: of a folder, a file without its suffix, a key, or a value.
+    """Which of `SPLITS` the words of a name mean: of a folder, a file without its suffix, a key, or a value.
 
-    Words are parted by anything but letters, and by capitals. A name that speaks of two splits says none.
+    Words are parted by anything but letters, and by capitals. A name with words of two splits means none.
 
     Example:
         >>> names = ["Training", "labels-val", "birdsTest2", "test_tube", "trainspotting", "train_test_split"]
         >>> [split_named(name) for name in names]
         ['train', 'validation', 'test', 'test', None, None]
     """
-    named = {_SPLIT_OF_WORD.get(word) or _SPLIT_OF_WORD.get(_ENDING.sub("", word)) for word in _words(name)} - {None}
+    spaced = _CAMEL_CASE.sub(" ", _HELD_OUT.sub("holdout", str(name)))
+    words = [word.lower() for word in re.findall(r"[^\W\d_]+", spaced)]
+    named = {_SPLIT_OF_WORD.get(word) or _SPLIT_OF_WORD.get(_ENDING.sub("", word)) for word in words} - {None}
     return named.pop() if len(named) == 1 else None
 
 
@@ -43,16 +45,6 @@ def take_splits(names: Iterable[str], passed_over: Iterable[str] = ()) -> dict[s
 
     A notice says what was taken and what was not, unless the names are just `train`, `test` and `validation`.
 
-    Args:
-        names: of folders or keys, one for each split.
-        passed_over: others, for the notice.
-
-    Returns:
-        `{split: name}` in the order of `SPLITS`.
-
-    Raises:
-        DeiTLTError: where two names could equally be `train`.
-
     Example:
         >>> take_splits(["Testing", "Training"])
         {'train': 'Training', 'test': 'Testing'}
@@ -60,8 +52,8 @@ def take_splits(names: Iterable[str], passed_over: Iterable[str] = ()) -> dict[s
     names = list(names)
     taken = {}
     for split in SPLITS:
-        fitting = sorted((name for name in names if split_named(name) == split), key=_embellishment)
-        if split == "train" and len(fitting) > 1 and _embellishment(fitting[0]) == _embellishment(fitting[1]):
+        fitting = sorted((name for name in names if split_named(name) == split), key=_distance_from_plain)
+        if split == "train" and len(fitting) > 1 and len(set(map(_distance_from_plain, fitting[:2]))) == 1:
             raise DeiTLTError(
                 f"{fitting[0]!r} and {fitting[1]!r} could each be the train split: call the right one 'train'"
             )
@@ -69,8 +61,8 @@ def take_splits(names: Iterable[str], passed_over: Iterable[str] = ()) -> dict[s
             taken[split] = fitting[0]
     left = [name for name in names if name not in taken.values()] + list(passed_over)
     if taken and (left or any(split != name for split, name in taken.items())):
-        said = ", ".join(f"{name!r} as {split}" for split, name in taken.items())
-        notice(f"splits: {said}" + (f"; passed over: {some(left)}" if left else ""))
+        shown = ", ".join(f"{name!r} as {split}" for split, name in taken.items())
+        notice(f"splits: {shown}" + (f"; passed over: {some(left)}" if left else ""))
     return taken
 
 
@@ -79,16 +71,9 @@ def known_splits(
 ) -> dict[str, Split]:
     """`train`, `test` (a validation split where there is no test), and `validation` where there is one besides `test`.
 
-    Notices say which names were taken for them, see `take_splits`, and what became of the others.
-
-    Args:
-        splits: by their names.
-        needs_train: whether data without a train split are refused. If not, the test split is called `train`, as all
-            images of data without splits are: they are what there is.
-        is_labelled: tells a split whose images have labels; others than train without any are passed over.
-
-    Raises:
-        DeiTLTError: for data without a train split, and without any of `SPLITS`.
+    Notices say which names were taken for them, see `take_splits`, and what became of the others. Splits other than
+    train are passed over where `is_labelled` is false. Data without a train split are refused if `needs_train`; else
+    their test split is called `train`, as all images of data without splits are.
 
     Example:
         >>> known_splits({"val": 2, "train": 3})
@@ -112,24 +97,7 @@ def known_splits(
     return taken
 
 
-def some(names: Iterable[str], shown: int = 3) -> str:
-    """The first of several names, for a message.
-
-    Example:
-        >>> some(["a", "b", "c", "d", "e"])
-        "'a', 'b', 'c' and 2 more"
-    """
-    names = list(names)
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(map(repr, map(str, names[:shown]))) + more
-
-
-def _words(name: str) -> list[str]:
-    spaced = _CAMEL_CASE.sub(" ", _HELD_OUT.sub("holdout", str(name)))
-    return [word.lower() for word in re.findall(r"[^\W\d_]+", spaced)]
-
-
-def _embellishment(name: str) -> int:
-    """How far a name is from the plain one: `train`, `Train`, `training`, `train_set`."""
+def _distance_from_plain(name: str) -> int:
+    """0 for `train`, 1 for `Train`, 2 for `training`, 3 for `train_set`."""
     split = split_named(name)
     return 0 if name == split else 1 if name.lower() == split else 2 if name.lower() in _SPLIT_OF_WORD else 3

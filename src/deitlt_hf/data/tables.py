@@ -9,19 +9,20 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import DatasetDict, Features, Value
+from datasets.table import CastError
 
 from deitlt_hf.data.columns import class_names, find_columns, referenced_images, with_image_and_label
-from deitlt_hf.data.files import files_in
+from deitlt_hf.data.folders import files_in
 from deitlt_hf.data.images import IMAGE_SUFFIXES, from_base64
-from deitlt_hf.data.splits import SPLITS, known_splits, some, split_named
-from deitlt_hf.errors import DeiTLTError, notice
+from deitlt_hf.data.splits import SPLITS, known_splits, split_named
+from deitlt_hf.errors import DeiTLTError, notice, some
 
 Columns = dict[str, list]
 
@@ -29,7 +30,7 @@ Columns = dict[str, list]
 LISTED_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 TABLE_SUFFIXES = (*LISTED_SUFFIXES, ".json")
 
-# The columns that `deitlt predict` writes: what a model says is no label.
+# The columns that `deitlt predict` writes: a model's prediction is no label.
 PREDICTION_COLUMNS = ("file", "rank", "class", "average", "cls", "distillation")
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
@@ -43,24 +44,48 @@ MAX_TEXT = 50_000_000  # letters of a field, which may be an image in base64
 _WHOLE_NUMBER = re.compile("-?(0|[1-9][0-9]*)")
 
 
+@contextmanager
+def reading(place: Path | str) -> Iterator[None]:
+    """Make one line of whatever datasets, csv, json, pyarrow and fsspec raise while a file or directory is read."""
+    try:
+        yield
+    except DeiTLTError:
+        raise
+    except UnicodeDecodeError as error:
+        raise DeiTLTError(f"{place} is not UTF-8 text: save it with that encoding") from error
+    except Exception as error:
+        raise DeiTLTError(f"cannot read the data in {str(place)!r}: {root_reason(error)}") from error
+
+
+def root_reason(error: BaseException) -> str:
+    """The first line of an error's root cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, CastError):
+        return "its files do not have the same columns"
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 def find_tables(directory: Path) -> list[Path]:
-    """The tables in a directory and the folders in it, without predictions of this package, in order of their paths.
-
-    What `files_in` passes over is no table either.
-
-    Example:
-        >>> _ = Path("list.csv").write_text("path,label"), Path("notes.txt").write_text("")
-        >>> _ = Path("predictions.csv").write_text("file,rank,class,average,cls,distillation")
-        >>> [path.name for path in find_tables(Path())]
-        ['list.csv']
-    """
+    """The tables in a directory and the folders in it, without predictions of this package, in order of their paths."""
     return sorted(path for path in map(Path, files_in(directory, LISTED_SUFFIXES)) if not holds_predictions(path))
+
+
+def holds_predictions(path: Path) -> bool:
+    """Whether a table is one that `deitlt predict` wrote, by its first line."""
+    if _suffix(path) != ".csv":
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.readline(1000).strip() == ",".join(PREDICTION_COLUMNS).encode()
+    except OSError:
+        return False  # reading the table gives the reason
 
 
 def by_split(tables: Sequence[Path], directory: Path) -> dict[str, list[Path]]:
     """The tables of each split, told by their names (`train-00000-of-00001.parquet`, `birds_test.csv`) or folders.
 
-    Where no name says a split, all tables are `train`. Only those with the first of `LISTED_SUFFIXES` that occurs are
+    Where no name means a split, all tables are `train`. Only those with the first of `LISTED_SUFFIXES` that occurs are
     taken. Notices say what was taken and what was not, unless names are as plain as `train.csv`.
 
     Example:
@@ -75,13 +100,20 @@ def by_split(tables: Sequence[Path], directory: Path) -> dict[str, list[Path]]:
     found = {split: paths for split, paths in found.items() if paths} or {"train": of_suffix}
     taken = [path for paths in found.values() for path in paths]
     left = [str(path.relative_to(directory)) for path in tables if path not in taken]
-    plain = all(_is_plain(path, split) for split, paths in found.items() for path in paths)
-    if left or not (plain or len(set(map(_family, of_suffix))) == 1):
-        said = ", ".join(
-            f"{some(str(path.relative_to(directory)) for path in paths)} as {split}" for split, paths in found.items()
+    family = {path: _SHARD.sub("", path.stem) for path in of_suffix}  # the name without the number of the part
+    plain = all(split in (family[path], path.parent.name) for split, paths in found.items() for path in paths)
+    if left or not (plain or len(set(family.values())) == 1):
+        shown = ", ".join(
+            f"{some(path.relative_to(directory) for path in paths)} as {split}" for split, paths in found.items()
         )
-        notice(f"tables: {said}" + (f"; passed over: {some(left)}" if left else ""))
+        notice(f"tables: {shown}" + (f"; passed over: {some(left)}" if left else ""))
     return found
+
+
+def _split_in(path: Path) -> str | None:
+    """The split that a file's name means, or else the innermost folder's that means one."""
+    names = (path.stem, *reversed(path.parent.parts))
+    return next((split for split in map(split_named, names) if split is not None), None)
 
 
 def read_tables(
@@ -90,17 +122,10 @@ def read_tables(
     label_column: str | None = None,
     needs_train: bool = True,
 ) -> DatasetDict:
-    """Read the files of each split.
+    """Read the files of each split into the splits of `known_splits`, with columns `image` and `label`.
 
     Paths of images are absolute, relative to the file that names them, or addresses. A column `split` tells the splits
-    apart where all files are `train`. For `needs_train` see `known_splits`.
-
-    Returns:
-        The splits that `known_splits` gives, with columns `image` and `label`.
-
-    Raises:
-        DeiTLTError: for files that cannot be read, are empty or are not UTF-8, columns that are missing or cannot be
-            told apart, rows without path or label, and labels that are no classes.
+    apart where all files are `train`.
 
     Example:
         >>> _ = Path("list.csv").write_text("file_name,species\\na.jpg,owl\\nb.jpg,lynx\\n")
@@ -110,11 +135,13 @@ def read_tables(
     first = next(iter(files.values()))[0]
     for path in (path for of_split in files.values() for path in of_split):
         if _suffix(path) == ".parquet":
-            check_unpacked_size(path)
-    if _suffix(first) == ".parquet" and not _refers_to_files(first, image_column, label_column):
-        names = {split: list(map(str, of_split)) for split, of_split in files.items()}
-        embedded = datasets.load_dataset("parquet", data_files=names)
-        return with_image_and_label(embedded, image_column, label_column, needs_train)
+            _check_unpacked_size(path)
+    if _suffix(first) == ".parquet":
+        features = Features.from_arrow_schema(pq.read_schema(first))
+        if features[find_columns(features, image_column, label_column)[0]] not in _TEXTS:  # the images themselves
+            names = {split: list(map(str, of_split)) for split, of_split in files.items()}
+            embedded = datasets.load_dataset("parquet", data_files=names)
+            return with_image_and_label(embedded, image_column, label_column, needs_train)
     rows: dict[str, Columns] = {}
     for split, of_split in files.items():
         for path in of_split:
@@ -124,11 +151,12 @@ def read_tables(
                     merged[column] += values
     rows = known_splits(rows, needs_train, is_labelled=lambda columns: not _all_missing(columns["label"]))
     labels = {label for columns in rows.values() for label in columns["label"]}
-    # 1 and "1" are one class; 1.0 is a whole number, too.
-    values: dict[Any, Any] = {label: _whole_number(label) for label in labels} if all(map(_is_id, labels)) else {}
-    names = class_names(list(set(values.values()) or labels))
+    numbers: dict[Any, Any] = {label: _whole_number(label) for label in labels}
+    if None in numbers.values():
+        numbers = {}  # names
+    names = class_names(list(set(numbers.values()) or labels))
     index = {name: place for place, name in enumerate(names)}
-    ids = {label: index[str(values.get(label, label))] for label in labels}
+    ids = {label: index[str(numbers.get(label, label))] for label in labels}
     return DatasetDict(
         {
             split: referenced_images(columns["image"], [ids[label] for label in columns["label"]], names)
@@ -137,21 +165,28 @@ def read_tables(
     )
 
 
+_TEXTS = (Value("string"), Value("large_string"))
+
+
 def _read_table(
     path: Path, split: str, image_column: str | None, label_column: str | None, may_have_splits: bool
 ) -> dict[str, Columns]:
     """The columns `image` and `label` of each split in one file."""
     columns = _READERS[_suffix(path)](path)
+    if not columns or not next(iter(columns.values())):
+        raise DeiTLTError(f"{path} has no rows: pass a file with a row for each image")
     try:
         image, label = find_columns(Features(dict.fromkeys(columns, Value("string"))), image_column, label_column)
     except DeiTLTError as error:
         raise DeiTLTError(f"{path}: {error}") from error
     paths, labels = columns[image], columns[label]
+    of_rows = [split] * len(paths)
     split_column = next((name for name in columns if name.lower() == "split"), None)
-    if split_column is None or not may_have_splits or split_column in (image, label):
-        of_rows = [split] * len(paths)
-    else:
-        of_rows = [_split_value(path, split_column, value) for value in columns[split_column]]
+    if split_column is not None and may_have_splits and split_column not in (image, label):
+        of_rows = [split_named(str(value)) for value in columns[split_column]]
+        if None in of_rows:
+            value = columns[split_column][of_rows.index(None)]
+            raise DeiTLTError(f"{path}: the column {split_column!r} holds {value!r}: pass one of {', '.join(SPLITS)}")
     # A published test split has no labels: `known_splits` passes it over.
     unlabelled = {
         name
@@ -159,41 +194,38 @@ def _read_table(
         if _all_missing([value for value, of_row in zip(labels, of_rows, strict=True) if of_row == name])
     }
     given = ["unknown" if name in unlabelled else value for value, name in zip(labels, of_rows, strict=True)]
-    _check_filled(path, image, paths)
-    _check_filled(path, label, given)
-    _check_types(path, image, paths, (str,))
-    _check_types(path, label, given, (str, int, float))
+    _check_column(path, image, paths, (str,))
+    _check_column(path, label, given, (str, int, float))
     labels = [str(value).lower() if isinstance(value, bool) else value for value in labels]  # names, as in Parquet
-    paths = _embedded_or_found(path, paths)
     rows: dict[str, Columns] = {}
-    for name, image_path, image_label in zip(of_rows, paths, labels, strict=True):
+    for name, place, image_label in zip(of_rows, _embedded_or_found(path, paths), labels, strict=True):
         of_split = rows.setdefault(name, {"image": [], "label": []})
-        of_split["image"].append(image_path)
+        of_split["image"].append(place)
         of_split["label"].append(image_label)
     return rows
-
-
-def _split_value(path: Path, column: str, value: object) -> str:
-    """The split that a value of a column `split` says."""
-    split = split_named(str(value))
-    if split is None:
-        raise DeiTLTError(f"{path}: the column {column!r} holds {value!r}: pass one of {', '.join(SPLITS)}")
-    return split
 
 
 def _all_missing(labels: list) -> bool:
     return all(label in _NO_LABEL for label in labels)
 
 
-def _is_id(label: str | float) -> bool:
-    """Whether a label is a whole number, or such a number as text; 007 is a name."""
+def _check_column(path: Path, column: str, values: list, types: tuple[type, ...]) -> None:
+    rows = [row for row, value in enumerate(values, 1) if value is None or value == ""]
+    if rows:
+        raise DeiTLTError(
+            f"{path}: {len(rows)} of {len(values)} rows have no {column!r}, the first is row {rows[0]}: fill them in "
+            "or remove them"
+        )
+    other = next((value for value in values if not isinstance(value, types)), None)
+    if other is not None:
+        raise DeiTLTError(f"{path}: the column {column!r} holds {str(other)[:80]!r}: pass texts")
+
+
+def _whole_number(label: str | float) -> int | None:
+    """The number of a label such as 7, 7.0 or "7", for these are one class; None for a name, such as "007"."""
     if isinstance(label, str):
-        return bool(_WHOLE_NUMBER.fullmatch(label.strip()))
-    return not isinstance(label, bool) and float(label).is_integer()
-
-
-def _whole_number(label: str | float) -> int:
-    return int(label.strip() if isinstance(label, str) else label)
+        return int(label) if _WHOLE_NUMBER.fullmatch(label.strip()) else None
+    return int(label) if isinstance(label, int) or label.is_integer() else None
 
 
 def _embedded_or_found(path: Path, values: list[str]) -> list[str | bytes]:
@@ -216,7 +248,7 @@ def _with_suffixes(path: Path, values: list[str], places: list[str]) -> list[str
     """The files of a list that names images without suffixes, such as HAM10000's `image_id`."""
     by_stem: dict[str, list[str]] = {}
     for file in files_in(path.parent.absolute(), IMAGE_SUFFIXES):
-        by_stem.setdefault(Path(file).stem, []).append(str(file))
+        by_stem.setdefault(Path(file).stem, []).append(file)
     found = [by_stem.get(os.path.basename(value), []) for value in values]
     several = next((index for index, files in enumerate(found) if len(files) > 1), None)
     if several is not None:
@@ -229,43 +261,19 @@ def _with_suffixes(path: Path, values: list[str], places: list[str]) -> list[str
     return [files[0] if files else place for files, place in zip(found, places, strict=True)]
 
 
-def _check_filled(path: Path, column: str, values: list) -> None:
-    rows = [row for row, value in enumerate(values, 1) if value is None or value == ""]
-    if rows:
-        raise DeiTLTError(
-            f"{path}: {len(rows)} of {len(values)} rows have no {column!r}, the first is row {rows[0]}: fill them in "
-            "or remove them"
-        )
-
-
-def _check_types(path: Path, column: str, values: list, types: tuple[type, ...]) -> None:
-    other = next((value for value in values if not isinstance(value, types)), None)
-    if other is not None:
-        raise DeiTLTError(f"{path}: the column {column!r} holds {str(other)[:80]!r}: pass texts")
-
-
+# Not by pandas or load_dataset("csv"): labels stay text (001 is another class than 1, and NA is one), a field may hold
+# a whole image, and messages name the line.
 def _read_separated(path: Path) -> Columns:
-    """The columns of a CSV or TSV file, all text: 001 stays another class than 1, and NA a class."""
-    with _whole_fields(), _open_text(path) as file:
-        lines = csv.reader(file, delimiter="\t" if _suffix(path) == ".tsv" else ",")
-        header = _without_empty_end(_readable(path, lambda: next(lines, [])), 0)
-        _check_header(path, header)
-        rows = _readable(path, lambda: [_fields(path, lines.line_num, row, len(header)) for row in lines if row])
-    return _filled(path, {name: [row[index] for row in rows] for index, name in enumerate(header)})
-
-
-@contextmanager
-def _whole_fields() -> Iterator[None]:
-    """Let a field hold an image as text; by default csv takes 128 kB."""
     before = csv.field_size_limit(MAX_TEXT)
     try:
-        yield
+        with reading(path), open(path, newline="", encoding="utf-8-sig") as file:
+            lines = csv.reader(file, delimiter="\t" if _suffix(path) == ".tsv" else ",")
+            header = _without_empty_end(next(lines, []), 0)
+            _check_header(path, header)
+            rows = [_fields(path, lines.line_num, row, len(header)) for row in lines if row]
     finally:
         csv.field_size_limit(before)
-
-
-def _open_text(path: Path) -> TextIO:
-    return _readable(path, lambda: open(path, newline="", encoding="utf-8-sig"))
+    return {name: [row[index] for row in rows] for index, name in enumerate(header)}
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -305,65 +313,58 @@ def _fields(path: Path, line: int, row: list[str], columns: int) -> list[str]:
 
 
 def _read_json(path: Path) -> Columns:
-    text = _readable(path, lambda: path.read_text(encoding="utf-8-sig"))
-    if text.lstrip().startswith("["):
-        rows = _readable(path, lambda: json.loads(text))
-    elif (whole := _one_object(text)) is not None:
-        if {"images", "annotations"} <= whole.keys():
-            raise DeiTLTError(
-                f"{path} is a COCO file, whose annotations may give an image several classes: pass a list with a row "
-                'for each image, such as {"file_name": "a.jpg", "label": "owl"}'
-            )
-        rows = [whole]
-    else:
-        rows = []
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                rows.append(_readable(f"{path}, line {number}", lambda line=line: json.loads(line)))
+    with reading(path):
+        text = path.read_text(encoding="utf-8-sig")
+        if text.lstrip().startswith("["):
+            rows = json.loads(text)
+        elif (whole := _one_object(text)) is not None:
+            if {"images", "annotations"} <= whole.keys():
+                raise DeiTLTError(
+                    f"{path} is a COCO file, whose annotations may give an image several classes: pass a list with a "
+                    'row for each image, such as {"file_name": "a.jpg", "label": "owl"}'
+                )
+            rows = [whole]
+        else:
+            rows = []
+            for number, line in enumerate(text.split("\n"), 1):
+                with reading(f"{path}, line {number}"):
+                    rows += [json.loads(line)] if line.strip() else []
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise DeiTLTError(f'{path}: row {number} is no object such as {{"file_name": "a.jpg", "label": "owl"}}')
     names = dict.fromkeys(name for row in rows for name in row)
-    return _filled(path, {name: [row.get(name) for row in rows] for name in names})
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _one_object(text: str) -> dict[str, Any] | None:
     """The JSON object that a text is as a whole, if it is one."""
     try:
         whole = json.loads(text)
-    except (ValueError, RecursionError):  # several objects, one to a line, or whatever their reader says
+    except (ValueError, RecursionError):  # several objects, one to a line; reading them gives the reason
         return None
     return whole if isinstance(whole, dict) else None
 
 
 def _read_parquet(path: Path) -> Columns:
-    return _filled(path, _readable(path, lambda: _checked_texts(path).to_pydict()))
+    """The columns of a Parquet file, if it holds no text that is repeated into gigabytes."""
+    with reading(path):
+        texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
+        table = pq.read_table(path, read_dictionary=texts)  # each different text once
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            if pa.types.is_dictionary(column.type):
+                lengths = [pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0 for chunk in column.chunks]
+                if max(lengths, default=0) * table.num_rows > MAX_UNPACKED:
+                    raise DeiTLTError(
+                        f"the column {name!r} has texts of {max(lengths):,} letters in {table.num_rows:,} rows, too "
+                        "much to read at once: pass paths of images"
+                    )
+        return table.to_pydict()
 
 
-def _checked_texts(path: Path) -> pa.Table:
-    """A Parquet file's table, if it holds no text that is repeated into gigabytes."""
-    texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
-    table = pq.read_table(path, read_dictionary=texts)  # each different text once
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if not pa.types.is_dictionary(column.type):
-            continue
-        longest = max((pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0 for chunk in column.chunks), default=0)
-        if longest * table.num_rows > MAX_UNPACKED:
-            raise DeiTLTError(
-                f"the column {name!r} has texts of {longest:,} letters in {table.num_rows:,} rows, too much to read at "
-                "once: pass paths of images"
-            )
-    return table
-
-
-def check_unpacked_size(path: Path) -> None:
-    """Refuse a Parquet file that is made to fill the memory: small, and gigabytes when it is unpacked.
-
-    Raises:
-        DeiTLTError: it unpacks to more than 1 GiB and more than 50 times its size, which no images do, or it is no
-            Parquet file.
-    """
-    metadata = _readable(path, lambda: pq.read_metadata(path))
+def _check_unpacked_size(path: Path) -> None:
+    """Refuse a Parquet file that is made to fill the memory: small, and gigabytes when it is unpacked."""
+    with reading(path):
+        metadata = pq.read_metadata(path)
     unpacked = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
     packed = path.stat().st_size
     if unpacked > max(MAX_UNPACKED, MAX_RATIO * packed) or metadata.num_columns > MAX_COLUMNS:
@@ -381,65 +382,6 @@ _READERS: dict[str, Callable[[Path], Columns]] = {
     ".ndjson": _read_json,
     ".parquet": _read_parquet,
 }
-
-
-def _refers_to_files(path: Path, image_column: str | None, label_column: str | None) -> bool:
-    """Whether a Parquet file's images are paths."""
-    features = _readable(path, lambda: Features.from_arrow_schema(pq.read_schema(path)))
-    image, _ = find_columns(features, image_column, label_column)
-    return features[image] in (Value("string"), Value("large_string"))
-
-
-def _readable(name: Path | str, read: Callable[[], Any]) -> Any:
-    """What `read` returns; whatever it raises becomes one line."""
-    try:
-        return read()
-    except DeiTLTError:
-        raise
-    except UnicodeDecodeError as error:
-        raise DeiTLTError(f"{name} is not UTF-8 text: save it with that encoding") from error
-    except Exception as error:  # pandas, json and pyarrow each raise their own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DeiTLTError(f"cannot read the data in {str(name)!r}: {reason}") from error
-
-
-def _filled(path: Path, columns: Columns) -> Columns:
-    if not columns or not next(iter(columns.values())):
-        raise DeiTLTError(f"{path} has no rows: pass a file with a row for each image")
-    return columns
-
-
-def _split_in(path: Path) -> str | None:
-    """The split that a file's name says, or else the innermost folder's that says one."""
-    names = (path.stem, *reversed(path.parent.parts))
-    return next((split for split in map(split_named, names) if split is not None), None)
-
-
-def _is_plain(path: Path, split: str) -> bool:
-    """Whether the name of a table, or else its folder's, is just that of the split."""
-    return split in (_family(path), path.parent.name)
-
-
-def _family(path: Path) -> str:
-    """A table's name without the number of its part."""
-    return _SHARD.sub("", path.stem)
-
-
-def holds_predictions(path: Path) -> bool:
-    """Whether a table is one that `deitlt predict` wrote, by its first line.
-
-    Example:
-        >>> _ = Path("list.csv").write_text("path,label\\na.jpg,owl\\n")
-        >>> holds_predictions(Path("list.csv"))
-        False
-    """
-    if _suffix(path) != ".csv":
-        return False
-    try:
-        with open(path, "rb") as file:
-            return file.readline(1000).strip() == ",".join(PREDICTION_COLUMNS).encode()
-    except OSError:
-        return False  # what reads it says so
 
 
 def _suffix(path: Path) -> str:

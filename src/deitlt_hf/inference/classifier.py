@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor
 
-from deitlt_hf.data.files import PassedOver, files_in
+from deitlt_hf.data.folders import PassedOver, files_in
 from deitlt_hf.data.images import IMAGE_SUFFIXES, BadImage, decode_image
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.attention import seen_region, sides
