@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from datasets import Dataset
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from deitlt_hf.cards.class_counts import group_row, labels_to_list
-from deitlt_hf.cards.markdown import escape, table
+from deitlt_hf.cards.class_counts import labels_to_list
+from deitlt_hf.cards.markdown import escape
 from deitlt_hf.data.benchmarks import Benchmark
 
+TEMPLATE = "dataset.md.jinja"
 PICTURE_FILE = "class_counts.png"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -47,37 +50,19 @@ def dataset_card(built: BuiltDataset, location: str) -> DatasetCard:
         >>> dataset_card(built, "me/cifar10-lt").data.pretty_name  # doctest: +SKIP
         'CIFAR-10-LT'
     """
-    benchmark = built.benchmark
-    labels, which = labels_to_list(built.class_counts)
-    images = "The files hold the images as the source encoded them."
-    if not built.embedded:
-        images = "The files hold the images' absolute paths, so they can be used on this machine only."
-    source = f"Source: {benchmark.homepage}. {benchmark.licence_note} This copy adds no terms of its own"
-    sections = [
-        f"---\n{_header(built).to_yaml()}\n---\n\n# {benchmark.title}",
-        f"{benchmark.about} Columns: `image`, and `label` with the classes' names. {images}",
-        table(("of the data set", ""), _totals(built)),
-        f"![Training images per class]({PICTURE_FILE})",
-        "## Head, mid and tail",
-        table(
-            ("group", "classes", "training images per class", "together"),
-            [
-                group_row(name, [built.class_counts[label] for label in of_group])
-                for name, of_group in benchmark.groups(built.class_counts).items()
-            ],
-        ),
-        f"## Training images per class{which}",
-        table(
-            ("label", "class", "images"),
-            [(str(label), escape(built.class_names[label]), f"{built.class_counts[label]:,}") for label in labels],
-        ),
-        "## How to load it",
-        f"```python\nfrom datasets import load_dataset\n\ndata = load_dataset({location!r})\n```",
-        f"Or train on it: `deitlt train --data {location}`.",
-        "## Source and licence",
-        f"{source}; cite the source:\n\n```bibtex\n{benchmark.citation}\n```" if benchmark.citation else f"{source}.",
-    ]
-    return DatasetCard("\n\n".join(sections) + "\n")
+    groups = built.benchmark.groups(built.class_counts)
+    values = {
+        "built": built,
+        "groups": {name: [built.class_counts[label] for label in labels] for name, labels in groups.items()},
+        "shown": labels_to_list(built.class_counts)[0],
+        "location": location,
+        "picture_file": PICTURE_FILE,
+        "text": escape,
+        "literal": repr,
+        "shell": shlex.quote,
+        "number": "{:,}".format,
+    }
+    return DatasetCard.from_template(_header(built), template_path=str(Path(__file__).with_name(TEMPLATE)), **values)
 
 
 def _header(built: BuiltDataset) -> DatasetCardData:
@@ -95,14 +80,3 @@ def _header(built: BuiltDataset) -> DatasetCardData:
         tags=["long-tailed", "class-imbalance", "deit-lt"],
         configs=[{"config_name": "default", "data_files": data_files}],
     )
-
-
-def _totals(built: BuiltDataset) -> list[tuple[str, str]]:
-    counts = built.class_counts
-    totals = [
-        ("images", ", ".join(f"{name} {split.num_rows:,}" for name, split in built.splits.items())),
-        ("classes", f"{len(counts):,}"),
-        ("largest, smallest class", f"{max(counts):,}, {min(counts):,} training images"),
-        ("imbalance factor (largest / smallest)", f"{max(counts) / min(counts):g}"),
-    ]
-    return totals + ([("selection", built.selection)] if built.selection else [])
