@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -50,15 +52,22 @@ def write_shards(split: Dataset, directory: Path, name: str, embed: bool, shard_
     With `embed`, the bytes of files that the images refer to are put into the shards, else the paths stay.
     """
     rows_at_once = EMBEDDED_ROWS if embed or not has_references(split) else REFERENCED_ROWS
-    try:
+    with _reading_images():
         count = max(1, math.ceil(_image_bytes(split, embed) / shard_bytes))
-        # Reading a million files takes a while: a terminal shows how far it is.
-        for index in tqdm(range(count), desc=name, unit=" files", disable=None if embed else True, leave=False):
-            shard = split.shard(count, index).with_format("arrow")
-            if embed:
+    # Reading a million files takes a while: a terminal shows how far it is.
+    for index in tqdm(range(count), desc=name, unit=" files", disable=None if embed else True, leave=False):
+        shard = split.shard(count, index).with_format("arrow")
+        if embed:
+            with _reading_images():
                 shard = shard.map(embed_table_storage, batched=True, batch_size=rows_at_once, keep_in_memory=True)
-            shard.to_parquet(directory / f"{name}-{index:05d}-of-{count:05d}.parquet", batch_size=rows_at_once)
-    except FileNotFoundError as error:
+        shard.to_parquet(directory / f"{name}-{index:05d}-of-{count:05d}.parquet", batch_size=rows_at_once)
+
+
+@contextmanager
+def _reading_images() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
         raise DeiTLTError(f"cannot read the image {error.filename}: {error.strerror}") from error
 
 

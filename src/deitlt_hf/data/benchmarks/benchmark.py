@@ -33,7 +33,8 @@ class Benchmark:
         citation: BibTeX.
         boundaries: where mid and tail begin in the classes sorted by frequency, as in the paper's tables; None groups
             the classes by their number of training images.
-        imbalance_factor: the default for making the train split long-tailed; None for data that are so already.
+        imbalance_factor: the default for making the train split of a balanced source long-tailed; None for data that
+            are long-tailed already.
         class_names: of the source, in label order, where they are always the same.
         published: what the published list of each split has.
         hub_id: of the source.
@@ -72,25 +73,25 @@ class Benchmark:
 
         Args:
             data_dir: see `read`.
-            imbalance_factor, profile, seed: see `load_long_tailed_dataset`; unused for data that are long-tailed.
+            imbalance_factor, profile, seed: see `load_long_tailed_dataset`; without effect on data that are long-tailed
+                already.
             **reading: `lists_dir` and `check_lists`, where there are published lists.
 
         Raises:
             DeiTLTError: a source that is missing, damaged or another data set, and settings that cannot work.
         """
-        if imbalance_factor is None:
-            imbalance_factor = self.imbalance_factor
         if imbalance_factor is not None:
-            check_imbalance_factor(imbalance_factor)
+            check_imbalance_factor(imbalance_factor)  # before anything is read
         splits = self.read(data_dir, **reading)
         named = with_image_and_label(splits)
         splits = DatasetDict({name: named[name] for name in (*splits, *named) if name in named})  # the source's order
-        if imbalance_factor is not None:
+        if self.imbalance_factor is not None:
             self._check_whole(splits["train"], str(data_dir or self.hub_id or self.name))
         refuse_addresses(splits)
         check_files_exist(splits)
-        if imbalance_factor is not None:
-            indices = long_tailed_indices(labels_of(splits["train"]), imbalance_factor, profile, seed)
+        if self.imbalance_factor is not None:
+            factor = self.imbalance_factor if imbalance_factor is None else imbalance_factor
+            indices = long_tailed_indices(labels_of(splits["train"]), factor, profile, seed)
             splits["train"] = splits["train"].select(indices)
         return splits
 
