@@ -28,15 +28,7 @@ class InspectArguments:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Inspect the data set named in `argv` and print what there is.
-
-    Raises:
-        DeiTLTError: whatever loading raises, or a directory for the results that holds other files.
-
-    Example:
-        >>> from deitlt_hf.cli.data_inspect import run
-        >>> run(["animals", "--out", "animals-inspection"])  # doctest: +SKIP
-    """
+    """Inspect the data set named in `argv` and print its inspection."""
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import DataclassParser
     from deitlt_hf.data.arguments import DataArguments, group_classes, load_splits
@@ -58,7 +50,10 @@ def run(argv: Sequence[str]) -> None:
     if data.on_bad_image == "error":
         data.on_bad_image = "keep"  # files that are missing are part of what is shown
     directory = None if options.out is None else Path(options.out)
-    _check(directory)
+    if directory is not None:  # refused before the images are read
+        check_is_writable(directory, "--out")
+        if directory.is_dir() and not {path.name for path in directory.iterdir()} <= {NUMBERS_FILE, PICTURE_FILE}:
+            raise DeiTLTError(f"{directory} holds files that are no inspection's; pass another --out")
 
     quiet_libraries()
     splits = load_splits(data).splits
@@ -90,12 +85,3 @@ def _say_paths_that_leave(source: str, splits: DatasetDict) -> None:
     ]
     if outside:
         notice(f"{len(outside)} image paths lead out of {inside}, the first to {outside[0]}")
-
-
-def _check(directory: Path | None) -> None:
-    """Refuse before the images are read what would fail after it."""
-    if directory is None:
-        return
-    check_is_writable(directory, "--out")
-    if directory.is_dir() and not {path.name for path in directory.iterdir()} <= {NUMBERS_FILE, PICTURE_FILE}:
-        raise DeiTLTError(f"{directory} holds files that are no inspection's; pass another --out")

@@ -1,4 +1,4 @@
-"""The images of a run: the flags that choose them, and what is known of their classes."""
+"""The images of a run: the flags that choose them, and their classes, class counts and groups."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from deitlt_hf.data.benchmarks import BENCHMARKS
 from deitlt_hf.data.holdout import HeldOut
 from deitlt_hf.data.loading import LoadedData, class_counts, load_data
 from deitlt_hf.data.long_tail import class_groups
-from deitlt_hf.data.record import (
-    differing_classes,
-)
+from deitlt_hf.data.record import differing_classes
 from deitlt_hf.errors import DeiTLTError, notice
 from deitlt_hf.ranges import check_ranges
 
@@ -69,15 +67,15 @@ class TrainingDataArguments(DataArguments):
 
 @dataclass
 class Images:
-    """The data of a run: splits with an `image` and a `label` column, and what is known of the classes.
+    """The data of a run: splits with an `image` and a `label` column, and their classes.
 
     Args:
         train, test: the splits; there need be no `train` to measure a model.
         class_names, class_counts: in label order; the counts are of the training images.
         class_groups: class ids of head, mid and tail.
         held_out: how the test split was drawn; None where the data have one.
-        test_images_in_train: how many test images are identical to training images; None where nobody has looked.
-        one_of_each_class: hash of a training image of each class; empty where nobody has looked.
+        test_images_in_train: how many test images are identical to training images; None if not counted.
+        one_of_each_class: hash of a training image of each class; empty if not made.
     """
 
     train: Dataset | None
@@ -97,15 +95,9 @@ class Images:
 
 
 def reading_arguments(data: DataArguments) -> dict[str, Any]:
-    """How a command's flags say that the data are read, see `read_splits`."""
-    return {
-        "data_dir": data.data_dir,
-        "data_config": data.data_config,
-        "image_column": data.image_column,
-        "label_column": data.label_column,
-        "on_bad_image": data.on_bad_image,
-        "allow_remote_images": data.allow_remote_images,
-    }
+    """The arguments of `read_splits` that a command's flags give."""
+    names = ("data_dir", "data_config", "image_column", "label_column", "on_bad_image", "allow_remote_images")
+    return {name: getattr(data, name) for name in names}
 
 
 def load_splits(data: DataArguments, kept: Collection[str] = ()) -> LoadedData:
@@ -122,12 +114,7 @@ def load_splits(data: DataArguments, kept: Collection[str] = ()) -> LoadedData:
 
 
 def load_images(data: DataArguments, kept: Collection[str] = ()) -> Images:
-    """Load the data set and count its classes, once.
-
-    Args:
-        data: a command's flags.
-        kept: images that an earlier run trained on, see `hold_out`.
-    """
+    """Load the data set and count its classes, once; for `kept` see `hold_out`."""
     loaded = load_splits(data, kept)
     train, test = loaded.splits["train"], loaded.splits["test"]
     counts = class_counts(train)
@@ -136,16 +123,10 @@ def load_images(data: DataArguments, kept: Collection[str] = ()) -> Images:
 
 
 def images_for_model(images: Images, data: DataArguments, config: PreTrainedConfig, source: str) -> Images:
-    """The images with the class counts and groups of what a model was trained on, which its configuration may tell.
+    """The images with the class counts and groups that a model's configuration has of its training data.
 
-    Args:
-        images: what `load_images` gave for `data`.
-        data: the flags that chose the images; their `group_boundaries` stand over the configuration's groups.
-        config: the model's.
-        source: the model's directory or hub id, for messages.
-
-    Raises:
-        DeiTLTError: the model was trained for other classes.
+    The flags' `group_boundaries` override the configuration's groups; a model of other classes is refused. `source` is
+    the model's directory or hub id, for messages.
     """
     differing = differing_classes(names_of(config), images.class_names)
     if differing:

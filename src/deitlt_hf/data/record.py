@@ -1,4 +1,4 @@
-"""What a run notes about its data, for itself: where they lay, and what they were, so that a change is seen.
+"""What a run notes about its data: where they lay and what they were, so that a later command sees a change.
 
 The file never leaves the machine: `run.json` and the card hold what others may know.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deitlt_hf.data.loading import is_named
-from deitlt_hf.errors import DeiTLTError, notice
+from deitlt_hf.errors import DeiTLTError, notice, some
 from deitlt_hf.files import read_json, write_json
 
 DATA_FILE = "data.json"
@@ -50,22 +50,16 @@ class DataRecord:
 def read_data_record(source: str | os.PathLike[str]) -> DataRecord | None:
     """The record of the run that a model, a checkpoint or averaged weights belong to; None where there is none.
 
-    Raises:
-        DeiTLTError: it is there and cannot be read.
-
     Example:
         >>> DataRecord(["owl", "lynx"], [9, 3], [2, 1]).write(".")
         >>> read_data_record(".").train_counts
         [9, 3]
     """
-    for directory in (Path(source), Path(source).parent):
-        content = read_json(directory / DATA_FILE)
-        if content is not None:
-            return _checked(content, directory / DATA_FILE)
-    return None
-
-
-def _checked(content: Mapping[str, Any], file: Path) -> DataRecord:
+    files = [directory / DATA_FILE for directory in (Path(source), Path(source).parent)]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return None
+    content = read_json(file)
     lists = {"class_names": str, "train_counts": int, "test_counts": int, "kept": str}
     is_sound = {name: _is_list(content.get(name), of) for name, of in lists.items()} | {
         "places": isinstance(content.get("places"), dict) and _is_list([*content["places"].values()], str),
@@ -84,31 +78,17 @@ def _is_list(value: object, of: type) -> bool:
 
 
 def places_of(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The absolute path of each setting that names a path which is there, by the path as the setting has it.
-
-    Example:
-        >>> Path("pets").mkdir()
-        >>> places_of({"data": "pets", "teacher": "owner/teacher"}) == {"pets": str(Path("pets").absolute())}
-        True
-    """
+    """The absolute path of each setting that names an existing path, by the path as the setting has it."""
     paths = [value for name, value in settings.items() if name in _PLACES and isinstance(value, str)]
     places = {path: os.path.abspath(os.path.expanduser(path)) for path in paths if not is_named(path)}
     return {path: place for path, place in places.items() if os.path.exists(place)}
 
 
 def at_recorded_places(settings: Mapping[str, Any], source: str | os.PathLike[str]) -> dict[str, Any]:
-    """Settings of a run with the paths that its record has in place of relative ones, which mean another place today.
+    """Settings of a run with relative paths, which mean another place today, replaced by those of its record.
 
     Where the recorded place is gone, or there is no record, a relative path is taken from the current directory, and a
     notice says so.
-
-    Args:
-        settings: of the run's recipe.
-        source: directory of the run, or of a checkpoint in it.
-
-    Example:
-        >>> at_recorded_places({"data": "pets", "seed": 1}, "no-run")
-        {'data': 'pets', 'seed': 1}
     """
     record = read_data_record(source)
     places = {} if record is None else record.places
@@ -127,7 +107,7 @@ def at_recorded_places(settings: Mapping[str, Any], source: str | os.PathLike[st
 
 
 def differing_classes(then: Sequence[str], now: Sequence[str]) -> str | None:
-    """What is different between two lists of class names, in words; None where nothing is.
+    """The difference between two lists of class names, in words; None where there is none.
 
     Example:
         >>> differing_classes(["cat", "lynx"], ["cat", "owl"])
@@ -137,13 +117,13 @@ def differing_classes(then: Sequence[str], now: Sequence[str]) -> str | None:
     """
     missing = sorted(set(then) - set(now), key=then.index)
     new = sorted(set(now) - set(then), key=now.index)
-    said = [f"{_listed(missing)} {_are(missing)} missing"] if missing else []
-    said += [f"{_listed(new)} {_are(new)} new"] if new else []
-    if not said and list(then) != list(now):
+    parts = [f"{some(missing)} {'is' if len(missing) == 1 else 'are'} missing"] if missing else []
+    parts += [f"{some(new)} {'is' if len(new) == 1 else 'are'} new"] if new else []
+    if not parts and list(then) != list(now):
         pairs = enumerate(zip(then, now, strict=False))
         label, (old, other) = next((label, pair) for label, pair in pairs if pair[0] != pair[1])
-        said = [f"class {label} is {other!r} in place of {old!r}"]
-    return ", ".join(said) or None
+        parts = [f"class {label} is {other!r} in place of {old!r}"]
+    return ", ".join(parts) or None
 
 
 def differing_counts(
@@ -153,18 +133,15 @@ def differing_counts(
     train_now: Sequence[int],
     test_now: Sequence[int],
 ) -> str | None:
-    """What is different between the images per class of two times, in words; None where nothing is.
+    """The difference between the images per class of two times, in words; None where there is none.
 
-    Args:
-        names: of the classes, in label order, as are the counts.
-        train_then, test_then: counts of the first time; empty where they are not known.
-        train_now, test_now: counts of the second.
+    All counts are in the order of `names`; those of a time that is not known are empty.
 
     Example:
         >>> differing_counts(["cat", "lynx"], [9, 3], [], [9, 4], [2, 1])
         "13 training images in place of 12 ('lynx' 4 in place of 3)"
     """
-    said = []
+    parts = []
     for what, then, now in (("training", train_then, train_now), ("test", test_then, test_now)):
         changed = [
             f"{name!r} {new} in place of {old}" for name, old, new in zip(names, then, now, strict=False) if old != new
@@ -172,16 +149,12 @@ def differing_counts(
         if changed:
             more = [f"{len(changed) - _NAMED} classes more"] if len(changed) > _NAMED else []
             listed = ", ".join(changed[:_NAMED] + more)
-            said.append(f"{sum(now)} {what} images in place of {sum(then)} ({listed})")
-    return " and ".join(said) or None
+            parts.append(f"{sum(now)} {what} images in place of {sum(then)} ({listed})")
+    return " and ".join(parts) or None
 
 
 def moved_classes(names: Sequence[str], then: Sequence[str], now: Sequence[str]) -> str | None:
-    """Which classes have images of another one by now, in words; None where none is known to.
-
-    Args:
-        names: of the classes, in label order.
-        then, now: hash of an image of each class at two times, in label order.
+    """Which classes have images of another one by now, by a hash per class at two times, in words; None for none.
 
     Example:
         >>> moved_classes(["cat", "lynx", "owl"], ["00", "11", "22"], ["11", "00", "33"])
@@ -195,12 +168,3 @@ def moved_classes(names: Sequence[str], then: Sequence[str], now: Sequence[str])
     ]
     more = [f"and {len(moved) - _NAMED} classes more"] if len(moved) > _NAMED else []
     return ", ".join(moved[:_NAMED] + more) or None
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(map(repr, names[:_NAMED])) + more
-
-
-def _are(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"

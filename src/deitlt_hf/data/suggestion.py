@@ -43,7 +43,7 @@ def student_shape(
     num_hidden_layers: int | None = None,
     num_attention_heads: int | None = None,
 ) -> dict[str, int]:
-    """The shape of a student as `DeiTLTConfig` takes it: a published size's (base by default), or what is in its place.
+    """The shape that `DeiTLTConfig` takes: a published size (base by default), with what is given instead.
 
     Example:
         >>> student_shape("tiny", num_hidden_layers=4)
@@ -98,7 +98,7 @@ def suggest_recipe(inspection: Inspection, given: Mapping[str, Any] | None = Non
     if choices.given.get("init_from") is None:
         _choose_image_size(choices, inspection)
         _choose_student(choices, images, len(inspection.class_names))
-    epochs = _choose_student_epochs(choices, images)
+    epochs = _choose_epochs(choices, images, STUDENT_VIEWS, STUDENT_EPOCHS, "the paper's 1200 on CIFAR-LT")
     _choose_drw(choices, int(11 * epochs / 12), "for the last twelfth of the epochs, as in the paper: 1100 of 1200")
     _choose_warmup(choices, epochs)
     batch = _choose_batch(choices, images)
@@ -115,25 +115,7 @@ def suggest_recipe(inspection: Inspection, given: Mapping[str, Any] | None = Non
 
 
 def suggest_teacher_recipe(inspection: Inspection, given: Mapping[str, Any] | None = None) -> Suggestion:
-    """Settings of a teacher for these data: LDAM, DRW and SAM, as in the paper's ablations.
-
-    Args:
-        inspection: of the data.
-        given: settings that the user decided; they stay as they are, and what hangs on them follows them.
-
-    Returns:
-        A `Suggestion` that makes a valid teacher and valid `TeacherTrainingArguments`, if what is given allows it.
-
-    Raises:
-        DeiTLTError: no training image can be read.
-
-    Example:
-        >>> from deitlt_hf import load_long_tailed_dataset
-        >>> from deitlt_hf.data.inspection import inspect_dataset
-        >>> settings = suggest_teacher_recipe(inspect_dataset(load_long_tailed_dataset("digits-lt"))).settings
-        >>> settings["architecture"], settings["loss"], settings["drw_start_epoch"]
-        ('cifar_resnet', 'ldam', 160)
-    """
+    """Settings of a teacher for these data, as `suggest_recipe`: LDAM, DRW and SAM, as in the paper's ablations."""
     choices = _Choices(given)
     images = sum(inspection.class_counts)
     image_size = _choose_image_size(choices, inspection)
@@ -154,11 +136,7 @@ def suggest_teacher_recipe(inspection: Inspection, given: Mapping[str, Any] | No
 
 
 def format_suggestion(suggestion: Suggestion, width: int = 120) -> str:
-    """The settings and their reasons as an aligned table.
-
-    Args:
-        suggestion: what `suggest_recipe` gave.
-        width: columns of the text; longer reasons go on in the next line.
+    """The settings and their reasons as an aligned table, with long reasons broken at `width` columns.
 
     Example:
         >>> print(format_suggestion(Suggestion({"patch_size": 4, "mixup": 0.0}, {"patch_size": "64 tokens", "mixup": \
@@ -211,23 +189,18 @@ def _choose_student(choices: _Choices, images: int, classes: int) -> None:
     patch = next(patch for patch in range(usual, 0, -1) if image_size % patch == 0)
     choices.add("patch_size", patch, f"{(image_size // patch) ** 2} patches of an image of {image_size} pixels")
     size = next((size for size, limit in STUDENT_LIMITS.items() if images < limit), "base")
-    limits = ", ".join(f"{size} below {limit:,}" for size, limit in STUDENT_LIMITS.items())
-    size = choices.add("student_size", size, "")
-    weights = f"{_millions_of_weights(choices, size, classes):.2g} million weights"
-    if choices.suggestion.reasons["student_size"] != GIVEN:
-        choices.suggestion.reasons["student_size"] = f"{weights} for {images:,} training images ({limits}, then base)"
-
-
-def _millions_of_weights(choices: _Choices, size: str, classes: int) -> float:
-    """Of the student that the settings make, whose tensors are not filled."""
     own = {name: choices.value(name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
-    sizes = {"image_size": choices.value("image_size"), "patch_size": choices.value("patch_size")}
+    sizes = {"image_size": image_size, "patch_size": choices.value("patch_size")}
+    shape = student_shape(choices.given.get("student_size", size), **own)
     try:
-        config = DeiTLTConfig(num_labels=classes, **sizes, **student_shape(size, **own))
+        config = DeiTLTConfig(num_labels=classes, **sizes, **shape)
     except ValueError as error:
         raise DeiTLTError(str(error)) from error
-    with torch.device("meta"):
-        return DeiTLTForImageClassification(config).num_parameters() / 1e6
+    with torch.device("meta"):  # tensors without values
+        weights = DeiTLTForImageClassification(config).num_parameters() / 1e6
+    limits = ", ".join(f"{size} below {limit:,}" for size, limit in STUDENT_LIMITS.items())
+    reason = f"{weights:.2g} million weights for {images:,} training images ({limits}, then base)"
+    choices.add("student_size", size, reason)
 
 
 def _choose_cnn(choices: _Choices, images: int, image_size: int) -> None:
@@ -249,10 +222,6 @@ def _choose_cnn(choices: _Choices, images: int, image_size: int) -> None:
     loss = choices.add("loss", "ldam", "larger margins for rarer classes, as in the paper's ablations")
     if loss == "ldam":
         choices.add("classifier", "cosine", "LDAM's")
-
-
-def _choose_student_epochs(choices: _Choices, images: int) -> float:
-    return _choose_epochs(choices, images, STUDENT_VIEWS, STUDENT_EPOCHS, "the paper's 1200 on CIFAR-LT")
 
 
 def _choose_epochs(choices: _Choices, images: int, views: int, bounds: tuple[int, int], most: str) -> float:
