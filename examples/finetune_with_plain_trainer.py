@@ -11,12 +11,18 @@ import argparse
 
 from transformers import Trainer, TrainingArguments
 
-from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification, class_groups, load_long_tailed_dataset
+from deitlt_hf import (
+    DeiTLTConfig,
+    DeiTLTForImageClassification,
+    class_groups,
+    expert_metrics,
+    format_table,
+    load_long_tailed_dataset,
+    predict_experts,
+)
 from deitlt_hf.data.dataset import ViewTransform, collate
 from deitlt_hf.data.loading import class_counts
 from deitlt_hf.data.views import evaluation_view, image_processor, weak_view
-from deitlt_hf.evaluation.evaluate import predict_experts
-from deitlt_hf.evaluation.measures import expert_metrics, format_table
 
 IMAGE_SIZE = 16
 

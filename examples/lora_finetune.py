@@ -13,12 +13,18 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import ImageOps
 from transformers import AutoImageProcessor
 
-from deitlt_hf import DeiTLTForImageClassification, DeiTLTTrainer, DeiTLTTrainingArguments, class_groups
+from deitlt_hf import (
+    DeiTLTForImageClassification,
+    DeiTLTTrainer,
+    DeiTLTTrainingArguments,
+    class_groups,
+    expert_metrics,
+    format_table,
+    predict_experts,
+)
 from deitlt_hf.data.dataset import ViewTransform
 from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset
 from deitlt_hf.data.views import evaluation_view, weak_view
-from deitlt_hf.evaluation.evaluate import predict_experts
-from deitlt_hf.evaluation.measures import expert_metrics, format_table
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--student", default="demo-output/student", help="directory or hub id of a student")

@@ -2,9 +2,8 @@
 
 import argparse
 
-from deitlt_hf import DeiTLTTrainingArguments, TeacherTrainingArguments
+from deitlt_hf import DeiTLTTrainingArguments, TeacherTrainingArguments, format_table
 from deitlt_hf.data.arguments import TrainingDataArguments
-from deitlt_hf.evaluation.measures import format_table
 from deitlt_hf.runs.training import StudentArguments, TeacherArguments, train_student, train_teacher
 
 parser = argparse.ArgumentParser(description=__doc__)

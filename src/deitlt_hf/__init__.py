@@ -30,8 +30,12 @@ if TYPE_CHECKING:  # type checkers and editors read the names here; at run time 
     from deitlt_hf.evaluation.analysis.tokens import feature_rank as feature_rank
     from deitlt_hf.evaluation.analysis.tokens import mean_attention_distance as mean_attention_distance
     from deitlt_hf.evaluation.analysis.tokens import token_similarity as token_similarity
+    from deitlt_hf.evaluation.attention import draw_attention as draw_attention
     from deitlt_hf.evaluation.attention import token_attention as token_attention
     from deitlt_hf.evaluation.compare import compare_models as compare_models
+    from deitlt_hf.evaluation.evaluate import predict_experts as predict_experts
+    from deitlt_hf.evaluation.measures import expert_metrics as expert_metrics
+    from deitlt_hf.evaluation.measures import format_table as format_table
     from deitlt_hf.evaluation.measures import grouped_accuracy as grouped_accuracy
     from deitlt_hf.evaluation.page import write_analysis as write_analysis
     from deitlt_hf.hub.pushing import push_model as push_model
@@ -90,8 +94,12 @@ _MODULE_OF = {
     "TeacherTrainer": "training.teacher",
     "TeacherTrainingArguments": "training.arguments",
     "grouped_accuracy": "evaluation.measures",
+    "expert_metrics": "evaluation.measures",
+    "format_table": "evaluation.measures",
+    "predict_experts": "evaluation.evaluate",
     "LongTailAccuracy": "long_tail_accuracy.long_tail_accuracy",
     "token_attention": "evaluation.attention",
+    "draw_attention": "evaluation.attention",
     "analyze_model": "evaluation.analysis.analyze",
     "mean_attention_distance": "evaluation.analysis.tokens",
     "feature_rank": "evaluation.analysis.tokens",

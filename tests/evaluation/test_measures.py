@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.measures import EXPERTS, expert_metrics, format_table, grouped_accuracy, per_class_accuracy
+from deitlt_hf.evaluation.measures import EXPERTS, expert_metrics, format_table, grouped_accuracy
+from deitlt_hf.long_tail_accuracy.scores import percent, tally
 
 GROUPS = {"head": [0, 1], "mid": [2], "tail": [3]}
 
@@ -64,7 +65,8 @@ def test_agrees_with_scikit_learn(unbalanced):
     assert result["overall"] == pytest.approx(100 * accuracy_score(labels, predictions))
     for name, members in GROUPS.items():
         assert result[name] == pytest.approx(100 * recall_score(labels, predictions, labels=members, average="macro"))
-    per_class = per_class_accuracy(predictions, labels, 4)
+    images, correct = tally(predictions, labels, 4)
+    per_class = percent(correct, images)
     np.testing.assert_allclose(per_class, 100 * recall_score(labels, predictions, average=None))
     everything = grouped_accuracy(predictions, labels, {"head": range(4), "mid": [], "tail": []})
     assert everything["head"] == pytest.approx(100 * balanced_accuracy_score(labels, predictions))
@@ -76,7 +78,8 @@ def test_groups_and_classes_without_test_images_are_nan():
     assert result["head"] == pytest.approx(200 / 3)
     assert (result["overall"], result["mid"]) == (50.0, 0.0)
     assert math.isnan(result["tail"])
-    np.testing.assert_allclose(per_class_accuracy([0, 2, 1, 0], [0, 0, 2, 0], 4), [200 / 3, np.nan, 0, np.nan])
+    images, correct = tally([0, 2, 1, 0], [0, 0, 2, 0], 4)
+    np.testing.assert_allclose(percent(correct, images), [200 / 3, np.nan, 0, np.nan])
 
 
 @pytest.mark.parametrize(
@@ -100,9 +103,9 @@ def test_wrong_input_is_named_in_one_line(predictions, labels, groups, message):
     assert "\n" not in str(error.value)
 
 
-def test_per_class_accuracy_refuses_labels_beyond_the_classes():
-    with pytest.raises(DeiTLTError, match=r"label 3 is outside 0 \.\. 2"):
-        per_class_accuracy([0, 1], [0, 3], num_classes=3)
+def test_labels_beyond_the_classes_are_refused():
+    with pytest.raises(ValueError, match=r"label 3 is outside 0 \.\. 2"):
+        tally([0, 1], [0, 3], num_classes=3)
 
 
 @pytest.fixture

@@ -199,9 +199,11 @@ def test_numbers_are_those_of_the_run(here) -> None:
 
     loaded = ModelCard.load(here.student / "README.md").data
     measured = {result.metric_name: result.metric_value for result in loaded.eval_results}
-    assert len(measured) == 12
+    assert len(measured) == 15
     tail = metrics["experts"]["distillation"]["tail"]
     assert measured["Accuracy, tail classes (DIST expert)"] == round(tail, 2)
+    balanced = metrics["experts"]["distillation"]["balanced_accuracy"]
+    assert measured["Balanced accuracy (DIST expert)"] == round(balanced, 2)
     first = loaded.eval_results[0]
     assert (first.task_type, first.dataset_type, first.metric_type) == ("image-classification", "digits-lt", "accuracy")
     assert (loaded.library_name, loaded.pipeline_tag, loaded.license) == ("transformers", "image-classification", None)

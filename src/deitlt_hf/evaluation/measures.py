@@ -22,7 +22,6 @@ from deitlt_hf.long_tail_accuracy.scores import (
     group_members,
     grouped_tally,
     percent,
-    tally,
     to_numpy,
 )
 from deitlt_hf.long_tail_accuracy.scores import Measure as Measure
@@ -70,18 +69,6 @@ def mean_accuracies(predictions: Any, labels: Any, groups: Mapping[str, Sequence
     with _users_mistakes():
         means = accuracies(*grouped_tally(predictions, labels, groups))
     return {name: float(mean) for name, mean in means.items()}
-
-
-def per_class_accuracy(predictions: Any, labels: Any, num_classes: int) -> np.ndarray:
-    """Accuracy on each class (its recall) in percent, float64 `(num_classes,)`; nan for a class without test images.
-
-    Example:
-        >>> per_class_accuracy([0, 1, 1], [0, 0, 1], num_classes=3)
-        array([ 50., 100.,  nan])
-    """
-    with _users_mistakes():
-        images, correct = tally(predictions, labels, num_classes)
-    return percent(correct, images)
 
 
 def expert_metrics(
