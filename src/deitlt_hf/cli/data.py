@@ -32,14 +32,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _build(argv: Sequence[str]) -> None:
-    import datasets
-
-    from deitlt_hf.cards.dataset_card import BuiltDataset
     from deitlt_hf.data.benchmarks import BENCHMARKS
-    from deitlt_hf.data.loading import class_counts
-    from deitlt_hf.files import check_is_free
-    from deitlt_hf.hub.dataset_directory import has_references, push_dataset, write_dataset
-    from deitlt_hf.hub.repository import check_hub
 
     parser = _build_parser(BENCHMARKS)
     args = parser.parse_args(argv)
@@ -49,6 +42,14 @@ def _build(argv: Sequence[str]) -> None:
     if args.private and args.push_to_hub is None:
         parser.error("--private goes with --push_to_hub REPO")
     settings = _settings(parser, args, BENCHMARKS)
+
+    import datasets
+
+    from deitlt_hf.cards.dataset_card import BuiltDataset
+    from deitlt_hf.data.loading import class_counts
+    from deitlt_hf.files import check_is_free
+    from deitlt_hf.hub.dataset_directory import has_references, push_dataset, write_dataset
+    from deitlt_hf.hub.repository import check_hub
 
     datasets.disable_progress_bars()
     if args.out is not None:
