@@ -6,7 +6,7 @@ import base64
 import html
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -154,34 +154,34 @@ def _page(
     first = next(iter(records.values()))
     labels = [measure.label for measure in MEASURES]
     if comparison is None:
-        differences = None
-        accuracies = (
-            ["prediction", *labels],
-            [
-                [EXPERT_LABELS[expert], *(measure.text(scores.get(measure.key)) for measure in MEASURES)]
-                for expert, scores in first["experts"].items()
-            ],
-        )
+        rows = [
+            [EXPERT_LABELS[expert], *(measure.text(scores.get(measure.key)) for measure in MEASURES)]
+            for expert, scores in first["experts"].items()
+        ]
+        accuracies, differences = (["prediction", *labels], rows), None
     else:
         rows = [[name, *accuracy_cells(of)] for name, of in comparison["accuracies"].items()]
         accuracies = ["model", *labels], rows
         rows = [[name, *difference_cells(of)] for name, of in comparison["differences"].items()]
         differences = [f"better than {comparison['reference']} by (points)", *labels], rows
-    return (
-        _environment()
-        .get_template("page.html.jinja")
-        .render(
-            title=f"Analysis of {next(iter(records))}" if comparison is None else "Models compared",
-            num_images=first["num_images"],
-            groups=", ".join(f"{name}: {describe_group(first, name)}" for name in GROUPS),
-            models=_model_table(records),
-            accuracies=accuracies,
-            differences=differences,
-            intervals=describe_intervals((comparison or {}).get("test_counts", ())),
-            crossings=" ".join(_crossings(records)),
-            sections=sections,
-            details={"class_frequency": _class_table(records), "confusion": _pair_table(records)},
-        )
+    pairs = [  # of head and tail, which each model's own prediction confuses most
+        [name, *(record["class_names"][pair[key]] for key in ("true", "predicted")), pair["count"]]
+        for name, record in records.items()
+        for pair in record["confusion"][record["model"]["prediction"]]["pairs"]
+    ]
+    template = _environment().get_template("page.html.jinja")
+    return template.render(
+        title=f"Analysis of {next(iter(records))}" if comparison is None else "Models compared",
+        first=first,
+        records=records,
+        labels=EXPERT_LABELS,
+        groups=", ".join(f"{name}: {describe_group(first, name)}" for name in GROUPS),
+        accuracies=accuracies,
+        differences=differences,
+        intervals=describe_intervals((comparison or {}).get("test_counts", ())),
+        sections=sections,
+        classes=_class_table(records),
+        pairs=pairs,
     )
 
 
@@ -195,26 +195,7 @@ def _environment() -> Environment:
     return Environment(loader=loader, autoescape=True, finalize=as_text, trim_blocks=True, undefined=StrictUndefined)
 
 
-def _model_table(records: Records) -> tuple[list[str], list[list[str]]]:
-    heading = ["model", "from", "type", "image / patch (pixels)", "blocks / heads", "parameters", "predicts by"]
-    rows = []
-    for name, record in records.items():
-        model = record["model"]
-        size, depth = f"{model['image_size']} / {model['patch_size']}", f"{model['layers']} / {model['heads']}"
-        millions, expert = f"{model['parameters'] / 1e6:.1f} M", EXPERT_LABELS[model["prediction"]]
-        rows.append([name, model["source"], model["model_type"], size, depth, millions, expert])
-    return heading, rows
-
-
-def _crossings(records: Records) -> Iterator[str]:
-    for name, record in records.items():
-        if record["crossing"]["slope"] is not None:
-            count = record["crossing"]["class_count"]
-            where = "does not cross 0" if count is None else f"crosses 0 at {count:.0f} training images per class"
-            yield f"{name}: the line fitted to the differences of the experts {where}."
-
-
-def _class_table(records: Records) -> dict[str, Any] | None:
+def _class_table(records: Records) -> tuple[list[str], list[list[Any]]] | None:
     """Accuracy of every class: of one model by expert, of several by each one's own prediction."""
     first = next(iter(records.values()))
     if len(first["class_names"]) > MOST_CLASSES:
@@ -228,16 +209,4 @@ def _class_table(records: Records) -> dict[str, Any] | None:
     for label in sorted(group_of, key=lambda label: (-first["class_counts"][label], label)):
         accuracies = ("-" if values[label] is None else f"{values[label]:.1f}" for values in columns.values())
         rows.append([first["class_names"][label], group_of[label], first["class_counts"][label], *accuracies])
-    heading = ["class", "group", "training images", *columns]
-    return {"summary": "Accuracy of every class, in percent", "heading": heading, "rows": rows}
-
-
-def _pair_table(records: Records) -> dict[str, Any] | None:
-    """The classes of head and tail that each model's own prediction confuses most."""
-    rows = []
-    for name, record in records.items():
-        for pair in record["confusion"][record["model"]["prediction"]]["pairs"]:
-            classes = (record["class_names"][pair[key]] for key in ("true", "predicted"))
-            rows.append([name, *classes, pair["count"]])
-    heading = ["model", "true class", "predicted class", "images"]
-    return {"summary": "Head and tail classes most often confused", "heading": heading, "rows": rows} if rows else None
+    return ["class", "group", "training images", *columns], rows
