@@ -1,4 +1,4 @@
-"""What a user is told: the one exception for what they can put right, and notices of how data or settings were read."""
+"""Messages for users: the one exception for mistakes that they can correct, and notices of how data were read."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from pathlib import Path
 
 logger = logging.getLogger("deitlt_hf")
 
+_MOST_CHARACTERS = 400  # of a library's message
+_NOT_THERE = "there is no such directory"
+
 # Marks that make a terminal or a browser write from right to left: a name could pose as another.
 _DIRECTION_MARKS = set("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # control characters, parts of broken UTF-8, line and paragraph separators
 
 
 def printable(text: object) -> str:
-    """Text that is safe to print: one line, without control characters; these are written as escapes.
+    """Text from somebody's file in one line that is safe to print: control characters become escapes.
 
     Example:
         >>> printable("owl\\x1b[2J\\nbarn"), printable("Schleiereule, мышь")
@@ -31,7 +34,7 @@ def printable(text: object) -> str:
 
 
 def notice(message: str) -> None:
-    """Say in one line how data or settings were read, where they can be read in two ways; once per launch."""
+    """Log in one line how data or settings were read where there are two ways; the main process alone does so."""
     if os.environ.get("RANK", "0") == "0":
         logger.warning("%s", printable(message))
 
@@ -79,36 +82,32 @@ class DeiTLTError(ValueError):
 
     def __init__(self, message: str) -> None:
         lines = str(message).strip().splitlines()
-        # torch makes a worker's exception anew from its traceback, as text; the last line is the message.
+        # torch rebuilds a worker's exception from the text of its traceback, whose last line is the message.
         if len(lines) > 1 and lines[0].startswith("Caught ") and "Traceback" in lines[1]:
             lines = [lines[-1].split(": ", 1)[-1]]
         super().__init__(printable(" ".join(lines)))
 
 
 def check_is_there(source: str | None) -> None:
-    """Refuse a model's directory that does not exist, before anything else is loaded; a hub id is left to the hub."""
+    """Refuse a model's directory that does not exist before anything else is loaded; hub ids pass."""
     if source is not None and _is_missing_path(source):
         raise DeiTLTError(f"{source}: {_NOT_THERE}; pass the directory of a model, or a hub id")
 
 
-_LONG = 400
-_NOT_THERE = "there is no such directory"
-
-
 def _is_missing_path(source: str) -> bool:
-    """Whether it can only be a path, and of something that is not there."""
+    """Whether it can only be a path, and nothing is there."""
     is_path = source.startswith(("/", ".", "~")) or source.count("/") > 1 or Path(source.split("/")[0]).is_dir()
     return is_path and not Path(source).exists()
 
 
 def loading_reason(source: str, error: Exception) -> str:
-    """Why a model could not be loaded, in one line; transformers takes a path that does not exist for a bad hub id."""
-    if _is_missing_path(source):
+    """Why a model could not be loaded, in one line."""
+    if _is_missing_path(source):  # transformers would call it a bad hub id
         return _NOT_THERE
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     # The line after one that ends in a colon is the hub's own reason, such as a token that it refuses.
     reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")
-    if len(reason) > _LONG:  # such as a list of every model that transformers knows
-        reason = f"{reason[:_LONG]}..."
-    # These say little without their kind, such as a KeyError, whose text is the key alone.
+    if len(reason) > _MOST_CHARACTERS:  # such as a list of every model that transformers knows
+        reason = f"{reason[:_MOST_CHARACTERS]}..."
+    # The text of these is unclear without their type: a KeyError's is only the key.
     return f"{type(error).__name__}: {reason}" if isinstance(error, LookupError | TypeError) else reason

@@ -1,4 +1,4 @@
-"""Files and directories that appear when they are complete, and careful reading of files that others wrote."""
+"""Files and directories that appear only when they are complete, and careful reading of files that others wrote."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.png"
 RUN_FILE = "run.json"
 
-# What others than this package may have written into a run's files, where commands would fail late at another type.
+# Types of what a run's files hold: others may have written them, and commands would fail late at another type.
 _TYPES: dict[str, dict[str, Any]] = {
     RECIPE_FILE: {
         **dict.fromkeys(("data", "data_dir", "teacher", "init_from", "teacher_pixels", "distillation_type"), str),
@@ -38,7 +38,7 @@ _MOST_BYTES = 2**25  # a hundred thousand classes with names and counts fit
 
 
 def check_is_free(directory: str | os.PathLike[str]) -> None:
-    """Refuse a directory that holds something already, or that cannot be made where it is to be."""
+    """Refuse a directory that is not empty, or that cannot be made."""
     path = Path(directory)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         what = "is not empty" if path.is_dir() else "is a file"
@@ -47,28 +47,28 @@ def check_is_free(directory: str | os.PathLike[str]) -> None:
 
 
 def check_is_writable(directory: Path, flag: str = "") -> None:
-    """Refuse a directory that cannot be written, or not be made where it is to be."""
+    """Refuse a directory that cannot be made or written; `flag` is the option that named it, for the message."""
     another = f"pass another {flag}".strip()
     try:
         there = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
     except OSError as error:  # a name that is too long
         raise DeiTLTError(f"cannot write {directory}: {error.strerror}; {another}") from error
     try:
-        os.rmdir(tempfile.mkdtemp(dir=there))  # only trying tells: /proc may be written, says its mode
+        os.rmdir(tempfile.mkdtemp(dir=there))  # only trying tells: by its mode, /proc could be written
     except OSError as error:
         raise DeiTLTError(f"cannot write {directory}: {there} is no directory to write into; {another}") from error
 
 
 @contextmanager
 def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
-    """A directory to write into, beside the one that is to be made; it takes that one's place at the end."""
+    """Give a temporary directory to write into, which becomes `directory` at the end, or vanishes after an error."""
     check_is_free(directory)
     out = Path(directory).absolute()
     unfinished = out.with_name(f".{out.name}.unfinished-{os.getpid()}")
     try:
         unfinished.mkdir(parents=True)
         yield unfinished
-        if out.exists():  # it stays the directory that it is: a shell may be in it
+        if out.exists():  # then it is empty; keep it, since a shell may be in it
             for entry in unfinished.iterdir():
                 entry.rename(out / entry.name)
         else:
@@ -83,7 +83,7 @@ def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str], instead: str = "pass a path that can be written") -> Iterator[Path]:
-    """A path to write to, beside the file that is to be made; it takes that one's name at the end."""
+    """Give a temporary path to write to, which replaces `path` in one step at the end, or vanishes after an error."""
     path = Path(path)
     unfinished = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
@@ -102,7 +102,7 @@ def read_settings(file: Path) -> dict[str, Any] | None:
 
 
 def load_settings(text: str) -> Any:
-    """The value of a YAML text without aliases, which in a few lines can stand for gigabytes."""
+    """The value of a YAML text; aliases are refused, since a few lines of them can stand for gigabytes."""
     return yaml.load(text, _WithoutAliases)
 
 
@@ -145,7 +145,7 @@ def _read(file: Path, parse: Any, what: str) -> dict[str, Any] | None:
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether it is `owner/name`, and neither a path nor starts with a folder that is here.
+    """Whether it is `owner/name`, and neither an existing path nor in an existing folder.
 
     Example:
         >>> is_hub_id("google/vit-base-patch16-224"), is_hub_id("./teacher")
@@ -162,7 +162,7 @@ def is_hub_id(source: str) -> bool:
 
 
 def last_part(path: str) -> str:
-    """The name of a file or directory without its folders, written for this system or another.
+    """The name of a file or directory without its folders, for a path of any operating system.
 
     Example:
         >>> last_part("/home/me/pets/"), last_part("me\\\\pets")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deitlt_hf.cli.console import OneLineParser
+from deitlt_hf.cli.console import OneLineParser, quiet_libraries
 
 
 def run(argv: Sequence[str]) -> None:
@@ -20,7 +20,6 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of a model of the hub")
     options = parser.parse_args(argv)
 
-    from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.inference.app import build_app, check_address, import_gradio, serve
     from deitlt_hf.inference.app_examples import examples_in_folder, examples_of_run
     from deitlt_hf.inference.classifier import ExpertClassifier

@@ -1,4 +1,4 @@
-"""What the commands show: errors in one line, and of the libraries beneath them only what asks for something."""
+"""What the commands print: errors in one line, and from the libraries only messages that a user can act on."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class OneLineParser(argparse.ArgumentParser):
 
 @contextmanager
 def notices_once() -> Iterator[None]:
-    """Inside, the same notice is printed once: a command may read its data twice, to choose settings and to train."""
-    said = set()
+    """Print each notice once inside: a command may read its data twice, to choose settings and to train."""
+    printed = set()
 
     def is_new(record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        return not (message in said or said.add(message))
+        return not (message in printed or printed.add(message))
 
     logger = logging.getLogger("deitlt_hf")
     logger.addFilter(is_new)
@@ -39,7 +39,7 @@ def notices_once() -> Iterator[None]:
 
 
 def quiet_libraries() -> None:
-    """Leave progress bars to training and prediction, and messages to warnings that ask for something."""
+    """Hide the libraries' progress bars, except in training and prediction, and their warnings about the future."""
     import datasets
     import transformers
 

@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from deitlt_hf.cli.console import OneLineParser
+from deitlt_hf.cli.console import OneLineParser, quiet_libraries
 
 
-def run(argv: list[str]) -> None:
-    """Convert the checkpoint named in `argv`, save it, and print what it was and where it is."""
-    args = _parser().parse_args(argv)
-
-    from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.reference.class_order import read_class_counts, read_class_order, read_lines
-    from deitlt_hf.reference.convert import convert_and_describe, save_model_and_processor
-    from deitlt_hf.reference.normalisation import normalisation_of
-
-    quiet_libraries()
-    names = None if args.label_names is None else read_lines(args.label_names, "label names")
-    model, description = convert_and_describe(
-        args.file,
-        use_ema=args.ema,
-        num_attention_heads=args.num_attention_heads,
-        label_names=None if names is None else [name.strip() for name in names],
-        class_counts=None if args.class_list is None else read_class_counts(args.class_list),
-        class_order=None if args.class_order is None else read_class_order(args.class_order),
-    )
-    save_model_and_processor(model, args.out)
-    # The teachers were trained with pixels normalised otherwise than the students', so it is worth a word.
-    pixels = f"pixels normalised as {normalisation_of(model.config).name}'s"
-    print(f"{args.file}: {description}{', EMA weights' if args.ema else ''}, {pixels}")
-    print(f"saved to {args.out}")
-
-
-def _parser() -> OneLineParser:
+def run(argv: Sequence[str]) -> None:
     parser = OneLineParser(
         prog="deitlt convert",
         description="Convert a .pth checkpoint of the reference: a DeiT-LT student, or a ResNet teacher trained with "
         "PaCo, LDAM or cross-entropy.",
     )
-    parser.add_argument("file", metavar="FILE", type=Path, help="the .pth or .pth.tar file; which kind it is, it tells")
+    parser.add_argument("file", metavar="FILE", type=Path, help="the .pth or .pth.tar file; the kind is detected")
     parser.add_argument("out", metavar="OUT", type=Path, help="directory to make")
     parser.add_argument("--ema", action="store_true", help="take the moving average of a student's weights")
     parser.add_argument(
@@ -71,4 +46,24 @@ def _parser() -> OneLineParser:
         type=Path,
         help="the data set's index of each of the file's classes, one a line, where it is known",
     )
-    return parser
+    args = parser.parse_args(argv)
+
+    from deitlt_hf.reference.class_order import read_class_counts, read_class_order, read_lines
+    from deitlt_hf.reference.convert import convert_and_describe, save_model_and_processor
+    from deitlt_hf.reference.normalisation import normalisation_of
+
+    quiet_libraries()
+    names = None if args.label_names is None else read_lines(args.label_names, "label names")
+    model, description = convert_and_describe(
+        args.file,
+        use_ema=args.ema,
+        num_attention_heads=args.num_attention_heads,
+        label_names=None if names is None else [name.strip() for name in names],
+        class_counts=None if args.class_list is None else read_class_counts(args.class_list),
+        class_order=None if args.class_order is None else read_class_order(args.class_order),
+    )
+    save_model_and_processor(model, args.out)
+    # Said because teachers and students were trained with pixels normalised in different ways.
+    pixels = f"pixels normalised as {normalisation_of(model.config).name}'s"
+    print(f"{args.file}: {description}{', EMA weights' if args.ema else ''}, {pixels}")
+    print(f"saved to {args.out}")

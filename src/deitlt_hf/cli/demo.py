@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deitlt_hf.cli.console import OneLineParser
+from deitlt_hf.cli.console import OneLineParser, quiet_libraries
 from deitlt_hf.errors import DeiTLTError
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ def run(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     _prepare(options.output_dir, options.overwrite)
 
-    from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.data.arguments import load_images
     from deitlt_hf.evaluation.measures import format_table
     from deitlt_hf.evaluation.page import PAGE_FILE, write_analysis
@@ -87,7 +86,7 @@ def _best_experts(metrics: dict) -> str:
 
 
 def _prepare(directory: Path, overwrite: bool) -> None:
-    """Make room for the demo without touching files that are not a demo's."""
+    """Empty the directory, unless it holds files that no demo wrote."""
     if not directory.is_dir() or not any(directory.iterdir()):
         return
     if not overwrite:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deitlt_hf.cli.console import OneLineParser
+from deitlt_hf.cli.console import OneLineParser, quiet_libraries
 
 
 def run(argv: Sequence[str]) -> None:
@@ -23,7 +23,6 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of a model on the hub (default: main)")
     options = parser.parse_args(argv)
 
-    from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.inference.export import export_model
 
     quiet_libraries()

@@ -10,6 +10,7 @@ import select
 import sys
 from collections.abc import Sequence
 
+from deitlt_hf import __version__
 from deitlt_hf.cli.console import notices_once
 from deitlt_hf.cli.offline import offline_where_the_hub_is_silent
 from deitlt_hf.cli.resuming import resume_command
@@ -33,16 +34,8 @@ COMMANDS = {
 }
 
 _TRAINING = ("teacher", "train")
-_OF_THE_DISK = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EBUSY,
-}
+# Errors of a disk that is full, read-only or not ours: one line says what a user has to put right.
+_OF_THE_DISK = {getattr(errno, name) for name in "ENOSPC EDQUOT EFBIG EROFS EACCES ENOTDIR EPERM EBUSY".split()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, flags: Sequence[str]) -> None:
-    """Run a command, and let all of its output go out here, where it shows whether somebody reads it."""
+    """Run a command, and flush its output here, where an error shows that nobody reads it any more."""
     try:
         if command in _ABOUT:
             print(_ABOUT[command]())
@@ -97,7 +90,7 @@ def _run(command: str, flags: Sequence[str]) -> None:
 
 
 def _reader_has_enough() -> bool:
-    """Whether it is standard output that is closed, as by `deitlt predict ... | head`; it stays so."""
+    """Whether the reader of standard output has closed it, as in `deitlt predict ... | head`."""
     output = select.poll()  # pipes break where there is poll
     output.register(sys.stdout.fileno(), 0)
     if not any(event & select.POLLERR for _, event in output.poll(0)):
@@ -107,7 +100,7 @@ def _reader_has_enough() -> bool:
 
 
 def _way_back(error: BaseException, arguments: Sequence[str]) -> str:
-    """What can be done with what a stopped training has left."""
+    """How to go on with a training that was stopped."""
     remains = getattr(error, "remains", None)
     if remains is None or arguments[0] not in _TRAINING:
         return ""
@@ -118,7 +111,7 @@ def _way_back(error: BaseException, arguments: Sequence[str]) -> str:
 
 
 def _leave_process_group() -> None:
-    """Let the processes of one launch end together; one that ends early makes the launcher stop those still writing."""
+    """Let the processes of a launch end together: if one ends early, the launcher stops those that still write."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
@@ -126,28 +119,14 @@ def _leave_process_group() -> None:
 
 
 def _help() -> str:
-    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: deitlt COMMAND [options]",
-            "",
-            "Vision Transformers for long-tailed images: DeiT-LT on the Hugging Face stack.",
-            "",
-            *lines,
-            "",
-            "`deitlt COMMAND --help` says more. On several devices: accelerate launch -m deitlt_hf COMMAND ...",
-        ]
-    )
+    commands = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    return f"""usage: deitlt COMMAND [options]
+
+Vision Transformers for long-tailed images: DeiT-LT on the Hugging Face stack.
+
+{commands}
+
+`deitlt COMMAND --help` says more. On several devices: accelerate launch -m deitlt_hf COMMAND ..."""
 
 
-def _version() -> str:
-    from deitlt_hf import __version__
-
-    return f"deitlt {__version__}"
-
-
-_ABOUT = {"-h": _help, "--help": _help, "--version": _version}
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+_ABOUT = {"-h": _help, "--help": _help, "--version": lambda: f"deitlt {__version__}"}

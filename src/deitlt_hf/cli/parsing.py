@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -20,68 +20,56 @@ from deitlt_hf.files import RECIPE_FILE, check_is_free
 from deitlt_hf.ranges import RANGES
 from deitlt_hf.recipes import load_recipe
 
-# What other programs call our flags.
-_SYNONYMS = {
-    "lr": ("learning_rate",),
-    "epochs": ("num_train_epochs",),
-    "num_epochs": ("num_train_epochs",),
-    "batch": ("per_device_train_batch_size",),
-    "batch_size": ("per_device_train_batch_size",),
-    "bs": ("per_device_train_batch_size",),
-    "train_batch_size": ("per_device_train_batch_size",),
-    "eval_batch_size": ("per_device_eval_batch_size",),
-    "workers": ("dataloader_num_workers",),
-    "num_workers": ("dataloader_num_workers",),
-    "wd": ("weight_decay",),
-    "warmup": ("warmup_epochs",),
-    "smoothing": ("label_smoothing_factor",),
-    "label_smoothing": ("label_smoothing_factor",),
-    "drop_path": ("drop_path_rate",),
-    "ema": ("ema_decay",),
-    "model": ("student_size", "architecture"),
-    "arch": ("student_size", "architecture"),
-    "size": ("image_size",),
-    "img_size": ("image_size",),
-    "input_size": ("image_size",),
-    "resolution": ("image_size",),
-    "dataset": ("data",),
-    "data_path": ("data",),
-    "output": ("output_dir", "out"),
-    "out": ("output_dir",),
-    "pretrained": ("init_from",),
-    "weights": ("init_from",),
-    "checkpoint": ("resume_from_checkpoint",),
-    "continue": ("resume",),
-    "force": ("overwrite",),
-    "cpu": ("use_cpu",),
-    "amp": ("bf16",),
-    "temperature": ("distillation_temperature",),
-    "alpha": ("distillation_alpha",),
-    "drw": ("drw_start_epoch",),
+if TYPE_CHECKING:
+    from deitlt_hf.runs.images import DataChoice
+
+# Our flags, and what other programs call them.
+_OTHER_NAMES = {
+    "learning_rate": "lr",
+    "num_train_epochs": "epochs num_epochs",
+    "per_device_train_batch_size": "batch batch_size bs train_batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "dataloader_num_workers": "workers num_workers",
+    "weight_decay": "wd",
+    "warmup_epochs": "warmup",
+    "label_smoothing_factor": "smoothing label_smoothing",
+    "drop_path_rate": "drop_path",
+    "ema_decay": "ema",
+    "student_size": "model arch",
+    "architecture": "model arch",
+    "image_size": "size img_size input_size resolution",
+    "data": "dataset data_path",
+    "output_dir": "output out",
+    "out": "output",
+    "init_from": "pretrained weights",
+    "resume_from_checkpoint": "checkpoint",
+    "resume": "continue",
+    "overwrite": "force",
+    "use_cpu": "cpu",
+    "bf16": "amp",
+    "distillation_temperature": "temperature",
+    "distillation_alpha": "alpha",
+    "drw_start_epoch": "drw",
 }
 
 
 def _near(word: str, names: Iterable[str]) -> list[str]:
-    """The flags that an unknown one may have meant: by what others call them, or by a slip of the fingers."""
+    """The flags that an unknown one may have meant: other programs' names, or a slip of the fingers."""
     names, word = set(names) - {"help"}, word.lstrip("-").replace("-", "_").lower()
-    known = [name for name in _SYNONYMS.get(word, ()) if name in names]
+    known = [name for name, others in _OTHER_NAMES.items() if name in names and word in others.split()]
     return known or difflib.get_close_matches(word, sorted(names), n=3, cutoff=0.75)
 
 
-if TYPE_CHECKING:
-    from deitlt_hf.runs.images import DataChoice
-
-
 class _ShownDefaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Defaults behind the help, but for those that are none and those that the help tells itself."""
+    """Help that ends with the default, unless that is None or the text says it already."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        is_told = action.default is None or "(default:" in (action.help or "")
-        return action.help if is_told else super()._get_help_string(action)
+        has_default = action.default is not None and "(default:" not in (action.help or "")
+        return super()._get_help_string(action) if has_default else action.help
 
 
 class DataclassParser(OneLineParser, HfArgumentParser):
-    """transformers' parser of dataclasses."""
+    """transformers' parser of dataclasses; the fields of `of_run` have the settings of a model's run as defaults."""
 
     def __init__(self, dataclass_types: Sequence[type], of_run: type | None = None, **kwargs):
         super().__init__(dataclass_types, formatter_class=_ShownDefaults, **kwargs)
@@ -99,8 +87,8 @@ class DataclassParser(OneLineParser, HfArgumentParser):
         except DeiTLTError:
             raise
         except (ValueError, ImportError) as error:  # of transformers' own arguments: no bf16 here, or no DeepSpeed
-            said = str(error).removeprefix("No package metadata was found for ")
-            self.error(said.splitlines()[0].rstrip(". "))
+            reason = str(error).removeprefix("No package metadata was found for ")
+            self.error(reason.splitlines()[0].rstrip(". "))
         if unknown:
             near = [f"--{name}" for name in _near(unknown[0].split("=")[0], {action.dest for action in self._actions})]
             self.error(f"unknown option {unknown[0]}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
@@ -110,7 +98,7 @@ class DataclassParser(OneLineParser, HfArgumentParser):
 def take_data_of_run(
     parser: DataclassParser, source: str, argv: Sequence[str], revision: str | None = None
 ) -> DataChoice:
-    """Let the data of the run that made a model be the defaults of `DataArguments`, unless `--data` names others."""
+    """Use the data of a model's run as the defaults of `DataArguments`, unless `--data` names other data."""
     from deitlt_hf.data.arguments import DataArguments
     from deitlt_hf.inference.loading import load_run_settings
     from deitlt_hf.runs.images import DataChoice
@@ -125,7 +113,7 @@ def take_data_of_run(
 
 
 def check_options(out: str | None, batch_size: int, processes: int) -> None:
-    """Refuse before an analysis what would fail after it."""
+    """Refuse before an analysis options with which it would fail."""
     if batch_size < 1:
         raise DeiTLTError(f"batch_size is {batch_size}; pass 1 or more")
     if processes > 1:
@@ -146,7 +134,12 @@ def parse_with_recipe(
     argv: Sequence[str],
     suggest: Callable[[Sequence[Any], dict[str, Any]], dict[str, Any]] | None = None,
 ) -> list[Any]:
-    """Instances of the dataclasses: flags over the recipe of `--recipe`, over the fields' defaults."""
+    """Instances of the dataclasses: a flag overrides the recipe of `--recipe`, which overrides the fields' defaults.
+
+    Without `--output_dir`, a run goes to `runs/` and the name of its recipe or data. A run that is resumed without a
+    recipe has the recipe in its directory. Otherwise, with `--data`, `suggest` makes settings from the instances
+    without a recipe and from the settings that flags give.
+    """
     parser = DataclassParser(
         dataclass_types,
         prog=f"deitlt {command}",
@@ -159,7 +152,9 @@ def parse_with_recipe(
     given = _given_settings(parser, argv)
     recipe = given.pop("recipe", None)
     if recipe is None and "data" in given:
-        parser.set_defaults(output_dir=f"runs/{_name_of_data(given['data'])}{'-teacher' * (command == 'teacher')}")
+        data = Path(given["data"]).resolve()
+        name = data.stem if data.is_file() else data.name
+        parser.set_defaults(output_dir=f"runs/{name}{'-teacher' * (command == 'teacher')}")
     output_dir = given.get("output_dir", parser.get_default("output_dir"))
     resumed = recipe is None and (given.get("resume") or given.get("resume_from_checkpoint"))
     if resumed and output_dir is not None and (Path(output_dir) / RECIPE_FILE).is_file():
@@ -167,7 +162,7 @@ def parse_with_recipe(
     if recipe is not None:
         settings = load_recipe(recipe)
         if resumed or (Path(recipe).is_file() and Path(recipe).with_name(DATA_FILE).is_file()):
-            settings = at_recorded_places(settings, Path(recipe).parent)  # relative paths are those of that run
+            settings = at_recorded_places(settings, Path(recipe).parent)  # relative paths are relative to that run
         _check_settings(recipe, settings, dataclass_types)
         if not resumed:
             settings.setdefault("output_dir", f"runs/{Path(recipe).stem}")
@@ -188,13 +183,13 @@ def parse_with_recipe(
 
 
 def _other_epochs(settings: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
-    """Whether flags give another number of epochs than a recipe, and one that training can have."""
+    """Whether flags give another number of epochs than a recipe, in the range that training accepts."""
     before, now = (source.get("num_train_epochs") for source in (settings, given))
     return before != now and all(epochs in RANGES["num_train_epochs"] for epochs in (before, now))
 
 
 def scaled_to_epochs(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recipe says in epochs, in proportion to the number of epochs that a flag puts in place of the recipe's."""
+    """The epochs in a recipe's settings, scaled to the number of epochs that a flag gives; a notice says which."""
     if not _other_epochs(settings, given):
         return {}
     before, now = settings["num_train_epochs"], given["num_train_epochs"]
@@ -214,7 +209,7 @@ def scaled_to_epochs(settings: Mapping[str, Any], given: Mapping[str, Any]) -> d
 
 
 def _given_settings(parser: DataclassParser, argv: Sequence[str]) -> dict[str, Any]:
-    """The settings that are passed as flags, without the defaults of the others."""
+    """The settings that are passed as flags, without any defaults."""
     defaults = [(action, action.default) for action in parser._actions]
     for action, _ in defaults:
         action.default = argparse.SUPPRESS
@@ -224,22 +219,21 @@ def _given_settings(parser: DataclassParser, argv: Sequence[str]) -> dict[str, A
     return vars(given)
 
 
-def _name_of_data(data: str) -> str:
-    path = Path(data).resolve()
-    return path.stem if path.is_file() else path.name
-
-
 def _accept_none(parser: HfArgumentParser, dataclass_types: Sequence[type]) -> None:
-    """Let `none` stand for an optional number that is left out, so that a flag can take back what a recipe sets."""
+    """Let `none` mean no number, so that a flag can undo a recipe's setting: `--drw_start_epoch none`."""
     hints = {name: hint for dataclass_type in dataclass_types for name, hint in get_type_hints(dataclass_type).items()}
     for action in parser._actions:
         of_type = get_args(hints.get(action.dest))
         if type(None) in of_type and {int, float} & set(of_type):
-            action.type = partial(_number_or_none, action.type)
+            action.type = _or_none(action.type)
 
 
-def _number_or_none(convert: type, text: str) -> float | None:
-    return None if text == "none" else convert(text)
+def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    @wraps(convert)  # argparse names the type in its errors
+    def parse(text: str) -> Any:
+        return None if text == "none" else convert(text)
+
+    return parse
 
 
 def _check_settings(recipe: str, settings: dict[str, Any], dataclass_types: Sequence[type]) -> None:

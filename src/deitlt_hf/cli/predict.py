@@ -4,48 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
-from deitlt_hf.cli.console import OneLineParser
+from deitlt_hf.cli.console import OneLineParser, quiet_libraries
 from deitlt_hf.errors import DeiTLTError, printable
 
-_MANY = 100  # images, from which on a progress bar is shown
+_MANY = 100  # images: so many get a progress bar
 
 
 def run(argv: Sequence[str]) -> None:
-    options = _parser().parse_args(argv)
-
-    from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.evaluation.measures import EXPERTS
-    from deitlt_hf.inference.classifier import ExpertClassifier, find_images
-    from deitlt_hf.inference.panels import check_panels_are_free, panel_names
-    from deitlt_hf.inference.prediction_files import check_prediction_file, prediction_file
-    from deitlt_hf.ranges import one_of
-
-    if options.expert is not None:
-        one_of("expert", options.expert, EXPERTS)
-    files = find_images(options.images)
-    if options.output is not None:
-        check_prediction_file(options.output)
-    if options.attention is not None:
-        check_panels_are_free(options.attention, panel_names(files))
-    quiet_libraries()
-    classifier = ExpertClassifier.from_pretrained(options.model, options.revision)
-    if options.output is None:
-        unreadable = _predict(classifier, files, options, _print_result)
-    else:
-        with prediction_file(options.output) as write:
-            unreadable = _predict(classifier, files, options, write)
-        print(f"predictions: {options.output}")
-    if options.attention is not None:
-        print(f"attention maps: {options.attention}")
-    if unreadable:
-        raise DeiTLTError(
-            f"{unreadable} of {len(files)} files could not be read as images, see above; the others are done"
-        )
-
-
-def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="deitlt predict",
         description="Top classes of images, by the average and by each expert, and where the two tokens look.",
@@ -63,7 +31,33 @@ def _parser() -> OneLineParser:
     )
     parser.add_argument("--output", metavar="FILE", type=Path, help="write the result to FILE.json or FILE.csv")
     parser.add_argument("--revision", help="branch, tag or commit of a model on the hub (default: main)")
-    return parser
+    options = parser.parse_args(argv)
+
+    from deitlt_hf.evaluation.measures import EXPERTS
+    from deitlt_hf.inference.classifier import ExpertClassifier, find_images
+    from deitlt_hf.inference.panels import check_panels_are_free, panel_names
+    from deitlt_hf.inference.prediction_files import check_prediction_file, prediction_file
+    from deitlt_hf.ranges import one_of
+
+    if options.expert is not None:
+        one_of("expert", options.expert, EXPERTS)
+    files = find_images(options.images)
+    if options.output is not None:
+        check_prediction_file(options.output)
+    if options.attention is not None:
+        check_panels_are_free(options.attention, panel_names(files))
+    quiet_libraries()
+    classifier = ExpertClassifier.from_pretrained(options.model, options.revision)
+    with nullcontext(_print_result) if options.output is None else prediction_file(options.output) as show:
+        unreadable = _predict(classifier, files, options, show)
+    if options.output is not None:
+        print(f"predictions: {options.output}")
+    if options.attention is not None:
+        print(f"attention maps: {options.attention}")
+    if unreadable:
+        raise DeiTLTError(
+            f"{unreadable} of {len(files)} files could not be read as images, see above; the others are done"
+        )
 
 
 def _predict(classifier, files: list[Path], options, show) -> int:
@@ -87,7 +81,9 @@ def _predict(classifier, files: list[Path], options, show) -> int:
         on_error=note if len(files) > 1 else None,
     )
     names = dict(zip(files, panel_names(files), strict=True))
-    for result in tqdm(results, total=len(files), unit="image", leave=False, disable=_hides_progress(files, options)):
+    # No bar for few images, nor beside results that scroll by on the terminal; None hides it unless on a terminal.
+    hidden = len(files) < _MANY or (options.output is None and sys.stdout.isatty()) or None
+    for result in tqdm(results, total=len(files), unit="image", leave=False, disable=hidden):
         if options.attention is not None:
             save_panel(result, options.attention / names[result.file])
             result.rows = result.rows[: options.top]
@@ -95,15 +91,9 @@ def _predict(classifier, files: list[Path], options, show) -> int:
     return len(unreadable)
 
 
-def _hides_progress(files: list[Path], options) -> bool | None:
-    """Few images need no bar, and results that scroll by on the terminal show the progress; None: unless a terminal."""
-    return True if len(files) < _MANY or (options.output is None and sys.stdout.isatty()) else None
-
-
 def _print_result(result) -> None:
     from deitlt_hf.evaluation.measures import EXPERT_LABELS
 
-    # A line break or an escape sequence in a name would do to the terminal what it says.
     print(printable(result.file))
     names = [printable(row.name) for row in result.rows]
     width = max(map(len, names))

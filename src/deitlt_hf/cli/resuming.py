@@ -36,7 +36,7 @@ def resume_command(arguments: Sequence[str], checkpoint: str) -> str:
 
 
 def _program() -> list[str]:
-    """What stands before the subcommand: with a launcher all of its options, for the number of processes is one."""
+    """The words before the subcommand: a launcher's with all of its options, such as the number of processes."""
     import psutil
 
     words = []

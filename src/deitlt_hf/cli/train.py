@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from deitlt_hf.cli.console import quiet_libraries
 from deitlt_hf.errors import DeiTLTError
 
 
 def run(argv: Sequence[str]) -> None:
-    from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import parse_with_recipe
     from deitlt_hf.cli.suggesting import settings_for_data
     from deitlt_hf.data.arguments import TrainingDataArguments

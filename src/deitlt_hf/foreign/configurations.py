@@ -1,6 +1,6 @@
 """Checks of files that strangers wrote: configurations, image processors and lists of shards.
 
-They come before a model is built, since a wrong number there costs memory or hours rather than an error.
+They come before a model is built, where a wrong number would cost memory or hours instead of raising an error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MOST_CLASSES = 100_000  # five times ImageNet-21k's
 _MOST_PIXELS = 2048  # of a side
 _MOST_LEVELS = 20  # of values within values
 
-_Rule = tuple[str, Callable[[Any], bool]]  # what a value has to be, in words, and whether it is
+_Rule = tuple[str, Callable[[Any], bool]]  # a description of sound values, and a test for them
 
 
 def _is_int(value: object, least: float, most: float) -> bool:
@@ -39,7 +39,7 @@ def _is_number(value: object, least: float, most: float) -> bool:
 
 
 def _all(value: object, is_sound: Callable[[Any], bool]) -> bool:
-    """Whether it is sound, or a list of what is: models in stages have a number for each, or a list for each."""
+    """Whether a value, or everything in a list, is sound: models in stages have a number or a list for each stage."""
     return all(_all(part, is_sound) for part in value) and len(value) > 0 if type(value) is list else is_sound(value)
 
 
@@ -67,7 +67,7 @@ _SHARE = _numbers(0, 1)
 
 
 def _are_names(value: object) -> bool:
-    """Names of classes 0, 1, ..., as JSON has them: by the numbers as text."""
+    """Names of classes, with the keys "0", "1", ..., as in JSON."""
     return (
         isinstance(value, dict)
         and 0 < len(value) <= _MOST_CLASSES
@@ -77,13 +77,21 @@ def _are_names(value: object) -> bool:
 
 
 def _are_labels(value: object) -> bool:
-    sound = isinstance(value, dict) and len(value) <= _MOST_CLASSES
-    return sound and all(_is_text(name) and _is_label(label) for name, label in value.items())
+    """The class id of each name; in old files it is text."""
+    if not isinstance(value, dict) or len(value) > _MOST_CLASSES:
+        return False
+    labels = [int(label) if isinstance(label, str) and label.isdecimal() else label for label in value.values()]
+    return all(map(_is_text, value)) and all(_is_int(label, 0, _MOST_CLASSES) for label in labels)
 
 
-def _is_label(value: object) -> bool:
-    """A class id; old files have it as text."""
-    return _is_int(int(value) if isinstance(value, str) and value.isdecimal() else value, 0, _MOST_CLASSES)
+def _are_label_names(value: object) -> bool:
+    """Names of classes in a list, as timm has them."""
+    return isinstance(value, list) and len(value) <= _MOST_CLASSES and all(isinstance(name, str) for name in value)
+
+
+def _is_dtype(value: object) -> bool:
+    name = value.removeprefix("torch.") if isinstance(value, str) else ""
+    return name == "auto" or isinstance(getattr(torch, name, None), torch.dtype)
 
 
 def _are_class_counts(value: object) -> bool:
@@ -101,35 +109,29 @@ def _are_groups(value: object) -> bool:
 
 
 def _is_code(value: object) -> bool:
-    """Names of modules, for some kinds several; transformers looks there, this package runs none of them."""
+    """Names of modules, in a list for some kinds; this package runs none of them."""
     if not isinstance(value, dict):
         return False
     texts = [text for part in value.values() for text in (part if isinstance(part, list) else [part])]
     return all(text is None or _is_text(text) for text in texts)
 
 
+_DTYPE: _Rule = ("a torch type's name, such as float32", _is_dtype)
+_CODE: _Rule = ("names of modules", _is_code)
 _CONFIG: dict[str, _Rule] = {
     "model_type": _TEXT,
     "architectures": _TEXTS,
     "architecture": _TEXT,
-    "auto_map": ("names of modules", _is_code),
-    "dtype": ("a torch type's name, such as float32", lambda value: isinstance(value, str) and _is_dtype(value)),
-    "torch_dtype": ("a torch type's name, such as float32", lambda value: isinstance(value, str) and _is_dtype(value)),
-    "hidden_act": (
-        "an activation's name, such as gelu",
-        lambda value: isinstance(value, str) and value in ACT2FN,
-    ),
+    "auto_map": _CODE,
+    "dtype": _DTYPE,
+    "torch_dtype": _DTYPE,
+    "hidden_act": ("an activation's name, such as gelu", lambda value: isinstance(value, str) and value in ACT2FN),
     "problem_type": _TEXT,
     "expert": _TEXT,
     "classifier": _TEXT,
     "id2label": (f"a name for each class 0, 1, ..., at most {_MOST_CLASSES}", _are_names),
     "label2id": ("the class id of each name", _are_labels),
-    "label_names": (
-        f"a list of at most {_MOST_CLASSES} names",
-        lambda value: (
-            isinstance(value, list) and len(value) <= _MOST_CLASSES and all(isinstance(name, str) for name in value)
-        ),
-    ),
+    "label_names": (f"a list of at most {_MOST_CLASSES} names", _are_label_names),
     "num_labels": (f"a whole number from 1 to {_MOST_CLASSES}", lambda value: _is_int(value, 1, _MOST_CLASSES)),
     "num_classes": (f"a whole number from 0 to {_MOST_CLASSES}", lambda value: _is_int(value, 0, _MOST_CLASSES)),
     "class_counts": ("a list of a whole number per class", _are_class_counts),
@@ -146,10 +148,6 @@ _CONFIG: dict[str, _Rule] = {
     **dict.fromkeys(("hidden_size", "hidden_sizes", "intermediate_size", "embed_dim", "embedding_size"), _WIDTH),
     **dict.fromkeys(("num_hidden_layers", "num_attention_heads", "depth", "depths"), _LAYERS),
 }
-
-
-def _is_dtype(name: str) -> bool:
-    return name == "auto" or isinstance(getattr(torch, name.removeprefix("torch."), None), torch.dtype)
 
 
 def _is_size(value: object) -> bool:
@@ -170,7 +168,7 @@ _PROCESSOR: dict[str, _Rule] = {
     "image_processor_type": _TEXT,
     "feature_extractor_type": _TEXT,
     "processor_class": _TEXT,
-    "auto_map": ("names of modules", _is_code),
+    "auto_map": _CODE,
     "size": _SIZE,
     "crop_size": _SIZE,
     "image_mean": _per_channel(-1000),
@@ -181,8 +179,10 @@ _PROCESSOR: dict[str, _Rule] = {
     **dict.fromkeys(("do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb", "do_pad"), _TRUTH),
 }
 _TIMM: dict[str, _Rule] = {
-    "input_size": ("channels, height and width", lambda value: _is_size(value) and isinstance(value, list)),
-    "test_input_size": ("channels, height and width", lambda value: _is_size(value) and isinstance(value, list)),
+    **dict.fromkeys(
+        ("input_size", "test_input_size"),
+        ("channels, height and width", lambda value: _is_size(value) and isinstance(value, list)),
+    ),
     "mean": _per_channel(-1000),
     "std": _per_channel(1e-6),
     "crop_pct": _numbers(0.01, 10),
@@ -215,7 +215,7 @@ def check_processor(source: str, revision: str | None = None) -> None:
 
 
 def find_file(source: str, name: str, revision: str | None = None) -> Path | None:
-    """The path of one file of a directory or hub repository, None where it has none or cannot be reached."""
+    """The path of a file in a directory or hub repository; None if there is none, or the hub cannot be reached."""
     if Path(source).is_dir():
         file = Path(source) / name
         return file if file.is_file() else None
@@ -237,7 +237,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _values(content: object, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Each value in a file, and where it is; of what lies too deep no more than the first."""
+    """Each value in a file with its path, down to the first level that is too deep."""
     if path.count(".") > _MOST_LEVELS or not isinstance(content, dict | list):
         yield path, content
         return
@@ -260,7 +260,7 @@ def _check(content: object, rules: Mapping[str, _Rule], file: Path, path: str = 
 
 
 def _check_classes(config: Mapping[str, Any], file: Path) -> None:
-    """Compare what has an entry per class."""
+    """Compare the lengths of all fields that have an entry per class."""
     # timm's wrapper has names of its own; transformers leaves the usual two classes out.
     named = config.get("id2label") or config.get("label_names") or ()
     number = len(named) or config.get("num_labels") or config.get("num_classes") or 2
@@ -287,6 +287,6 @@ def _check_index(index: Mapping[str, Any], file: Path) -> None:
 
 
 def _shown(value: object) -> str:
-    """A value in few words."""
+    """A value, shortened."""
     text = repr(value) if not isinstance(value, dict | list) else f"{value!r:.200}"
     return text if len(text) <= 60 else f"{text[:57]}..."
