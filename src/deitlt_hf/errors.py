@@ -19,7 +19,7 @@ _CONTROLS = {"Cc", "Cs", "Zl", "Zp"}  # control characters, parts of broken UTF-
 
 
 def printable(text: object) -> str:
-    """Text from somebody's file in one line that is safe to print: control characters become escapes.
+    """Text in one line that is safe to print, for names from people's files: control characters become escapes.
 
     Example:
         >>> printable("owl\\x1b[2J\\nbarn"), printable("Schleiereule, мышь")
@@ -34,7 +34,7 @@ def printable(text: object) -> str:
 
 
 def notice(message: str) -> None:
-    """Log in one line how data or settings were read where there are two ways; the main process alone does so."""
+    """Log in one line which of two possible ways data or settings were read in; only the main process logs."""
     if os.environ.get("RANK", "0") == "0":
         logger.warning("%s", printable(message))
 

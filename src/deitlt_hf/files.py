@@ -50,13 +50,13 @@ def check_is_writable(directory: Path, flag: str = "") -> None:
     """Refuse a directory that cannot be made or written; `flag` is the option that named it, for the message."""
     another = f"pass another {flag}".strip()
     try:
-        there = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+        existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
     except OSError as error:  # a name that is too long
         raise DeiTLTError(f"cannot write {directory}: {error.strerror}; {another}") from error
     try:
-        os.rmdir(tempfile.mkdtemp(dir=there))  # only trying tells: by its mode, /proc could be written
+        os.rmdir(tempfile.mkdtemp(dir=existing))  # only trying tells: by its mode, /proc could be written
     except OSError as error:
-        raise DeiTLTError(f"cannot write {directory}: {there} is no directory to write into; {another}") from error
+        raise DeiTLTError(f"cannot write {directory}: {existing} is no directory to write into; {another}") from error
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def whole_file(path: str | os.PathLike[str], instead: str = "pass a path that ca
 
 
 def read_settings(file: Path) -> dict[str, Any] | None:
-    """The settings in a YAML file; None where there is no file."""
+    """The settings in a YAML file; None without the file."""
     return _read(file, load_settings, "settings such as `num_train_epochs: 100`")
 
 
@@ -114,7 +114,7 @@ class _WithoutAliases(yaml.SafeLoader):
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no file."""
+    """The object in a JSON file; None without the file."""
     return _read(file, json.loads, "a JSON object")
 
 

@@ -22,7 +22,7 @@ def run(argv: Sequence[str]) -> None:
         "--num_attention_heads",
         metavar="N",
         type=int,
-        help="of a student (default: from the model's name in the file, else hidden size / 64)",
+        help="a student's attention heads (default: from the model's name in the file, else hidden size / 64)",
     )
     parser.add_argument(
         "--label-names",

@@ -22,7 +22,7 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--output_dir", "--output-dir", type=Path, default=Path("demo-output"), help="default: %(default)s"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier demo left there")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
     options = parser.parse_args(argv)
     _prepare(options.output_dir, options.overwrite)
 

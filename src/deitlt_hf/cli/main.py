@@ -91,7 +91,7 @@ def _run(command: str, flags: Sequence[str]) -> None:
 
 def _reader_has_enough() -> bool:
     """Whether the reader of standard output has closed it, as in `deitlt predict ... | head`."""
-    output = select.poll()  # pipes break where there is poll
+    output = select.poll()  # systems whose pipes break have poll
     output.register(sys.stdout.fileno(), 0)
     if not any(event & select.POLLERR for _, event in output.poll(0)):
         return False

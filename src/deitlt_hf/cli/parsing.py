@@ -175,7 +175,7 @@ def parse_with_recipe(
             )
         parser.set_defaults(**settings)
     elif suggest is not None and "data" in given and not resumed:
-        # Without DRW, whose epoch has to fit the epochs, which are not known yet.
+        # Without DRW: its epoch must fit the number of epochs, which is not known yet.
         *instances, _recipe = parser.parse_into([*argv, "--drw_start_epoch", "none"])
         parser.set_defaults(**suggest(instances, given))
     *instances, _recipe = parser.parse_into(argv)

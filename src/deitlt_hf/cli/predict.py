@@ -23,7 +23,7 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--top", type=int, default=3, help="classes to show (default: %(default)s)")
     parser.add_argument(
         "--expert",
-        help="whose order of the classes: average, cls or distillation (default: the model's own, usually average)",
+        help="sort the classes by: average, cls or distillation (default: the model's own, usually average)",
     )
     parser.add_argument("--batch_size", "--batch-size", type=int, default=32, help="images per step (default: 32)")
     parser.add_argument(

@@ -18,10 +18,10 @@ def run(argv: Sequence[str]) -> None:
         metavar="DIR",
         help="a run, a checkpoint-N in it, its averaged weights (ema), a converted or exported model, or an adapter",
     )
-    parser.add_argument("repo", metavar="REPO", help="owner/name on the hub; made where there is none")
-    parser.add_argument("--private", action="store_true", help="make it a private one")
-    parser.add_argument("--branch", metavar="NAME", help="made where there is none (default: main)")
-    parser.add_argument("--message", metavar="TEXT", help="of the commit")
+    parser.add_argument("repo", metavar="REPO", help="owner/name on the hub; made if it does not exist")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.add_argument("--branch", metavar="NAME", help="made if it does not exist (default: main)")
+    parser.add_argument("--message", metavar="TEXT", help="message of the commit")
     options = parser.parse_args(argv)
 
     from deitlt_hf.hub.pushing import push_model

@@ -192,7 +192,7 @@ _TIMM: dict[str, _Rule] = {
 
 
 def check_config(source: str, revision: str | None = None) -> None:
-    """Refuse a model whose `config.json` has values that no image classifier has, or whose shards lie elsewhere."""
+    """Refuse a `config.json` with values that no image classifier has, and a list of shards in other directories."""
     file = find_file(source, CONFIG_FILE, revision)
     if file is not None:
         config = _read(file)
@@ -205,7 +205,7 @@ def check_config(source: str, revision: str | None = None) -> None:
 
 
 def check_processor(source: str, revision: str | None = None) -> None:
-    """Refuse an image processor whose `preprocessor_config.json` has values that no image can be processed by."""
+    """Refuse a `preprocessor_config.json` with values that no image can be processed with."""
     for name in (PROCESSOR_FILE, "processor_config.json"):  # newer files have the processor under a name of its own
         file = find_file(source, name, revision)
         if file is not None:

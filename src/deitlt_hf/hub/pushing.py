@@ -71,9 +71,9 @@ def push_model(
     Args:
         directory: of a run, a `checkpoint-N` in one, averaged weights (`ema`), a converted or exported model, or an
             adapter of PEFT.
-        repo_id: on the hub, `owner/name`, or a name, for the owner of the token; made where there is none.
-        private: visible to its owner alone, if it is made.
-        branch: by default the main one; made where there is none.
+        repo_id: on the hub, `owner/name`, or only a name, for the token's owner; made if it does not exist.
+        private: if the repository is made, only its owner sees it.
+        branch: by default the main one; made if it does not exist.
         message: of the commit.
 
     Returns:
@@ -139,7 +139,7 @@ def stage_model(
 ) -> None:
     """Lay out in an empty folder what is pushed of a model: its files, the code that it needs, and its card.
 
-    A card that somebody wrote or edited is kept, except that unedited snippets load the model from the hub.
+    A card written or edited by hand is kept; only its unedited snippets change, to load the model from the hub.
     """
     directory, folder = Path(directory), Path(folder)
     say_left_out(file for file in _uploaded_files(directory) if not is_inside(file, directory))
@@ -162,7 +162,7 @@ def stage_model(
 
 
 def _load_from_hub(card: Path, local: ModelCard, on_hub: ModelCard) -> None:
-    """Let the snippets of an edited card that nobody edited load the model from the hub."""
+    """Let the unedited snippets of an edited card load the model from the hub."""
     try:
         text = card.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -200,7 +200,7 @@ def _card(directory: Path, folder: Path, repo_id: str, branch: str | None) -> Mo
 
 
 def has_own_card(directory: str | os.PathLike[str]) -> bool:
-    """Whether a directory has a `README.md` that somebody wrote or edited, other than PEFT's empty form."""
+    """Whether a directory has a `README.md` written or edited by hand; PEFT's empty form does not count."""
     card = Path(directory) / CARD_FILE
     if not card.is_file():
         return False

@@ -103,8 +103,8 @@ def commit_folder(
     found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     say_left_out(path for path in found if not is_inside(path, folder))
     files = {path.relative_to(folder).as_posix(): path for path in found if is_inside(path, folder)}
-    there = list_files(repo_id, kind, branch, token)
-    gone = [name for name in there if name not in files and any(fnmatch(name, pattern) for pattern in stale)]
+    on_hub = list_files(repo_id, kind, branch, token)
+    gone = [name for name in on_hub if name not in files and any(fnmatch(name, pattern) for pattern in stale)]
     with _hub_errors(repo_id):
         # Not `upload_folder`, which may make several commits of one folder.
         return HfApi(token=token).create_commit(
@@ -136,8 +136,8 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set; unset it"
     if isinstance(error, HfHubHTTPError):
-        status, said = error.response.status_code, error.server_message or text
-        return _REASONS.get(status, f"the hub answered {status}, {said}; nothing was committed, so push again later")
+        status, reason = error.response.status_code, error.server_message or text
+        return _REASONS.get(status, f"the hub answered {status}, {reason}; nothing was committed, so push again later")
     if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith("httpx"):
         return (
             f"no answer from {constants.ENDPOINT} ({text}); check the network, and HF_ENDPOINT where that is set; "

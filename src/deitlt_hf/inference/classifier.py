@@ -71,7 +71,7 @@ class ExpertClassifier:
 
     Attributes:
         class_names: in the order of the classes.
-        config: the student's configuration; its `expert` is whose order of the classes results have by default.
+        config: the student's configuration; by default, results are sorted by its `expert`.
         runtime: `"torch"`, `"onnx"` or `"exported"`.
 
     Example:
@@ -120,8 +120,7 @@ class ExpertClassifier:
             images: one picture or several: paths, PIL images of any mode, or uint8 arrays `(height, width)` or
                 `(height, width, channels)` with 1, 3 (RGB) or 4 (RGBA) channels.
             top: how many classes to give, at least 1; all where the student has fewer.
-            expert: whose order of the classes: `"average"`, `"cls"` or `"distillation"`; by default the
-                configuration's.
+            expert: sorts the classes: `"average"`, `"cls"` or `"distillation"`; by default the configuration's.
             attention: also say where the tokens look; needs PyTorch weights.
             batch_size: pictures per step, at least 1.
 

@@ -172,7 +172,7 @@ def _save_plain_json(
 
 
 class ExportedStudent(nn.Module):
-    """A student whose forward takes `pixel_values` alone and returns the tensors named by `OUTPUTS`."""
+    """A student that takes only `pixel_values` and returns the three tensors named by `OUTPUTS`."""
 
     def __init__(self, model: DeiTLTForImageClassification):
         super().__init__()
@@ -229,7 +229,7 @@ def write_onnx(model: DeiTLTForImageClassification, file: str | os.PathLike[str]
             opset_version=OPSET,
             input_names=[INPUT],
             output_names=OUTPUTS,
-            dynamic_shapes={INPUT: {0: "batch"}},  # traced already; here for the name alone
+            dynamic_shapes={INPUT: {0: "batch"}},  # traced already; this is only for the name
             verbose=False,
         )
     program.model.producer_name, program.model.producer_version = "deitlt_hf", __version__

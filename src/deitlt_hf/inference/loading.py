@@ -112,7 +112,7 @@ def load_image_processor(source: str, revision: str | None = None) -> BaseImageP
 
 
 def load_run_settings(source: str, revision: str | None = None) -> dict[str, Any]:
-    """The settings of the run that made a model, with paths as seen from here; empty where there are none."""
+    """The settings of the run that made a model, with paths that are valid here; empty for a model without a recipe."""
     if is_hub_id(source):
         try:
             file = find_file(source, RECIPE_FILE, revision)

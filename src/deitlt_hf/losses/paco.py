@@ -13,7 +13,7 @@ from deitlt_hf.errors import DeiTLTError
 
 
 class PaCoLoss(nn.Module):
-    """Supervised contrastive loss in which the classes' centres, the classifier's logits, stand among the samples.
+    """Supervised contrastive loss in which the classifier's logits count as samples: the centres of the classes.
 
     Each query has one positive of weight `beta`, its class's logit adjusted by the class prior, and positives of weight
     `alpha`: the other queries, the keys and the queued keys of its class.

@@ -12,12 +12,12 @@ from deitlt_hf.errors import DeiTLTError
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package, by the alphabet."""
+    """Names of the recipes that come with the package, sorted."""
     return sorted(Path(path.name).stem for path in files(__name__).iterdir() if path.name.endswith(".yaml"))
 
 
 def is_teacher_recipe(name: str) -> bool:
-    """Whether a recipe is for `deitlt teacher`, as those are whose names hold `-teacher`."""
+    """Whether a recipe is for `deitlt teacher`, which its name says, such as `cifar10-lt-small-teacher-no-sam`."""
     return re.search("-teacher(-|$)", name) is not None
 
 

@@ -50,7 +50,7 @@ class CifarResNetConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        # Not in a `validate_` method: `@strict` would wrap its ValueError into an error of two lines that is none.
+        # Not in a `validate_` method: `@strict` would turn its ValueError into another error, of two lines.
         if self.problem_type not in (None, "single_label_classification"):
             raise ValueError(f"problem_type is {self.problem_type!r}; each image has one class here, leave it out")
         if self.depth not in DEPTHS:

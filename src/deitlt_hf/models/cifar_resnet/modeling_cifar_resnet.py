@@ -44,7 +44,7 @@ class CifarResNetBlock(nn.Module):
 class CosineClassifier(nn.Module):
     """Cosine of each feature vector with each class vector, in [-1, 1] (Cao et al., 2019, LDAM).
 
-    LDAM's loss brings the scale, so there is none here. The class vectors are the rows of `weight`, of shape
+    Without a scale, which LDAM's loss has. The class vectors are the rows of `weight`, of shape
     `(num_labels, num_features)` as in `nn.Linear`; the reference keeps them as columns.
     """
 

@@ -153,7 +153,7 @@ class DeiTLTPreTrainedModel(DeiTPreTrainedModel):
 
 
 class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
-    """The bare DeiT-LT transformer: `last_hidden_state` of shape `(batch_size, 2 + num_patches, hidden_size)`.
+    """The DeiT-LT transformer without heads: `last_hidden_state` of shape `(batch_size, 2 + num_patches, hidden_size)`.
 
     Token 0 is the class token, token 1 the distillation token.
 
@@ -194,7 +194,7 @@ class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
         Raises:
             ValueError: an image size that the model does not take.
         """
-        # Without DeiT's masks: there is no mask token here, which is for another pretraining.
+        # Without DeiT's masks: they are for another pretraining, and this model has no mask token.
         return super().forward(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
 
 
@@ -226,7 +226,7 @@ class DeiTLTForImageClassification(DeiTLTPreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs) -> Self:
         """Load a DeiT-LT model, or start from a distilled DeiT such as `facebook/deit-base-distilled-patch16-224`.
 
-        Heads whose number of classes differs from the configuration's are drawn anew, with a warning that says so.
+        Heads with another number of classes than the configuration's get new random weights, with a warning.
 
         Raises:
             ValueError: another weight has a different shape, so that it would be lost.
@@ -254,7 +254,7 @@ class DeiTLTForImageClassification(DeiTLTPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): normalised images.
             labels (`torch.LongTensor` of shape `(batch_size,)` or `torch.FloatTensor` of shape
                 `(batch_size, num_labels)`, *optional*): classes, or probabilities of classes, for an ordinary
-                supervised loss on both heads. Distillation is `DeiTLTTrainer`'s business.
+                supervised loss on both heads. `DeiTLTTrainer` has the loss for distillation.
             expert (`str`, *optional*): `"average"`, `"cls"` or `"distillation"`; by default the configuration's.
             interpolate_pos_encoding (`bool`, *optional*): accept another image size than the configuration's.
 
@@ -292,7 +292,7 @@ def _select_expert(expert: str, cls_logits: torch.Tensor, distillation_logits: t
 
 
 def _accept_only_new_heads(report: dict, source: str) -> None:
-    """Let a loading report pass whose mismatched or missing weights are heads, and say so."""
+    """Warn of mismatched or missing weights of the heads, and refuse any others."""
     heads = {f"{head}.{part}" for head in ("cls_classifier", "distillation_classifier") for part in ("weight", "bias")}
     lost = {key: (in_file, in_model) for key, in_file, in_model in report["mismatched_keys"] if key not in heads}
     if lost:

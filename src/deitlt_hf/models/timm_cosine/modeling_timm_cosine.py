@@ -14,7 +14,7 @@ from .configuration_timm_cosine import TimmCosineConfig
 class CosineClassifier(nn.Module):
     """Cosine of each feature vector with each class vector, in [-1, 1] (Cao et al., 2019, LDAM).
 
-    LDAM's loss brings the scale, so there is none here. The class vectors are the rows of `weight`, of shape
+    Without a scale, which LDAM's loss has. The class vectors are the rows of `weight`, of shape
     `(num_labels, num_features)` as in `nn.Linear`; the reference keeps them as columns.
     """
 
@@ -56,7 +56,7 @@ class TimmCosineForImageClassification(PreTrainedModel):
         backbone = create_model(config.architecture, pretrained=False, num_classes=0, in_chans=config.num_channels)
         self.classifier = CosineClassifier(backbone.head_hidden_size, config.num_labels)
         self.post_init()
-        # Only now, so that timm's initialisation stands: `post_init` would draw its weights anew.
+        # Only now, to keep timm's initialisation: `post_init` would replace its weights.
         self.backbone = backbone
 
     @torch.no_grad()
