@@ -58,7 +58,7 @@ def test_a_data_set_that_is_being_built_is_removed(capsys, monkeypatch, tmp_path
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr("deitlt_hf.hub.dataset_directory._draw", while_it_is_written)
+    monkeypatch.setattr("deitlt_hf.hub.dataset_directory.draw_class_counts", while_it_is_written)
     write_cifar(tmp_path / "cifar10", np.tile(np.arange(10), 4), np.arange(10))
     argv = [
         "--data-dir",

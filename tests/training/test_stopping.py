@@ -13,7 +13,8 @@ import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl
 
 from deitlt_hf import DeiTLTTrainer
-from deitlt_hf.durable.signals import LeaveAtSignal, Stopped, StopRequest, signals_end_runs
+from deitlt_hf.durable.leaving import LeaveAtSignal
+from deitlt_hf.durable.signals import Stopped, StopRequest, signals_end_runs
 
 STEPS = 4  # of an epoch
 

@@ -41,14 +41,9 @@ from deitlt_hf.cards.adapter import save_classes
 from deitlt_hf.cards.model_card import write_model_card
 from deitlt_hf.data.dataset import collate_for_workers
 from deitlt_hf.durable.checkpoints import finish, is_complete, newest_complete, rotate, tidy, unfinished
+from deitlt_hf.durable.leaving import EvaluationCutError, LeaveAtSignal
 from deitlt_hf.durable.sharding import configure_fsdp, sharding_on_cpus, whole_weights
-from deitlt_hf.durable.signals import (
-    EvaluationCutError,
-    LeaveAtSignal,
-    Stopped,
-    leave_signals_to_the_training,
-    signals_noted,
-)
+from deitlt_hf.durable.signals import Stopped, leave_signals_to_the_training, signals_noted
 from deitlt_hf.durable.weights import load_weights, wraps_adapters
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.files import last_part, read_json, write_json
