@@ -77,10 +77,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def name_models(models: Sequence[str]) -> dict[str, str]:
-    """Name -> directory or hub id: the last part of each, or what stands before a `=`.
-
-    Raises:
-        DeiTLTError: fewer than two models, or two of the same name.
+    """Name -> directory or hub id; the name is the last part of the path, or given as `NAME=DIR`.
 
     Example:
         >>> name_models(["runs/vit", "DeiT-LT=runs/cifar10-lt-small"])

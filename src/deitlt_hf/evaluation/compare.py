@@ -28,11 +28,11 @@ def compare_models(analyses: Mapping[str, Analysis]) -> dict[str, Any]:
             order.
 
     Returns:
-        A dict that `json.dump` writes as it is: `reference`, the first name; `test_counts`, test images per
-        class; `accuracies`, for each model the
-        percentages `overall`, `head`, `mid`, `tail` and `balanced_accuracy` as `{"value", "interval"}`; `differences`,
-        for each other model `{"value", "interval", "excludes_zero"}` in points, above 0 where it is better than the
-        first. Intervals are `[low, high]`, 95 % over 1000 bootstrap resamples of the images; None without test images.
+        A dict that `json.dump` writes as it is: `reference`, the first name; `test_counts`, test images per class;
+        `accuracies`, for each model and each measure (`overall`, `head`, `mid`, `tail`, `balanced_accuracy`)
+        `{"value", "interval"}` in percent; `differences`, for each other model and each measure `{"value", "interval",
+        "excludes_zero"}` in points, above 0 where it is better than the first. Intervals are `[low, high]`, 95 % over
+        1000 bootstrap resamples of the images; None without test images.
 
     Raises:
         DeiTLTError: fewer than two models, or models that were not analyzed on the same images and classes.
@@ -154,7 +154,7 @@ def difference_cells(differences: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def format_comparison(comparison: Mapping[str, Any]) -> str:
     """The result of `compare_models` as aligned text: accuracies in percent, then differences in points.
 
-    A star stands behind a difference whose interval excludes 0.
+    A star marks a difference whose interval excludes 0.
 
     Example:
         >>> keys = [measure.key for measure in MEASURES]

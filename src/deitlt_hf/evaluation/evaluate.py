@@ -105,7 +105,7 @@ def run_over(
     """Give the pixel values and labels of each batch to `use`, with the model in evaluation mode, without gradients.
 
     Model and batches go to the device, by default the model's; with an accelerator, each process gets its share of the
-    batches. `activity` stands before the progress bar.
+    batches. `activity` labels the progress bar.
     """
     if accelerator is not None:
         dataloader, device = accelerator.prepare_data_loader(dataloader), accelerator.device
