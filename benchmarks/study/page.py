@@ -181,7 +181,9 @@ def commands(base: str, runs: Runs) -> str:
     flags = f" --{_flags(common)}" if common else ""
     study = f"python benchmarks/cifar10_lt_study.py --data_dir cifar10{epochs} --seeds {seeds}{flags}"
     given = [f"    {line}" for line in teachers + students]
-    return "\n".join([f"    {study}", "", "It runs these commands, each with `--augmentation_device device`:", "", *given])
+    return "\n".join(
+        [f"    {study}", "", "It runs these commands, each with `--augmentation_device device`:", "", *given]
+    )
 
 
 def _flags(settings: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_scor
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.measures import EXPERTS, expert_metrics, format_table, grouped_accuracy
 from deitlt_hf.long_tail_accuracy.scores import percent, tally
+from deitlt_hf.models.deit_lt import configuration_deit_lt
 
 GROUPS = {"head": [0, 1], "mid": [2], "tail": [3]}
 
@@ -26,6 +27,12 @@ def golden_logits(golden) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def golden_groups(golden_json) -> dict[str, list[int]]:
     return {name: list(range(start, end)) for name, (start, end) in golden_json["groups"].items()}
+
+
+def test_experts_are_those_of_the_models_configuration():
+    assert (
+        EXPERTS == configuration_deit_lt.EXPERTS
+    )  # two tuples: the models' files travel, and the measures load no torch
 
 
 @pytest.fixture(scope="module")
