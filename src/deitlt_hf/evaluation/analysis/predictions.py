@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.measures import GROUPS, grouped_accuracy
+from deitlt_hf.evaluation.measures import GROUPS, grouped_accuracy, none_for_nan
 from deitlt_hf.long_tail_accuracy.scores import percent, to_numpy
 
 NUM_BINS = 15
@@ -67,16 +67,10 @@ def reliability(confidences: np.ndarray, correct: np.ndarray, num_bins: int = NU
     accuracy = percent(np.bincount(bins, weights=correct, minlength=num_bins), images)
     filled = images > 0
     gap = np.abs(confidence - accuracy)[filled]
+    rows = zip(confidence.tolist(), accuracy.tolist(), images.tolist(), strict=True)
     return {
         "ece": float((gap * images[filled]).sum() / len(confidences)) if len(confidences) else None,
-        "bins": [
-            {
-                "confidence": float(confidence[index]) if filled[index] else None,
-                "accuracy": float(accuracy[index]) if filled[index] else None,
-                "count": int(images[index]),
-            }
-            for index in range(num_bins)
-        ],
+        "bins": none_for_nan([{"confidence": sure, "accuracy": right, "count": count} for sure, right, count in rows]),
     }
 
 
