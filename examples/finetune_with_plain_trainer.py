@@ -1,8 +1,8 @@
-"""Fine-tune a DeiT-LT student with transformers' own Trainer and labels alone: no teacher, no trainer of this package.
+"""Fine-tune a DeiT-LT student with the plain Trainer of transformers, on labels only: without a teacher.
 
     python examples/finetune_with_plain_trainer.py --epochs 20
 
-Starts from scratch on the embedded digits; pass `--student` to start from a trained student instead.
+It trains from scratch on the digits that come with scikit-learn. Pass `--student` to start from a trained student.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ parser.add_argument("--epochs", type=float, default=20)
 parser.add_argument("--output-dir", default="runs/finetuned")
 options = parser.parse_args()
 
-# Any DatasetDict with `image` and `label` columns, or a directory of Parquet files, goes here as well.
+# Use any DatasetDict with `image` and `label` columns here, or pass a directory of Parquet files.
 data = load_long_tailed_dataset("digits-lt")
 names = data["train"].features["label"].names
 counts = class_counts(data["train"])

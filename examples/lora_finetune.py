@@ -1,7 +1,7 @@
-"""Fine-tune a trained student on other long-tailed images with LoRA: small adapters learn, the student stays as it is.
+"""Fine-tune a trained student on other long-tailed images with LoRA: only small adapters and the heads are trained.
 
-Needs peft: pip install 'deitlt-hf[peft]'. Without --data, the new images are negatives of the digits that the demo's
-student knows, with fewer of the rare ones.
+Needs peft: pip install 'deitlt-hf[peft]'. Without --data, the new images are negatives (inverted colours) of the digits
+that the demo's student knows, with fewer images of the rare ones.
 """
 
 import argparse
@@ -43,24 +43,24 @@ names, counts = data["train"].features["label"].names, class_counts(data["train"
 classes = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
 classes |= {"class_counts": counts, "class_groups": class_groups(counts)}
 
-# Heads for another number of classes are drawn anew, with a warning.
+# For another number of classes the heads are new and random; transformers prints a warning.
 student = DeiTLTForImageClassification.from_pretrained(options.student, **classes)
 size = student.config.image_size
 train = data["train"].with_transform(ViewTransform({"pixel_values": weak_view(size, horizontal_flip=False)}))
 test = data["test"].with_transform(ViewTransform({"pixel_values": evaluation_view(size)}))
 
 attention = ["q_proj", "k_proj", "v_proj", "o_proj"]
-heads = ["cls_classifier", "distillation_classifier"]  # learned in full, and saved with the adapters
+heads = ["cls_classifier", "distillation_classifier"]  # trained in full, and saved with the adapters
 model = get_peft_model(student, LoraConfig(r=8, lora_alpha=16, target_modules=attention, modules_to_save=heads))
 model.print_trainable_parameters()
 
 args = DeiTLTTrainingArguments(
     output_dir=options.output_dir,
-    distillation_type="none",  # both heads learn the labels; or pass the trainer a teacher that knows these classes
+    distillation_type="none",  # both heads learn the labels; to distill, pass a teacher that knows these classes
     drw_start_epoch=options.epochs * 4 // 5,  # from here on the DIST expert's loss favours rare classes
     num_train_epochs=options.epochs,
     per_device_train_batch_size=32,
-    **{"learning_rate": 5e-3, "scale_learning_rate": False, "warmup_epochs": 1},  # adapters take more than a student
+    **{"learning_rate": 5e-3, "scale_learning_rate": False, "warmup_epochs": 1},  # more than for a whole student
     **{"repeated_augmentation": 1, "mixup": 0, "cutmix": 0, "save_strategy": "no"},
 )
 processor = AutoImageProcessor.from_pretrained(options.student)
@@ -75,7 +75,7 @@ trainer.save_model()
 adapters = Path(options.output_dir, "adapter_model.safetensors")
 print(f"adapters and heads: {adapters}, {adapters.stat().st_size / 1e6:.2f} MB")
 
-# Whoever has the student needs only that directory, which brings its own heads and the names of its classes.
+# To use the adapters, the student and this directory are enough: it has its own heads and the names of the classes.
 classes = json.loads(Path(options.output_dir, "classes.json").read_text())
 fresh = DeiTLTForImageClassification.from_pretrained(options.student, **classes)
 loaded = PeftModel.from_pretrained(fresh, options.output_dir).to(model.device)

@@ -1,4 +1,4 @@
-"""Train a CNN teacher and a DeiT-LT student on long-tailed digits; `deitlt teacher` and `deitlt train` do the same."""
+"""Train a CNN teacher and a DeiT-LT student on long-tailed digits, as `deitlt teacher` and `deitlt train` do."""
 
 import argparse
 
@@ -13,7 +13,7 @@ parser.add_argument("--output-dir", default="runs/digits")
 options = parser.parse_args()
 teacher_dir, student_dir = f"{options.output_dir}/teacher", f"{options.output_dir}/student"
 
-# `data` may also be a directory of Parquet files with your own images; group_boundaries are then yours too.
+# For your own images, pass the directory as `data` and set your own group_boundaries.
 data = TrainingDataArguments(data="digits-lt", image_size=16, horizontal_flip=False, group_boundaries=[3, 7])
 common = {"per_device_train_batch_size": 32, "logging_steps": 10, "save_strategy": "no"}
 

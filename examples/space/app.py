@@ -1,7 +1,7 @@
-"""A Space that shows what both experts of a DeiT-LT student say of a picture, and where they look.
+"""A Space that shows what both experts of a DeiT-LT student predict for a picture, and where they look.
 
-Set MODEL_ID, a variable of the Space, to a student of the hub. Where it cannot be loaded, the model that `make demo`
-trains takes its place.
+Set the variable MODEL_ID of the Space to a student on the hub. If it cannot be loaded, the page shows the student that
+`make demo` trains.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEMO_MODEL = (Path(__file__).parent / "../../demo-output/student").resolve()
 
 
 def load() -> tuple[ExpertClassifier, str, str | None]:
-    """The student, where it comes from, and what to say if that is not the one asked for."""
+    """The student, its source, and a note for the page if another one had to be loaded."""
     try:
         return ExpertClassifier.from_pretrained(MODEL_ID), MODEL_ID, None
     except DeiTLTError as error:
