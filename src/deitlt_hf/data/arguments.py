@@ -67,25 +67,16 @@ class TrainingDataArguments(DataArguments):
 
 @dataclass
 class Images:
-    """The data of a run: splits with an `image` and a `label` column, and their classes.
+    """The data of a run: splits with an `image` and a `label` column, and their classes."""
 
-    Args:
-        train, test: the splits; there need be no `train` to measure a model.
-        class_names, class_counts: in label order; the counts are of the training images.
-        class_groups: class ids of head, mid and tail.
-        held_out: how the test split was drawn; None where the data have one.
-        test_images_in_train: how many test images are identical to training images; None if not counted.
-        one_of_each_class: hash of a training image of each class; empty if not made.
-    """
-
-    train: Dataset | None
+    train: Dataset | None  # None to measure a model
     test: Dataset
-    class_names: list[str]
-    class_counts: list[int]
-    class_groups: dict[str, list[int]]
-    held_out: HeldOut | None = None
-    test_images_in_train: int | None = None
-    one_of_each_class: list[str] = field(default_factory=list)
+    class_names: list[str]  # in label order
+    class_counts: list[int]  # training images, in label order
+    class_groups: dict[str, list[int]]  # class ids of head, mid and tail
+    held_out: HeldOut | None = None  # None where the data have a test split
+    test_images_in_train: int | None = None  # test images identical to training images; None if not counted
+    one_of_each_class: list[str] = field(default_factory=list)  # hash of a training image; empty if not made
 
     @property
     def label_maps(self) -> dict[str, dict]:

@@ -62,25 +62,15 @@ def _hash_of_image(image: Mapping[str, Any] | None) -> bytes:
 
 @dataclass
 class Duplicates:
-    """Identical images; a group is an image that is there more than once.
-
-    Args:
-        groups: how many such images there are.
-        copies: images beyond the first of each group: so many fewer would do.
-        within: of each split, groups with at least two images in it.
-        across: groups with images in more than one split.
-        in_train: of each other split, images that are in train too.
-        conflicting: groups whose images have different labels.
-        examples: names of images of the first groups; conflicting ones first, then those across splits.
-    """
+    """Identical images; a group is an image that is there more than once."""
 
     groups: int
-    copies: int
-    within: dict[str, int]
-    across: int
-    in_train: dict[str, int]
-    conflicting: int
-    examples: list[list[str]]
+    copies: int  # images beyond the first of each group
+    within: dict[str, int]  # groups with at least two images in this split
+    across: int  # groups with images in more than one split
+    in_train: dict[str, int]  # images of each other split that are in train too
+    conflicting: int  # groups whose images have different labels
+    examples: list[list[str]]  # names of images: of conflicting groups first, then of those across splits
 
 
 def find_duplicates(

@@ -40,23 +40,14 @@ Classes = dict[str, list[str]]
 
 @dataclass
 class PassedOver:
-    """What was not taken as data, for one notice.
+    """What was not taken as data, for one notice."""
 
-    Args:
-        suffixes: of files of other kinds, counted.
-        first: the first of these files.
-        hidden: how many files have names that start with a dot.
-        system: folders of the system, such as `@eaDir`.
-        outputs: directories that this package wrote.
-        loose: images beside class folders.
-    """
-
-    suffixes: Counter[str] = field(default_factory=Counter)
-    first: str = ""
-    hidden: int = 0
-    system: list[str] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-    loose: list[str] = field(default_factory=list)
+    suffixes: Counter[str] = field(default_factory=Counter)  # of files of other kinds
+    first: str = ""  # the first of these files
+    hidden: int = 0  # files with names that start with a dot
+    system: list[str] = field(default_factory=list)  # folders of the system, such as @eaDir
+    outputs: list[str] = field(default_factory=list)  # directories that this package wrote
+    loose: list[str] = field(default_factory=list)  # images beside class folders
 
     def add_file(self, path: str) -> None:
         """Count a file of another kind, unless it is one of the system."""

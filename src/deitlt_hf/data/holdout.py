@@ -16,19 +16,14 @@ from deitlt_hf.errors import DeiTLTError, counted, notice, some
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A data set in two parts, and how they were drawn.
-
-    Args:
-        train, test: both keep the order of the images.
-        test_fraction, seed: that they were drawn with.
-        kept: hashes of the training images that a draw from changed data could test, in hexadecimal: of each class, in
-            label order, the one with the smallest number. Passed to `hold_out` again, they stay training images.
-    """
+    """A data set in two parts, each in the order of the images, and how they were drawn."""
 
     train: Dataset
     test: Dataset
     test_fraction: float
     seed: int
+    # Hashes of the training images that a draw from changed data could test, in hexadecimal: of each class, in label
+    # order, the one with the smallest number. Passed to `hold_out` again, they stay training images.
     kept: list[str]
 
 

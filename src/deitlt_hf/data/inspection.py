@@ -36,48 +36,29 @@ _TWELVE_BITS = "of 12 bits or fewer"
 
 @dataclass
 class SplitInspection:
-    """The images of one split.
+    """The images of one split; pixels are those of upright images, with the keys of `QUANTILES`, or {} for none."""
 
-    Args:
-        images: how many rows, unreadable ones included.
-        class_counts: rows of each class, in label order, unreadable ones included.
-        unreadable: how many rows hold no image that can be read.
-        first_unreadable: the first of them, each with its position, file and reason.
-        width, height, shorter_side: pixels of upright images: `min`, `lower_quartile`, `median`, `upper_quartile`,
-            `max`; empty where no image can be read.
-        common_sizes: the most common `(width, height, images)`.
-        modes, formats: how many images have each of Pillow's modes and file formats.
-    """
-
-    images: int
-    class_counts: list[int]
+    images: int  # rows, unreadable ones included
+    class_counts: list[int]  # rows, unreadable ones included, in label order
     unreadable: int
-    first_unreadable: list[str]
+    first_unreadable: list[str]  # position, file and reason
     width: dict[str, float]
     height: dict[str, float]
     shorter_side: dict[str, float]
-    common_sizes: list[tuple[int, int, int]]
-    modes: dict[str, int]
+    common_sizes: list[tuple[int, int, int]]  # the most common (width, height, images)
+    modes: dict[str, int]  # images of each of Pillow's modes
     formats: dict[str, int]
 
 
 @dataclass
 class Inspection:
-    """What `inspect_dataset` found.
+    """What `inspect_dataset` found."""
 
-    Args:
-        class_names: in label order.
-        class_groups: class ids of head, mid and tail.
-        drw_weights: class-balanced weights of the training counts, which DRW switches on.
-        splits: the images of each split, `train` first.
-        duplicates: identical files within and across splits.
-    """
-
-    class_names: list[str]
-    class_groups: dict[str, list[int]]
-    drw_weights: list[float]
-    splits: dict[str, SplitInspection]
-    duplicates: Duplicates
+    class_names: list[str]  # in label order
+    class_groups: dict[str, list[int]]  # class ids of head, mid and tail
+    drw_weights: list[float]  # class-balanced weights of the training counts, which DRW switches on
+    splits: dict[str, SplitInspection]  # `train` first
+    duplicates: Duplicates  # identical files within and across splits
 
     @property
     def class_counts(self) -> list[int]:

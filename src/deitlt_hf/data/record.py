@@ -24,23 +24,15 @@ _NAMED = 3  # how many classes a message names
 
 @dataclass(frozen=True)
 class DataRecord:
-    """The data of a run when its training began.
-
-    Args:
-        class_names: in label order.
-        train_counts, test_counts: images per class, in label order.
-        places: absolute path of each setting's path, as the settings have it.
-        test_fraction, split_seed: that the test split was held out with; None for data with one of their own.
-        kept: hash of a training image of each class, in label order; for a held-out split those of `HeldOut`.
-    """
+    """The data of a run when its training began; lists are in label order."""
 
     class_names: list[str]
     train_counts: list[int]
     test_counts: list[int]
-    places: dict[str, str] = field(default_factory=dict)
-    test_fraction: float | None = None
+    places: dict[str, str] = field(default_factory=dict)  # the absolute path of each path that the settings have
+    test_fraction: float | None = None  # of a test split that was held out, as is the seed
     split_seed: int | None = None
-    kept: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)  # hash of a training image of each class; if held out, of `HeldOut`
 
     def write(self, directory: str | os.PathLike[str]) -> None:
         """Write `data.json` into the directory of a run."""

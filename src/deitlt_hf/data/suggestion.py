@@ -61,15 +61,10 @@ def student_shape(
 
 @dataclass
 class Suggestion:
-    """Settings by the names of the commands' flags, and why each is what it is.
+    """Settings by the names of the commands' flags, and why each is what it is."""
 
-    Args:
-        settings: what `deitlt train` or `deitlt teacher` takes as defaults; None stands for a setting left out.
-        reasons: a line for each of the settings; `"given"` for those that the user decided.
-    """
-
-    settings: dict[str, Any] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)  # None stands for a setting left out
+    reasons: dict[str, str] = field(default_factory=dict)  # a line each; "given" where the user decided
 
 
 def suggest_recipe(inspection: Inspection, given: Mapping[str, Any] | None = None) -> Suggestion:
