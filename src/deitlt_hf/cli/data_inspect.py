@@ -56,7 +56,7 @@ def run(argv: Sequence[str]) -> None:
             raise DeiTLTError(f"{directory} holds files that are no inspection's; pass another --out")
 
     quiet_libraries()
-    splits = load_splits(data).splits
+    splits, _ = load_splits(data)
     _say_paths_that_leave(named.source, splits)
     groups = group_classes(class_counts(splits["train"]), data.group_boundaries)
     inspection = inspect_dataset(splits, groups=groups)

@@ -6,12 +6,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import PreTrainedConfig
 
 from deitlt_hf.data.benchmarks import BENCHMARKS
 from deitlt_hf.data.holdout import HeldOut
-from deitlt_hf.data.loading import LoadedData, class_counts, load_data
+from deitlt_hf.data.loading import class_counts, load_data
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.data.record import differing_classes
 from deitlt_hf.errors import DeiTLTError, notice
@@ -91,7 +91,7 @@ def reading_arguments(data: DataArguments) -> dict[str, Any]:
     return {name: getattr(data, name) for name in names}
 
 
-def load_splits(data: DataArguments, kept: Collection[str] = ()) -> LoadedData:
+def load_splits(data: DataArguments, kept: Collection[str] = ()) -> tuple[DatasetDict, HeldOut | None]:
     """The data set of a command's flags, see `load_data`."""
     return load_data(
         data.data,
@@ -106,11 +106,11 @@ def load_splits(data: DataArguments, kept: Collection[str] = ()) -> LoadedData:
 
 def load_images(data: DataArguments, kept: Collection[str] = ()) -> Images:
     """Load the data set and count its classes, once; for `kept` see `hold_out`."""
-    loaded = load_splits(data, kept)
-    train, test = loaded.splits["train"], loaded.splits["test"]
+    splits, held_out = load_splits(data, kept)
+    train, test = splits["train"], splits["test"]
     counts = class_counts(train)
     groups = group_classes(counts, data.group_boundaries)
-    return Images(train, test, train.features["label"].names, counts, groups, loaded.held_out)
+    return Images(train, test, train.features["label"].names, counts, groups, held_out)
 
 
 def images_for_model(images: Images, data: DataArguments, config: PreTrainedConfig, source: str) -> Images:

@@ -6,7 +6,6 @@ Named data sets are in `benchmarks/`, all others are read by `sources.py`.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from deitlt_hf.data.holdout import HeldOut, check_test_fraction, hold_out
 from deitlt_hf.data.long_tail import check_imbalance_factor, long_tailed_indices
 from deitlt_hf.data.readable import (
     check_files_exist,
-    check_on_bad_image,
     fetch_images,
     leave_out_unreadable,
     refuse_addresses,
@@ -100,15 +98,7 @@ def load_long_tailed_dataset(
         data_config=data_config,
         on_bad_image=on_bad_image,
         allow_remote_images=allow_remote_images,
-    ).splits
-
-
-@dataclass(frozen=True)
-class LoadedData:
-    """What `load_long_tailed_dataset` returns, and how its test split was drawn: None for data that have one."""
-
-    splits: DatasetDict
-    held_out: HeldOut | None
+    )[0]
 
 
 def load_data(
@@ -120,8 +110,8 @@ def load_data(
     test_fraction: float = 0.2,
     kept: Collection[str] = (),
     **reading: Any,
-) -> LoadedData:
-    """`load_long_tailed_dataset`, which also says how the test split was drawn; for `kept` see `hold_out`."""
+) -> tuple[DatasetDict, HeldOut | None]:
+    """`load_long_tailed_dataset`, and how a test split was held out, which `kept` of an earlier draw keeps in place."""
     if imbalance_factor is not None:
         check_imbalance_factor(imbalance_factor)
     check_test_fraction(test_fraction)
@@ -136,7 +126,7 @@ def load_data(
     if imbalance_factor is not None:
         indices = long_tailed_indices(labels_of(splits["train"]), imbalance_factor, profile, seed)
         splits["train"] = splits["train"].select(indices)
-    return LoadedData(splits, held_out)
+    return splits, held_out
 
 
 def read_splits(
@@ -151,7 +141,8 @@ def read_splits(
     needs_train: bool = True,
 ) -> DatasetDict:
     """The splits as they are in the source, see `load_long_tailed_dataset`; for `needs_train` see `known_splits`."""
-    check_on_bad_image(on_bad_image)
+    if on_bad_image not in ("error", "skip", "keep"):
+        raise DeiTLTError(f"on_bad_image is {on_bad_image!r}: pass 'error', 'skip' or 'keep'")
     columns = {"image_column": image_column, "label_column": label_column}
     if is_named(source):
         splits = with_image_and_label(BENCHMARKS[source].read(data_dir), **columns)
@@ -186,7 +177,12 @@ def is_named(source: Source) -> bool:
 
 
 def class_counts(train: Dataset) -> list[int]:
-    """Images per class of a split with a `label` column, in label order; classes without images count 0."""
+    """Images per class of a split with a `label` column, in label order; classes without images count 0.
+
+    Example:
+        >>> class_counts(load_long_tailed_dataset("digits-lt")["train"])
+        [134, 96, 68, 49, 35, 25, 18, 13, 9, 6]
+    """
     return np.bincount(labels_of(train), minlength=train.features["label"].num_classes).tolist()
 
 

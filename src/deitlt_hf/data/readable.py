@@ -23,7 +23,6 @@ from deitlt_hf.data.images import REMOTE_HINT, BadImage, decode_image, read_byte
 from deitlt_hf.errors import DeiTLTError, counted
 from deitlt_hf.files import whole_file
 
-ON_BAD_IMAGE = ("error", "skip", "keep")
 SKIP_HINT = "pass on_bad_image='skip' (--on_bad_image skip) to leave such images out"
 
 _AT_ONCE = 64  # images in memory, undecoded
@@ -72,12 +71,6 @@ def look_at_images(
             images = rows[start : start + _AT_ONCE]["image"]
             yield from zip(range(start, start + len(images)), images, pool.map(look, images), strict=True)
             progress.update(len(images))
-
-
-def check_on_bad_image(on_bad_image: str) -> None:
-    """Refuse anything but `"error"`, `"skip"` and `"keep"`."""
-    if on_bad_image not in ON_BAD_IMAGE:
-        raise DeiTLTError(f"on_bad_image is {on_bad_image!r}: pass 'error', 'skip' or 'keep'")
 
 
 def check_files_exist(splits: DatasetDict) -> None:

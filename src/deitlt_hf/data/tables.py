@@ -6,12 +6,13 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -142,25 +143,23 @@ def read_tables(
             names = {split: list(map(str, of_split)) for split, of_split in files.items()}
             embedded = datasets.load_dataset("parquet", data_files=names)
             return with_image_and_label(embedded, image_column, label_column, needs_train)
-    rows: dict[str, Columns] = {}
-    for split, of_split in files.items():
-        for path in of_split:
-            for name, columns in _read_table(path, split, image_column, label_column, len(files) == 1).items():
-                merged = rows.setdefault(name, {"image": [], "label": []})
-                for column, values in columns.items():
-                    merged[column] += values
-    rows = known_splits(rows, needs_train, is_labelled=lambda columns: not _all_missing(columns["label"]))
-    labels = {label for columns in rows.values() for label in columns["label"]}
-    numbers: dict[Any, Any] = {label: _whole_number(label) for label in labels}
-    if None in numbers.values():
-        numbers = {}  # names
-    names = class_names(list(set(numbers.values()) or labels))
+    rows = pd.concat(
+        _read_table(path, split, image_column, label_column, may_have_splits=len(files) == 1)
+        for split, of_split in files.items()
+        for path in of_split
+    )
+    by_name = {str(name): of_name for name, of_name in rows.groupby("split", sort=False)}
+    splits = known_splits(by_name, needs_train, is_labelled=lambda of_split: not _all_missing(of_split["label"]))
+    labels = {label for of_split in splits.values() for label in of_split["label"]}
+    classes: dict[Any, Any] = {label: _whole_number(label) for label in labels}
+    if None in classes.values():
+        classes = {label: label for label in labels}  # names
+    names = class_names(list(set(classes.values())))
     index = {name: place for place, name in enumerate(names)}
-    ids = {label: index[str(numbers.get(label, label))] for label in labels}
     return DatasetDict(
         {
-            split: referenced_images(columns["image"], [ids[label] for label in columns["label"]], names)
-            for split, columns in rows.items()
+            split: referenced_images(list(of.image), [index[str(classes[label])] for label in of.label], names)
+            for split, of in splits.items()
         }
     )
 
@@ -170,8 +169,8 @@ _TEXTS = (Value("string"), Value("large_string"))
 
 def _read_table(
     path: Path, split: str, image_column: str | None, label_column: str | None, may_have_splits: bool
-) -> dict[str, Columns]:
-    """The columns `image` and `label` of each split in one file."""
+) -> pd.DataFrame:
+    """The `split`, `image` (a path, an address, or bytes) and `label` of each row of a file."""
     columns = _READERS[_suffix(path)](path)
     if not columns or not next(iter(columns.values())):
         raise DeiTLTError(f"{path} has no rows: pass a file with a row for each image")
@@ -197,15 +196,10 @@ def _read_table(
     _check_column(path, image, paths, (str,))
     _check_column(path, label, given, (str, int, float))
     labels = [str(value).lower() if isinstance(value, bool) else value for value in labels]  # names, as in Parquet
-    rows: dict[str, Columns] = {}
-    for name, place, image_label in zip(of_rows, _embedded_or_found(path, paths), labels, strict=True):
-        of_split = rows.setdefault(name, {"image": [], "label": []})
-        of_split["image"].append(place)
-        of_split["label"].append(image_label)
-    return rows
+    return pd.DataFrame({"split": of_rows, "image": _embedded_or_found(path, paths), "label": labels}, dtype=object)
 
 
-def _all_missing(labels: list) -> bool:
+def _all_missing(labels: Iterable) -> bool:
     return all(label in _NO_LABEL for label in labels)
 
 

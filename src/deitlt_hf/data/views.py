@@ -155,17 +155,6 @@ def paco_query_view(image_size: int, horizontal_flip: bool = True) -> View:
     Up to 32 pixels a padded crop as in `weak_view`, flip, AutoAugment's policy for CIFAR-10, and a Cutout of half the
     side. Above, a random resized crop, flip, colour jitter, and RandAugment `rand-n2-m10-mstd0.5`. Random numbers come
     from torch, those of RandAugment from `random` and numpy.
-
-    Args:
-        image_size: side of the square output in pixels.
-        horizontal_flip: mirror half of the images (default); False for digits, text and the like.
-
-    Raises:
-        DeiTLTError: for an image size below 1.
-
-    Example:
-        >>> paco_query_view(32)(Image.new("RGB", (32, 32))).shape
-        torch.Size([3, 32, 32])
     """
     check_image_size(image_size)
     flip = _flip(horizontal_flip)
@@ -189,17 +178,6 @@ def paco_key_view(image_size: int, horizontal_flip: bool = True) -> View:
 
     Crop, flip, colour jitter, grey, and blur. Up to 32 pixels the jitter changes the hue too, and spares one image in
     five.
-
-    Args:
-        image_size: side of the square output in pixels.
-        horizontal_flip: mirror half of the images (default); False for digits, text and the like.
-
-    Raises:
-        DeiTLTError: for an image size below 1.
-
-    Example:
-        >>> paco_key_view(64, horizontal_flip=False)(Image.new("L", (80, 60))).shape
-        torch.Size([3, 64, 64])
     """
     check_image_size(image_size)
     flip = _flip(horizontal_flip)
