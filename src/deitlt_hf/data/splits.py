@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import TypeVar
 
 from deitlt_hf.errors import DeiTLTError, notice, some
@@ -24,6 +25,7 @@ _HELD_OUT = re.compile(r"(?i)\b(hold|held)[ _.-]?out")
 Split = TypeVar("Split")
 
 
+@lru_cache  # a column of a list may name a split in every row
 def split_named(name: str) -> str | None:
     """Which of `SPLITS` the words of a name mean: of a folder, a file without its suffix, a key, or a value.
 
