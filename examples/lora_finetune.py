@@ -34,7 +34,7 @@ parser.add_argument("--output-dir", default="runs/lora", help="where the adapter
 parser.add_argument("--merged", help="directory for a student with the adapters in its weights, which needs no peft")
 options = parser.parse_args()
 if options.student == parser.get_default("student") and not Path(options.student).is_dir():
-    parser.error(f"{options.student} is not there; run `make demo`, or pass another --student")
+    parser.error(f"{options.student} does not exist; run `make demo`, or pass another --student")
 
 data = load_long_tailed_dataset(options.data or "digits-lt", imbalance_factor=None if options.data else 50)
 if not options.data:
