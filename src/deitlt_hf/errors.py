@@ -50,6 +50,16 @@ def some(names: Iterable[object], shown: int = 3) -> str:
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none.
+
+    Example:
+        >>> first_line(ValueError("first\\nsecond")), first_line(KeyError())
+        ('first', 'KeyError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 def counted(number: int, what: str) -> str:
     """A number with its noun.
 

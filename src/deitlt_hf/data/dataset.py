@@ -62,19 +62,11 @@ class ViewTransform:
 
 
 class ViewedDataset(torch.utils.data.Dataset):
-    """A split as training and evaluation see it: views of each image, and an error that names the image.
-
-    Args:
-        dataset: rows with `image` (`datasets.Image`) and, except for prediction, `label`.
-        views: the view for each output, as for `ViewTransform`.
-        split: the split's name, for messages.
+    """A split as training and evaluation see it: views of each image, and an error that names an unreadable image.
 
     An example is a dict of a tensor `(3, image_size, image_size)` per view, and an int under `labels`. Where the
     indices of a batch are `Draw`s, what its views draw follows from their seeds alone. Images are decoded once and kept
     where all of the split's fit into memory, see `keep_images`.
-
-    Raises:
-        DeiTLTError: on reading an image that cannot be read, with its index, its file if it has one, and the reason.
 
     Example:
         >>> from deitlt_hf.data.views import evaluation_view

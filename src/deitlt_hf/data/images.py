@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, first_line
 
 REMOTE_HINT = "download it, or pass allow_remote_images=True (--allow_remote_images true) to fetch such images"
 
@@ -50,7 +51,7 @@ def decode_image(value: Mapping[str, Any] | Image.Image | None) -> Image.Image:
         >>> decode_image(Image.new("LA", (8, 6))).mode
         'RGB'
     """
-    try:
+    with _one_reason():
         if isinstance(value, Image.Image):
             return upright_rgb(value)
         with Image.open(_source(value)) as image:
@@ -59,10 +60,6 @@ def decode_image(value: Mapping[str, Any] | Image.Image | None) -> Image.Image:
             if limit is not None and pixels > limit:
                 raise BadImage(f"it has {pixels} pixels, more than PIL.Image.MAX_IMAGE_PIXELS, which is {limit}")
             return upright_rgb(image)
-    except BadImage:
-        raise
-    except Exception as error:  # Pillow's plugins raise whatever damaged bytes lead them to, SyntaxError among it
-        raise BadImage(_reason(error)) from error
 
 
 def from_base64(text: str) -> bytes | None:
@@ -105,17 +102,29 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 def upright_size(value: Mapping[str, Any] | Image.Image) -> tuple[int, int]:
     """Width and height of the image that `decode_image` would give, from its header; it raises the same errors."""
-    try:
+    with _one_reason():
         if isinstance(value, Image.Image):
             width, height = value.size
             return (height, width) if _orientation(value) >= _FIRST_ON_ITS_SIDE else (width, height)
         with Image.open(_source(value)) as image:
             # Asking a PNG for its orientation decodes it, and squares need not be asked.
             return image.size if image.width == image.height else upright_size(image)
+
+
+@contextmanager
+def _one_reason() -> Iterator[None]:
+    """Make one line of whatever Pillow's plugins raise for damaged bytes, SyntaxError among it."""
+    try:
+        yield
     except BadImage:
         raise
+    except UnidentifiedImageError as error:
+        raise BadImage("it is no image that Pillow knows") from error
+    except Image.DecompressionBombError as error:
+        limit = Image.MAX_IMAGE_PIXELS
+        raise BadImage(f"it has more pixels than twice PIL.Image.MAX_IMAGE_PIXELS, which is {limit}") from error
     except Exception as error:
-        raise BadImage(_reason(error)) from error
+        raise BadImage(first_line(error)) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -177,11 +186,3 @@ def read_bytes(path: str) -> bytes:
 
     with xopen(path, "rb") as file:
         return file.read()
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "it is no image that Pillow knows"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"it has more pixels than twice PIL.Image.MAX_IMAGE_PIXELS, which is {Image.MAX_IMAGE_PIXELS}"
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

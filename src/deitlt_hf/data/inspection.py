@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset
 from PIL import Image
 
@@ -322,13 +323,8 @@ def format_inspection(inspection: Inspection) -> str:
     rows = [*_class_rows(inspection), *_duplicates_rows(inspection)]
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {text}" for name, text in rows]
-    columns = [_split_column(split) for split in inspection.splits.values()]
-    cells = [["", *inspection.splits], *([name, *(column[name] for column in columns)] for name in columns[0])]
-    first, *others = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines.append("")
-    for name, *values in cells:
-        right = "".join(f"  {value:>{width}}" for value, width in zip(values, others, strict=True))
-        lines.append(f"{name:<{first}}{right}")
+    columns = {name: _split_column(split) for name, split in inspection.splits.items()}
+    lines += ["", pd.DataFrame(columns).to_string()]
     if found := inspection.warnings():
         lines += ["", *(f"warning: {printable(warning)}" for warning in found)]
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from deitlt_hf.data.columns import selected
 from deitlt_hf.data.images import REMOTE_HINT, BadImage, decode_image, read_bytes
-from deitlt_hf.errors import DeiTLTError, counted
+from deitlt_hf.errors import DeiTLTError, counted, first_line
 from deitlt_hf.files import whole_file
 
 SKIP_HINT = "pass on_bad_image='skip' (--on_bad_image skip) to leave such images out"
@@ -131,8 +131,9 @@ def _fetch(row: dict, is_needed: bool) -> dict:
             row["image"] = {"bytes": read_bytes(path), "path": None}
         except Exception as error:  # the network and fsspec each raise their own
             if is_needed:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise DeiTLTError(f"cannot fetch {path}: {reason}; correct the address, or {SKIP_HINT}") from error
+                raise DeiTLTError(
+                    f"cannot fetch {path}: {first_line(error)}; correct the address, or {SKIP_HINT}"
+                ) from error
     return row
 
 

@@ -23,7 +23,7 @@ from deitlt_hf.data.columns import class_names, find_columns, referenced_images,
 from deitlt_hf.data.folders import files_in
 from deitlt_hf.data.images import IMAGE_SUFFIXES, from_base64
 from deitlt_hf.data.splits import SPLITS, known_splits, split_named
-from deitlt_hf.errors import DeiTLTError, notice, some
+from deitlt_hf.errors import DeiTLTError, first_line, notice, some
 
 Columns = dict[str, list]
 
@@ -62,9 +62,7 @@ def root_reason(error: BaseException) -> str:
     """The first line of an error's root cause."""
     while error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, CastError):
-        return "its files do not have the same columns"
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return "its files do not have the same columns" if isinstance(error, CastError) else first_line(error)
 
 
 def find_tables(directory: Path) -> list[Path]:
