@@ -60,7 +60,6 @@ def with_image_and_label(
             split = split.cast_column("label", Value("string"))  # numbers that are names
         if split.features["label"] != class_label:
             splits[name] = split.cast_column("label", class_label)
-        _check_range(name, splits[name], class_label.num_classes)
     return splits
 
 
@@ -194,7 +193,7 @@ def _holds_images(feature: object) -> bool:
 
 
 def _class_label(splits: DatasetDict) -> ClassLabel:
-    """The classes of all splits."""
+    """The classes of all splits, whose labels are checked."""
     train = splits["train"].features["label"]
     for name, split in splits.items():
         other = split.features["label"]
@@ -204,13 +203,26 @@ def _class_label(splits: DatasetDict) -> ClassLabel:
             differing = sorted(set(train.names) ^ set(other.names))
             what = f"such as {differing[0]!r}" if differing else "in another order"
             raise DeiTLTError(f"train and {name} have different class names, {what}: give both the same label names")
-        _check_present(name, split)
-    if isinstance(train, ClassLabel):
-        return train
+        rows = _rows_without_label(split, "label")
+        if rows.size:
+            raise DeiTLTError(
+                f"the {name} split has images without a label (-1 or empty), {rows.size} of {split.num_rows}, the "
+                f"first in row {rows[0]}: remove them"
+            )
     if _kind(train) is None:
         raise DeiTLTError(f"the label column holds {train}: pass class names, or class ids from 0 up")
-    values = {value for split in splits.values() for value in split.unique("label")}
-    return ClassLabel(names=class_names(list(values)))
+    if not isinstance(train, ClassLabel):
+        values = {value for split in splits.values() for value in split.unique("label")}
+        return ClassLabel(names=class_names(list(values)))
+    for name, split in splits.items():
+        labels = labels_of(split)
+        rows = np.flatnonzero(labels >= train.num_classes)
+        if rows.size:
+            raise DeiTLTError(
+                f"row {rows[0]} of the {name} split has the label {labels[rows[0]]}, out of range for "
+                f"{train.num_classes} classes, as {rows.size} in all: give labels from 0 to {train.num_classes - 1}"
+            )
+    return train
 
 
 def _with_whole_labels(split: Dataset) -> Dataset:
@@ -236,17 +248,8 @@ def _kind(feature: object) -> str | None:
     return "id" if dtype.startswith(("int", "uint")) else "name" if "string" in dtype else None
 
 
-def _check_present(name: str, split: Dataset) -> None:
-    """Raise for rows without a label: empty, an empty text, or the -1 that data sets of the hub write."""
-    rows = _rows_without_label(split, "label")
-    if rows.size:
-        raise DeiTLTError(
-            f"the {name} split has images without a label (-1 or empty), {rows.size} of {split.num_rows}, the first in "
-            f"row {rows[0]}: remove them"
-        )
-
-
 def _rows_without_label(split: Dataset, label: str) -> np.ndarray:
+    """Rows whose label is missing, an empty text, or the -1 that data sets of the hub write."""
     column, kind = selected(split, split.data.column(label)), _kind(split.features[label])
     absent = column.is_null()
     if kind == "name":
@@ -263,13 +266,3 @@ def _has_labels(split: Dataset, image_column: str | None, label_column: str | No
     except DeiTLTError:
         return True  # another fault, of which the message names the columns
     return split.num_rows == 0 or _rows_without_label(split, label).size < split.num_rows
-
-
-def _check_range(name: str, split: Dataset, num_classes: int) -> None:
-    labels = labels_of(split)
-    rows = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if rows.size:
-        raise DeiTLTError(
-            f"row {rows[0]} of the {name} split has the label {labels[rows[0]]}, out of range for {num_classes} "
-            f"classes, as {rows.size} in all: give labels from 0 to {num_classes - 1}"
-        )
