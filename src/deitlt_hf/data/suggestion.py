@@ -72,7 +72,7 @@ def suggest_recipe(inspection: Inspection, given: Mapping[str, Any] | None = Non
 
     Args:
         inspection: of the data.
-        given: settings that the user decided; they stay as they are, and what hangs on them follows them.
+        given: settings that the user decided; they stay as they are, and the others follow from them.
 
     Returns:
         A `Suggestion` that makes a valid student and valid `DeiTLTTrainingArguments`, if what is given allows it.
@@ -94,8 +94,8 @@ def suggest_recipe(inspection: Inspection, given: Mapping[str, Any] | None = Non
         _choose_image_size(choices, inspection)
         _choose_student(choices, images, len(inspection.class_names))
     epochs = _choose_epochs(choices, images, STUDENT_VIEWS, STUDENT_EPOCHS, "the paper's 1200 on CIFAR-LT")
-    _choose_drw(choices, int(11 * epochs / 12), "for the last twelfth of the epochs, as in the paper: 1100 of 1200")
-    _choose_warmup(choices, epochs)
+    reason = "DRW for the last twelfth of the epochs, as in the paper: 1100 of 1200"
+    _choose_drw_and_warmup(choices, epochs, int(11 * epochs / 12), reason)
     batch = _choose_batch(choices, images)
     if choices.value("student_size") in STUDENT_LIMITS:
         scaled = 5e-4 * batch / 512
@@ -116,11 +116,8 @@ def suggest_teacher_recipe(inspection: Inspection, given: Mapping[str, Any] | No
     image_size = _choose_image_size(choices, inspection)
     _choose_cnn(choices, images, image_size)
     epochs = _choose_epochs(choices, images, TEACHER_VIEWS, TEACHER_EPOCHS, "the published CIFAR teachers' 200")
-    if choices.value("loss") == "paco":
-        choices.add("drw_start_epoch", None, "PaCo takes no weights")
-    else:
-        _choose_drw(choices, int(0.8 * epochs), "for the last fifth of the epochs, as published: 160 of 200")
-    _choose_warmup(choices, epochs)
+    reason = "DRW for the last fifth of the epochs, as published: 160 of 200"
+    _choose_drw_and_warmup(choices, epochs, int(0.8 * epochs), reason)
     batch = _choose_batch(choices, images)
     choices.add("learning_rate", 0.1 * batch / 128, "0.1 for every 128 images of a batch, as published")
     choices.add("schedule", "cosine", "falls to 0 over the epochs, however many they are")
@@ -150,21 +147,21 @@ def format_suggestion(suggestion: Suggestion, width: int = 120) -> str:
 
 
 class _Choices:
-    """Collects settings, of which those that the user gave win."""
+    """Collects settings; those that the user gave override the suggested ones."""
 
     def __init__(self, given: Mapping[str, Any] | None) -> None:
         self.given = dict(given or {})
         self.suggestion = Suggestion()
 
     def add(self, name: str, value: Any, reason: str) -> Any:
-        """Settle `name`; returns what holds."""
+        """Settle the value of `name`, and return it."""
         is_given = name in self.given
         self.suggestion.settings[name] = self.given[name] if is_given else value
         self.suggestion.reasons[name] = GIVEN if is_given else reason
         return self.suggestion.settings[name]
 
     def value(self, name: str) -> Any:
-        """What was settled, or given without being a choice of ours."""
+        """The value that was settled, or that the user gave for a setting that is not suggested."""
         return self.suggestion.settings.get(name, self.given.get(name))
 
 
@@ -231,14 +228,13 @@ def _choose_epochs(choices: _Choices, images: int, views: int, bounds: tuple[int
     return choices.add("num_train_epochs", int(epochs), reason)
 
 
-def _choose_drw(choices: _Choices, start: int, reason: str) -> None:
-    if (choices.given.get("max_steps") or 0) > 0:
+def _choose_drw_and_warmup(choices: _Choices, epochs: float, start: int, reason: str) -> None:
+    if choices.value("loss") == "paco":
+        choices.add("drw_start_epoch", None, "PaCo takes no weights")
+    elif (choices.given.get("max_steps") or 0) > 0:
         choices.add("drw_start_epoch", None, "max_steps decides where training ends; pass an epoch for DRW")
     else:
-        choices.add("drw_start_epoch", start, f"DRW {reason}")
-
-
-def _choose_warmup(choices: _Choices, epochs: float) -> None:
+        choices.add("drw_start_epoch", start, reason)
     choices.add("warmup_epochs", min(5, epochs / 10), "the paper's 5" if epochs >= 50 else "a tenth of the epochs")
 
 
@@ -262,7 +258,15 @@ def _choose_the_rest(choices: _Choices, inspection: Inspection, epochs: float) -
     choices.add(
         "horizontal_flip", True, "images are mirrored; pass false where left and right differ: digits, text, signs"
     )
-    _choose_groups(choices, inspection)
+    by_thresholds, groups = (
+        class_groups(inspection.class_counts, USUAL_THRESHOLDS),
+        class_groups(inspection.class_counts),
+    )
+    if groups != by_thresholds:  # thirds of the classes: another command is to cut there too
+        cuts = [len(groups["head"]), len(groups["head"]) + len(groups["mid"])]
+        empty = " or ".join(name for name, classes in by_thresholds.items() if not classes)
+        reason = f"thirds of the classes by frequency: with thresholds of 100 and 20 images no class would be {empty}"
+        choices.add("group_boundaries", cuts, reason)
     cores = os.cpu_count() or 1
     workers = choices.add("dataloader_num_workers", min(8, cores - 1), f"processes that read images, of {cores} cores")
     if workers:
@@ -271,21 +275,6 @@ def _choose_the_rest(choices: _Choices, inspection: Inspection, epochs: float) -
         choices.add("save_strategy", "steps", "checkpoints at a share of the steps, not at each of many epochs")
         choices.add("save_steps", 0.02, "50 checkpoints, of which the last 2 are kept")
     choices.add("logging_strategy", "epoch", "a line of losses for every epoch")
-
-
-def _choose_groups(choices: _Choices, inspection: Inspection) -> None:
-    """Name the cuts of `class_groups` where they are thirds, so that another command cuts there too."""
-    by_thresholds = class_groups(inspection.class_counts, USUAL_THRESHOLDS)
-    empty = [name for name, classes in by_thresholds.items() if not classes]
-    groups = class_groups(inspection.class_counts)
-    if groups == by_thresholds:
-        return
-    choices.add(
-        "group_boundaries",
-        [len(groups["head"]), len(groups["head"]) + len(groups["mid"])],
-        f"thirds of the classes by frequency: with thresholds of 100 and 20 images no class would be "
-        f"{' or '.join(empty)}",
-    )
 
 
 def format_setting(value: Any) -> str:
