@@ -28,8 +28,12 @@ class DataArguments:
     )
     data_dir: str | None = field(default=None, metadata={"help": "Local directory of a named data set."})
     data_config: str | None = field(default=None, metadata={"help": "Configuration of a hub data set."})
-    image_column: str | None = field(default=None, metadata={"help": "Left out, it is found by type or name."})
-    label_column: str | None = field(default=None, metadata={"help": "Left out, it is found by type or name."})
+    image_column: str | None = field(
+        default=None, metadata={"help": "Column of images or their paths; left out, it is found by type or name."}
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column of class names or ids; left out, it is found by type or name."}
+    )
     test_fraction: float = field(
         default=0.2, metadata={"help": "Share of each class that is held out where the data have no test split."}
     )
