@@ -160,26 +160,37 @@ def parse_with_recipe(
     if resumed and output_dir is not None and (Path(output_dir) / RECIPE_FILE).is_file():
         recipe = str(Path(output_dir) / RECIPE_FILE)
     if recipe is not None:
-        settings = load_recipe(recipe)
-        if resumed or (Path(recipe).is_file() and Path(recipe).with_name(DATA_FILE).is_file()):
-            settings = at_recorded_places(settings, Path(recipe).parent)  # relative paths are relative to that run
-        _check_settings(recipe, settings, dataclass_types)
-        if not resumed:
-            settings.setdefault("output_dir", f"runs/{Path(recipe).stem}")
-            settings |= scaled_to_epochs(settings, given)
-        elif settings.get("drw_start_epoch") is not None and _other_epochs(settings, given):
-            notice(
-                f"resumed with {given['num_train_epochs']:g} epochs in place of {settings['num_train_epochs']:g}: DRW "
-                f"starts at epoch {given.get('drw_start_epoch', settings['drw_start_epoch'])}, and the learning rate "
-                "follows the schedule of the new number; --drw_start_epoch changes the first"
-            )
-        parser.set_defaults(**settings)
+        parser.set_defaults(**_recipe_settings(recipe, bool(resumed), given, dataclass_types))
     elif suggest is not None and "data" in given and not resumed:
         # Without DRW: its epoch must fit the number of epochs, which is not known yet.
         *instances, _recipe = parser.parse_into([*argv, "--drw_start_epoch", "none"])
         parser.set_defaults(**suggest(instances, given))
     *instances, _recipe = parser.parse_into(argv)
     return instances
+
+
+def _recipe_settings(
+    recipe: str, resumed: bool, given: Mapping[str, Any], dataclass_types: Sequence[type]
+) -> dict[str, Any]:
+    """The settings of a recipe, its epochs scaled to those of the flags unless a run is resumed with it."""
+    settings = load_recipe(recipe)
+    if resumed or (Path(recipe).is_file() and Path(recipe).with_name(DATA_FILE).is_file()):
+        settings = at_recorded_places(settings, Path(recipe).parent)  # relative paths are relative to that run
+    known = {part.name for dataclass_type in dataclass_types for part in dataclasses.fields(dataclass_type)}
+    for name in settings:
+        if name not in known:
+            near = _near(name, known)
+            hint = f"did you mean {' or '.join(near)}?" if near else "see --help for what it knows"
+            raise DeiTLTError(f"recipe {recipe} has an unknown setting {name!r}; {hint}")
+    if not resumed:
+        return {"output_dir": f"runs/{Path(recipe).stem}"} | settings | scaled_to_epochs(settings, given)
+    if settings.get("drw_start_epoch") is not None and _other_epochs(settings, given):
+        notice(
+            f"resumed with {given['num_train_epochs']:g} epochs in place of {settings['num_train_epochs']:g}: DRW "
+            f"starts at epoch {given.get('drw_start_epoch', settings['drw_start_epoch'])}, and the learning rate "
+            "follows the schedule of the new number; --drw_start_epoch changes the first"
+        )
+    return settings
 
 
 def _other_epochs(settings: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
@@ -234,12 +245,3 @@ def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
         return None if text == "none" else convert(text)
 
     return parse
-
-
-def _check_settings(recipe: str, settings: dict[str, Any], dataclass_types: Sequence[type]) -> None:
-    known = {part.name for dataclass_type in dataclass_types for part in dataclasses.fields(dataclass_type)}
-    for name in settings:
-        if name not in known:
-            near = _near(name, known)
-            hint = f"did you mean {' or '.join(near)}?" if near else "see --help for what it knows"
-            raise DeiTLTError(f"recipe {recipe} has an unknown setting {name!r}; {hint}")

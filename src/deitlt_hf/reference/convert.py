@@ -69,25 +69,16 @@ def convert_reference_checkpoint(
         >>> model.config.class_counts  # doctest: +SKIP
         [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     """
-    model, _ = convert_and_describe(
-        path,
-        use_ema=use_ema,
-        num_attention_heads=num_attention_heads,
-        label_names=label_names,
-        class_counts=class_counts,
-        class_order=class_order,
-    )
-    return model
+    return convert_and_describe(path, use_ema, num_attention_heads, label_names, class_counts, class_order)[0]
 
 
 def convert_and_describe(
     path: str | os.PathLike[str],
-    *,
-    use_ema: bool,
-    num_attention_heads: int | None,
-    label_names: Sequence[str] | None,
-    class_counts: Sequence[int] | None,
-    class_order: Sequence[int] | None,
+    use_ema: bool = False,
+    num_attention_heads: int | None = None,
+    label_names: Sequence[str] | None = None,
+    class_counts: Sequence[int] | None = None,
+    class_order: Sequence[int] | None = None,
 ) -> tuple[PreTrainedModel, str]:
     """`convert_reference_checkpoint`, and a description of the file."""
     file = read_reference_file(Path(path), use_ema)
