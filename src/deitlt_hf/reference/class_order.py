@@ -11,12 +11,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from deitlt_hf.data.benchmarks.lists import read_list
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.reference.checkpoint_file import ReferenceFile
 
 _BY_FREQUENCY = {"IMAGENETLT": 1000, "INAT18": 8142}  # the reference's names of the data sets, and their classes
-_LARGEST_INSERTION_SORT = 16
 
 
 def find_class_order(
@@ -80,84 +81,12 @@ def frequency_order(class_counts: Sequence[int]) -> list[int]:
     """`numpy.argsort(-class_counts)` as the reference's NumPy 1.24 computes it, the order of equal counts included.
 
     ImageNet-LT and iNaturalist-2018 have many classes with the same count, and their order depends on the sorting
-    algorithm. NumPy 1.24's introsort is the same on every machine; later versions sort with vector instructions where
-    the processor has them, which orders equal counts differently. So the algorithm is written out here: quicksort with
-    the median of three as pivot, insertion sort for at most 16 elements, and heapsort for partitions that shrink too
-    slowly (Musser 1997). A checkpoint made with another NumPy needs its own order: the `class_map` in the file, or
-    `class_order`.
+    algorithm. NumPy 1.24's introsort is the same on every machine; later versions sort numbers with vector instructions
+    where the processor has them, which orders equal counts differently. A checkpoint made with another NumPy needs its
+    own order: the `class_map` in the file, or `class_order`.
     """
-    keys = [-int(count) for count in class_counts]
-    order = list(range(len(keys)))
-    if len(order) < 2:
-        return order
-    pending = [(0, len(order) - 1, 2 * (len(order).bit_length() - 1))]
-    while pending:
-        first, last, depth = pending.pop()
-        if depth < 0:
-            order[first : last + 1] = _heapsorted(order[first : last + 1], keys)
-            continue
-        while last - first >= _LARGEST_INSERTION_SORT:
-            pivot = _partition(order, keys, first, last)
-            depth -= 1
-            if pivot - first < last - pivot:  # go on with the smaller part; NumPy does not look at its depth again
-                pending.append((pivot + 1, last, depth))
-                last = pivot - 1
-            else:
-                pending.append((first, pivot - 1, depth))
-                first = pivot + 1
-        # Insertion sort keeps equal elements in their order, so any stable sort gives what it gives.
-        order[first : last + 1] = sorted(order[first : last + 1], key=keys.__getitem__)
-    return order
-
-
-def _partition(order: list[int], keys: list[int], first: int, last: int) -> int:
-    """Move smaller elements before the median of three and larger ones after it; returns the place of the median."""
-
-    def sort_two(left: int, right: int) -> None:
-        if keys[order[right]] < keys[order[left]]:
-            order[left], order[right] = order[right], order[left]
-
-    middle = first + (last - first) // 2
-    sort_two(first, middle)
-    sort_two(middle, last)
-    sort_two(first, middle)
-    pivot = keys[order[middle]]
-    aside = last - 1
-    order[middle], order[aside] = order[aside], order[middle]
-    left, right = first, aside
-    while True:  # both scans stop at keys that equal the pivot's
-        left += 1
-        while keys[order[left]] < pivot:
-            left += 1
-        right -= 1
-        while pivot < keys[order[right]]:
-            right -= 1
-        if left >= right:
-            break
-        order[left], order[right] = order[right], order[left]
-    order[left], order[aside] = order[aside], order[left]
-    return left
-
-
-def _heapsorted(heap: list[int], keys: list[int]) -> list[int]:
-    """Sort by a binary heap, in place."""
-
-    def sift(item: int, hole: int, size: int) -> None:
-        while (child := 2 * hole + 1) < size:
-            if child + 1 < size and keys[heap[child]] < keys[heap[child + 1]]:
-                child += 1
-            if keys[item] >= keys[heap[child]]:
-                break
-            heap[hole] = heap[child]
-            hole = child
-        heap[hole] = item
-
-    for root in reversed(range(len(heap) // 2)):
-        sift(heap[root], root, len(heap))
-    for end in reversed(range(1, len(heap))):
-        item, heap[end] = heap[end], heap[0]
-        sift(item, 0, end)
-    return heap
+    # As Python objects, which NumPy sorts without vector instructions, by that same introsort.
+    return np.argsort(np.array([-int(count) for count in class_counts], dtype=object)).tolist()
 
 
 def read_class_counts(path: str | os.PathLike[str]) -> list[int]:
