@@ -26,11 +26,6 @@ def with_image_and_label(
 
     The columns are found, see `find_columns`, unless they are given. No image is decoded. Labels that are names become
     classes in the order of the sorted names; labels that are numbers are the class ids.
-
-    Example:
-        >>> rows = Dataset.from_dict({"img": ["a.png", "b.png"], "species": ["owl", "lynx"]})
-        >>> with_image_and_label(DatasetDict(train=rows))["train"].features["label"].names
-        ['lynx', 'owl']
     """
     splits = DatasetDict(
         known_splits(splits, needs_train, lambda split: _has_labels(split, image_column, label_column))
@@ -64,12 +59,7 @@ def with_image_and_label(
 
 
 def referenced_images(paths: Sequence[str | bytes], labels: Sequence[int], names: Sequence[str]) -> Dataset:
-    """A data set that refers to image files by their paths, or holds their bytes, with labels in `range(len(names))`.
-
-    Example:
-        >>> referenced_images(["a.png"], [1], ["lynx", "owl"]).features["label"].int2str(1)
-        'owl'
-    """
+    """A data set that refers to image files by their paths, or holds their bytes, with labels below `len(names)`."""
     features = Features({"image": datasets.Image(), "label": ClassLabel(names=list(names))})
     try:
         column = pa.array(paths, pa.binary() if any(isinstance(path, bytes) for path in paths[:1]) else pa.string())
@@ -99,10 +89,6 @@ def find_columns(features: Features, image_column: str | None = None, label_colu
 
     A column that is given counts. Otherwise it is the one whose type says so (images; `ClassLabel`), or else, as well
     as among several of such a type, the one with a usual name.
-
-    Example:
-        >>> find_columns(Features({"scan": datasets.Image(), "labels": Value("int64"), "age": Value("int64")}))
-        ('scan', 'labels')
     """
     images = [name for name, feature in features.items() if _holds_images(feature)]
     classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]

@@ -67,12 +67,6 @@ class ViewedDataset(torch.utils.data.Dataset):
     An example is a dict of a tensor `(3, image_size, image_size)` per view, and an int under `labels`. Where the
     indices of a batch are `Draw`s, what its views draw follows from their seeds alone. Images are decoded once and kept
     where all of the split's fit into memory, see `keep_images`.
-
-    Example:
-        >>> from deitlt_hf.data.views import evaluation_view
-        >>> rows = Dataset.from_dict({"image": [Image.new("L", (9, 8))], "label": [3]})
-        >>> list(ViewedDataset(rows, {"pixel_values": evaluation_view(8)}, "test")[0])
-        ['pixel_values', 'labels']
     """
 
     def __init__(self, dataset: Dataset, views: dict[str, View], split: str) -> None:

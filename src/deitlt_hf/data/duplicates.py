@@ -79,16 +79,7 @@ def find_duplicates(
     readable: Mapping[str, np.ndarray],
     name_of: Callable[[str, int], str],
 ) -> Duplicates:
-    """Group the readable images of all splits, `train` first, by their hashes `(images, 2)`.
-
-    Example:
-        >>> hashes = {"train": np.array([[1, 1], [2, 2], [1, 1]], np.uint64), "test": np.array([[1, 1]], np.uint64)}
-        >>> labels = {"train": np.array([0, 1, 0]), "test": np.array([1])}
-        >>> readable = {name: np.ones(len(part), bool) for name, part in labels.items()}
-        >>> find_duplicates(hashes, labels, readable, lambda split, index: f"{split} {index}")
-        Duplicates(groups=1, copies=2, within={'train': 1, 'test': 0}, across=1, in_train={'test': 1}, conflicting=1, \
-examples=[['train 0', 'train 2', 'test 0']])
-    """
+    """Group the readable images of all splits, `train` first, by their hashes `(images, 2)`."""
     first, *others = hashes
     tables = {
         name: pd.DataFrame({"high": of_split[:, 0], "low": of_split[:, 1], "label": labels[name]})[readable[name]]

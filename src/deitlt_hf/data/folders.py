@@ -84,13 +84,6 @@ def files_in(
     Links to folders are followed, but not in circles. Hidden files and folders, those of the system, and directories
     that this package wrote are added to `passed`. `above` are the real paths of the folders that `folder` lies in;
     without one, it is looked into in any case, also if this package wrote it.
-
-    Example:
-        >>> Path("owl/.thumbnails").mkdir(parents=True)
-        >>> for name in ("1.JPG", "notes.txt", ".thumbnails/1.jpg"):
-        ...     _ = Path("owl", name).write_text("")
-        >>> list(files_in("owl", (".jpg",)))
-        ['owl/1.JPG']
     """
     passed = PassedOver() if passed is None else passed
     real = os.path.realpath(folder)
@@ -161,13 +154,6 @@ def read_image_folder(directory: Path, needs_train: bool = True) -> DatasetDict:
     passes over is counted in a notice. Labels follow the sorted names, as with torchvision and `datasets`, whose
     readers know nothing of splits' other names, damage, and what lies beside the images. Without `needs_train` the
     images may also be of a single class.
-
-    Example:
-        >>> for name in ("lynx", "snowy owl"):
-        ...     Path("animals", name).mkdir(parents=True)
-        ...     _ = Path("animals", name, "1.jpg").write_bytes(b"read later")
-        >>> read_image_folder(Path("animals"))["train"].features["label"].names
-        ['lynx', 'snowy owl']
     """
     folders = _folders_of_splits(directory)
     folders = known_splits(folders, needs_train) if folders else {"train": directory}

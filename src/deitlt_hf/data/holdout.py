@@ -40,14 +40,6 @@ def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0, kept: 
 
     By these two, a training image of a class that grows out of a few images can become a test image. `kept` of an
     earlier draw prevents that; a run records it.
-
-    Example:
-        >>> from datasets import Features, Image, Value
-        >>> rows = {"image": [{"bytes": b"%d" % i, "path": None} for i in range(100)], "label": [0] * 90 + [1] * 10}
-        >>> data = Dataset.from_dict(rows, features=Features(image=Image(), label=Value("int64")))
-        >>> parts = hold_out(data)
-        >>> len(parts.train), len(parts.test)
-        (87, 13)
     """
     check_test_fraction(test_fraction)
     labels = labels_of(dataset)

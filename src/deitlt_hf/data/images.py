@@ -46,10 +46,6 @@ def decode_image(value: Mapping[str, Any] | Image.Image | None) -> Image.Image:
 
     `BadImage` is raised for no image, a missing or empty file, a directory, bytes that are no image or are cut off, and
     more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, Pillow's guard against decompression bombs.
-
-    Example:
-        >>> decode_image(Image.new("LA", (8, 6))).mode
-        'RGB'
     """
     with _one_reason():
         if isinstance(value, Image.Image):
@@ -63,12 +59,7 @@ def decode_image(value: Mapping[str, Any] | Image.Image | None) -> Image.Image:
 
 
 def from_base64(text: str) -> bytes | None:
-    """The image that a text holds in base64, alone or as `data:image/png;base64,...`; None for any other text.
-
-    Example:
-        >>> from_base64("photos/cat.jpg") is None, from_base64("data:image/gif;base64,R0lGODlh")
-        (True, b'GIF89a')
-    """
+    """The image that a text holds in base64, alone or as `data:image/png;base64,...`; None for any other text."""
     head, comma, _ = text[:100].partition("base64,")
     encoded = text[len(head) + len(comma) :] if comma and head.startswith("data:") else text
     if not encoded.startswith(_BASE64_STARTS):
@@ -86,10 +77,6 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     I) from 0 to 255; others are refused: the file does not say what white is, and an image that went by its own largest
     value would be brighter or darker than the others. Transparent pixels keep their colour, as with transformers' image
     processors. Pillow's own errors for damaged data pass through.
-
-    Example:
-        >>> upright_rgb(Image.fromarray(np.full((2, 2), 0x80FF, dtype=np.uint16))).getpixel((0, 0))
-        (128, 128, 128)
     """
     image.load()  # TIFF images bring themselves upright in here, and mark themselves as upright
     orientation = _orientation(image)

@@ -166,10 +166,6 @@ def gini_coefficient(class_counts: Sequence[int]) -> float:
     """Half the mean absolute difference of two classes' counts, divided by the mean count.
 
     It is 0 where all classes have as many images, and goes towards 1 where one class has all of them.
-
-    Example:
-        >>> gini_coefficient([50, 50]), gini_coefficient([0, 0, 0, 100])
-        (0.0, 0.75)
     """
     counts = np.sort(np.asarray(class_counts, dtype=np.float64))
     if not counts.sum():

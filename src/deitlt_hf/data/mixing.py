@@ -9,12 +9,7 @@ from deitlt_hf.errors import DeiTLTError
 
 
 def smooth_targets(labels: torch.Tensor, num_classes: int, label_smoothing: float = 0.1) -> torch.Tensor:
-    """Soft targets `(N, C)` of labels `(N,)`: `1 - s + s / C` for the label, `s / C` for every other class.
-
-    Example:
-        >>> smooth_targets(torch.tensor([1]), num_classes=2, label_smoothing=0.2)
-        tensor([[0.1000, 0.9000]])
-    """
+    """Soft targets `(N, C)` of labels `(N,)`: `1 - s + s / C` for the label, `s / C` for every other class."""
     return mixup_target(labels, num_classes, smoothing=label_smoothing)
 
 

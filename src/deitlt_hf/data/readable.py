@@ -155,11 +155,6 @@ def unreadable_images(dataset: Dataset, split: str) -> dict[int, tuple[str, str]
     """The name of each image that cannot be read, and why, by its index.
 
     Every image is decoded once; the result is kept in the cache of `datasets` until the data change.
-
-    Example:
-        >>> rows = Dataset.from_dict({"image": [{"bytes": b"no image", "path": None}]})
-        >>> unreadable_images(rows.cast_column("image", datasets.Image()), "train")
-        {0: ('image 0 of train', 'it is no image that Pillow knows')}
     """
     cache = cache_file(dataset, "unreadable", ".json")
     if not cache.is_file():

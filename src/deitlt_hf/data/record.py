@@ -40,13 +40,7 @@ class DataRecord:
 
 
 def read_data_record(source: str | os.PathLike[str]) -> DataRecord | None:
-    """The record of the run that a model, a checkpoint or averaged weights belong to; None where there is none.
-
-    Example:
-        >>> DataRecord(["owl", "lynx"], [9, 3], [2, 1]).write(".")
-        >>> read_data_record(".").train_counts
-        [9, 3]
-    """
+    """The record of the run that a model, a checkpoint or averaged weights belong to; None where there is none."""
     files = [directory / DATA_FILE for directory in (Path(source), Path(source).parent)]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
@@ -128,10 +122,6 @@ def differing_counts(
     """The difference between the images per class of two times, in words; None where there is none.
 
     All counts are in the order of `names`; those of a time that is not known are empty.
-
-    Example:
-        >>> differing_counts(["cat", "lynx"], [9, 3], [], [9, 4], [2, 1])
-        "13 training images in place of 12 ('lynx' 4 in place of 3)"
     """
     parts = []
     for what, then, now in (("training", train_then, train_now), ("test", test_then, test_now)):
@@ -146,12 +136,7 @@ def differing_counts(
 
 
 def moved_classes(names: Sequence[str], then: Sequence[str], now: Sequence[str]) -> str | None:
-    """Which classes have images of another one by now, by a hash per class at two times, in words; None for none.
-
-    Example:
-        >>> moved_classes(["cat", "lynx", "owl"], ["00", "11", "22"], ["11", "00", "33"])
-        "images of 'cat' are in 'lynx', images of 'lynx' are in 'cat'"
-    """
+    """Which classes have images of another one by now, by a hash per class at two times, in words; None for none."""
     name_now = {image: name for name, image in zip(names, now, strict=False)}
     moved = [
         f"images of {name!r} are in {name_now[image]!r}"

@@ -44,10 +44,6 @@ def read_source(
 
     The arguments are those of `load_long_tailed_dataset`; `names` are what the user could have meant, for the message
     about an unknown source.
-
-    Example:
-        >>> read_source(Dataset.from_dict({"image": ["a.png"], "label": [0]}))["train"].features["label"].names
-        ['0']
     """
     columns = {"image_column": image_column, "label_column": label_column}
     how = columns | {"needs_train": needs_train}
@@ -98,11 +94,6 @@ def read_directory(
     """Read what `save_to_disk` wrote, or tables of images, or class folders: the first of them that is there.
 
     Tables beside class folders count only if they are called `metadata`; a notice says which was taken.
-
-    Example:
-        >>> Dataset.from_dict({"img": ["a.png", "b.png"], "species": ["owl", "lynx"]}).save_to_disk("saved")
-        >>> read_directory("saved")["train"]["label"][:]
-        [1, 0]
     """
     directory = Path(directory).expanduser()
     if not directory.is_dir():
@@ -177,11 +168,6 @@ def read_streams(
 
     The image and the label column are kept. Images at other addresses than those of the hub, where the stream comes
     from, are read with `allow_remote_images` alone.
-
-    Example:
-        >>> stream = Dataset.from_dict({"image": ["a.png"], "label": [3]}).to_iterable_dataset()
-        >>> read_streams({"train": stream})["train"]["label"][:]
-        [3]
     """
     read = DatasetDict()
     for split, of_split in streams.items():

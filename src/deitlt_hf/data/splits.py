@@ -46,10 +46,6 @@ def take_splits(names: Iterable[str], passed_over: Iterable[str] = ()) -> dict[s
     """The name of each split: the plainest where several fit, so `train` and not `train_masks`.
 
     A notice says what was taken and what was not, unless the names are just `train`, `test` and `validation`.
-
-    Example:
-        >>> take_splits(["Testing", "Training"])
-        {'train': 'Training', 'test': 'Testing'}
     """
     names = list(names)
     taken = {}
@@ -76,10 +72,6 @@ def known_splits(
     Notices say which names were taken for them, see `take_splits`, and what became of the others. Splits other than
     train are passed over where `is_labelled` is false. Data without a train split are refused if `needs_train`; else
     their test split is called `train`, as all images of data without splits are.
-
-    Example:
-        >>> known_splits({"val": 2, "train": 3})
-        {'train': 3, 'test': 2}
     """
     taken = {split: splits[name] for split, name in take_splits(splits).items()}
     for split in ("test", "validation"):

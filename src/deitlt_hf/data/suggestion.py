@@ -43,12 +43,7 @@ def student_shape(
     num_hidden_layers: int | None = None,
     num_attention_heads: int | None = None,
 ) -> dict[str, int]:
-    """The shape that `DeiTLTConfig` takes: a published size (base by default), with what is given instead.
-
-    Example:
-        >>> student_shape("tiny", num_hidden_layers=4)
-        {'hidden_size': 192, 'intermediate_size': 768, 'num_hidden_layers': 4, 'num_attention_heads': 3}
-    """
+    """The shape that `DeiTLTConfig` takes: a published size (base by default), with what is given instead."""
     hidden, layers, heads = STUDENT_SIZES[student_size or "base"]
     hidden = hidden_size or hidden
     return {
@@ -128,14 +123,7 @@ def suggest_teacher_recipe(inspection: Inspection, given: Mapping[str, Any] | No
 
 
 def format_suggestion(suggestion: Suggestion, width: int = 120) -> str:
-    """The settings and their reasons as an aligned table, with long reasons broken at `width` columns.
-
-    Example:
-        >>> print(format_suggestion(Suggestion({"patch_size": 4, "mixup": 0.0}, {"patch_size": "64 tokens", "mixup": \
-"given"})))
-        patch_size  4  64 tokens
-        mixup       0  given
-    """
+    """The settings and their reasons as an aligned table, with long reasons broken at `width` columns."""
     shown = {name: format_setting(value) for name, value in suggestion.settings.items()}
     first, second = max(map(len, shown)), max(map(len, shown.values()))
     lines = []

@@ -86,11 +86,6 @@ def by_split(tables: Sequence[Path], directory: Path) -> dict[str, list[Path]]:
 
     Where no name means a split, all tables are `train`. Only those with the first of `LISTED_SUFFIXES` that occurs are
     taken. Notices say what was taken and what was not, unless names are as plain as `train.csv`.
-
-    Example:
-        >>> tables = [Path("birds-test.csv"), Path("train_1.csv"), Path("notes.csv")]
-        >>> {split: [path.name for path in paths] for split, paths in by_split(tables, Path()).items()}
-        {'train': ['train_1.csv'], 'test': ['birds-test.csv']}
     """
     suffix = next(suffix for suffix in LISTED_SUFFIXES if any(_suffix(path) == suffix for path in tables))
     of_suffix = [path for path in tables if _suffix(path) == suffix]
@@ -125,11 +120,6 @@ def read_tables(
 
     Paths of images are absolute, relative to the file that names them, or addresses. A column `split` tells the splits
     apart where all files are `train`.
-
-    Example:
-        >>> _ = Path("list.csv").write_text("file_name,species\\na.jpg,owl\\nb.jpg,lynx\\n")
-        >>> read_tables({"train": [Path("list.csv")]})["train"]["label"][:]
-        [1, 0]
     """
     first = next(iter(files.values()))[0]
     for path in (path for of_split in files.values() for path in of_split):

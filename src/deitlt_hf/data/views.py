@@ -195,10 +195,6 @@ class Cutout:
     """Sets one square of an image `(C, H, W)` to zero (DeVries and Taylor, 2017), in a copy.
 
     The square's centre is uniform over the pixels, so that what lies beyond the border is cut off.
-
-    Example:
-        >>> int((Cutout(2)(torch.ones(3, 8, 8)) == 0).sum()) in (3 * 1, 3 * 2, 3 * 4)
-        True
     """
 
     def __init__(self, length: int) -> None:

@@ -35,12 +35,6 @@ def device_views(
     """The two halves of each output's view, `strong` or weak: one for `ViewedDataset`, one for `batch_views`.
 
     Small images of one size are sent to the device as they are, and cropped there. Others are cropped by the loader.
-
-    Example:
-        >>> rows = Dataset.from_dict({"image": [Image.new("L", (28, 28))]})
-        >>> of_loader, of_batch = device_views({"pixel_values": True}, 64, True, rows)
-        >>> of_loader["pixel_values"](Image.new("RGB", (28, 28))).shape
-        torch.Size([3, 28, 28])
     """
     if image_size <= LARGEST_PADDED_SIZE:
         steps, crops = [resize_to_square(image_size)], True
@@ -85,11 +79,6 @@ class BatchView:
     A strong view has RandAugment and random erasing as in `strong_view`; without them it is `weak_view`. Up to 32
     pixels the images have the output's size already, and are cropped after padding; with `crops=False` the loader
     cropped them. Calling it takes the images and the batch's `Draws`, and never waits for the device.
-
-    Example:
-        >>> view = BatchView(32, strong=True)
-        >>> view(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), Draws(0, device="cpu")).shape
-        torch.Size([4, 3, 32, 32])
     """
 
     image_size: int

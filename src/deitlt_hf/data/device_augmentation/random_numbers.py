@@ -11,10 +11,6 @@ class Draws:
 
     What decides which image gets which operation is drawn on the host, so that the host never has to ask the device how
     many images an operation is for; noise, which is as large as the images, is drawn on the device.
-
-    Example:
-        >>> Draws(0, 17, device="cpu").host.random() == Draws(0, 17, device="cpu").host.random()
-        True
     """
 
     def __init__(self, *key: int, device: torch.device | str) -> None:
