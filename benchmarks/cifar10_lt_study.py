@@ -41,13 +41,11 @@ from study.settings import check_comparable, check_is_as_told
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import get_last_checkpoint
 
+from deitlt_hf import ViewedDataset, analyze_model, collate, evaluation_view
 from deitlt_hf.cli.console import quiet_libraries
 from deitlt_hf.cli.main import main as deitlt
 from deitlt_hf.data.arguments import DataArguments, Images, load_images
-from deitlt_hf.data.dataset import ViewedDataset, collate
-from deitlt_hf.data.views import evaluation_view
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.analysis.analyze import analyze_model
 from deitlt_hf.files import METRICS_FILE, read_json, write_json
 from deitlt_hf.inference.loading import load_run_settings, load_student
 from deitlt_hf.recipes import load_recipe

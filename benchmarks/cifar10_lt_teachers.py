@@ -29,11 +29,10 @@ from transformers import AutoModelForImageClassification, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 import deitlt_hf  # noqa: F401  (registers its models)
+from deitlt_hf import ViewTransform, collate, grouped_accuracy
 from deitlt_hf.cli.console import quiet_libraries
 from deitlt_hf.data.arguments import DataArguments, Images, load_images
-from deitlt_hf.data.dataset import ViewTransform, collate
 from deitlt_hf.data.views import View, evaluation_view, strong_view
-from deitlt_hf.evaluation.measures import grouped_accuracy
 from deitlt_hf.files import METRICS_FILE, write_json
 from deitlt_hf.long_tail_accuracy.scores import percent, tally
 from deitlt_hf.recipes import load_recipe

@@ -24,9 +24,9 @@ from interleaved import machine, markdown_table, median_and_quartiles, now, time
 from PIL import Image
 from torchvision.transforms import v2
 
+from deitlt_hf import strong_view
 from deitlt_hf.data.device_augmentation.device_views import BatchView
 from deitlt_hf.data.device_augmentation.random_numbers import Draws
-from deitlt_hf.data.views import strong_view
 
 BATCH_SIZE = 128
 SOURCE_SIZE = 32

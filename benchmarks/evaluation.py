@@ -20,11 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from training_step import CLASS_COUNTS, CLASSES, ReadyImages, build_models, parse
 
-from deitlt_hf import DeiTLTTrainer, DeiTLTTrainingArguments
-from deitlt_hf.data.dataset import collate
-from deitlt_hf.data.long_tail import class_groups
-from deitlt_hf.evaluation.evaluate import predict_experts
-from deitlt_hf.evaluation.measures import expert_metrics
+from deitlt_hf import DeiTLTTrainer, DeiTLTTrainingArguments, class_groups, collate, expert_metrics, predict_experts
 
 GROUPS = class_groups(CLASS_COUNTS)
 NAMES = [str(index) for index in range(CLASSES)]

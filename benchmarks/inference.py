@@ -21,9 +21,7 @@ from interleaved import machine, markdown_table, median_and_quartiles, now, time
 from torch import nn
 from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
-from deitlt_hf import DeiTLTForImageClassification, convert_reference_checkpoint
-from deitlt_hf.data.views import image_processor
-from deitlt_hf.inference.export import export_model
+from deitlt_hf import DeiTLTForImageClassification, convert_reference_checkpoint, export_model, image_processor
 from deitlt_hf.inference.runtimes import OnnxRuntime, TorchRuntime
 
 PEERS = ("transformers", "timm")

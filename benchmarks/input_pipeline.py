@@ -27,9 +27,7 @@ from timm.data import create_dataset, create_loader
 from torch.utils.data import DataLoader
 from transformers import set_seed
 
-from deitlt_hf import load_long_tailed_dataset
-from deitlt_hf.data.dataset import ViewedDataset, collate
-from deitlt_hf.data.views import strong_view
+from deitlt_hf import ViewedDataset, collate, load_long_tailed_dataset, strong_view
 
 BATCH_SIZE = 64
 CASES = {  # image size: number of files, their width and height, their suffix, whether whole data sets of them are kept

@@ -30,7 +30,7 @@ from training_step import (
     transformers_student,
 )
 
-from deitlt_hf.data.dataset import collate
+from deitlt_hf import collate
 
 STEPS = 3
 ROUNDS = 3

@@ -36,9 +36,10 @@ from deitlt_hf import (
     CifarResNetConfig,
     CifarResNetForImageClassification,
     DeiTLTTrainingArguments,
+    TrainingDataArguments,
     class_balanced_weights,
+    load_images,
 )
-from deitlt_hf.data.arguments import TrainingDataArguments, load_images
 from deitlt_hf.data.suggestion import STUDENT_SIZES
 from deitlt_hf.runs.profiling import profile_training
 from deitlt_hf.runs.training import StudentArguments, make_student_trainer

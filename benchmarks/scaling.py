@@ -32,10 +32,11 @@ from deitlt_hf import (
     DeiTLTForImageClassification,
     DeiTLTTrainer,
     DeiTLTTrainingArguments,
+    ViewedDataset,
+    collate,
+    predict_experts,
+    strong_view,
 )
-from deitlt_hf.data.dataset import ViewedDataset, collate
-from deitlt_hf.data.views import strong_view
-from deitlt_hf.evaluation.evaluate import predict_experts
 from deitlt_hf.evaluation.figures.style import save_figure
 
 IMAGES = (1_000, 3_000, 10_000)

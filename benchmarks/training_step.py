@@ -45,8 +45,8 @@ from deitlt_hf import (
     DeiTLTTrainingArguments,
     class_balanced_weights,
     class_counts_for_imbalance,
+    collate,
 )
-from deitlt_hf.data.dataset import collate
 from deitlt_hf.data.suggestion import STUDENT_SIZES
 
 CLASSES = 10

@@ -14,15 +14,18 @@ from transformers import Trainer, TrainingArguments
 from deitlt_hf import (
     DeiTLTConfig,
     DeiTLTForImageClassification,
+    ViewTransform,
+    class_counts,
     class_groups,
+    collate,
+    evaluation_view,
     expert_metrics,
     format_table,
+    image_processor,
     load_long_tailed_dataset,
     predict_experts,
+    weak_view,
 )
-from deitlt_hf.data.dataset import ViewTransform, collate
-from deitlt_hf.data.loading import class_counts
-from deitlt_hf.data.views import evaluation_view, image_processor, weak_view
 
 IMAGE_SIZE = 16
 

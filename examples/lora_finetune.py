@@ -17,14 +17,16 @@ from deitlt_hf import (
     DeiTLTForImageClassification,
     DeiTLTTrainer,
     DeiTLTTrainingArguments,
+    ViewTransform,
+    class_counts,
     class_groups,
+    evaluation_view,
     expert_metrics,
     format_table,
+    load_long_tailed_dataset,
     predict_experts,
+    weak_view,
 )
-from deitlt_hf.data.dataset import ViewTransform
-from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset
-from deitlt_hf.data.views import evaluation_view, weak_view
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--student", default="demo-output/student", help="directory or hub id of a student")

@@ -2,9 +2,16 @@
 
 import argparse
 
-from deitlt_hf import DeiTLTTrainingArguments, TeacherTrainingArguments, format_table
-from deitlt_hf.data.arguments import TrainingDataArguments
-from deitlt_hf.runs.training import StudentArguments, TeacherArguments, train_student, train_teacher
+from deitlt_hf import (
+    DeiTLTTrainingArguments,
+    StudentArguments,
+    TeacherArguments,
+    TeacherTrainingArguments,
+    TrainingDataArguments,
+    format_table,
+    train_student,
+    train_teacher,
+)
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--teacher-epochs", type=int, default=40)

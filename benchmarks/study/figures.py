@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from deitlt_hf.evaluation.analysis.tokens import mean_attention_distance
+from deitlt_hf import mean_attention_distance
 from deitlt_hf.evaluation.figures.run import draw_class_accuracy
 from deitlt_hf.evaluation.figures.style import EXPERT_STYLES, FONT_SIZE, finish, head_to_tail, save_figure
 from deitlt_hf.evaluation.measures import EXPERTS, GROUPS

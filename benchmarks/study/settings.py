@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deitlt_hf.data.arguments import TrainingDataArguments
+from deitlt_hf import DeiTLTTrainingArguments, StudentArguments, TeacherArguments, TrainingDataArguments
 from deitlt_hf.recipes import load_recipe
-from deitlt_hf.runs.training import StudentArguments, TeacherArguments
-from deitlt_hf.training.arguments import DeiTLTTrainingArguments
 from study.saved_runs import STUDENTS, Run, Runs, student_directory, teacher_directory
 
 # Settings that say where a run computed, or that its command names anyway.

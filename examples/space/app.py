@@ -10,9 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from deitlt_hf import DeiTLTError, ExpertClassifier
-from deitlt_hf.inference.app import build_app, serve
-from deitlt_hf.inference.app_examples import examples_of_run
+from deitlt_hf import DeiTLTError, ExpertClassifier, build_app, examples_of_run, serve
 
 MODEL_ID = os.environ.get("MODEL_ID", "deitlt-hf/digits-lt")
 DEMO_MODEL = (Path(__file__).parent / "../../demo-output/student").resolve()

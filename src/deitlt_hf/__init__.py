@@ -14,16 +14,27 @@ from deitlt_hf.errors import DeiTLTError
 
 if TYPE_CHECKING:  # type checkers and editors read the names here; at run time `__getattr__` loads them
     from deitlt_hf.cards.model_card import write_model_card as write_model_card
+    from deitlt_hf.data.arguments import TrainingDataArguments as TrainingDataArguments
+    from deitlt_hf.data.arguments import load_images as load_images
     from deitlt_hf.data.builders import Cifar10LT as Cifar10LT
     from deitlt_hf.data.builders import Cifar100LT as Cifar100LT
     from deitlt_hf.data.builders import ImageNetLT as ImageNetLT
     from deitlt_hf.data.builders import INaturalist2018 as INaturalist2018
+    from deitlt_hf.data.dataset import ViewedDataset as ViewedDataset
+    from deitlt_hf.data.dataset import ViewTransform as ViewTransform
+    from deitlt_hf.data.dataset import collate as collate
+    from deitlt_hf.data.device_augmentation.device_views import device_views as device_views
     from deitlt_hf.data.inspection import inspect_dataset as inspect_dataset
+    from deitlt_hf.data.loading import class_counts as class_counts
     from deitlt_hf.data.loading import load_long_tailed_dataset as load_long_tailed_dataset
     from deitlt_hf.data.long_tail import class_counts_for_imbalance as class_counts_for_imbalance
     from deitlt_hf.data.long_tail import class_groups as class_groups
     from deitlt_hf.data.long_tail import long_tailed_indices as long_tailed_indices
     from deitlt_hf.data.suggestion import suggest_recipe as suggest_recipe
+    from deitlt_hf.data.views import evaluation_view as evaluation_view
+    from deitlt_hf.data.views import image_processor as image_processor
+    from deitlt_hf.data.views import strong_view as strong_view
+    from deitlt_hf.data.views import weak_view as weak_view
     from deitlt_hf.evaluation.analysis.analyze import analyze_model as analyze_model
     from deitlt_hf.evaluation.analysis.predictions import expected_calibration_error as expected_calibration_error
     from deitlt_hf.evaluation.analysis.tokens import attention_rollout as attention_rollout
@@ -38,7 +49,11 @@ if TYPE_CHECKING:  # type checkers and editors read the names here; at run time 
     from deitlt_hf.evaluation.measures import format_table as format_table
     from deitlt_hf.evaluation.measures import grouped_accuracy as grouped_accuracy
     from deitlt_hf.evaluation.page import write_analysis as write_analysis
+    from deitlt_hf.hub.pushing import model_files as model_files
     from deitlt_hf.hub.pushing import push_model as push_model
+    from deitlt_hf.inference.app import build_app as build_app
+    from deitlt_hf.inference.app import serve as serve
+    from deitlt_hf.inference.app_examples import examples_of_run as examples_of_run
     from deitlt_hf.inference.classifier import ExpertClassifier as ExpertClassifier
     from deitlt_hf.inference.export import export_model as export_model
     from deitlt_hf.long_tail_accuracy.long_tail_accuracy import LongTailAccuracy as LongTailAccuracy
@@ -59,6 +74,11 @@ if TYPE_CHECKING:  # type checkers and editors read the names here; at run time 
         TimmCosineForImageClassification as TimmCosineForImageClassification,
     )
     from deitlt_hf.reference.convert import convert_reference_checkpoint as convert_reference_checkpoint
+    from deitlt_hf.runs.analyzing import analyze_saved_model as analyze_saved_model
+    from deitlt_hf.runs.student_models import StudentArguments as StudentArguments
+    from deitlt_hf.runs.training import TeacherArguments as TeacherArguments
+    from deitlt_hf.runs.training import train_student as train_student
+    from deitlt_hf.runs.training import train_teacher as train_teacher
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments as DeiTLTTrainingArguments
     from deitlt_hf.training.arguments import TeacherTrainingArguments as TeacherTrainingArguments
     from deitlt_hf.training.student import DeiTLTTrainer as DeiTLTTrainer
@@ -113,6 +133,26 @@ _MODULE_OF = {
     "export_model": "inference.export",
     "push_model": "hub.pushing",
     "write_model_card": "cards.model_card",
+    "train_student": "runs.training",
+    "train_teacher": "runs.training",
+    "TeacherArguments": "runs.training",
+    "StudentArguments": "runs.student_models",
+    "TrainingDataArguments": "data.arguments",
+    "ViewTransform": "data.dataset",
+    "ViewedDataset": "data.dataset",
+    "collate": "data.dataset",
+    "strong_view": "data.views",
+    "weak_view": "data.views",
+    "evaluation_view": "data.views",
+    "image_processor": "data.views",
+    "device_views": "data.device_augmentation.device_views",
+    "class_counts": "data.loading",
+    "analyze_saved_model": "runs.analyzing",
+    "build_app": "inference.app",
+    "serve": "inference.app",
+    "examples_of_run": "inference.app_examples",
+    "model_files": "hub.pushing",
+    "load_images": "data.arguments",
 }
 
 __all__ = ["DeiTLTError", "__version__", *_MODULE_OF]

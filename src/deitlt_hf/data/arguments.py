@@ -60,7 +60,16 @@ class DataArguments:
 
 @dataclass
 class TrainingDataArguments(DataArguments):
-    """Which images, and how a model that is trained on them sees them."""
+    """Which images a model is trained on, and at which size. Every field's help says what it is.
+
+    Raises:
+        DeiTLTError: a number out of its range.
+
+    Example:
+        >>> from deitlt_hf import TrainingDataArguments
+        >>> TrainingDataArguments(data="digits-lt", image_size=16, horizontal_flip=False).test_fraction
+        0.2
+    """
 
     image_size: int = field(default=224, metadata={"help": "Pixels of a side."})
     horizontal_flip: bool = field(default=True, metadata={"help": "Mirror training images; not for digits or text."})
@@ -109,7 +118,24 @@ def load_splits(data: DataArguments, kept: Collection[str] = ()) -> tuple[Datase
 
 
 def load_images(data: DataArguments, kept: Collection[str] = ()) -> Images:
-    """Load the data set and count its classes, once; for `kept` see `hold_out`."""
+    """Load the data set of a command's flags and count its classes.
+
+    Args:
+        data: which images, and how they are split and grouped.
+        kept: hashes of images that an earlier run trained on, and that are never held out for testing.
+
+    Returns:
+        Both splits, with class names, counts and groups.
+
+    Raises:
+        DeiTLTError: data that cannot be read, or group boundaries that do not fit.
+
+    Example:
+        >>> from deitlt_hf import TrainingDataArguments, load_images
+        >>> images = load_images(TrainingDataArguments(data="digits-lt", imbalance_factor=20))
+        >>> images.class_counts[:3], len(images.test)
+        ([134, 96, 68], 400)
+    """
     splits, held_out = load_splits(data, kept)
     train, test = splits["train"], splits["test"]
     counts = class_counts(train)

@@ -108,6 +108,14 @@ def model_files(directory: str | os.PathLike[str]) -> list[Path]:
 
     A `checkpoint-N` and averaged weights take the image processor and the recipe of their run, but not its results,
     which belong to other weights.
+
+    Raises:
+        DeiTLTError: no such directory, or no model in it.
+
+    Example:
+        >>> from deitlt_hf import model_files
+        >>> [file.name for file in model_files("demo-output/student")][:2]  # doctest: +SKIP
+        ['README.md', 'config.json']
     """
     path = Path(directory)
     if not path.is_dir():

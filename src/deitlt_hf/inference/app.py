@@ -79,7 +79,22 @@ def introduction(config: DeiTLTConfig, has_attention: bool = True) -> str:
 def build_app(
     classifier: ExpertClassifier, name: str, examples: Sequence[ExamplePicture] = (), note: str | None = None
 ) -> gradio.Blocks:
-    """The page for `serve`, with pictures to try, and a note in Markdown above it."""
+    """Build the page of `deitlt app`: a picture, both experts' answers, and where each token looks.
+
+    Args:
+        classifier: what answers.
+        name: the model's name, for the title.
+        examples: pictures to try.
+        note: Markdown above the page.
+
+    Raises:
+        DeiTLTError: gradio is not installed.
+
+    Example:
+        >>> from deitlt_hf import ExpertClassifier, build_app, serve
+        >>> app = build_app(ExpertClassifier.from_pretrained("demo-output/student"), "digits")  # doctest: +SKIP
+        >>> serve(app, port=7860)  # doctest: +SKIP
+    """
     gr = import_gradio()
     has_attention = classifier.runtime == "torch"
 
@@ -189,7 +204,20 @@ def shown_picture(picture: Image.Image) -> Image.Image:
 
 
 def serve(app: gradio.Blocks, host: str | None = None, port: int | None = None) -> None:
-    """Show the page at an address of this machine, print the address, and run until interrupted."""
+    """Show a page at an address of this machine, print the address, and run until interrupted.
+
+    Args:
+        app: what `build_app` made.
+        host: address to listen on; by default this machine alone can open the page.
+        port: by default the first free one from 7860.
+
+    Raises:
+        DeiTLTError: the address is in use or not this machine's.
+
+    Example:
+        >>> from deitlt_hf import serve
+        >>> serve(app, host="0.0.0.0", port=7860)  # doctest: +SKIP
+    """
     if host is not None or port is not None:
         check_address(host or "127.0.0.1", port)
     try:

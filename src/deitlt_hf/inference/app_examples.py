@@ -68,9 +68,19 @@ def examples_in_folder(folder: Path, config: DeiTLTConfig) -> list[ExamplePictur
 
 
 def examples_of_run(source: str, config: DeiTLTConfig, revision: str | None = None) -> list[ExamplePicture]:
-    """A test image of the classes at both ends, from the data of the model's run, if they are on this machine.
+    """Test images of the most and the least frequent classes, from the data of the model's run.
 
-    There are none where the data have other classes now, and for models of the hub only digits have some.
+    The list is empty if the data are not on this machine or have other classes now. For models of the hub only digits
+    have some.
+
+    Args:
+        source: directory or hub id of the model.
+        config: its configuration.
+        revision: branch, tag or commit of a model on the hub.
+
+    Example:
+        >>> from deitlt_hf import examples_of_run
+        >>> examples_of_run("demo-output/student", classifier.config)  # doctest: +SKIP
     """
     settings = load_run_settings(source, revision)
     data = settings.get("data", "digits-lt")

@@ -39,6 +39,27 @@ def analyze_saved_model(
     """Run `analyze_model` on a saved student, DeiT or ViT and the test split of its data.
 
     A student sees the evaluation's view, as in `deitlt evaluate`; another model what its own image processor makes.
+
+    Args:
+        source: directory or hub id of the model.
+        images: what `load_images` gave for `data`.
+        data: the flags that chose the images.
+        revision: branch, tag or commit of a model on the hub.
+        teacher: directory or hub id of a teacher, to compare predictions with; by default the one in the run's record,
+            if it can still be found.
+        batch_size: images per step. Default 64.
+        device: where to run; by default the CPU.
+
+    Raises:
+        DeiTLTError: not a Vision Transformer, or one of other classes; no image processor, or one of another size; an
+            unknown teacher.
+
+    Example:
+        >>> from deitlt_hf import TrainingDataArguments, analyze_saved_model, load_images
+        >>> data = TrainingDataArguments(data="digits-lt", imbalance_factor=20, group_boundaries=[3, 7])
+        >>> analysis = analyze_saved_model("demo-output/student", load_images(data), data)  # doctest: +SKIP
+        >>> analysis.record["experts"]["distillation"]["tail"]  # doctest: +SKIP
+        65.0
     """
     model, settings = load_any_classifier(source, revision), load_run_settings(source, revision)
     patches = patches_of(model.config)

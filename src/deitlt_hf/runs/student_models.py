@@ -19,7 +19,16 @@ from deitlt_hf.ranges import check_ranges, one_of
 
 @dataclass
 class StudentArguments:
-    """Which student, and who teaches it."""
+    """Which student is trained, by which teacher, and from which weights. Every field's help says what it is.
+
+    Raises:
+        DeiTLTError: an unknown size or expert, or a number out of its range.
+
+    Example:
+        >>> from deitlt_hf import StudentArguments
+        >>> StudentArguments("runs/teacher", student_size="tiny", patch_size=8).expert
+        'average'
+    """
 
     teacher: str | None = field(default=None, metadata={"help": "Directory or hub id of the teacher."})
     init_from: str | None = field(

@@ -49,7 +49,13 @@ from deitlt_hf.training.teacher import TeacherTrainer
 
 @dataclass
 class TeacherArguments:
-    """Which teacher."""
+    """Which CNN is trained as the teacher. Every field's help says what it is.
+
+    Example:
+        >>> from deitlt_hf import TeacherArguments
+        >>> TeacherArguments(depth=20, classifier="cosine").architecture
+        'cifar_resnet'
+    """
 
     architecture: str = field(
         default="cifar_resnet",
@@ -104,7 +110,29 @@ def check_student(student: StudentArguments, args: DeiTLTTrainingArguments, imag
 def train_teacher(
     data: TrainingDataArguments, teacher: TeacherArguments, args: TeacherTrainingArguments
 ) -> dict[str, float]:
-    """Train a CNN teacher into `args.output_dir`; returns its test accuracies in percent."""
+    """Train a CNN teacher, evaluate it, and write model, results and card into `args.output_dir`.
+
+    `deitlt teacher` calls it.
+
+    Args:
+        data: which images, and their size.
+        teacher: which architecture.
+        args: how it is trained.
+
+    Returns:
+        Test accuracies in percent: `overall`, `head`, `mid`, `tail` and `balanced_accuracy`.
+
+    Raises:
+        DeiTLTError: settings, data or an output directory that cannot be used.
+        Stopped: a signal ended the training, after a checkpoint was saved.
+
+    Example:
+        >>> from deitlt_hf import TeacherArguments, TeacherTrainingArguments, TrainingDataArguments, train_teacher
+        >>> data = TrainingDataArguments(data="digits-lt", image_size=16, horizontal_flip=False)
+        >>> args = TeacherTrainingArguments("runs/teacher", num_train_epochs=40, drw_start_epoch=32)
+        >>> train_teacher(data, TeacherArguments(depth=20), args)["overall"]  # doctest: +SKIP
+        96.0
+    """
     checkpoint = check_teacher(teacher, args)
     say_what_is_unused([data, teacher, args])
     refuse_within(args.output_dir, args.overwrite, data=data.data, data_dir=data.data_dir, init_from=teacher.init_from)
@@ -189,7 +217,31 @@ def _teacher_views(
 
 
 def train_student(data: TrainingDataArguments, student: StudentArguments, args: DeiTLTTrainingArguments) -> RunResult:
-    """Train a DeiT-LT student into `args.output_dir`, evaluate its experts, and draw the report."""
+    """Train a DeiT-LT student, evaluate it, and write model, results, report and card into `args.output_dir`.
+
+    `deitlt train` calls it.
+
+    Args:
+        data: which images, and their size.
+        student: its shape, its teacher, and what it starts from.
+        args: how it is trained.
+
+    Returns:
+        What was measured, and the log of the training.
+
+    Raises:
+        DeiTLTError: settings, data, a teacher or an output directory that cannot be used.
+        Stopped: a signal ended the training, after a checkpoint was saved.
+
+    Example:
+        >>> from deitlt_hf import DeiTLTTrainingArguments, StudentArguments, TrainingDataArguments, train_student
+        >>> data = TrainingDataArguments(data="digits-lt", image_size=16, horizontal_flip=False)
+        >>> student = StudentArguments("runs/teacher", hidden_size=96, num_attention_heads=3, patch_size=4)
+        >>> args = DeiTLTTrainingArguments("runs/student", num_train_epochs=100, drw_start_epoch=80)
+        >>> result = train_student(data, student, args)  # doctest: +SKIP
+        >>> result.metrics["experts"]["average"]["overall"]  # doctest: +SKIP
+        79.0
+    """
     checkpoint = check_student(student, args, data.image_size)
     say_what_is_unused([data, student, args])
     sources = {"teacher": student.teacher, "init_from": student.init_from}
