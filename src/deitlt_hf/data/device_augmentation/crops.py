@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,7 +11,6 @@ from deitlt_hf.data.device_augmentation.random_numbers import Draws
 # Share of the image's area and range of width / height, torchvision's and timm's defaults.
 SCALE = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
-ATTEMPTS = 10
 
 
 def flipped(images: torch.Tensor, flip_probability: float, draws: Draws) -> torch.Tensor:
@@ -56,16 +53,11 @@ def resized_crops(images: torch.Tensor, image_size: int, flip_probability: float
 
 def draw_boxes(count: int, height: int, width: int, draws: Draws) -> np.ndarray:
     """Top, left, height, width `(N, 4)` int64 of crops as torchvision's and timm's `RandomResizedCrop` draw them."""
-    areas = draws.host.uniform(*SCALE, (count, ATTEMPTS)) * height * width
-    ratios = np.exp(draws.host.uniform(math.log(RATIO[0]), math.log(RATIO[1]), (count, ATTEMPTS)))
-    widths = np.rint(np.sqrt(areas * ratios)).astype(np.int64)
-    heights = np.rint(np.sqrt(areas / ratios)).astype(np.int64)
-    fits = (widths <= width) & (heights <= height) & (widths > 0) & (heights > 0)
-    first = fits.argmax(1)[:, None]
+    found, widths, heights = draws.first_fitting(
+        count, height * width, SCALE, RATIO, lambda w, h: (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    )
     whole_height, whole_width = _central(height, width)
-    found = fits.any(1)
-    heights = np.where(found, np.take_along_axis(heights, first, 1)[:, 0], whole_height)
-    widths = np.where(found, np.take_along_axis(widths, first, 1)[:, 0], whole_width)
+    heights, widths = np.where(found, heights, whole_height), np.where(found, widths, whole_width)
     tops = np.where(found, draws.up_to(height - heights), (height - whole_height) // 2)
     lefts = np.where(found, draws.up_to(width - widths), (width - whole_width) // 2)
     return np.stack([tops, lefts, heights, widths], axis=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 
@@ -12,7 +10,6 @@ from deitlt_hf.data.device_augmentation.random_numbers import Draws
 PROBABILITY = 0.25
 AREA = (0.02, 1 / 3)  # share of the image
 ASPECT = (0.3, 1 / 0.3)  # height / width
-ATTEMPTS = 10
 
 
 def random_erasing(pixel_values: torch.Tensor, draws: Draws) -> torch.Tensor:
@@ -37,12 +34,9 @@ def draw_rectangles(count: int, height: int, width: int, draws: Draws) -> np.nda
 
     The height is 0 where nothing is erased.
     """
-    areas = draws.host.uniform(*AREA, (count, ATTEMPTS)) * height * width
-    aspects = np.exp(draws.host.uniform(math.log(ASPECT[0]), math.log(ASPECT[1]), (count, ATTEMPTS)))
-    heights = np.rint(np.sqrt(areas * aspects)).astype(np.int64)
-    widths = np.rint(np.sqrt(areas / aspects)).astype(np.int64)
-    fits = (heights < height) & (widths < width)
-    first = fits.argmax(1)[:, None]
-    erased = fits.any(1) & draws.chance(PROBABILITY, count)
-    heights, widths = (np.where(erased, np.take_along_axis(sides, first, 1)[:, 0], 0) for sides in (heights, widths))
+    found, heights, widths = draws.first_fitting(
+        count, height * width, AREA, ASPECT, lambda h, w: (h < height) & (w < width)
+    )
+    erased = found & draws.chance(PROBABILITY, count)
+    heights, widths = np.where(erased, heights, 0), np.where(erased, widths, 0)
     return np.stack([draws.up_to(height - heights), draws.up_to(width - widths), heights, widths], axis=1)

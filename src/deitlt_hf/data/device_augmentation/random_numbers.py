@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import torch
+
+Range = tuple[float, float]
+
+ATTEMPTS = 10  # as in torchvision and timm
 
 
 class Draws:
@@ -29,6 +36,26 @@ class Draws:
     def normal(self, *shape: int) -> torch.Tensor:
         """Standard normal float32 noise on the device."""
         return torch.randn(shape, generator=self._noise, device=self.device)
+
+    def first_fitting(
+        self,
+        count: int,
+        pixels: int,
+        shares: Range,
+        ratios: Range,
+        fits: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Whether one of ten rectangles fits, `(count,)` bool, and the two sides of the first that does, int64.
+
+        Each has a share of the pixels, and a ratio of its sides that is uniform on a logarithmic scale.
+        """
+        areas = self.host.uniform(*shares, (count, ATTEMPTS)) * pixels
+        drawn = np.exp(self.host.uniform(*map(math.log, ratios), (count, ATTEMPTS)))
+        sides = [np.rint(np.sqrt(product)).astype(np.int64) for product in (areas * drawn, areas / drawn)]
+        is_fitting = fits(*sides)
+        first = is_fitting.argmax(1)[:, None]
+        one, other = (np.take_along_axis(side, first, 1)[:, 0] for side in sides)
+        return is_fitting.any(1), one, other
 
     def send(self, array: np.ndarray) -> torch.Tensor:
         """A host array on the device, without waiting for it; on a CPU it is the array's own memory."""
