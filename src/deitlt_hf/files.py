@@ -28,7 +28,10 @@ _TYPES: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("data", "data_dir", "teacher", "init_from", "teacher_pixels", "distillation_type"), str),
         "imbalance_factor": int | float,
     },
-    RUN_FILE: dict.fromkeys(("data", "hub_ids", "versions", "teacher", "training"), dict),
+    RUN_FILE: {
+        **dict.fromkeys(("data", "hub_ids", "versions", "teacher", "training"), dict),
+        **dict.fromkeys(("data.name", "data.kind"), str),
+    },
     METRICS_FILE: {
         **dict.fromkeys(("experts", "averaged_weights", "accuracy", "groups"), dict),
         "class_counts": list,
@@ -139,8 +142,11 @@ def _read(file: Path, parse: Any, what: str) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise DeiTLTError(f"{file} does not hold {what}; mend it or remove it")
     for name, of in _TYPES.get(file.name, {}).items():
-        if not isinstance(content.get(name), of | None):
-            raise DeiTLTError(f"{file}: {name} is {content[name]!r:.60}, as this package never writes it; mend it")
+        value: Any = content
+        for part in name.split("."):
+            value = (value or {}).get(part)
+        if not isinstance(value, of | None):
+            raise DeiTLTError(f"{file}: {name} is {value!r:.60}, as this package never writes it; mend it")
     return content
 
 

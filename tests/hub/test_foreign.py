@@ -51,7 +51,10 @@ FIELDS = {
         {"1": "lynx", "2": "owl"}, {"0": "lynx", "1": "\ud800"}, {"0": "x" * 2000, "1": "owl"}, DEEP,
         dict.fromkeys(map(str, range(100_001)), "x"),
     ],
-    "label2id": [3, "lynx", ["lynx"], {"lynx": "a"}, {"lynx": -1}, {"lynx": 1e9}, {"lynx": None}, {"lynx": [0]}, DEEP],
+    "label2id": [
+        3, "lynx", ["lynx"], {"lynx": "a"}, {"lynx": -1}, {"lynx": 1e9}, {"lynx": None}, {"lynx": [0]},
+        {"lynx": "9" * 5000}, DEEP,
+    ],
     "class_counts": [
         3, "9 3", {"lynx": 9}, [9], [9, 3, 1], [9, -3], [9, "3"], [9, None], [9, 1.5], [9, float("nan")], [[9], [3]],
         [9, 10**40], [True, False], DEEP,

@@ -8,13 +8,17 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from deitlt_hf.errors import printable
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage before it."""
+    """A parser whose errors are one line; as in transformers' parser, `--batch_size` may be written `--batch-size`."""
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        dashed = (name.replace("_", "-") for name in names if name.startswith("--"))
+        return super().add_argument(*dict.fromkeys([*names, *dashed]), **options)
 
     def error(self, message: str) -> NoReturn:
         print(printable(f"{self.prog}: {message}; see {self.prog} --help"), file=sys.stderr)

@@ -18,21 +18,18 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("out", metavar="OUT", type=Path, help="directory to make")
     parser.add_argument("--ema", action="store_true", help="take the moving average of a student's weights")
     parser.add_argument(
-        "--num-attention-heads",
         "--num_attention_heads",
         metavar="N",
         type=int,
         help="a student's attention heads (default: from the model's name in the file, else hidden size / 64)",
     )
     parser.add_argument(
-        "--label-names",
         "--label_names",
         metavar="FILE",
         type=Path,
         help="names of the classes in the data set's order, one a line (default: LABEL_0, LABEL_1, ...)",
     )
     parser.add_argument(
-        "--class-list",
         "--class_list",
         metavar="FILE",
         type=Path,
@@ -40,7 +37,6 @@ def run(argv: Sequence[str]) -> None:
         "and iNaturalist-2018 that do not hold the order of their classes",
     )
     parser.add_argument(
-        "--class-order",
         "--class_order",
         metavar="FILE",
         type=Path,

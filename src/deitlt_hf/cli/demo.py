@@ -19,9 +19,7 @@ DEMO_FILES = {"teacher", "student", "analysis", "metrics.json", "report.png"}
 
 def run(argv: Sequence[str]) -> None:
     parser = OneLineParser(prog="deitlt demo", description=__doc__.split(": ", 1)[1])
-    parser.add_argument(
-        "--output_dir", "--output-dir", type=Path, default=Path("demo-output"), help="default: %(default)s"
-    )
+    parser.add_argument("--output_dir", type=Path, default=Path("demo-output"), help="default: %(default)s")
     parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
     options = parser.parse_args(argv)
     _prepare(options.output_dir, options.overwrite)

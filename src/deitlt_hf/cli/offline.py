@@ -1,4 +1,4 @@
-"""Commands that name something on a hub which does not answer take it from the cache, or say at once that it is not."""
+"""Commands that need a hub which does not answer: they use the cache, or say at once that it does not."""
 
 from __future__ import annotations
 

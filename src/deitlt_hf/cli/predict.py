@@ -25,7 +25,7 @@ def run(argv: Sequence[str]) -> None:
         "--expert",
         help="sort the classes by: average, cls or distillation (default: the model's own, usually average)",
     )
-    parser.add_argument("--batch_size", "--batch-size", type=int, default=32, help="images per step (default: 32)")
+    parser.add_argument("--batch_size", type=int, default=32, help="images per step (default: 32)")
     parser.add_argument(
         "--attention", metavar="DIR", type=Path, help="directory for a picture per image of where the tokens look"
     )

@@ -21,12 +21,12 @@ def resume_command(arguments: Sequence[str], checkpoint: str) -> str:
     command, *flags = arguments
     directory, name = os.path.split(checkpoint)
     newest = newest_complete(directory)
-    # A run that went back to an older checkpoint leaves those that it has not reached again.
+    # After a rewind to an older checkpoint, newer ones may still be there.
     is_newest = newest is None or os.path.basename(newest) == name
     resume = ["--resume"] if is_newest else ["--resume_from_checkpoint", checkpoint]
     options = _options(flags)
     in_no_recipe = OF_THE_MACHINE | PRIVATE_SETTINGS
-    # Nor is what was changed when the run was resumed before.
+    # A resumed run keeps its first recipe, so that flags of the resumed one are in no recipe either.
     was_resumed = any(name in ("resume", "resume_from_checkpoint") for name, _ in options)
     ours = {"output_dir", "resume", "resume_from_checkpoint", "overwrite"} | _NEVER_SHOWN
     kept = [words for name, words in options if name not in ours and (was_resumed or name in in_no_recipe)]
@@ -40,10 +40,10 @@ def _program() -> list[str]:
     import psutil
 
     words = []
-    with suppress(psutil.Error, AttributeError):  # not ours to see; no parent, as the first process of a container
+    with suppress(psutil.Error, AttributeError):  # the parent is hidden, or there is none, as in a container
         words = psutil.Process().parent().cmdline()
     program = words[: words.index(_MODULE) + 1] if _MODULE in words else []
-    if any(os.path.basename(word) in _LAUNCHERS for word in program):  # a wrapper such as nohup is none
+    if any(os.path.basename(word) in _LAUNCHERS for word in program):  # and not only a wrapper such as nohup
         return program if program[1].startswith("-") else [os.path.basename(program[1]), *program[2:]]
     return ["deitlt"] if os.environ.get("WORLD_SIZE", "1") == "1" else ["accelerate", "launch", "-m", _MODULE]
 

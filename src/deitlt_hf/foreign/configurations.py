@@ -80,7 +80,11 @@ def _are_labels(value: object) -> bool:
     """The class id of each name; in old files it is text."""
     if not isinstance(value, dict) or len(value) > _MOST_CLASSES:
         return False
-    labels = [int(label) if isinstance(label, str) and label.isdecimal() else label for label in value.values()]
+    # int() refuses text of thousands of digits.
+    labels = [
+        int(label) if isinstance(label, str) and label.isdecimal() and len(label) < 10 else label
+        for label in value.values()
+    ]
     return all(map(_is_text, value)) and all(_is_int(label, 0, _MOST_CLASSES) for label in labels)
 
 
