@@ -26,12 +26,12 @@ from deitlt_hf import (
     DeiTLTError,
     DeiTLTForImageClassification,
 )
-from deitlt_hf.cards.adapter import save_classes
 from deitlt_hf.cards.model_card import is_generated, model_card, write_model_card
 from deitlt_hf.data.record import DataRecord
 from deitlt_hf.data.views import image_processor
 from deitlt_hf.evaluation.measures import expert_metrics
 from deitlt_hf.files import write_json
+from deitlt_hf.foreign.adapters import save_classes
 from deitlt_hf.hub.pushing import push_model
 from hub_server import Fault, HubServer
 

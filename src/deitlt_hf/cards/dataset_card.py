@@ -10,8 +10,7 @@ from pathlib import Path
 from datasets import Dataset
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from deitlt_hf.cards.class_counts import labels_to_list
-from deitlt_hf.cards.markdown import escape
+from deitlt_hf.cards.markdown import escape, listed_labels
 from deitlt_hf.data.benchmarks import Benchmark
 
 TEMPLATE = "dataset.md.jinja"
@@ -54,7 +53,7 @@ def dataset_card(built: BuiltDataset, location: str) -> DatasetCard:
     values = {
         "built": built,
         "groups": {name: [built.class_counts[label] for label in labels] for name, labels in groups.items()},
-        "shown": labels_to_list(built.class_counts)[0],
+        "shown": listed_labels(built.class_counts),
         "location": location,
         "picture_file": PICTURE_FILE,
         "text": escape,

@@ -8,15 +8,13 @@ import unicodedata
 from collections.abc import Sequence
 
 MAX_TEXT_LENGTH = 80
+MAX_LISTED_CLASSES, SHOWN_ENDS = 100, 10
 _MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)")
 _TURNS_DIRECTION = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
 
 
-def escape(text: str) -> str:
+def escape(text: object, longest: int = MAX_TEXT_LENGTH) -> str:
     """A user's text as one line of plain Markdown, also within a table; a long one is cut in the middle.
-
-    Args:
-        text: such as a class's name.
 
     Example:
         >>> print(escape("a|b <script>"))
@@ -24,22 +22,9 @@ def escape(text: str) -> str:
     """
     shown = (" " if _is_control(character) else character for character in str(text))
     line = " ".join("".join(shown).split())
-    if len(line) > MAX_TEXT_LENGTH:
-        line = f"{line[: MAX_TEXT_LENGTH // 2]}…{line[-MAX_TEXT_LENGTH // 2 + 1 :]}"
+    if len(line) > longest:
+        line = f"{line[: longest // 2]}…{line[-longest // 2 + 1 :]}"
     return _MARKUP.sub(r"\\\g<0>", html.escape(line, quote=False))
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are Markdown already.
-
-    Example:
-        >>> print(table(("a", "b"), [("1", "2")]))
-        | a | b |
-        | --- | --- |
-        | 1 | 2 |
-    """
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def code_block(language: str, code: str) -> str:
@@ -54,6 +39,17 @@ def code_block(language: str, code: str) -> str:
     longest = max((len(run) for run in re.findall("`+", code)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{code}\n{fence}"
+
+
+def listed_labels(counts: Sequence[int]) -> list[int]:
+    """Labels for a table of classes, the largest class first; of many classes the ten largest and the ten smallest.
+
+    Example:
+        >>> listed_labels([6, 134, 18])
+        [1, 2, 0]
+    """
+    order = sorted(range(len(counts)), key=lambda label: -counts[label])
+    return order if len(order) <= MAX_LISTED_CLASSES else order[:SHOWN_ENDS] + order[-SHOWN_ENDS:]
 
 
 def _is_control(character: str) -> bool:

@@ -37,7 +37,6 @@ from transformers.trainer_callback import ExportableState, TrainerState
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 
-from deitlt_hf.cards.adapter import save_classes
 from deitlt_hf.cards.model_card import write_model_card
 from deitlt_hf.data.dataset import collate_for_workers
 from deitlt_hf.durable.checkpoints import finish, is_complete, newest_complete, rotate, tidy, unfinished
@@ -47,6 +46,7 @@ from deitlt_hf.durable.signals import Stopped, leave_signals_to_the_training, si
 from deitlt_hf.durable.weights import load_weights, wraps_adapters
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.files import last_part, read_json, write_json
+from deitlt_hf.foreign.adapters import save_classes
 from deitlt_hf.hub.pushing import link_or_copy, stage_model, stale_files
 from deitlt_hf.hub.repository import check_hub, commit_folder, make_repository
 

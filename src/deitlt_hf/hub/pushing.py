@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -15,9 +14,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub import ModelCard
 
-from deitlt_hf.cards.adapter import ADAPTER_FILE, CLASSES_FILE, is_adapter, is_pefts_form
-from deitlt_hf.cards.facts import read_facts
-from deitlt_hf.cards.model_card import CARD_FILE, card_of, is_generated, model_card
+from deitlt_hf.cards.model_card import CARD_FILE, has_own_card, model_card
 from deitlt_hf.cards.record import public_settings
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.files import (
@@ -30,6 +27,7 @@ from deitlt_hf.files import (
     read_settings,
     write_json,
 )
+from deitlt_hf.foreign.adapters import ADAPTER_FILE, CLASSES_FILE, is_adapter
 from deitlt_hf.hub.remote_code import add_remote_code, code_files
 from deitlt_hf.hub.repository import (
     address_of,
@@ -202,18 +200,10 @@ def _card(directory: Path, folder: Path, repo_id: str, branch: str | None) -> Mo
     """The card of the model in `directory` that says how to load it with the code in `folder`."""
     if is_adapter(directory):
         return model_card(directory, repo_id, branch)
-    facts = read_facts(directory, repo_id, branch)
-    facts.config.auto_map = json.loads((folder / "config.json").read_text()).get("auto_map")
-    return card_of(facts)
-
-
-def has_own_card(directory: str | os.PathLike[str]) -> bool:
-    """Whether a directory has a `README.md` written or edited by hand; PEFT's empty form does not count."""
-    card = Path(directory) / CARD_FILE
-    if not card.is_file():
-        return False
-    text = card.read_text(encoding="utf-8", errors="replace")
-    return not is_generated(text) and not is_pefts_form(text)
+    config = read_json(folder / "config.json") or {}
+    return model_card(
+        directory, repo_id, branch, has_code="AutoModelForImageClassification" in (config.get("auto_map") or {})
+    )
 
 
 def stale_files(folder: str | os.PathLike[str]) -> tuple[str, ...]:
