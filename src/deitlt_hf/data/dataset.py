@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -88,22 +89,17 @@ class ViewedDataset(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """A batch of examples in one read, which torch's `DataLoader` prefers."""
-        if not any(isinstance(index, Draw) for index in indices):
-            return self._examples(indices)
-        with generators_untouched():
-            return self._examples(indices)
-
-    def _examples(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         plain = [int(index) for index in indices]
         rows = self._rows_to_decode(plain)
         examples: list[dict[str, Any]] = []
-        for start in range(0, len(indices), DECODED_AT_ONCE):
-            few = slice(start, start + DECODED_AT_ONCE)
-            # With repeated augmentation neighbours are often the same image.
-            images = {index: self._image(index, rows) for index in dict.fromkeys(plain[few])}
-            # Not for each image: three generators set and refilled take a twentieth of a small image's view.
-            follow(indices[start])
-            examples += [{name: view(images[index]) for name, view in self.views.items()} for index in plain[few]]
+        with generators_untouched() if any(isinstance(index, Draw) for index in indices) else nullcontext():
+            for start in range(0, len(indices), DECODED_AT_ONCE):
+                few = slice(start, start + DECODED_AT_ONCE)
+                # With repeated augmentation neighbours are often the same image.
+                images = {index: self._image(index, rows) for index in dict.fromkeys(plain[few])}
+                # Not for each image: three generators set and refilled take a twentieth of a small image's view.
+                follow(indices[start])
+                examples += [{name: view(images[index]) for name, view in self.views.items()} for index in plain[few]]
         if self._labels is not None:
             for index, example in zip(plain, examples, strict=True):
                 example["labels"] = int(self._labels[index])
