@@ -14,12 +14,11 @@ from typing import Any
 import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from safetensors import SafetensorError, safe_open
 
 import deitlt_hf
 from deitlt_hf.cards.descriptions import describe_architecture, describe_teacher_training
 from deitlt_hf.cards.markdown import code_block, escape, listed_labels
-from deitlt_hf.cards.record import ONLY_ROW, RunRecord, find_hub_ids, read_record
+from deitlt_hf.cards.record import ONLY_ROW, RunRecord, find_hub_ids, read_record, read_shapes
 from deitlt_hf.data.suggestion import format_setting
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, MEASURES
@@ -65,21 +64,22 @@ def model_card(
     directory: str | os.PathLike[str],
     repo_id: str | None = None,
     branch: str | None = None,
-    **known: Any,
+    has_code: bool | None = None,
 ) -> ModelCard:
     """The card of the model in a directory, as `write_model_card` writes it; what its files do not tell is left out.
 
     Read are `config.json` and the shapes of the weights, and of the run `recipe.yaml`, `metrics.json`, `run.json` and
-    whether there is a `report.png`; for `ema` and `checkpoint-N` those of the directory above. `known` holds fields of
-    the record that differ from what is read.
+    whether there is a `report.png`; for `ema` and `checkpoint-N` those of the directory above. `has_code` tells whether
+    modeling files lie beside the weights where the snippets load them; by default `config.json` does.
     """
     try:
         if is_adapter(directory):
             return _adapter_card(directory, repo_id, branch)
-        return card_of(dataclasses.replace(read_record(directory, repo_id, branch), **known))
+        record = read_record(directory, repo_id, branch)
+        return card_of(record if has_code is None else dataclasses.replace(record, has_code=has_code))
+    except DeiTLTError:
+        raise
     except (LookupError, TypeError, AttributeError, ValueError, jinja2.TemplateError) as error:
-        if isinstance(error, DeiTLTError):
-            raise
         raise DeiTLTError(  # a value deep in one of the run's files
             f"{directory}: {METRICS_FILE}, {RUN_FILE} or {RECIPE_FILE} holds what this package never writes "
             f"({type(error).__name__}: {error}); mend it or remove it"
@@ -155,6 +155,8 @@ def _adapter_card(directory: str | os.PathLike[str], repo_id: str | None, branch
     base_id = find_hub_ids({"init_from": base}).get("init_from")
     is_elsewhere = base_id is None and (repo_id is not None or Path(base).is_absolute())
     has_classes = (path / CLASSES_FILE).is_file()
+    shapes = {} if has_classes else read_shapes(path, "adapter_model*.safetensors")
+    num_labels = next((shape[0] for name, shape in shapes.items() if name.endswith("cls_classifier.weight")), None)
     values = {
         "title": (repo_id or path.absolute().name).split("/")[-1],
         "kind": config.get("peft_type", "PEFT"),
@@ -164,7 +166,7 @@ def _adapter_card(directory: str | os.PathLike[str], repo_id: str | None, branch
         "on_hub": repo_id is not None,
         "revision": None if branch == "main" else branch,
         "classes_file": CLASSES_FILE if has_classes else None,
-        "num_labels": None if has_classes else _count_classes(path),
+        "num_labels": num_labels,
     }
     header = ModelCardData(
         library_name="peft",
@@ -173,19 +175,6 @@ def _adapter_card(directory: str | os.PathLike[str], repo_id: str | None, branch
         tags=["deit-lt", "long-tailed", "class-imbalance", "lora"],
     )
     return _filled("adapter.md.jinja", header, values)
-
-
-def _count_classes(path: Path) -> int | None:
-    """How many classes the heads have that are saved with the adapter; None where it has none."""
-    for file in path.glob("adapter_model*.safetensors"):
-        try:
-            with safe_open(file, framework="numpy") as tensors:
-                for name in tensors.keys():  # noqa: SIM118
-                    if name.endswith("cls_classifier.weight"):
-                        return tensors.get_slice(name).get_shape()[0]
-        except (OSError, SafetensorError) as error:
-            raise DeiTLTError(f"{file} cannot be read ({error}); pass an adapter with complete weights") from error
-    return None
 
 
 def _filled(template: str, header: ModelCardData, values: dict[str, Any]) -> ModelCard:

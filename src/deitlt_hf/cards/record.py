@@ -18,7 +18,7 @@ import deitlt_hf
 from deitlt_hf.cards.descriptions import DataDescription, describe_architecture, describe_data, kind_of_data
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.errors import DeiTLTError, loading_reason
-from deitlt_hf.evaluation.measures import EXPERTS, GROUPS, MEASURES
+from deitlt_hf.evaluation.measures import EXPERTS, MEASURES
 from deitlt_hf.files import (
     METRICS_FILE,
     RECIPE_FILE,
@@ -104,10 +104,6 @@ class RunRecord:
         return [self.class_counts[label] for label in self.groups[group]]
 
     @property
-    def group_of(self) -> dict[int, str]:
-        return {label: name for name in GROUPS for label in (self.groups or {}).get(name, ())}
-
-    @property
     def groups_are_thirds(self) -> bool:
         """Whether the usual thresholds would have left a group empty."""
         counts = self.class_counts
@@ -178,6 +174,10 @@ def read_record(directory: str | os.PathLike[str], repo_id: str | None = None, b
         results = _logged_results(state, EXPERTS if config.model_type == _STUDENT else (), "ema_" * averaged)
         results_step = state.get("global_step")
 
+    shapes = read_shapes(path, "model*.safetensors")  # without the state of PaCo beside them
+    runtime = "torch"
+    if not shapes:
+        runtime = next((name for name, file in _RUNTIME_FILES.items() if (path / file).is_file()), "torch")
     counts = getattr(config, "class_counts", None) or metrics.get("class_counts")
     counts = counts if counts is not None and len(counts) == config.num_labels else None
     test_counts = (run.get("data") or {}).get("test_counts") or ()
@@ -189,8 +189,8 @@ def read_record(directory: str | os.PathLike[str], repo_id: str | None = None, b
         on_hub=repo_id is not None,
         config=config,
         has_code="AutoModelForImageClassification" in (getattr(config, "auto_map", None) or {}),
-        runtime=_runtime(path),
-        num_weights=_count_weights(path),
+        runtime=runtime,
+        num_weights=sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(_NOT_LEARNED)) or None,
         step=step,
         averaged=averaged,
         has_picture=(path / REPORT_FILE).is_file(),
@@ -248,22 +248,16 @@ def _logged_results(state: Mapping[str, Any], experts: Sequence[str], prefix: st
     return rows if all(row["overall"] is not None for row in rows.values()) else {}
 
 
-def _count_weights(path: Path) -> int | None:
-    total = 0
-    for file in sorted(path.glob("model*.safetensors")):  # not the state of PaCo beside them
+def read_shapes(path: Path, pattern: str) -> dict[str, list[int]]:
+    """The shapes of the tensors in a directory's safetensors files, by name."""
+    shapes = {}
+    for file in sorted(path.glob(pattern)):
         try:
             with safe_open(file, framework="numpy") as tensors:
-                learned = [name for name in tensors.keys() if not name.endswith(_NOT_LEARNED)]  # noqa: SIM118
-                total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in learned)
+                shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise DeiTLTError(f"{file} cannot be read ({error}); pass a directory with complete weights") from error
-    return total or None
-
-
-def _runtime(path: Path) -> str:
-    if any(path.glob("model*.safetensors")):
-        return "torch"
-    return next((runtime for runtime, file in _RUNTIME_FILES.items() if (path / file).is_file()), "torch")
+    return shapes
 
 
 def installed_versions() -> dict[str, str]:
