@@ -90,3 +90,28 @@ def test_public_name_resolves_and_is_documented_with_an_example(name: str) -> No
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'deitlt_hf' has no attribute 'DeiTLTModle'"):
         _ = deitlt_hf.DeiTLTModle
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("data.transforms", "ViewTransform"),
+        ("data.processing", "image_processor"),
+        ("evaluation.accuracy", "format_table"),
+        ("evaluation.predicting", "predict_experts"),
+        ("hub.app", "build_app"),
+        ("hub.cards.model_card", "write_model_card"),
+        ("training.runs", "train_student"),
+        ("training.run_data", "TrainingDataArguments"),
+        ("training.trainer", "DeiTLTTrainer"),
+    ],
+)
+def test_an_old_module_leads_to_the_public_name(module, name):
+    with pytest.warns(DeprecationWarning, match=f"write `from deitlt_hf import {name}`"):
+        exec(f"from deitlt_hf.{module} import {name}", found := {})
+    assert found[name] is getattr(deitlt_hf, name)
+
+
+def test_an_old_module_has_no_other_names():
+    with pytest.raises(ImportError, match="no_such_name"):
+        exec("from deitlt_hf.training.runs import no_such_name")

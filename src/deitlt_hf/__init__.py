@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from deitlt_hf._auto import register_when_transformers_loads
+from deitlt_hf._moved import find_moved_modules
 from deitlt_hf.errors import DeiTLTError
 
 if TYPE_CHECKING:  # type checkers and editors read the names here; at run time `__getattr__` loads them
@@ -172,4 +173,5 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
+find_moved_modules()
 register_when_transformers_loads()

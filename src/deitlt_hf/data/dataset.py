@@ -68,6 +68,18 @@ class ViewedDataset(torch.utils.data.Dataset):
     An example is a dict of a tensor `(3, image_size, image_size)` per view, and an int under `labels`. Where the
     indices of a batch are `Draw`s, what its views draw follows from their seeds alone. Images are decoded once and kept
     where all of the split's fit into memory, see `keep_images`.
+
+    Args:
+        dataset: rows with an `image` and a `label` column.
+        views: what is made of each image, by the name of the tensor.
+        split: the split's name, for messages.
+
+    Example:
+        >>> from deitlt_hf import ViewedDataset, evaluation_view, load_long_tailed_dataset
+        >>> views = {"pixel_values": evaluation_view(16)}
+        >>> test = ViewedDataset(load_long_tailed_dataset("digits-lt")["test"], views, "test")
+        >>> test[0]["pixel_values"].shape, test[0]["labels"]
+        (torch.Size([3, 16, 16]), 0)
     """
 
     def __init__(self, dataset: Dataset, views: dict[str, View], split: str) -> None:

@@ -35,6 +35,22 @@ def device_views(
     """The two halves of each output's view, `strong` or weak: one for `ViewedDataset`, one for `batch_views`.
 
     Small images of one size are sent to the device as they are, and cropped there. Others are cropped by the loader.
+
+    Args:
+        strong: for each output, whether its view is strong (True) or weak (False).
+        image_size: side of the square output in pixels.
+        horizontal_flip: mirror half of the images.
+        dataset: the training rows, with an `image` column.
+
+    Returns:
+        Views for `ViewedDataset`, which give `(3, H, W)` uint8; and views for the trainers' `batch_views`.
+
+    Example:
+        >>> from PIL import Image
+        >>> rows = Dataset.from_dict({"image": [Image.new("L", (28, 28))]})
+        >>> of_loader, of_batch = device_views({"pixel_values": True}, 64, True, rows)
+        >>> of_loader["pixel_values"](Image.new("RGB", (28, 28))).shape
+        torch.Size([3, 28, 28])
     """
     if image_size <= LARGEST_PADDED_SIZE:
         steps, crops = [resize_to_square(image_size)], True
