@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from deitlt_hf.data.benchmarks import BENCHMARKS
+from deitlt_hf.losses.teacher import TEACHER_LOSSES
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,6 @@ def _image_size(config: PreTrainedConfig) -> int | None:
     return size[-1] if isinstance(size, (list, tuple)) else size
 
 
-_LOSSES = {"ce": "cross-entropy", "ldam": "LDAM", "paco": "PaCo"}
-
-
 def describe_teacher_training(settings: Mapping[str, Any]) -> str:
     """How a teacher was trained, from the settings of `deitlt teacher` that differ from its defaults.
 
@@ -108,7 +106,8 @@ def describe_teacher_training(settings: Mapping[str, Any]) -> str:
         >>> describe_teacher_training({"loss": "ldam", "drw_start_epoch": 160, "sam_rho": [0.8]})
         'LDAM, deferred re-weighting (DRW) from epoch 160, SAM (rho 0.8)'
     """
-    parts = [_LOSSES.get(settings.get("loss", "ce"), str(settings.get("loss")))]
+    loss = settings.get("loss", "ce")
+    parts = [TEACHER_LOSSES[loss].title if loss in TEACHER_LOSSES else str(loss)]
     if settings.get("drw_start_epoch") is not None:
         parts.append(f"deferred re-weighting (DRW) from epoch {settings['drw_start_epoch']}")
     radii = settings.get("sam_rho", [])

@@ -8,9 +8,17 @@ from typing import Any
 
 from deitlt_hf.data.suggestion import format_setting
 from deitlt_hf.errors import notice
+from deitlt_hf.losses.teacher import TEACHER_LOSSES
 from deitlt_hf.teachers.build import CIFAR_RESNET
+from deitlt_hf.training.arguments import TeacherTrainingArguments
 
 Settings = Mapping[str, Any]
+
+
+def _settings_of(loss: str) -> tuple[str, ...]:
+    """The arguments of a teacher's loss, which begin with its name."""
+    names = (field.name for field in dataclasses.fields(TeacherTrainingArguments))
+    return tuple(name for name in names if name.startswith(f"{loss}_"))
 
 
 # Names, when they count, and what that takes.
@@ -19,9 +27,7 @@ _NEEDS: list[tuple[tuple[str, ...], Callable[[Settings], bool], str]] = [
     (("distillation_temperature",), lambda s: s["distillation_type"] == "soft", "distillation_type soft"),
     (("mixup_in_drw", "class_balanced_beta"), lambda s: s["drw_start_epoch"] is not None,
      "drw_start_epoch"),
-    (("ldam_max_margin", "ldam_scale"), lambda s: s["loss"] == "ldam", "loss ldam"),
-    (tuple(f"paco_{name}" for name in ("alpha", "beta", "gamma", "temperature", "dim", "queue", "momentum")),
-     lambda s: s["loss"] == "paco", "loss paco"),
+    *((_settings_of(loss), lambda s, loss=loss: s["loss"] == loss, f"loss {loss}") for loss in TEACHER_LOSSES),
     (("decay_epochs", "decay_factor"), lambda s: s["schedule"] == "steps", "schedule steps"),
     (("depth",), lambda s: s["init_from"] is None and s["architecture"] == CIFAR_RESNET,
      f"architecture {CIFAR_RESNET}, from scratch"),

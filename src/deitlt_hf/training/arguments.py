@@ -18,13 +18,13 @@ from deitlt_hf.durable.trainer import DurableTrainingArguments
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.measures import EXPERTS, MEASURES
 from deitlt_hf.losses.distillation import DISTILLATION_TYPES
+from deitlt_hf.losses.teacher import TEACHER_LOSSES
 from deitlt_hf.ranges import check_ranges, one_of
 from deitlt_hf.teachers.pixels import TEACHER_PIXELS
 
 REFERENCE_BATCH_SIZE = 512  # the batch that the reference's learning rates are given for
 
 VIEWS = ("strong", "weak")
-TEACHER_LOSSES = ("ce", "ldam", "paco")
 TEACHER_SCHEDULES = ("steps", "cosine")
 AUGMENTATION_DEVICES = ("auto", "cpu", "device")
 _COMPILERS = tuple(backend.value.lower() for backend in DynamoBackend if backend is not DynamoBackend.NO)
@@ -332,7 +332,10 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
     num_train_epochs: float = field(default=200, metadata={"help": "Number of epochs."})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Images per device and step."})
 
-    loss: str = field(default="ce", metadata={"help": "ce (cross-entropy), ldam or paco."})
+    loss: str = field(
+        default="ce",
+        metadata={"help": f"{', '.join(f'{name} ({loss.title})' for name, loss in TEACHER_LOSSES.items())}."},
+    )
     training_view: str = field(
         default="weak",
         metadata={
@@ -372,7 +375,7 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
         self._check_sam()
         super().__post_init__()
         self._check_is_sgd()
-        one_of("loss", self.loss, TEACHER_LOSSES)
+        one_of("loss", self.loss, tuple(TEACHER_LOSSES))
         one_of("schedule", self.schedule, TEACHER_SCHEDULES)
         one_of("training view", self.training_view, VIEWS)
         if self.loss == "paco":

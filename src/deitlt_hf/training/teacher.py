@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel
 
 from deitlt_hf.data.device_augmentation.device_views import BatchView
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.measures import mean_accuracies
-from deitlt_hf.losses.ldam import LDAMLoss
-from deitlt_hf.losses.paco import PaCoLoss
+from deitlt_hf.losses.teacher import TEACHER_LOSSES, CrossEntropyLoss
 from deitlt_hf.training.arguments import TeacherTrainingArguments
 from deitlt_hf.training.long_tail import LongTailTrainer, TrainerOptions, first_output, predicted_class_ids
 from deitlt_hf.training.paco import PACO_FILE, MomentumContrast, UpdateMomentumContrast
@@ -47,7 +45,7 @@ class TeacherTrainer(LongTailTrainer):
         >>> model = CifarResNetForImageClassification(CifarResNetConfig(depth=20, num_labels=2, classifier="cosine"))
         >>> args = TeacherTrainingArguments("runs/teacher", loss="ldam", drw_start_epoch=160, use_cpu=True)
         >>> trainer = TeacherTrainer(model, args, class_counts=[81, 16])  # and train_dataset=..., then trainer.train()
-        >>> [round(margin, 3) for margin in trainer.ldam.margins.tolist()]  # proportional to 1/3 and 1/2
+        >>> [round(margin, 3) for margin in trainer.loss_function.margins.tolist()]  # proportional to 1/3 and 1/2
         [0.333, 0.5]
     """
 
@@ -82,13 +80,8 @@ class TeacherTrainer(LongTailTrainer):
 
     def _follow_arguments(self) -> None:
         super()._follow_arguments()
-        args = self.args
-        self.ldam = self.paco = None
-        if args.loss == "ldam":
-            self.ldam = LDAMLoss(self._needed_class_counts(), args.ldam_max_margin, args.ldam_scale).to(args.device)
-        if args.loss == "paco":
-            weights = (args.paco_alpha, args.paco_beta, args.paco_gamma, args.paco_temperature)
-            self.paco = PaCoLoss(self._needed_class_counts(), *weights).to(args.device)
+        make = TEACHER_LOSSES[self.args.loss].make
+        self.loss_function = make(self.args, self._needed_class_counts).to(self.args.device)
 
     def _prepare_contrast(self) -> None:
         args = self.args
@@ -110,11 +103,10 @@ class TeacherTrainer(LongTailTrainer):
             if self.contrast is not None and model.training:
                 candidates, candidate_labels = self.contrast.candidates(inputs["keys"], labels)
                 features = torch.cat([self.contrast.queries(), candidates])
-                loss = self.paco(features, torch.cat([labels, candidate_labels]), outputs.logits)
-            elif self.ldam is not None:
-                loss = self.ldam(outputs.logits, labels, weights)
-            else:
-                loss = F.cross_entropy(outputs.logits, labels, weight=weights)
+                loss = self.loss_function(features, torch.cat([labels, candidate_labels]), outputs.logits)
+            else:  # PaCo needs its second view, which test images do not have
+                of_logits = CrossEntropyLoss() if self.args.loss == "paco" else self.loss_function
+                loss = of_logits(outputs.logits, labels, weights)
             if model.training and not self._weights_are_perturbed:
                 self.record(train_accuracy=100 * (outputs.logits.detach().argmax(-1) == labels).float().mean())
         return (loss, outputs) if return_outputs else loss
