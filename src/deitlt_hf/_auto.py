@@ -6,6 +6,7 @@ registration runs at once where transformers is loaded already, and right after 
 
 from __future__ import annotations
 
+import importlib
 import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -13,26 +14,25 @@ from types import ModuleType
 
 
 def register_auto_classes() -> None:
-    """Make `AutoConfig`, `AutoModel`, `AutoModelForImageClassification` and `AutoImageProcessor` know the models."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+    """Make `AutoConfig`, `AutoModel`, `AutoModelForImageClassification` and `AutoImageProcessor` know `models/`."""
+    import transformers
     from transformers.models.deit.image_processing_deit import DeiTImageProcessor
     from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
 
-    from deitlt_hf.models.cifar_resnet.configuration_cifar_resnet import CifarResNetConfig
-    from deitlt_hf.models.cifar_resnet.modeling_cifar_resnet import CifarResNetForImageClassification
-    from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
-    from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification, DeiTLTModel
-    from deitlt_hf.models.timm_cosine.configuration_timm_cosine import TimmCosineConfig
-    from deitlt_hf.models.timm_cosine.modeling_timm_cosine import TimmCosineForImageClassification
+    from deitlt_hf.models import MODEL_TYPES
 
     processors = {"torchvision": DeiTImageProcessor, "pil": DeiTImageProcessorPil}
-    for config in (DeiTLTConfig, CifarResNetConfig, TimmCosineConfig):
-        AutoConfig.register(config.model_type, config, exist_ok=True)
-        AutoImageProcessor.register(config, image_processor_classes=dict(processors), exist_ok=True)
-    AutoModel.register(DeiTLTConfig, DeiTLTModel, exist_ok=True)
-    AutoModelForImageClassification.register(DeiTLTConfig, DeiTLTForImageClassification, exist_ok=True)
-    AutoModelForImageClassification.register(CifarResNetConfig, CifarResNetForImageClassification, exist_ok=True)
-    AutoModelForImageClassification.register(TimmCosineConfig, TimmCosineForImageClassification, exist_ok=True)
+    for model_type in MODEL_TYPES:
+        module = importlib.import_module(f"deitlt_hf.models.{model_type}.modeling_{model_type}")
+        for model in vars(module).values():
+            # The name that the file passes to `register_for_auto_class`.
+            auto_class = getattr(model, "_auto_class", None)
+            if auto_class is None or model.__module__ != module.__name__:
+                continue
+            config = model.config_class
+            transformers.AutoConfig.register(model_type, config, exist_ok=True)
+            transformers.AutoImageProcessor.register(config, image_processor_classes=dict(processors), exist_ok=True)
+            getattr(transformers, auto_class).register(config, model, exist_ok=True)
 
 
 class _RegisterAfterImport(MetaPathFinder):

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from deitlt_hf.data.benchmarks import BENCHMARKS
 from deitlt_hf.losses.teacher import TEACHER_LOSSES
+from deitlt_hf.models import MODEL_TYPES
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def describe_architecture(config: PreTrainedConfig) -> str:
     elif config.model_type in ("timm_wrapper", "timm_cosine"):
         name = f"timm's {config.architecture}"
     else:
-        name = f"{config.model_type} of transformers"
+        name = config.model_type if config.model_type in MODEL_TYPES else f"{config.model_type} of transformers"
     if config.model_type == "timm_cosine" or getattr(config, "classifier", None) == "cosine":
         name += " with a cosine classifier"
     size = _image_size(config)

@@ -31,6 +31,7 @@ from deitlt_hf.files import (
 )
 from deitlt_hf.foreign.configurations import check_config
 from deitlt_hf.long_tail_accuracy.scores import USUAL_THRESHOLDS
+from deitlt_hf.models import MODEL_TYPES
 
 if TYPE_CHECKING:
     from deitlt_hf.cards.paper_settings import PaperSetting
@@ -44,7 +45,6 @@ PRIVATE_SETTINGS = {
 }
 
 _STUDENT = "deit_lt"
-_WITH_CODE = (_STUDENT, "cifar_resnet", "timm_cosine")  # models whose modeling files lie beside their weights
 _RUNTIME_FILES = {"onnx": "model.onnx", "exported": "model.pt2"}
 _EMA_DIRECTORY = "ema"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -93,7 +93,7 @@ class RunRecord:
     @property
     def needs_code(self) -> bool:
         """Whether transformers alone does not know the model."""
-        return self.config.model_type in _WITH_CODE
+        return self.config.model_type in MODEL_TYPES
 
     @property
     def class_names(self) -> list[str]:

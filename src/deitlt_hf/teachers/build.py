@@ -21,8 +21,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 from deitlt_hf.data.views import evaluation_resize
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.inference.loading import load_any_config, load_model
+from deitlt_hf.models import MODEL_TYPES
 from deitlt_hf.models.cifar_resnet.configuration_cifar_resnet import CLASSIFIERS, CifarResNetConfig
 from deitlt_hf.models.cifar_resnet.modeling_cifar_resnet import CifarResNetForImageClassification
+from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.timm_cosine.configuration_timm_cosine import TimmCosineConfig
 from deitlt_hf.models.timm_cosine.modeling_timm_cosine import TimmCosineForImageClassification
 from deitlt_hf.ranges import one_of
@@ -36,7 +38,7 @@ def make_classifier(
     """An image classifier with random weights, for images of `image_size` pixels.
 
     `architecture` is `"cifar_resnet"` (with `depth` layers), a timm model such as `"resnet50"`, or a model type of
-    transformers in its default configuration. `"cosine"` classifiers go with the first two.
+    transformers or of `models/` in its default configuration. `"cosine"` classifiers go with the first two.
     """
     check_architecture(architecture, classifier, depth)
     if architecture == CIFAR_RESNET:
@@ -110,11 +112,13 @@ def _timm_data(image_size: int) -> dict:
 
 
 def _model_types() -> list[str]:
-    return [name for name in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES if name != TimmWrapperConfig.model_type]
+    """Model types of this package and of transformers, but for the student and those that timm's names stand for."""
+    others = {DeiTLTConfig.model_type, TimmCosineConfig.model_type, TimmWrapperConfig.model_type}
+    return [name for name in (*MODEL_TYPES, *MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES) if name not in others]
 
 
 def _hint(architecture: str) -> str:
-    near = difflib.get_close_matches(architecture, [CIFAR_RESNET, *timm.list_models(), *_model_types()])
+    near = difflib.get_close_matches(architecture, [*timm.list_models(), *_model_types()])
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"pass {CIFAR_RESNET}, a timm model such as resnet50, or a model type of transformers such as resnet"
