@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,13 @@ def test_a_room_imports_only_rooms_below_it(room):
 def test_every_folder_is_a_room():
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders - {"recipes"} <= set(ROOMS)
+
+
+def test_contributing_lists_the_rooms_in_this_order():
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    section = text.split("## Where things go")[1].split("and beside them")[0]
+    listed = re.findall(r"^    (\w+)  +\S", section, flags=re.MULTILINE)
+    assert [*listed, "files"] == ROOMS
 
 
 def test_training_knows_no_cards_hub_runs_or_figures():

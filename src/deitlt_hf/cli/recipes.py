@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deitlt_hf.cli.console import OneLineParser
-from deitlt_hf.recipes import recipe_description, recipe_names, recipe_text
+from deitlt_hf.recipes import recipe_description, recipe_names, recipe_text, teacher_recipe
 
 
 def run(argv: Sequence[str]) -> None:
@@ -17,4 +17,5 @@ def run(argv: Sequence[str]) -> None:
         return
     width = max(map(len, recipe_names()))
     for name in recipe_names():
-        print(f"{name:<{width}}  {recipe_description(name)}")
+        teacher = teacher_recipe(name)
+        print(f"{name:<{width}}  {recipe_description(name)}{f'; teacher: {teacher}' if teacher else ''}")

@@ -48,3 +48,10 @@ def load_recipe(name_or_file: str) -> dict[str, Any]:
 def recipe_description(name: str) -> str:
     """The first comment line of a recipe, which says what it is."""
     return recipe_text(name).splitlines()[0].removeprefix("#").strip()
+
+
+def teacher_recipe(name_or_file: str) -> str | None:
+    """The recipe of a student's teacher: `OTHER` of a line `# Teacher: OTHER`, else `NAME-teacher` if it exists."""
+    comment = re.search("^# Teacher: (.*)$", recipe_text(name_or_file), flags=re.MULTILINE)
+    name = comment[1].strip() if comment else f"{name_or_file}-teacher"
+    return name if name in recipe_names() else None
