@@ -6,9 +6,9 @@ import pytest
 
 from deitlt_hf.data.arguments import TrainingDataArguments
 from deitlt_hf.recipes import is_teacher_recipe, load_recipe, recipe_names
+from deitlt_hf.runs.settings import say_what_is_unused
 from deitlt_hf.runs.student_models import StudentArguments
 from deitlt_hf.runs.training import TeacherArguments
-from deitlt_hf.runs.unused_settings import say_what_is_unused
 
 
 def said(caplog, parts) -> list[str]:

@@ -16,7 +16,7 @@ def resume_command(arguments: Sequence[str], checkpoint: str) -> str:
     """The command line to type, for a shell."""
     from deitlt_hf.cards.record import PRIVATE_SETTINGS
     from deitlt_hf.durable.checkpoints import newest_complete
-    from deitlt_hf.runs.directory import OF_THE_MACHINE
+    from deitlt_hf.runs.settings import OF_THE_MACHINE
 
     command, *flags = arguments
     directory, name = os.path.split(checkpoint)

@@ -20,8 +20,8 @@ from transformers import TrainerCallback
 
 from deitlt_hf.cards.descriptions import kind_of_data
 from deitlt_hf.cards.model_card import write_model_card
-from deitlt_hf.cards.record import PRIVATE_SETTINGS, find_hub_ids, installed_versions, public_settings
-from deitlt_hf.data.arguments import Images, TrainingDataArguments
+from deitlt_hf.cards.record import find_hub_ids, installed_versions, public_settings
+from deitlt_hf.data.arguments import Images
 from deitlt_hf.data.loading import class_counts
 from deitlt_hf.data.record import DataRecord, read_data_record
 from deitlt_hf.durable.checkpoints import REMOVING, SAVING, newest_complete, remove, tidy
@@ -39,14 +39,11 @@ from deitlt_hf.files import (
 )
 from deitlt_hf.runs.lock import LOCK_FILE, check_lock, release_lock, take_lock
 from deitlt_hf.runs.profiling import TRACE_FILE
+from deitlt_hf.runs.settings import changed_by_resuming, recipe_of
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.long_tail import LongTailTrainer
 
 RESUMED_FILE = "resumed.json"  # which settings changed when the run was resumed, and at which step
-
-# Not settings that another run, or a run on another machine, should take over.
-_OF_THE_RUN = {"overwrite", "resume", "resume_from_checkpoint"} | PRIVATE_SETTINGS
-OF_THE_MACHINE = {"bf16", "dataloader_pin_memory", "report_to", "use_cpu", "disable_tqdm"}
 
 
 def check_output_directory(args: LongTailTrainingArguments) -> str | None:
@@ -56,23 +53,26 @@ def check_output_directory(args: LongTailTrainingArguments) -> str | None:
     if not args.profile:  # a profile only adds its trace
         check_lock(directory)
     if args.resume or args.resume_from_checkpoint:
-        checkpoint = args.resume_from_checkpoint
-        if not isinstance(checkpoint, str):
-            if args.should_save and not args.profile:
-                tidy(directory)
-            PartialState().wait_for_everyone()  # all processes must find the same one
-            checkpoint = newest_complete(directory)
-        if checkpoint is None or not Path(checkpoint).is_dir():
-            instead = "pass --overwrite to start anew" if _is_occupied(directory) else "leave resume out"
-            raise DeiTLTError(f"{checkpoint or directory} holds no checkpoint to resume from; {instead}")
-        return checkpoint
-    if args.profile:  # a profile only adds its trace
-        return None
-    if _is_occupied(directory) and not args.overwrite:
-        raise DeiTLTError(f"{directory} is not empty; pass --resume, --overwrite, or another --output_dir")
-    if _is_occupied(directory) and not (directory / RECIPE_FILE).is_file():
-        raise DeiTLTError(f"{directory} holds files that are no run of this package; pass another --output_dir")
+        return _checkpoint_to_resume(directory, args)
+    if _is_occupied(directory) and not args.profile:
+        if not args.overwrite:
+            raise DeiTLTError(f"{directory} is not empty; pass --resume, --overwrite, or another --output_dir")
+        if not (directory / RECIPE_FILE).is_file():
+            raise DeiTLTError(f"{directory} holds files that are no run of this package; pass another --output_dir")
     return None
+
+
+def _checkpoint_to_resume(directory: Path, args: LongTailTrainingArguments) -> str:
+    checkpoint = args.resume_from_checkpoint
+    if not isinstance(checkpoint, str):
+        if args.should_save and not args.profile:
+            tidy(directory)
+        PartialState().wait_for_everyone()  # all processes must find the same one
+        checkpoint = newest_complete(directory)
+    if checkpoint is None or not Path(checkpoint).is_dir():
+        instead = "pass --overwrite to start anew" if _is_occupied(directory) else "leave resume out"
+        raise DeiTLTError(f"{checkpoint or directory} holds no checkpoint to resume from; {instead}")
+    return checkpoint
 
 
 class Remains(NamedTuple):
@@ -131,38 +131,42 @@ def _write_settings(
 ) -> None:
     """Write `recipe.yaml` and `data.json`; in a directory with an older run, the first step writes them."""
     directory = Path(trainer.args.output_dir)
-    changed = {name: value for part in settings for name, value in _changed_settings(part).items()}
-    recipe = yaml.safe_dump(changed, sort_keys=False)
-    before = read_settings(directory / RECIPE_FILE) if checkpoint is not None else None
+    recipe = recipe_of(settings)
     if is_replaced:
         replacement = _Replacement(directory, recipe, record)
         trainer.add_callback(replacement)
         trainer.before_saving = replacement.take_over
-    elif before is None:
+        return
+    before = None if checkpoint is None else read_settings(directory / RECIPE_FILE)
+    earlier = None if checkpoint is None else read_data_record(directory)
+    places = {} if earlier is None else earlier.places
+    if before is None:
         _write_recipe(directory, recipe)
     else:
-        places = getattr(read_data_record(directory), "places", {})
         # The same data under another path is no change of settings.
-        changed |= {name: before[name] for name, path in changed.items() if _same_place(before.get(name), path, places)}
-        changes = _changes(before, changed, settings)
+        same = {name for name, path in recipe.items() if _is_same_place(before.get(name), path, places)}
+        recipe |= {name: before[name] for name in same}
+        changes = changed_by_resuming(before, recipe, settings)
         if changes:
-            trainer.add_callback(_OtherSettings(directory, yaml.safe_dump(changed, sort_keys=False), changes))
-    if not is_replaced and record is not None:
-        earlier = None if checkpoint is None else read_data_record(directory)
+            trainer.add_callback(_OtherSettings(directory, recipe, changes))
+    if record is not None:
         # recipe.yaml may still have the paths that the run began with.
-        places = record.places if earlier is None else earlier.places | record.places
-        dataclasses.replace(record, places=places).write(directory)
+        dataclasses.replace(record, places=places | record.places).write(directory)
 
 
-def _write_recipe(directory: Path, text: str) -> None:
+def _write_recipe(directory: Path, recipe: Mapping[str, Any]) -> None:
     with whole_file(directory / RECIPE_FILE) as unfinished:
-        unfinished.write_text(text)
+        unfinished.write_text(yaml.safe_dump(dict(recipe), sort_keys=False))
+
+
+def _is_same_place(before: Any, now: Any, places: Mapping[str, str]) -> bool:
+    return isinstance(before, str) and isinstance(now, str) and os.path.abspath(now) == places.get(before)
 
 
 class _OtherSettings(TrainerCallback):
     """Writes the new settings of a resumed run after its first step with them."""
 
-    def __init__(self, directory: Path, recipe: str, changes: dict[str, list[Any]]):
+    def __init__(self, directory: Path, recipe: dict[str, Any], changes: dict[str, list[Any]]):
         self._directory, self._recipe, self._changes = directory, recipe, changes
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -175,23 +179,11 @@ class _OtherSettings(TrainerCallback):
             self._changes = {}
 
 
-def _same_place(before: Any, now: Any, places: Mapping[str, str]) -> bool:
-    return isinstance(before, str) and isinstance(now, str) and os.path.abspath(now) == places.get(before)
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any], parts: Sequence[object]) -> dict[str, list[Any]]:
-    """The settings that a resumed run changes: `{name: [old, new]}`."""
-    defaults = {field.name: _default(field) for part in parts for field in dataclasses.fields(part)}
-    told = [name for name in dict.fromkeys([*before, *now]) if name in defaults.keys() - _OF_THE_RUN - OF_THE_MACHINE]
-    pairs = {name: [settings.get(name, defaults[name]) for settings in (before, now)] for name in told}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-
-
 class _Replacement(TrainerCallback):
     """Removes an older run from the directory, at the new run's first step or first write."""
 
-    def __init__(self, directory: Path, recipe: str, record: DataRecord | None):
-        self._recipe, self._text, self._record = directory / RECIPE_FILE, recipe, record
+    def __init__(self, directory: Path, recipe: dict[str, Any], record: DataRecord | None):
+        self._directory, self._recipe, self._record = directory, recipe, record
         self._old = {path: path.lstat().st_ino for path in _entries(directory)}
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -199,21 +191,25 @@ class _Replacement(TrainerCallback):
 
     def take_over(self) -> None:
         """Remove the older run's files; if this is interrupted, checkpoints and settings still belong to one run."""
-        old = [path for path, inode in self._old.items() if os.path.lexists(path) and path.lstat().st_ino == inode]
         if not self._old:
             return
-        self._old, going = {}, {}
+        # Checkpoints first, and the recipe only when the new one replaces it.
+        old = [path for path, inode in self._old.items() if os.path.lexists(path) and path.lstat().st_ino == inode]
+        old = sorted(
+            set(old) - {self._directory / RECIPE_FILE}, key=lambda path: not path.name.startswith("checkpoint-")
+        )
+        self._old, removed = {}, {}
         try:
-            for path in sorted(set(old) - {self._recipe}, key=lambda path: not path.name.startswith("checkpoint-")):
-                going[path] = path.rename(path.with_name(f"{REMOVING}{path.name}"))
+            for path in old:
+                removed[path] = path.rename(path.with_name(f"{REMOVING}{path.name}"))
         except OSError:
-            for path, renamed in going.items():
+            for path, renamed in removed.items():
                 renamed.rename(path)
             raise
-        _write_recipe(self._recipe.parent, self._text)
+        _write_recipe(self._directory, self._recipe)
         if self._record is not None:
-            self._record.write(self._recipe.parent)
-        for path in going.values():
+            self._record.write(self._directory)
+        for path in removed.values():
             remove(path)
 
 
@@ -252,9 +248,8 @@ def save_model(trainer: LongTailTrainer) -> None:
     if not trainer.args.should_save:
         return
     (staging / "training_args.bin").unlink()  # a pickle; recipe.yaml says the same in text
-    for path in sorted(
-        staging.iterdir(), key=lambda path: path.name == "config.json"
-    ):  # last, because loading looks for it
+    # config.json last, because loading looks for it.
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
         target = directory / path.name
         if target.is_dir():
             shutil.rmtree(target)
@@ -264,23 +259,22 @@ def save_model(trainer: LongTailTrainer) -> None:
 
 def finish_run(
     trainer: LongTailTrainer,
-    data: TrainingDataArguments,
     images: Images,
+    sources: Mapping[str, str | None],
     seconds: float,
     checkpoint: str | None,
     taught_by: dict[str, Any] | None = None,
-    **sources: str | None,
 ) -> None:
     """Write `run.json` and the card, and push everything if `push_to_hub` is on."""
     args = trainer.args
     if args.should_save:
-        hub_ids = find_hub_ids({"data": data.data, **sources})
+        hub_ids = find_hub_ids(sources)
         record = {
             "versions": installed_versions(),
             "python": platform.python_version(),
             "data": {
-                "name": last_part(data.data),
-                "kind": kind_of_data(data.data, "data" in hub_ids),
+                "name": last_part(sources["data"]),
+                "kind": kind_of_data(sources["data"], "data" in hub_ids),
                 "train_images": len(images.train),
                 "test_images": len(images.test),
                 "test_counts": class_counts(images.test),
@@ -315,33 +309,13 @@ def _what_it_took(trainer: LongTailTrainer, seconds: float, checkpoint: str | No
 
 def _public_changes(directory: Path) -> list[dict[str, Any]]:
     """The settings that resumes changed, without anything private."""
+
+    def public(name: str, value: Any) -> Any:
+        setting = {name: value}
+        return public_settings(setting, find_hub_ids(setting))[name]
+
     entries = (read_json(directory / RESUMED_FILE) or {}).get("resumed", [])
     return [
-        entry | {"changed": {name: list(_public(name, pair)) for name, pair in entry["changed"].items()}}
+        entry | {"changed": {name: [public(name, value) for value in pair] for name, pair in entry["changed"].items()}}
         for entry in entries
     ]
-
-
-def _public(name: str, values: Sequence[Any]) -> Iterator[Any]:
-    for value in values:
-        hub_ids = find_hub_ids({name: value})
-        yield public_settings({name: value}, hub_ids)[name]
-
-
-def _default(field: dataclasses.Field) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-def _changed_settings(settings: object) -> dict[str, Any]:
-    """The fields of a dataclass that differ from their defaults and that YAML can hold."""
-    changed = {}
-    for part in dataclasses.fields(settings):
-        default = _default(part)
-        value = getattr(settings, part.name)
-        plain = getattr(value, "value", value)  # transformers turns some strings into enumerations
-        left_out = part.name in _OF_THE_RUN | OF_THE_MACHINE or (
-            default in (None, "") and (plain is False or plain == [])
-        )
-        if part.init and not left_out and plain != default and isinstance(plain, (str, int, float, bool, list)):
-            changed[part.name] = plain
-    return changed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,40 +24,27 @@ from deitlt_hf.data.record import (
     places_of,
     read_data_record,
 )
-from deitlt_hf.errors import DeiTLTError, notice
+from deitlt_hf.errors import DeiTLTError, counted, notice, some
 from deitlt_hf.inference.loading import load_any_config
-
-_NAMED = 5  # how many classes a message names
 
 
 @dataclass(frozen=True)
 class DataChoice:
-    """How a command's flags chose the data.
+    """How a command's flags chose the data."""
 
-    Args:
-        own: whether they are those of the model's run.
-        given: the settings that flags gave.
-    """
-
-    own: bool
-    given: Collection[str] = ()
+    own: bool  # the data are those of the model's run
+    given: Collection[str]  # names of the settings that flags gave
 
 
 @dataclass(frozen=True)
 class MeasuredImages:
-    """Images to measure a model on, and in words which part of the source they are.
+    """Images to measure a model on, and which part of the source they are."""
 
-    Args:
-        images: of which `test` counts.
-        taken: such as `"the test split of pets"`.
-    """
-
-    images: Images
-    taken: str
+    images: Images  # of which `test` counts
+    taken: str  # such as "the test split of pets"
 
     def __str__(self) -> str:
-        number = len(self.images.test)
-        return f"{number} test image{'s' * (number != 1)}: {self.taken}"
+        return f"{counted(len(self.images.test), 'test image')}: {self.taken}"
 
 
 def load_images_to_train(data: DataArguments, checkpoint: str | None = None) -> Images:
@@ -103,14 +90,14 @@ def _check_unchanged(images: Images, name: str, checkpoint: str) -> None:
         )
 
 
-def data_record(images: Images, **settings: str | None) -> DataRecord:
+def data_record(images: Images, sources: Mapping[str, str | None]) -> DataRecord:
     """The record of a run's data, written to `data.json`."""
     held_out = images.held_out
     return DataRecord(
         class_names=images.class_names,
         train_counts=images.class_counts,
         test_counts=class_counts(images.test),
-        places=places_of(settings),
+        places=places_of(sources),
         test_fraction=held_out and held_out.test_fraction,
         split_seed=held_out and held_out.seed,
         kept=images.one_of_each_class,
@@ -189,7 +176,7 @@ def _of_another_source(data: DataArguments, config: PreTrainedConfig, source: st
     test = with_classes(test, names_of(config), source, data.data)
     if counts is None:
         counts = class_counts(test)
-        notice(f"{source} tells no training images per class: head, mid and tail are told by these test images")
+        notice(f"{source} does not say how many training images a class had: these test images define head and tail")
     groups = groups or group_classes(counts, data.group_boundaries)
     return MeasuredImages(Images(None, test, names_of(config), counts, groups), taken)
 
@@ -204,14 +191,9 @@ def with_classes(dataset: Dataset, names: Sequence[str], source: str, data: str)
     unknown = [found[label] for label in np.unique(labels) if found[label] not in known]
     if unknown:
         raise DeiTLTError(
-            f"{data} has images of {_listed(unknown)}, which {source} does not know, only {_listed(names)}: name the "
+            f"{data} has images of {some(unknown, 5)}, which {source} does not know, only {some(names, 5)}: name the "
             "classes as it does, or leave these images out"
         )
     ids = np.array([known.get(name, -1) for name in found])[labels]
     relabelled = dataset.add_column("of the model", ids).remove_columns("label").rename_column("of the model", "label")
     return relabelled.cast_column("label", ClassLabel(names=list(names)))
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(map(repr, names[:_NAMED])) + more

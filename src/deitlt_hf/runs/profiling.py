@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch.profiler import ProfilerActivity
@@ -20,10 +19,8 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.files import whole_file
+from deitlt_hf.training.long_tail import LongTailTrainer
 from deitlt_hf.training.stages import Ranges, Timeline, record_with, stage
-
-if TYPE_CHECKING:
-    from deitlt_hf.training.long_tail import LongTailTrainer
 
 TRACE_FILE = "trace.json"
 WARM_UP_STEPS = 5  # compilation, the first batches of the loader's workers, the choice of convolutions
@@ -32,26 +29,13 @@ TRACED_STEPS = 3  # not the timed ones: recording every operation slows a step d
 
 @dataclass
 class StepProfile:
-    """What `profile_training` measured.
+    """What `profile_training` measured."""
 
-    Args:
-        milliseconds: of a step, by stage, in the mean; they add up to the step.
-        steps: how many were timed.
-        images: of a step, over all processes.
-        device: that the model was on.
-        busy: share in [0, 1] of the time in which a GPU computed; None on a CPU.
-        trace: the file with the trace.
-
-    Example:
-        >>> StepProfile({"data": 10.0, "student": 30.0}, steps=2, images=8, device="cpu", busy=None, trace=None).step
-        40.0
-    """
-
-    milliseconds: dict[str, float]
-    steps: int
-    images: int
+    milliseconds: dict[str, float]  # of each stage, the mean over the steps; they add up to a step
+    steps: int  # how many were timed
+    images: int  # of a step, over all processes
     device: str
-    busy: float | None
+    busy: float | None  # share in [0, 1] of the time in which a GPU computed; None on a CPU
     trace: Path | None
 
     @property

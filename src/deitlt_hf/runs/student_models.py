@@ -39,9 +39,9 @@ class StudentArguments:
         },
     )
     student_size: str | None = field(default=None, metadata={"help": "tiny, small or base; left out, base."})
-    hidden_size: int | None = field(default=None, metadata={"help": "In place of the size's."})
-    num_hidden_layers: int | None = field(default=None, metadata={"help": "In place of the size's."})
-    num_attention_heads: int | None = field(default=None, metadata={"help": "In place of the size's."})
+    hidden_size: int | None = field(default=None, metadata={"help": "Overrides that of student_size."})
+    num_hidden_layers: int | None = field(default=None, metadata={"help": "Overrides that of student_size."})
+    num_attention_heads: int | None = field(default=None, metadata={"help": "Overrides that of student_size."})
     patch_size: int | None = field(default=None, metadata={"help": "Pixels of a patch's side; left out, 16."})
     drop_path_rate: float = field(default=0.1, metadata={"help": "Stochastic depth of the last layer."})
     expert: str = field(default="average", metadata={"help": "What the model's logits are by default."})

@@ -32,8 +32,8 @@ from deitlt_hf.runs.directory import (
 )
 from deitlt_hf.runs.images import data_record, load_images_to_train
 from deitlt_hf.runs.profiling import StepProfile, profile_training
+from deitlt_hf.runs.settings import say_what_is_unused
 from deitlt_hf.runs.student_models import StudentArguments, check_shape, load_start, student_config
-from deitlt_hf.runs.unused_settings import say_what_is_unused
 from deitlt_hf.teachers.build import (
     check_architecture,
     has_cosine_classifier,
@@ -66,7 +66,7 @@ class TeacherArguments:
     init_from: str | None = field(
         default=None,
         metadata={
-            "help": "Start from these weights, such as timm/resnet50.a1_in1k or microsoft/resnet-50, in place of an "
+            "help": "Start from these weights, such as timm/resnet50.a1_in1k or microsoft/resnet-50, not an "
             "architecture from scratch."
         },
     )
@@ -135,19 +135,19 @@ def train_teacher(
     """
     checkpoint = check_teacher(teacher, args)
     say_what_is_unused([data, teacher, args])
-    refuse_within(args.output_dir, args.overwrite, data=data.data, data_dir=data.data_dir, init_from=teacher.init_from)
+    sources = {"data": data.data, "data_dir": data.data_dir, "init_from": teacher.init_from}
+    refuse_within(args.output_dir, args.overwrite, **sources)
     images = load_images_to_train(data, checkpoint)
     trainer = make_teacher_trainer(data, teacher, args, images)
-    record = data_record(images, data=data.data, data_dir=data.data_dir, init_from=teacher.init_from)
-    with claimed_directory(trainer, [data, teacher, args], checkpoint, record):
+    with claimed_directory(trainer, [data, teacher, args], checkpoint, data_record(images, sources)):
         seconds = _train(trainer, checkpoint)
         save_model(trainer)
         measured = trainer.evaluate()
-        accuracies = {group: measured[f"eval_{group}"] for group in (of.key for of in MEASURES)}
+        accuracies = {of.key: measured[f"eval_{of.key}"] for of in MEASURES}
         if args.should_save:
             shown = {group: None if math.isnan(value) else value for group, value in accuracies.items()}
             write_json(Path(args.output_dir) / METRICS_FILE, {"accuracy": shown, "class_counts": images.class_counts})
-        finish_run(trainer, data, images, seconds, checkpoint, init_from=teacher.init_from)
+        finish_run(trainer, images, sources, seconds, checkpoint)
     return accuracies
 
 
@@ -244,11 +244,10 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
     """
     checkpoint = check_student(student, args, data.image_size)
     say_what_is_unused([data, student, args])
-    sources = {"teacher": student.teacher, "init_from": student.init_from}
-    refuse_within(args.output_dir, args.overwrite, data=data.data, data_dir=data.data_dir, **sources)
+    sources = {"data": data.data, "data_dir": data.data_dir, "teacher": student.teacher, "init_from": student.init_from}
+    refuse_within(args.output_dir, args.overwrite, **sources)
     images = load_images_to_train(data, checkpoint)
     trainer = make_student_trainer(data, student, args, images)
-    model = trainer.model
     taught = None if trainer.teacher is None else teacher_record(student.teacher, trainer.teacher.model.config)
     evaluate = partial(
         evaluate_student,
@@ -258,18 +257,17 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
         batch_size=args.eval_batch_size,
         num_workers=args.dataloader_num_workers,
     )
-    record = data_record(images, data=data.data, data_dir=data.data_dir, **sources)
-    with claimed_directory(trainer, [data, student, args], checkpoint, record):
+    with claimed_directory(trainer, [data, student, args], checkpoint, data_record(images, sources)):
         seconds = _train(trainer, checkpoint)
         save_model(trainer)
-        metrics = evaluate(model)
+        metrics = evaluate(trainer.model)
         if args.evaluate_ema:
             with trainer.averaged_weights():
-                metrics["averaged_weights"] = evaluate(model)["experts"]
+                metrics["averaged_weights"] = evaluate(trainer.model)["experts"]
         result = RunResult(metrics, trainer.state.log_history)
         if args.should_save:
             save_result(result, args.output_dir)
-        finish_run(trainer, data, images, seconds, checkpoint, taught, **sources)
+        finish_run(trainer, images, sources, seconds, checkpoint, taught)
     return result
 
 
@@ -323,7 +321,7 @@ def save_result(result: RunResult, directory: str | Path) -> None:
 
 
 def _train(trainer: LongTailTrainer, checkpoint: str | None) -> float:
-    """Train, from a checkpoint where there is one; returns the seconds it took."""
+    """Train, from a checkpoint if one is given; returns the seconds it took."""
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     return time.perf_counter() - started
@@ -336,5 +334,5 @@ def _checked(build, *args, source: str | None = None, **kwargs):
     except DeiTLTError:
         raise
     except (ValueError, OSError, ImportError) as error:  # transformers' answer to a model that this timm lacks
-        said = str(error).splitlines()[0] if source is None else f"{source}: {loading_reason(source, error)}"
-        raise DeiTLTError(said) from error
+        reason = str(error).splitlines()[0] if source is None else f"{source}: {loading_reason(source, error)}"
+        raise DeiTLTError(reason) from error
