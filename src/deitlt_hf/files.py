@@ -62,6 +62,14 @@ def check_is_writable(directory: Path, flag: str = "") -> None:
         raise DeiTLTError(f"cannot write {directory}: {existing} is no directory to write into; {another}") from error
 
 
+def check_is_new(file: Path, flag: str) -> None:
+    """Refuse a file that exists, or that has no directory; `flag` is the option that named it, for the message."""
+    if file.exists():
+        raise DeiTLTError(f"{file} exists; pass another {flag}")
+    if not file.parent.is_dir():
+        raise DeiTLTError(f"{file.parent} is no directory; make it, or pass another {flag}")
+
+
 @contextmanager
 def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary directory to write into, which becomes `directory` at the end, or vanishes after an error."""

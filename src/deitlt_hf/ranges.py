@@ -44,7 +44,7 @@ _NAMES = {
     Range(): "min_learning_rate warmup_epochs warmup_steps weight_decay max_grad_norm "
     "drw_start_epoch rewind_at_non_finite profile dataloader_num_workers eval_delay save_total_limit adam_epsilon "
     "mixup cutmix paco_alpha paco_beta paco_gamma",
-    Range(1): "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
+    Range(1): "batch_size per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
     "eval_accumulation_steps dataloader_prefetch_factor ddp_timeout repeated_augmentation paco_dim paco_queue",
     Range(0, 1): "distillation_alpha ema_decay paco_momentum",
     Range(0, 1, below=True): "class_balanced_beta label_smoothing_factor adam_beta1 adam_beta2 momentum drop_path_rate",

@@ -24,7 +24,7 @@ def run(argv: Sequence[str]) -> None:
     from accelerate import PartialState
 
     from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.cli.parsing import DataclassParser, check_options, take_data_of_run
+    from deitlt_hf.cli.parsing import DataclassParser, check_analysis, parse_with_data_of_run
     from deitlt_hf.data.arguments import DataArguments
     from deitlt_hf.evaluation.measures import format_table
     from deitlt_hf.evaluation.page import ANALYSIS_FILE, PAGE_FILE, write_analysis
@@ -34,24 +34,20 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.runs.images import load_images_to_measure
 
     parser = DataclassParser(
-        [DataArguments, AnalyzeArguments],
-        of_run=DataArguments,
-        prog="deitlt analyze",
-        usage="deitlt analyze MODEL --out DIR [options]",
-        description="Accuracy, attention, features and calibration of a student, DeiT or ViT, as a page with figures. "
+        "analyze",
+        "MODEL --out DIR [options]",
+        "Accuracy, attention, features and calibration of a student, DeiT or ViT, as a page with figures. "
         "The data are those of the run unless flags say otherwise.",
-        allow_abbrev=False,
+        [DataArguments, AnalyzeArguments],
     )
     parser.add_argument("model", help="directory or hub id of a student, DeiT or ViT")
     parser.add_argument("--revision", default="main", help="Branch, tag or commit of a model on the hub.")
-    known = parser.parse_known_args(argv)[0]
-    source = known.model
-    choice = take_data_of_run(parser, source, argv, known.revision)
-    data, options, of_model = parser.parse_into(argv)
+    choice, data, options, of_model = parse_with_data_of_run(parser, argv, lambda known: known.model)
     state = PartialState(cpu=not torch.accelerator.is_available())
-    check_options(options.out, options.batch_size, state.num_processes)
+    check_analysis(options.out, state.num_processes)
 
     quiet_libraries()
+    source = of_model.model
     config = load_any_config(source, of_model.revision)
     measured = load_images_to_measure(data, choice, config, [source])
     analysis = analyze_saved_model(

@@ -25,7 +25,7 @@ def run(argv: Sequence[str]) -> None:
     from accelerate import PartialState
 
     from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.cli.parsing import DataclassParser, check_options, take_data_of_run
+    from deitlt_hf.cli.parsing import DataclassParser, check_analysis, parse_with_data_of_run
     from deitlt_hf.data.arguments import DataArguments, images_for_model
     from deitlt_hf.evaluation.attention import patches_of
     from deitlt_hf.evaluation.compare import check_same_classes, compare_models, format_comparison
@@ -35,13 +35,11 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.runs.images import load_images_to_measure
 
     parser = DataclassParser(
-        [DataArguments, CompareArguments],
-        of_run=DataArguments,
-        prog="deitlt compare",
-        usage="deitlt compare MODEL MODEL ... [options]",
-        description="Models side by side: accuracies with 95 % intervals, differences from the first, and figures. "
+        "compare",
+        "MODEL MODEL ... [options]",
+        "Models side by side: accuracies with 95 % intervals, differences from the first, and figures. "
         "The data are those of the first model's run unless flags say otherwise.",
-        allow_abbrev=False,
+        [DataArguments, CompareArguments],
     )
     parser.add_argument(
         "models",
@@ -49,11 +47,12 @@ def run(argv: Sequence[str]) -> None:
         nargs="+",
         help="directory or hub id of a student, DeiT or ViT, or NAME=DIR to show it under another name",
     )
-    sources = name_models(parser.parse_known_args(argv)[0].models)
-    choice = take_data_of_run(parser, next(iter(sources.values())), argv)
-    data, options, _models = parser.parse_into(argv)
+    choice, data, options, compared = parse_with_data_of_run(
+        parser, argv, lambda known: next(iter(name_models(known.models).values()))
+    )
+    sources = name_models(compared.models)
     state = PartialState(cpu=not torch.accelerator.is_available())
-    check_options(options.out, options.batch_size, state.num_processes)
+    check_analysis(options.out, state.num_processes)
 
     quiet_libraries()
     configs = {name: load_any_config(source) for name, source in sources.items()}

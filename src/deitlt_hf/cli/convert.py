@@ -14,34 +14,22 @@ def run(argv: Sequence[str]) -> None:
         description="Convert a .pth checkpoint of the reference: a DeiT-LT student, or a ResNet teacher trained with "
         "PaCo, LDAM or cross-entropy.",
     )
-    parser.add_argument("file", metavar="FILE", type=Path, help="the .pth or .pth.tar file; the kind is detected")
-    parser.add_argument("out", metavar="OUT", type=Path, help="directory to make")
-    parser.add_argument("--ema", action="store_true", help="take the moving average of a student's weights")
-    parser.add_argument(
-        "--num_attention_heads",
-        metavar="N",
-        type=int,
-        help="a student's attention heads (default: from the model's name in the file, else hidden size / 64)",
-    )
-    parser.add_argument(
-        "--label_names",
-        metavar="FILE",
-        type=Path,
-        help="names of the classes in the data set's order, one a line (default: LABEL_0, LABEL_1, ...)",
-    )
-    parser.add_argument(
+    add, file = parser.add_argument, {"metavar": "FILE", "type": Path}
+    add("file", **file, help="the .pth or .pth.tar file; the kind is detected")
+    add("out", metavar="OUT", type=Path, help="directory to make")
+    add("--ema", action="store_true", help="take the moving average of a student's weights")
+    heads = "a student's attention heads (default: from the model's name in the file, else hidden size / 64)"
+    add("--num_attention_heads", metavar="N", type=int, help=heads)
+    names = "names of the classes in the data set's order, one a line (default: LABEL_0, LABEL_1, ...)"
+    add("--label_names", **file, help=names)
+    add(
         "--class_list",
-        metavar="FILE",
-        type=Path,
+        **file,
         help="the data set's training list, `path label` on each line, to count the classes: for files of ImageNet-LT "
         "and iNaturalist-2018 that do not hold the order of their classes",
     )
-    parser.add_argument(
-        "--class_order",
-        metavar="FILE",
-        type=Path,
-        help="the data set's index of each of the file's classes, one a line, where it is known",
-    )
+    order = "the data set's index of each of the file's classes, one a line, where it is known"
+    add("--class_order", **file, help=order)
     args = parser.parse_args(argv)
 
     from deitlt_hf.reference.class_order import read_class_counts, read_class_order, read_lines
@@ -59,7 +47,7 @@ def run(argv: Sequence[str]) -> None:
         class_order=None if args.class_order is None else read_class_order(args.class_order),
     )
     save_model_and_processor(model, args.out)
-    # Said because teachers and students were trained with pixels normalised in different ways.
+    # Printed because teachers and students were trained with pixels normalised in different ways.
     pixels = f"pixels normalised as {normalisation_of(model.config).name}'s"
     print(f"{args.file}: {description}{', EMA weights' if args.ema else ''}, {pixels}")
     print(f"saved to {args.out}")

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from deitlt_hf.cards.dataset_card import BuiltDataset
     from deitlt_hf.data.benchmarks import Benchmark
 
-DESCRIPTION = """Build a long-tailed data set as Parquet files with a card and a picture of its class counts."""
-
 
 def run(argv: Sequence[str]) -> None:
     """Run `deitlt data build` or `deitlt data inspect` with the arguments in `argv`."""
@@ -111,23 +109,21 @@ def _build_parser(benchmarks: dict[str, Benchmark]) -> OneLineParser:
     defaults = ", ".join(f"{name} {factor:g}" for name, factor in factors.items())
     parser = OneLineParser(
         prog="deitlt data build",
-        description=DESCRIPTION,
+        description="Build a long-tailed data set as Parquet files with a card and a picture of its class counts.",
         epilog=f"Images: {'; '.join(f'{name}: {each.origin}' for name, each in benchmarks.items())}.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("name", metavar="NAME", choices=list(benchmarks), help=", ".join(benchmarks))
     add("--out", metavar="DIR", type=Path, help="directory to make")
-    add("--push_to_hub", "--push-to-hub", metavar="REPO", help="data set on the hub; embeds the images")
+    add("--push_to_hub", metavar="REPO", help="data set on the hub; embeds the images")
     add("--private", action="store_true", help="make it a private one")
-    add("--data_dir", "--data-dir", metavar="DIR", type=Path, help="where the source's images are")
-    add("--lists_dir", "--lists-dir", metavar="DIR", type=Path, help="where its lists are, if elsewhere")
+    add("--data_dir", metavar="DIR", type=Path, help="where the source's images are")
+    add("--lists_dir", metavar="DIR", type=Path, help="where its lists are, if elsewhere")
     factor_help = f"largest class count / smallest (default: {defaults})"
-    add("--imbalance_factor", "--imbalance-factor", metavar="F", type=float, help=factor_help)
-    add(
-        "--imbalance_profile", "--imbalance-profile", choices=("exp", "step"), help="of the class counts (default: exp)"
-    )
+    add("--imbalance_factor", metavar="F", type=float, help=factor_help)
+    add("--imbalance_profile", choices=("exp", "step"), help="of the class counts (default: exp)")
     add("--seed", type=int, help="of the selection of training images (default: 0)")
     add("--embed", action="store_true", help="copy the images into the files, byte by byte")
-    add("--no_check", "--no-check", action="store_true", help="take lists that are not the published ones")
+    add("--no_check", action="store_true", help="take lists that are not the published ones")
     return parser

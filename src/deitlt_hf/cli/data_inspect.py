@@ -38,11 +38,10 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.evaluation.figures.style import save_figure
 
     parser = DataclassParser(
+        "data inspect",
+        "SOURCE [options]",
+        "What a data set looks like: its tail, its images, its damage and its duplicates.",
         [DataArguments, InspectArguments],
-        prog="deitlt data inspect",
-        usage="deitlt data inspect SOURCE [options]",
-        description="What a data set looks like: its tail, its images, its damage and its duplicates.",
-        allow_abbrev=False,
     )
     parser.add_argument("source", metavar="SOURCE", help="as for --data: a name, directory, file or hub id")
     data, options, named = parser.parse_into(argv)

@@ -17,10 +17,11 @@ from deitlt_hf.data.record import DATA_FILE, at_recorded_places
 from deitlt_hf.data.suggestion import format_setting
 from deitlt_hf.errors import DeiTLTError, notice
 from deitlt_hf.files import RECIPE_FILE, check_is_free
-from deitlt_hf.ranges import RANGES
+from deitlt_hf.ranges import RANGES, check_ranges
 from deitlt_hf.recipes import load_recipe
 
 if TYPE_CHECKING:
+    from deitlt_hf.data.arguments import DataArguments
     from deitlt_hf.runs.images import DataChoice
 
 # Our flags, and what other programs call them.
@@ -69,14 +70,17 @@ class _ShownDefaults(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class DataclassParser(OneLineParser, HfArgumentParser):
-    """transformers' parser of dataclasses; the fields of `of_run` have the settings of a model's run as defaults."""
+    """transformers' parser of dataclasses, for the command `deitlt COMMAND` with the usage `deitlt COMMAND USAGE`."""
 
-    def __init__(self, dataclass_types: Sequence[type], of_run: type | None = None, **kwargs):
-        super().__init__(dataclass_types, formatter_class=_ShownDefaults, **kwargs)
-        names = {part.name for part in dataclasses.fields(of_run)} if of_run else set()
-        for action in self._actions:
-            if action.dest in names:
-                action.help = f"{action.help} (default: as in the model's run)"
+    def __init__(self, command: str, usage: str, description: str, dataclass_types: Sequence[type]):
+        super().__init__(
+            dataclass_types,
+            formatter_class=_ShownDefaults,
+            prog=f"deitlt {command}",
+            usage=f"deitlt {command} {usage}",
+            description=description,
+            allow_abbrev=False,
+        )
 
     def parse_into(self, argv: Sequence[str]) -> list[Any]:
         """Instances of the dataclasses, and a namespace of the other arguments."""
@@ -95,27 +99,35 @@ class DataclassParser(OneLineParser, HfArgumentParser):
         return instances
 
 
-def take_data_of_run(
-    parser: DataclassParser, source: str, argv: Sequence[str], revision: str | None = None
-) -> DataChoice:
-    """Use the data of a model's run as the defaults of `DataArguments`, unless `--data` names other data."""
+def parse_with_data_of_run(
+    parser: DataclassParser, argv: Sequence[str], model_of: Callable[[argparse.Namespace], str]
+) -> tuple[DataChoice, DataArguments, Any, argparse.Namespace]:
+    """Parse a command whose data are by default those of a model's run; `model_of` says which model that is.
+
+    The parser has `DataArguments` and the command's own dataclass. Returns how the data were chosen, an instance of
+    each of these two, and the other arguments.
+    """
     from deitlt_hf.data.arguments import DataArguments
     from deitlt_hf.inference.loading import load_run_settings
     from deitlt_hf.runs.images import DataChoice
 
     of_data = {part.name for part in dataclasses.fields(DataArguments)}
+    for action in parser._actions:
+        if action.dest in of_data:
+            action.help = f"{action.help} (default: as in the model's run)"
+    known = parser.parse_known_args(argv)[0]
     given = {name: value for name, value in _given_settings(parser, argv).items() if name in of_data}
-    settings = load_run_settings(source, revision)
+    settings = load_run_settings(model_of(known), getattr(known, "revision", None))
     own = "data" not in given or _is_same(given["data"], settings.get("data", DataArguments.data))
     if own:
         parser.set_defaults(**{name: value for name, value in settings.items() if name in of_data})
-    return DataChoice(own, given)
+    data, options, others = parser.parse_into(argv)
+    check_ranges(options)
+    return DataChoice(own, given), data, options, others
 
 
-def check_options(out: str | None, batch_size: int, processes: int) -> None:
-    """Refuse before an analysis options with which it would fail."""
-    if batch_size < 1:
-        raise DeiTLTError(f"batch_size is {batch_size}; pass 1 or more")
+def check_analysis(out: str | None, processes: int) -> None:
+    """Refuse before an analysis what it would fail with."""
     if processes > 1:
         raise DeiTLTError(f"the analysis runs in one process, not {processes}; run it without accelerate launch")
     if out is not None:
@@ -140,13 +152,7 @@ def parse_with_recipe(
     recipe has the recipe in its directory. Otherwise, with `--data`, `suggest` makes settings from the instances
     without a recipe and from the settings that flags give.
     """
-    parser = DataclassParser(
-        dataclass_types,
-        prog=f"deitlt {command}",
-        usage=f"deitlt {command} [--recipe RECIPE] [options]",
-        description=description,
-        allow_abbrev=False,
-    )
+    parser = DataclassParser(command, "[--recipe RECIPE] [options]", description, dataclass_types)
     parser.add_argument("--recipe", help="name of a recipe (see `deitlt recipes`) or a YAML file")
     _accept_none(parser, dataclass_types)
     given = _given_settings(parser, argv)

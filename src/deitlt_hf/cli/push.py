@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from deitlt_hf.cli.console import OneLineParser
 
-DESCRIPTION = """Put a model with its card, metrics, pictures and recipe on the hub, in one commit. An interrupted push
-is repeated with the same command."""
-
 
 def run(argv: Sequence[str]) -> None:
-    """Run `deitlt push` with the arguments in `argv`."""
-    parser = OneLineParser(prog="deitlt push", description=DESCRIPTION, allow_abbrev=False)
+    parser = OneLineParser(
+        prog="deitlt push",
+        description="Put a model with its card, metrics, pictures and recipe on the hub, in one commit. An interrupted "
+        "push is repeated with the same command.",
+        allow_abbrev=False,
+    )
     parser.add_argument(
         "directory",
         metavar="DIR",

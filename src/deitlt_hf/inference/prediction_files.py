@@ -12,7 +12,7 @@ from pathlib import Path
 from deitlt_hf.data.tables import PREDICTION_COLUMNS
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.measures import EXPERTS
-from deitlt_hf.files import whole_file
+from deitlt_hf.files import check_is_new, whole_file
 from deitlt_hf.inference.classifier import ImageResult
 
 SUFFIXES = (".json", ".csv")
@@ -22,10 +22,7 @@ def check_prediction_file(path: Path) -> None:
     """Refuse before the work a file that could not be written after it."""
     if path.suffix.lower() not in SUFFIXES:
         raise DeiTLTError(f"output is {path}; pass a name that ends in {' or '.join(SUFFIXES)}")
-    if path.exists():
-        raise DeiTLTError(f"{path} exists; pass another --output")
-    if not path.parent.is_dir():
-        raise DeiTLTError(f"{path.parent} is no directory; make it, or pass another --output")
+    check_is_new(path, "--output")
 
 
 @contextmanager
