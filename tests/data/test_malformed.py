@@ -169,6 +169,7 @@ ROWS = {
     "an empty path": [{"image": "", "label": "cat"}, {"image": "{b}", "label": "owl"}],
     "a missing file": [{"image": "gone.png", "label": "cat"}, {"image": "{b}", "label": "cat"}],
     "a file's name that is too long": [{"image": "x" * 5000, "label": "cat"}, {"image": "{b}", "label": "cat"}],
+    "a null in a folder's name": [{"image": "a\0b/c", "label": "cat"}, {"image": "{b}", "label": "cat"}],
     "a null in a file's name": [{"image": "a\0b", "label": "cat"}, {"image": "{b}", "label": "cat"}],
     "a directory as an image": [{"image": "dir.png", "label": "cat"}, {"image": "{b}", "label": "owl"}] * 2,
     "text as an image": [{"image": "text.jpg", "label": "cat"}, {"image": "empty.jpg", "label": "owl"}] * 2,

@@ -266,7 +266,7 @@ def _class_folders(directory: Path, passed: PassedOver) -> Classes:
         inside = [path for path in passed.outputs if Path(path).is_relative_to(folder)]
         if images or not (folder.name == _RUNS or inside):
             found[folder.name] = images
-        else:  # no empty class: the folder stands for the runs and outputs in it
+        else:  # not an empty class: the notice names the folder in place of the runs and outputs in it
             passed.outputs = [path for path in passed.outputs if path not in inside] + [str(folder)]
     empty = [name for name, images in found.items() if not images]
     if empty:

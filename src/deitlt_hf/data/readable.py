@@ -177,7 +177,7 @@ def _files_in(folder: str) -> set[str]:
     try:
         with os.scandir(folder or os.curdir) as entries:
             return {entry.name for entry in entries if entry.is_file()}
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a path with a null in it
         return set()
 
 

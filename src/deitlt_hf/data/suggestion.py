@@ -246,11 +246,9 @@ def _choose_the_rest(choices: _Choices, inspection: Inspection, epochs: float) -
     choices.add(
         "horizontal_flip", True, "images are mirrored; pass false where left and right differ: digits, text, signs"
     )
-    by_thresholds, groups = (
-        class_groups(inspection.class_counts, USUAL_THRESHOLDS),
-        class_groups(inspection.class_counts),
-    )
-    if groups != by_thresholds:  # thirds of the classes: another command is to cut there too
+    groups = class_groups(inspection.class_counts)
+    by_thresholds = class_groups(inspection.class_counts, USUAL_THRESHOLDS)
+    if groups != by_thresholds:  # thirds of the classes: other commands must cut at the same places
         cuts = [len(groups["head"]), len(groups["head"]) + len(groups["mid"])]
         empty = " or ".join(name for name, classes in by_thresholds.items() if not classes)
         reason = f"thirds of the classes by frequency: with thresholds of 100 and 20 images no class would be {empty}"

@@ -42,6 +42,7 @@ MAX_UNPACKED = 2**30  # bytes
 MAX_RATIO = 50  # of unpacked to packed bytes; images, which are packed already, have about 1
 MAX_TEXT = 50_000_000  # letters of a field, which may be an image in base64
 
+_TEXTS = (Value("string"), Value("large_string"))
 _WHOLE_NUMBER = re.compile("-?(0|[1-9][0-9]*)")
 
 
@@ -150,9 +151,6 @@ def read_tables(
             for split, of in splits.items()
         }
     )
-
-
-_TEXTS = (Value("string"), Value("large_string"))
 
 
 def _read_table(

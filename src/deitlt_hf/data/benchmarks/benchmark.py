@@ -18,47 +18,27 @@ from deitlt_hf.errors import DeiTLTError
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A data set with a name: the commands, the loader, the builders and the cards all read it here.
+    """A data set with a name, for the commands, the loader, the builders and the cards."""
 
-    Args:
-        name: as in `--data NAME` and `deitlt data build NAME`.
-        title: as people write it.
-        about: what its splits are, in one or two sentences.
-        homepage: of the source.
-        licence: the hub's word for the source's terms; `other` where they are its own.
-        licence_note: the terms in a sentence.
-        origin: where the images come from, for the help of the commands.
-        read: called with `data_dir`, which is None where the user gave none; returns the splits as they are in the
-            source, `train` and `test` among them. With `published` lists it also takes `lists_dir` and `check_lists`.
-        citation: BibTeX.
-        boundaries: where mid and tail begin in the classes sorted by frequency, as in the paper's tables; None groups
-            the classes by their number of training images.
-        imbalance_factor: the default for making the train split of a balanced source long-tailed; None for data that
-            are long-tailed already.
-        class_names: of the source, in label order, where they are always the same.
-        published: what the published list of each split has.
-        hub_id: of the source.
-
-    Example:
-        >>> from deitlt_hf.data.benchmarks import BENCHMARKS
-        >>> BENCHMARKS["imagenet-lt"].boundaries
-        (390, 835)
-    """
-
-    name: str
-    title: str
-    about: str
-    homepage: str
-    licence: str
-    licence_note: str
-    origin: str
+    name: str  # as in `--data NAME` and `deitlt data build NAME`
+    title: str  # as people write it
+    about: str  # what its splits are, in one or two sentences
+    homepage: str  # of the source
+    licence: str  # the hub's word for the source's terms; "other" if they are its own
+    licence_note: str  # the terms in a sentence
+    origin: str  # where the images come from, for the help of the commands
+    # Called with `data_dir`, None if the user gave none; returns the splits of the source, at least `train` and `test`.
+    # With `published` lists it also takes `lists_dir` and `check_lists`.
     read: Callable[..., DatasetDict]
-    citation: str = ""
+    citation: str = ""  # BibTeX
+    # Where mid and tail begin in the classes sorted by frequency, as in the paper's tables; None groups the classes by
+    # their number of training images.
     boundaries: tuple[int, int] | None = None
+    # The default for making the train split of a balanced source long-tailed; None for data that are long-tailed.
     imbalance_factor: float | None = None
-    class_names: tuple[str, ...] = ()
-    published: Mapping[str, ListFacts] = field(default_factory=dict)
-    hub_id: str | None = None
+    class_names: tuple[str, ...] = ()  # of the source, in label order, if they are always the same
+    published: Mapping[str, ListFacts] = field(default_factory=dict)  # what the published list of each split has
+    hub_id: str | None = None  # of the source
 
     def build(
         self,
@@ -69,16 +49,9 @@ class Benchmark:
         seed: int = 0,
         **reading: object,
     ) -> DatasetDict:
-        """The checked splits with columns `image` and `label`; the train split of a balanced source is long-tailed.
+        """The checked splits with columns `image` and `label`; `train` of a balanced source is made long-tailed.
 
-        Args:
-            data_dir: see `read`.
-            imbalance_factor, profile, seed: see `load_long_tailed_dataset`; without effect on data that are long-tailed
-                already.
-            **reading: `lists_dir` and `check_lists`, where there are published lists.
-
-        Raises:
-            DeiTLTError: a source that is missing, damaged or another data set, and settings that cannot work.
+        `imbalance_factor`, `profile` and `seed` have no effect on other sources; `reading` are arguments of `read`.
         """
         if imbalance_factor is not None:
             check_imbalance_factor(imbalance_factor)  # before anything is read
