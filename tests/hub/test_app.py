@@ -255,9 +255,7 @@ def test_without_data_at_hand_there_are_no_examples(recipe, config, tmp_path):
 def test_a_recipe_of_the_hub_reads_no_file_of_this_machine(tmp_path, monkeypatch):
     (tmp_path / "recipe.yaml").write_text(f"data: {tmp_path}\n")
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(tmp_path / "recipe.yaml"))
-    monkeypatch.setattr(
-        "deitlt_hf.inference.app_examples.load_long_tailed_dataset", lambda *_, **__: pytest.fail("data were read")
-    )
+    monkeypatch.setattr("deitlt_hf.inference.app_examples.load_splits", lambda *_, **__: pytest.fail("data were read"))
     assert examples_of_run("owner/student", DIGITS) == []
 
 

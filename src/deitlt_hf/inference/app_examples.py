@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from deitlt_hf.data.arguments import DataArguments, load_splits, names_of
 from deitlt_hf.data.columns import labels_of
 from deitlt_hf.data.images import decode_image
-from deitlt_hf.data.loading import load_long_tailed_dataset
 from deitlt_hf.data.readable import undecoded
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.inference.classifier import find_images
@@ -19,9 +19,11 @@ from deitlt_hf.inference.loading import load_run_settings
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 
 PER_END = 3  # classes at each end of the tail that get an example
-# Argument of `load_long_tailed_dataset` -> the run's setting, for those that decide which images are test images.
-_SPLIT_SETTINGS = {name: name for name in ("data_dir", "data_config", "image_column", "label_column", "test_fraction")}
-_SPLIT_SETTINGS |= {"seed": "split_seed", "on_bad_image": "on_bad_image"}
+# The settings of a run that decide which images are test images.
+_SPLIT_SETTINGS = (
+    *("data", "data_dir", "data_config", "image_column", "label_column"),
+    *("test_fraction", "split_seed", "on_bad_image"),
+)
 
 
 @dataclass
@@ -88,9 +90,9 @@ def examples_of_run(source: str, config: DeiTLTConfig, revision: str | None = No
     is_here = data == "digits-lt" or (Path(source).is_dir() and Path(settings.get("data_dir") or data).exists())
     if not settings or not is_here:
         return []
-    arguments = {name: settings[key] for name, key in _SPLIT_SETTINGS.items() if key in settings}
-    test = undecoded(load_long_tailed_dataset(data, **arguments)["test"])
-    if test.features["label"].names != [config.id2label[index] for index in range(config.num_labels)]:
+    splits, _ = load_splits(DataArguments(**{name: settings[name] for name in _SPLIT_SETTINGS if name in settings}))
+    test = undecoded(splits["test"])
+    if test.features["label"].names != names_of(config):
         return []
     labels, first_images = np.unique(labels_of(test), return_index=True)
     first_image = dict(zip(labels.tolist(), first_images.tolist(), strict=True))

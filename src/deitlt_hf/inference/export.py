@@ -107,9 +107,9 @@ def export_model(
             difference, agreement = _compare_int8(model, file)
         _save_plain_json(model, processor, unfinished, int8)
         names = OF_THE_RUN if int8 else (*OF_THE_RUN, METRICS_FILE)  # 8 bits may have another accuracy
-        for told in _files_of_run(os.fspath(source), revision, names):
-            is_recipe = told.name == RECIPE_FILE
-            (unfinished / told.name).write_text(public_recipe(told) if is_recipe else told.read_text())
+        for of_run in _files_of_run(os.fspath(source), revision, names):
+            text = public_recipe(of_run) if of_run.name == RECIPE_FILE else of_run.read_text()
+            (unfinished / of_run.name).write_text(text)
     return ExportReport(Path(out) / file.name, difference, agreement)
 
 

@@ -75,14 +75,8 @@ def _check_unchanged(images: Images, name: str, checkpoint: str) -> None:
             return
         config = load_any_config(checkpoint)
         record = DataRecord(names_of(config), getattr(config, "class_counts", None) or [], [])
-    names = images.class_names
-    changed = (
-        differing_classes(record.class_names, names)
-        or differing_counts(
-            names, record.train_counts, record.test_counts, images.class_counts, class_counts(images.test)
-        )
-        or moved_classes(names, record.kept, images.one_of_each_class)
-    )
+    changed = differing_classes(record.class_names, images.class_names)
+    changed = changed or _changed_images(images, images.one_of_each_class, record)
     if changed:
         raise DeiTLTError(
             f"{name} is not what it was when the run of {checkpoint} began: {changed}; restore it, or start a new run "
@@ -153,16 +147,19 @@ def _records(data: DataArguments, sources: Sequence[str]) -> dict[str, DataRecor
 
 
 def _say_changes(images: Images, name: str, source: str, record: DataRecord) -> None:
-    """Say that the number of images per class has changed; other classes are refused later."""
+    """Say that the images of a class have changed; other classes are refused later."""
     if differing_classes(record.class_names, images.class_names):
         return
-    changed = differing_counts(
-        images.class_names, record.train_counts, record.test_counts, images.class_counts, class_counts(images.test)
-    )
-    if not changed and images.held_out:
-        changed = moved_classes(images.class_names, record.kept, images.held_out.kept)
+    changed = _changed_images(images, images.held_out.kept if images.held_out else [], record)
     if changed:
         notice(f"{name} has changed since {source} was trained: {changed}")
+
+
+def _changed_images(images: Images, kept: Sequence[str], record: DataRecord) -> str | None:
+    """How the images of the same classes differ from a record, in words; `kept` is a hash of an image of each class."""
+    names, test_counts = images.class_names, class_counts(images.test)
+    changed = differing_counts(names, record.train_counts, record.test_counts, images.class_counts, test_counts)
+    return changed or moved_classes(names, record.kept, kept)
 
 
 def _of_another_source(data: DataArguments, config: PreTrainedConfig, source: str) -> MeasuredImages:
