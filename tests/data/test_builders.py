@@ -192,6 +192,15 @@ def test_the_other_cifar_is_refused_though_it_names_its_classes(tmp_path: Path) 
         build(Cifar100LT(imbalance_factor=1, data_dir=tmp_path))
 
 
+def test_a_source_without_its_test_images_is_refused(tmp_path: Path) -> None:
+    labels = np.tile(np.arange(10), 5)
+    write_cifar(tmp_path, labels, labels)
+    for file in tmp_path.rglob("test*.parquet"):
+        file.unlink()
+    with refused("has no test split: pass the directory with the whole source"):
+        build(Cifar10LT(imbalance_factor=2, data_dir=tmp_path))
+
+
 def test_settings_and_places_that_cannot_work_are_refused(tmp_path: Path) -> None:
     with refused("imbalance_factor is 0.01"):
         Cifar10LT(imbalance_factor=0.01)
@@ -337,8 +346,11 @@ def test_images_that_went_or_moved_since_are_not_taken_from_the_cache(tmp_path: 
     splits = build(ImageNetLT(data_dir=tmp_path, check_lists=False))
     assert {row["image"].size for row in splits["test"]} == {(8, 6)}
     (tmp_path / expected["train"][0][0]).unlink()
-    with refused(re.escape(f"1 image file does not exist: image 0 of train ({tmp_path / expected['train'][0][0]})")):
+    with refused(
+        re.escape(f"1 image file does not exist: image 0 of train ({tmp_path / expected['train'][0][0]})")
+    ) as e:
         build(ImageNetLT(data_dir=tmp_path, check_lists=False))
+    assert str(e.value).endswith("; complete them, or pass the data_dir that has them all")
 
 
 def test_lists_dir_stands_over_the_lists_in_the_tree(tmp_path: Path) -> None:
@@ -436,8 +448,9 @@ def test_other_numbers_of_images_and_missing_ones_are_refused(tmp_path: Path) ->
     with refused("train2018.json has 8 lines, 3 classes, largest class 4, smallest class 2, the published one 437513"):
         build(INaturalist2018(data_dir=tmp_path))
     (tmp_path / rows["test"][0][0]).unlink()
-    with refused(re.escape(f"1 image file does not exist: image 0 of test ({tmp_path / rows['test'][0][0]})")):
+    with refused(re.escape(f"1 image file does not exist: image 0 of test ({tmp_path / rows['test'][0][0]})")) as e:
         build(INaturalist2018(data_dir=tmp_path, check_lists=False))
+    assert str(e.value).endswith("; complete them, or pass the data_dir that has them all")
 
 
 # By name

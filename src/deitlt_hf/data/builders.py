@@ -18,6 +18,7 @@ from datasets import ArrowBasedBuilder, BuilderConfig, Dataset, DatasetDict, Spl
 from datasets.builder import Key
 
 from deitlt_hf.data.benchmarks import BENCHMARKS, Benchmark
+from deitlt_hf.data.benchmarks.benchmark import COMPLETE_HINT
 from deitlt_hf.data.benchmarks.cifar_lt import source_files
 from deitlt_hf.data.benchmarks.imagenet_lt import imagenet_lt_files
 from deitlt_hf.data.benchmarks.inaturalist_2018 import inaturalist_2018_files
@@ -80,9 +81,8 @@ class BenchmarkBuilder(ArrowBasedBuilder):
     def as_dataset(self, *args: Any, **kwargs: Any) -> Dataset | DatasetDict:
         """As in `datasets`; images in files are looked for each time, as the cache may be older than their folders."""
         prepared = super().as_dataset(*args, **kwargs)
-        check_files_exist(
-            prepared if isinstance(prepared, DatasetDict) else DatasetDict({str(prepared.split): prepared})
-        )
+        splits = prepared if isinstance(prepared, DatasetDict) else DatasetDict({str(prepared.split): prepared})
+        check_files_exist(splits, COMPLETE_HINT)
         return prepared
 
 

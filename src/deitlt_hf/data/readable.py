@@ -73,8 +73,8 @@ def look_at_images(
             progress.update(len(images))
 
 
-def check_files_exist(splits: DatasetDict) -> None:
-    """Refuse files of an `image` column that are missing; the message says how many and names the first ones."""
+def check_files_exist(splits: DatasetDict, advice: str = f"correct the paths, or {SKIP_HINT}") -> None:
+    """Refuse files of an `image` column that are missing; the message names the first ones and ends with the advice."""
     missing, existing = [], {}
     for split, dataset in splits.items():
         for index, path in referenced_files(dataset):
@@ -85,10 +85,7 @@ def check_files_exist(splits: DatasetDict) -> None:
                 missing.append(image_name(index, split, path))
     if missing:
         do = "does" if len(missing) == 1 else "do"
-        raise DeiTLTError(
-            f"{counted(len(missing), 'image file')} {do} not exist: {_first(missing)}; correct the paths, or "
-            f"{SKIP_HINT}"
-        )
+        raise DeiTLTError(f"{counted(len(missing), 'image file')} {do} not exist: {_first(missing)}; {advice}")
 
 
 def refuse_addresses(splits: DatasetDict) -> None:

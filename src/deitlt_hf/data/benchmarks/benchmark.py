@@ -15,6 +15,8 @@ from deitlt_hf.data.long_tail import check_imbalance_factor, class_groups, long_
 from deitlt_hf.data.readable import check_files_exist, refuse_addresses
 from deitlt_hf.errors import DeiTLTError
 
+COMPLETE_HINT = "complete them, or pass the data_dir that has them all"  # here no image may be left out
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -58,10 +60,13 @@ class Benchmark:
         splits = self.read(data_dir, **reading)
         named = with_image_and_label(splits)
         splits = DatasetDict({name: named[name] for name in (*splits, *named) if name in named})  # the source's order
+        place = str(data_dir or self.hub_id or self.name)
+        if "test" not in splits:
+            raise DeiTLTError(f"{place!r} has no test split: pass the directory with the whole source")
         if self.imbalance_factor is not None:
-            self._check_whole(splits["train"], str(data_dir or self.hub_id or self.name))
+            self._check_whole(splits["train"], place)
         refuse_addresses(splits)
-        check_files_exist(splits)
+        check_files_exist(splits, COMPLETE_HINT)
         if self.imbalance_factor is not None:
             factor = self.imbalance_factor if imbalance_factor is None else imbalance_factor
             indices = long_tailed_indices(labels_of(splits["train"]), factor, profile, seed)
