@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -351,6 +352,14 @@ def test_a_mistake_ends_in_one_line_and_status_2(capsys, monkeypatch, tmp_path, 
     error = fails(capsys, *argv)
     assert all(part in error for part in parts), error
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_the_teachers_line_has_the_headings_of_the_tables(capsys, monkeypatch):
+    accuracies = {"overall": 50.0, "head": 60.0, "mid": 40.0, "tail": math.nan, "balanced_accuracy": 50.0}
+    monkeypatch.setattr("deitlt_hf.runs.training.train_teacher", lambda *settings: accuracies)
+    assert main(["teacher", "--recipe", "digits-lt-teacher", "--use_cpu", "true"]) == 0
+    line = "overall 50.0, head 60.0, mid 40.0, tail -, balanced 50.0 % on the test split"
+    assert capsys.readouterr().out.splitlines()[0] == line
 
 
 def test_a_teacher_of_other_classes_is_refused(capsys, tmp_path):

@@ -15,6 +15,7 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.data.arguments import TrainingDataArguments
     from deitlt_hf.data.suggestion import suggest_teacher_recipe
     from deitlt_hf.hub.repository import address_of
+    from deitlt_hf.long_tail_accuracy.scores import MEASURES
     from deitlt_hf.runs.profiling import format_profile
     from deitlt_hf.runs.training import TeacherArguments, check_teacher, profile_teacher, train_teacher
     from deitlt_hf.training.arguments import TeacherTrainingArguments
@@ -39,8 +40,9 @@ def run(argv: Sequence[str]) -> None:
         return
     accuracies = train_teacher(data, teacher, args)
     if args.should_log:
-        shown = {group: "-" if math.isnan(accuracy) else f"{accuracy:.1f}" for group, accuracy in accuracies.items()}
-        print(", ".join(f"{group} {accuracy}" for group, accuracy in shown.items()) + " % on the test split")
+        labels = {measure.key: measure.label for measure in MEASURES}
+        shown = [f"{labels[key]} {'-' if math.isnan(value) else f'{value:.1f}'}" for key, value in accuracies.items()]
+        print(", ".join(shown) + " % on the test split")
         print(f"teacher: {args.output_dir}")
         if args.push_to_hub:
             print(f"on the hub: {address_of(args.hub_model_id, args.hub_revision)}")
