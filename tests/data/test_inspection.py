@@ -263,3 +263,12 @@ def test_a_source_is_loaded(tmp_path, of_type):
     found = inspect_dataset(of_type(tmp_path), progress=False)
     assert found.class_names == ["cat", "lynx"]
     assert sum(split.images for split in found.splits.values()) == 8
+
+
+def test_streams_are_read_into_the_cache_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    rows = split([(encoded(8, 8, seed=seed), seed % 2) for seed in range(4)])
+    streams = datasets.IterableDatasetDict(train=rows.to_iterable_dataset(), test=rows.to_iterable_dataset())
+    found = inspect_dataset(streams, progress=False)
+    assert found.class_counts == [2, 2]
+    assert found.splits["test"].images == 4

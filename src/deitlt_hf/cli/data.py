@@ -54,7 +54,7 @@ def _build(argv: Sequence[str]) -> None:
         check_is_free(args.out)
     if args.push_to_hub is not None:
         args.push_to_hub = check_hub(args.push_to_hub, kind="dataset", private=args.private)
-        if not args.private and benchmark.licence == "other":  # said before hours of building
+        if not args.private and benchmark.licence == "other":  # printed before hours of building
             note = f"anyone will see these images; {benchmark.licence_note} --private keeps them to you"
             print(f"deitlt data: {note}", file=sys.stderr)
     splits = benchmark.build(args.data_dir, **settings)

@@ -128,7 +128,7 @@ def class_names(labels: Sequence[str] | Sequence[int]) -> list[str]:
 
 
 def _are_ids(names: Sequence[str]) -> bool:
-    """Whether classes are called by their ids, from 0 up."""
+    """Whether the names of the classes are the numbers from 0 up."""
     return list(names) == list(map(str, range(len(names))))
 
 
@@ -161,7 +161,7 @@ def _column(kind: str, given: str | None, features: Features, of_type: list[str]
 
 
 def _with_bytes(split: Dataset) -> Dataset:
-    """Images that are kept as lists of numbers from 0 to 255, the bytes of their files, as bytes."""
+    """Turn images that are lists of numbers, the bytes of their files, into bytes."""
     feature = split.features["image"]
     numbers = getattr(feature, "feature", None)
     if not isinstance(feature, (datasets.List, datasets.LargeList)) or "int" not in getattr(numbers, "dtype", ""):
@@ -214,7 +214,7 @@ def _class_label(splits: DatasetDict) -> ClassLabel:
 
 
 def _with_whole_labels(split: Dataset) -> Dataset:
-    """Labels that are true or false as names, and whole numbers that are kept as fractions (1.0) as whole numbers."""
+    """Turn the labels true and false into names, and whole numbers that are stored as fractions (1.0) into integers."""
     dtype = getattr(split.features["label"], "dtype", None)
     if dtype == "bool":
         return split.cast_column("label", Value("string"))

@@ -62,7 +62,7 @@ def _hash_of_image(image: Mapping[str, Any] | None) -> bytes:
 
 @dataclass
 class Duplicates:
-    """Identical images; a group is an image that is there more than once."""
+    """Identical images; a group is all copies of one image."""
 
     groups: int
     copies: int  # images beyond the first of each group
@@ -109,7 +109,7 @@ def find_duplicates(
 
 
 def one_of_each_class(hashes: np.ndarray, labels: np.ndarray) -> list[str]:
-    """The smallest hash of each class, in hexadecimal, by which a class is known again under another label.
+    """The smallest hash of each class, in hexadecimal; it identifies a class whose label or name has changed.
 
     Example:
         >>> one_of_each_class(np.array([[3, 0], [2, 0], [1, 0]], np.uint64), np.array([0, 0, 1]))

@@ -91,5 +91,5 @@ def check_test_fraction(test_fraction: float) -> None:
 
 
 def _number(name: bytes, seed: int) -> float:
-    """From 0 to 1, as good as random."""
+    """A pseudo-random number in [0, 1) that follows from an image's hash and the seed."""
     return int.from_bytes(hashlib.sha256(b"%d " % seed + name).digest()[:6]) / 2**48

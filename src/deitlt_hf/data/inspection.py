@@ -139,7 +139,10 @@ def inspect_dataset(
         >>> round(inspection.gini, 2), inspection.splits["train"].common_sizes
         (0.47, [(8, 8, 453)])
     """
-    if not (isinstance(splits, Mapping) and all({"image", "label"} <= set(of.column_names) for of in splits.values())):
+    is_loaded = isinstance(splits, Mapping) and all(
+        isinstance(of, Dataset) and {"image", "label"} <= set(of.column_names) for of in splits.values()
+    )
+    if not is_loaded:
         splits = load_long_tailed_dataset(splits, on_bad_image="keep")
     names = ["train", *(name for name in splits if name != "train")]
     class_names = splits["train"].features["label"].names

@@ -64,8 +64,8 @@ def load_long_tailed_dataset(
         label_column: the column of class names or ids; by default found by its type or name.
         data_config: configuration of a data set of the hub.
         test_fraction: share of each class that is held out where the data have neither test nor validation split,
-            before the train split is made long-tailed. An image that is added moves no other, identical images are on
-            one side, and every class keeps a training image; see `hold_out`.
+            before the train split is made long-tailed. Adding an image moves no other, identical images are on one
+            side, and every class keeps a training image; see `hold_out`.
         on_bad_image: `"error"` (default) raises where an image is read that cannot be, and here for files that are
             missing. `"skip"` reads all images once, leaves out those that cannot be read before anything is counted,
             and says in a warning how many they were. `"keep"` looks at none, for an inspection that does.

@@ -179,7 +179,7 @@ def _files_in(folder: str) -> set[str]:
 
 
 def cache_file(dataset: Dataset, kind: str, suffix: str) -> Path:
-    """A file for what was found in all images; another one once the rows change, or a file that they refer to."""
+    """The file that keeps a result about all images; its name changes with the rows and the files they refer to."""
     digest = hashlib.sha256(dataset._fingerprint.encode())
     for _, path in referenced_files(dataset):
         try:

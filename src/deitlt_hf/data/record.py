@@ -93,7 +93,7 @@ def at_recorded_places(settings: Mapping[str, Any], source: str | os.PathLike[st
 
 
 def differing_classes(then: Sequence[str], now: Sequence[str]) -> str | None:
-    """The difference between two lists of class names, in words; None where there is none.
+    """How the class names have changed, in words; None for no change.
 
     Example:
         >>> differing_classes(["cat", "lynx"], ["cat", "owl"])
@@ -119,9 +119,9 @@ def differing_counts(
     train_now: Sequence[int],
     test_now: Sequence[int],
 ) -> str | None:
-    """The difference between the images per class of two times, in words; None where there is none.
+    """How the images per class have changed, in words; None for no change.
 
-    All counts are in the order of `names`; those of a time that is not known are empty.
+    All counts are in the order of `names`; unknown ones are empty lists.
     """
     parts = []
     for what, then, now in (("training", train_then, train_now), ("test", test_then, test_now)):
@@ -136,7 +136,7 @@ def differing_counts(
 
 
 def moved_classes(names: Sequence[str], then: Sequence[str], now: Sequence[str]) -> str | None:
-    """Which classes have images of another one by now, by a hash per class at two times, in words; None for none."""
+    """Which classes have swapped images, in words; None for no change. `then` and `now` are a hash of each class."""
     name_now = {image: name for name, image in zip(names, now, strict=False)}
     moved = [
         f"images of {name!r} are in {name_now[image]!r}"

@@ -162,7 +162,7 @@ def _files_of_run(source: str, revision: str | None, names: Sequence[str]) -> li
 def _save_plain_json(
     model: DeiTLTForImageClassification, processor: BaseImageProcessor, directory: Path, int8: bool
 ) -> None:
-    """Write configuration and processor, without references to modeling files, which an export has not."""
+    """Write configuration and processor, without references to modeling files, which an export lacks."""
     config = copy.deepcopy(model.config)
     config.__dict__.pop("auto_map", None)
     if int8:  # the card says so

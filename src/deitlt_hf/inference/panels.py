@@ -28,8 +28,8 @@ LEGEND = "violet: patches that are not looked at; yellow: the one looked at most
 def attention_panel(image: Image.Image, result: ImageResult, title: str = "picture") -> Image.Image:
     """The image with a frame around what the model saw, and this part with the attention of each token drawn over it.
 
-    Below them stand the top classes by the average, the CLS expert and the DIST expert. The picture is RGB and 1056
-    pixels wide.
+    Below are the top classes of the average, the CLS expert and the DIST expert. The picture is RGB and 1056 pixels
+    wide.
     """
     picture = upright_rgb(image)
     region = result.region or WHOLE_PICTURE

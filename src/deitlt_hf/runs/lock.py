@@ -16,10 +16,7 @@ LOCK_FILE = "run.lock"
 
 
 def check_lock(directory: Path) -> None:
-    """Refuse a directory that another training uses.
-
-    One that a process of this host left when it was killed is none, and neither is this process's own.
-    """
+    """Refuse a directory that another training uses; locks of this process and of killed ones here do not count."""
     holder = _read(directory / LOCK_FILE)
     if holder is None or holder == _this_process() or _is_gone(holder):
         return

@@ -53,9 +53,6 @@ class StudentArguments:
             one_of("student size", self.student_size, tuple(STUDENT_SIZES))
 
 
-_SHAPE = ("student_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
-
-
 def student_config(student: StudentArguments, image_size: int, **classes: Any) -> DeiTLTConfig:
     """The configuration of a student from scratch."""
     shape = student_shape(
@@ -90,7 +87,8 @@ def load_start(student: StudentArguments, image_size: int, classes: Mapping[str,
     with loading(source):
         config = DeiTLTConfig.from_pretrained(source, **settings, **classes)
     model, _ = load_model(DeiTLTForImageClassification, config, source)
-    unused = [f"{name} {value}" for name in _SHAPE if (value := getattr(student, name)) is not None]
+    shape = ("student_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
+    unused = [f"{name} {value}" for name in shape if (value := getattr(student, name)) is not None]
     if unused:
         notice(f"init_from {source} has a shape of its own; not used: {', '.join(unused)}")
     if model.config.image_size != image_size:
