@@ -13,8 +13,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from deitlt_hf.data.images import upright_rgb
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.evaluate import evaluation_mode
-from deitlt_hf.evaluation.two_tokens import run_two_tokens
-from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
+from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification, DeiTLTImageClassifierOutput
 
 TOKENS = ("cls", "distillation")
 WHAT_TO_PASS = "pass a Vision Transformer of transformers: DeiT-LT, DeiT, DeiT with teacher, or ViT"
@@ -53,8 +52,34 @@ def token_attention(model: DeiTLTForImageClassification, pixel_values: torch.Ten
         (torch.Size([1, 4, 4]), True)
     """
     with evaluation_mode(model):
-        weights = run_two_tokens(model, pixel_values.to(model.device)).attention
+        _, weights = run_with_attention(model, pixel_values.to(model.device))
     return attention_maps(weights, model.config)
+
+
+def run_with_attention(
+    model: DeiTLTForImageClassification, pixel_values: torch.Tensor
+) -> tuple[DeiTLTImageClassifierOutput, torch.Tensor]:
+    """The model's outputs, and its last layer's attention weights from both tokens `(batch, heads, 2, 2 + patches)`.
+
+    The weights are computed from the layer's queries and keys, so that every attention implementation has them.
+    """
+    attention = model.deit.layers[-1].attention
+    projected: dict[str, torch.Tensor] = {}
+
+    def keep(name: str, output: torch.Tensor) -> None:
+        projected[name] = output.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+
+    hooks = [
+        getattr(attention, name).register_forward_hook(lambda _module, _input, output, name=name: keep(name, output))
+        for name in ("q_proj", "k_proj")
+    ]
+    try:
+        outputs = model(pixel_values)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    queries, keys = projected["q_proj"][:, :, :2], projected["k_proj"]
+    return outputs, (queries @ keys.transpose(2, 3) * attention.scaling).softmax(-1, dtype=torch.float32)
 
 
 def attention_maps(weights: torch.Tensor, config: PreTrainedConfig) -> dict[str, torch.Tensor]:

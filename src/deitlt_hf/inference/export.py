@@ -16,7 +16,6 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from deitlt_hf import __version__
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.two_tokens import run_two_tokens
 from deitlt_hf.files import METRICS_FILE, RECIPE_FILE, check_is_free, new_directory, whole_file
 from deitlt_hf.foreign.configurations import find_file
 from deitlt_hf.hub.pushing import OF_THE_RUN, model_files, public_recipe
@@ -179,11 +178,9 @@ class ExportedStudent(nn.Module):
         self.model = model
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        cls_logits, distillation_logits, _ = run_two_tokens(self.model, pixel_values)
-        average = (cls_logits + distillation_logits) / 2
-        logits = {"average": average, "cls": cls_logits, "distillation": distillation_logits}
+        outputs = self.model(pixel_values)
         # An output that is another output too would lose its name in ONNX, so it is a copy.
-        return logits[self.model.config.expert].clone(), cls_logits, distillation_logits
+        return outputs.logits.clone(), outputs.cls_logits, outputs.distillation_logits
 
 
 def trace(model: DeiTLTForImageClassification) -> torch.export.ExportedProgram:

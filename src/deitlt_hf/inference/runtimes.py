@@ -15,8 +15,7 @@ from typing import Protocol
 import torch
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.attention import attention_maps
-from deitlt_hf.evaluation.two_tokens import run_two_tokens
+from deitlt_hf.evaluation.attention import attention_maps, run_with_attention
 from deitlt_hf.foreign.configurations import INDEX_FILE, find_file
 from deitlt_hf.inference.loading import load_student, load_student_config
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
@@ -56,9 +55,9 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def __call__(self, pixel_values: torch.Tensor) -> HeadOutputs:
-        cls_logits, distillation_logits, weights = run_two_tokens(self.model, pixel_values.to(self.model.device))
+        outputs, weights = run_with_attention(self.model, pixel_values.to(self.model.device))
         maps = {token: map.cpu() for token, map in attention_maps(weights, self.config).items()}
-        return HeadOutputs(cls_logits.float().cpu(), distillation_logits.float().cpu(), maps)
+        return HeadOutputs(outputs.cls_logits.float().cpu(), outputs.distillation_logits.float().cpu(), maps)
 
 
 class OnnxRuntime:

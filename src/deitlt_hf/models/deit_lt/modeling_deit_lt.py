@@ -10,11 +10,13 @@ from torch import nn
 from transformers import initialization as init
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.deit.modeling_deit import (
     DeiTEmbeddings,
     DeiTLayer,
     DeiTModel,
     DeiTPreTrainedModel,
+    eager_attention_forward,
 )
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
@@ -97,12 +99,33 @@ class DeiTLTLayer(DeiTLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        num_tokens: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        attended, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
+        """Transform all tokens, or with `num_tokens` only the first ones, which still attend to all."""
+        states = self.layernorm_before(hidden_states)
+        if num_tokens is None:
+            attended, _ = self.attention(states, attention_mask, **kwargs)
+        else:
+            attended = self._attend_from(states[:, :num_tokens], states, **kwargs)
+            hidden_states = hidden_states[:, :num_tokens]
         hidden_states = hidden_states + self.drop_path(self.dropout(attended))
         transformed = self.mlp(self.layernorm_after(hidden_states))
         return hidden_states + self.drop_path(self.dropout(transformed))
+
+    def _attend_from(self, readers: torch.Tensor, states: torch.Tensor, **kwargs) -> torch.Tensor:
+        """DeiT's attention with queries from `readers` `(batch, readers, hidden_size)` alone."""
+        attention = self.attention
+        projections = (attention.q_proj(readers), attention.k_proj(states), attention.v_proj(states))
+        queries, keys, values = (part.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for part in projections)
+        interface = ALL_ATTENTION_FUNCTIONS.get_interface(
+            attention.config._attn_implementation, eager_attention_forward
+        )
+        dropout = attention.attention_dropout if self.training else 0.0
+        attended, _ = interface(
+            attention, queries, keys, values, None, dropout=dropout, scaling=attention.scaling, **kwargs
+        )
+        return attention.o_proj(attended.flatten(2))
 
 
 class DeiTLTPreTrainedModel(DeiTPreTrainedModel):
@@ -183,6 +206,7 @@ class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
         self,
         pixel_values: torch.Tensor | None = None,
         interpolate_pos_encoding: bool | None = None,
+        num_tokens: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encode images.
@@ -190,12 +214,22 @@ class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): normalised images.
             interpolate_pos_encoding (`bool`, *optional*): accept another image size than the configuration's.
+            num_tokens (`int`, *optional*): return only the first tokens. The last layer then computes nothing for the
+                others but their keys and values. Hidden states, attentions and masks need all tokens.
 
         Raises:
             ValueError: an image size that the model does not take.
         """
         # Without DeiT's masks: they are for another pretraining, and this model has no mask token.
-        return super().forward(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+        if num_tokens is None:
+            return super().forward(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+        pixel_values = pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype)
+        hidden_states = self.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
+        *layers, last = self.layers
+        for layer in layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        hidden_states = last(hidden_states, num_tokens=num_tokens, **kwargs)
+        return BaseModelOutputWithPooling(last_hidden_state=self.layernorm(hidden_states))
 
 
 class DeiTLTForImageClassification(DeiTLTPreTrainedModel):
@@ -261,7 +295,12 @@ class DeiTLTForImageClassification(DeiTLTPreTrainedModel):
         Raises:
             ValueError: an unknown expert, or an image size that the model does not take.
         """
-        outputs = self.deit(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+        outputs = self.deit(
+            pixel_values,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            num_tokens=None if self._needs_all_tokens(kwargs) else 2,
+            **kwargs,
+        )
         cls_token, distillation_token = outputs.last_hidden_state[:, 0], outputs.last_hidden_state[:, 1]
         cls_logits = self.cls_classifier(cls_token)
         distillation_logits = self.distillation_classifier(distillation_token)
@@ -279,6 +318,13 @@ class DeiTLTForImageClassification(DeiTLTPreTrainedModel):
             attentions=outputs.attentions,
             token_similarity=F.cosine_similarity(cls_token.detach(), distillation_token.detach(), dim=-1),
         )
+
+    def _needs_all_tokens(self, kwargs: TransformersKwargs) -> bool:
+        """Whether somebody reads more than both tokens, or dropout draws for all of them."""
+        asked = (kwargs.get(name) for name in ("output_hidden_states", "output_attentions", "attention_mask"))
+        by_default = self.config.output_hidden_states or self.config.output_attentions
+        drops = self.training and (self.config.hidden_dropout_prob or self.config.attention_probs_dropout_prob)
+        return bool(by_default or drops or any(value is not None and value is not False for value in asked))
 
 
 def _select_expert(expert: str, cls_logits: torch.Tensor, distillation_logits: torch.Tensor) -> torch.Tensor:
