@@ -59,9 +59,14 @@ if TYPE_CHECKING:  # type checkers and editors read the names here; at run time 
     from deitlt_hf.inference.export import export_model as export_model
     from deitlt_hf.long_tail_accuracy.long_tail_accuracy import LongTailAccuracy as LongTailAccuracy
     from deitlt_hf.losses.class_balanced import class_balanced_weights as class_balanced_weights
+    from deitlt_hf.losses.cross_entropy import CrossEntropyLoss as CrossEntropyLoss
+    from deitlt_hf.losses.cross_entropy import FocalLoss as FocalLoss
     from deitlt_hf.losses.distillation import DistillationLoss as DistillationLoss
     from deitlt_hf.losses.ldam import LDAMLoss as LDAMLoss
     from deitlt_hf.losses.paco import PaCoLoss as PaCoLoss
+    from deitlt_hf.losses.prior import BalancedBCELoss as BalancedBCELoss
+    from deitlt_hf.losses.prior import BalancedSoftmaxLoss as BalancedSoftmaxLoss
+    from deitlt_hf.losses.prior import LogitAdjustedLoss as LogitAdjustedLoss
     from deitlt_hf.models.cifar_resnet.configuration_cifar_resnet import CifarResNetConfig as CifarResNetConfig
     from deitlt_hf.models.cifar_resnet.modeling_cifar_resnet import (
         CifarResNetForImageClassification as CifarResNetForImageClassification,
@@ -109,6 +114,11 @@ _MODULE_OF = {
     "class_balanced_weights": "losses.class_balanced",
     "DistillationLoss": "losses.distillation",
     "LDAMLoss": "losses.ldam",
+    "CrossEntropyLoss": "losses.cross_entropy",
+    "FocalLoss": "losses.cross_entropy",
+    "LogitAdjustedLoss": "losses.prior",
+    "BalancedSoftmaxLoss": "losses.prior",
+    "BalancedBCELoss": "losses.prior",
     "PaCoLoss": "losses.paco",
     "DeiTLTTrainer": "training.student",
     "DeiTLTTrainingArguments": "training.arguments",

@@ -10,7 +10,7 @@ from torch import nn
 from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, TeacherTrainer, TeacherTrainingArguments
 from deitlt_hf.cards.descriptions import describe_teacher_training
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.losses.teacher import TEACHER_LOSSES, TeacherLoss
+from deitlt_hf.losses.by_name import TEACHER_LOSSES, TeacherLoss
 
 
 class BalancedSoftmax(nn.Module):

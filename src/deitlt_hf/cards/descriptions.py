@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from deitlt_hf.data.benchmarks import BENCHMARKS
-from deitlt_hf.losses.teacher import TEACHER_LOSSES
+from deitlt_hf.losses.by_name import TEACHER_LOSSES
 from deitlt_hf.models import MODEL_TYPES
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.losses.cross_entropy import CrossEntropyLoss
 
 DISTILLATION_TYPES = ("hard", "soft", "none")
 
@@ -30,6 +31,7 @@ class DistillationLoss(nn.Module):
             without a teacher.
         alpha: share of the distillation token's part, in [0, 1].
         temperature: of soft distillation, above 0.
+        cls_loss: loss of the class token, called with logits and targets; cross-entropy by default, as in the paper.
 
     Raises:
         DeiTLTError: an unknown distillation type, or alpha or temperature out of range.
@@ -43,7 +45,13 @@ class DistillationLoss(nn.Module):
         2.3026
     """
 
-    def __init__(self, distillation_type: str = "hard", alpha: float = 0.5, temperature: float = 1.0):
+    def __init__(
+        self,
+        distillation_type: str = "hard",
+        alpha: float = 0.5,
+        temperature: float = 1.0,
+        cls_loss: nn.Module | None = None,
+    ):
         super().__init__()
         if distillation_type not in DISTILLATION_TYPES:
             raise DeiTLTError(
@@ -56,6 +64,8 @@ class DistillationLoss(nn.Module):
         self.distillation_type = distillation_type
         self.alpha = alpha
         self.temperature = temperature
+        self.cross_entropy = CrossEntropyLoss()
+        self.cls_loss = cls_loss or self.cross_entropy
 
     def forward(
         self,
@@ -75,9 +85,9 @@ class DistillationLoss(nn.Module):
                 mean divides by the sum of the weights in the batch, as the reference does. Soft distillation weighs a
                 sample by the teacher's class.
         """
-        cls_loss = F.cross_entropy(cls_logits, targets)
+        cls_loss = self.cls_loss(cls_logits, targets)
         if self.distillation_type == "none":
-            distillation_loss = _cross_entropy(distillation_logits, targets, class_weights)
+            distillation_loss = self.cross_entropy(distillation_logits, targets, class_weights)
         elif teacher_logits is None:
             raise DeiTLTError(f"{self.distillation_type} distillation needs teacher_logits; pass them, or type 'none'")
         elif self.distillation_type == "hard":
@@ -97,10 +107,3 @@ class DistillationLoss(nn.Module):
             return divergence.mean()
         sample_weights = weights[teacher_logits.argmax(-1)]
         return (sample_weights * divergence).sum() / sample_weights.sum()
-
-
-def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-    if weights is None or not targets.is_floating_point():
-        return F.cross_entropy(logits, targets, weight=weights)
-    # torch's weighted mean divides by the sum of the weights for classes, but by the batch size for probabilities.
-    return F.cross_entropy(logits, targets, weight=weights, reduction="sum") / (targets @ weights).sum()

@@ -9,7 +9,7 @@ from typing import Any
 from deitlt_hf.cards.record import PRIVATE_SETTINGS
 from deitlt_hf.data.suggestion import format_setting
 from deitlt_hf.errors import notice
-from deitlt_hf.losses.teacher import TEACHER_LOSSES
+from deitlt_hf.losses.by_name import TEACHER_LOSSES
 from deitlt_hf.teachers.build import CIFAR_RESNET
 from deitlt_hf.training.arguments import TeacherTrainingArguments
 
@@ -32,7 +32,7 @@ _NEEDS: list[tuple[tuple[str, ...], Callable[[Settings], bool], str]] = [
     (("distillation_temperature",), lambda s: s["distillation_type"] == "soft", "distillation_type soft"),
     (("mixup_in_drw", "class_balanced_beta"), lambda s: s["drw_start_epoch"] is not None,
      "drw_start_epoch"),
-    *((_settings_of(loss), lambda s, loss=loss: s["loss"] == loss, f"loss {loss}") for loss in TEACHER_LOSSES),
+    *((_settings_of(loss), lambda s, loss=loss: loss in (s.get("loss"), s.get("cls_loss")), f"loss {loss}") for loss in TEACHER_LOSSES),
     (("decay_epochs", "decay_factor"), lambda s: s["schedule"] == "steps", "schedule steps"),
     (("depth",), lambda s: s["init_from"] is None and s["architecture"] == CIFAR_RESNET,
      f"architecture {CIFAR_RESNET}, from scratch"),

@@ -17,8 +17,8 @@ from transformers.trainer_utils import SchedulerType
 from deitlt_hf.durable.trainer import DurableTrainingArguments
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.measures import EXPERTS, MEASURES
+from deitlt_hf.losses.by_name import CLS_LOSSES, TEACHER_LOSSES
 from deitlt_hf.losses.distillation import DISTILLATION_TYPES
-from deitlt_hf.losses.teacher import TEACHER_LOSSES
 from deitlt_hf.ranges import check_ranges, one_of
 from deitlt_hf.teachers.pixels import TEACHER_PIXELS
 
@@ -64,6 +64,13 @@ class LongTailTrainingArguments(DurableTrainingArguments):
     )
     class_balanced_beta: float = field(
         default=0.9999, metadata={"help": "Beta of the effective number of samples behind DRW's weights, in [0, 1)."}
+    )
+    focal_gamma: float = field(default=2.0, metadata={"help": "Focal loss: how little easy images count; 0 is ce."})
+    logit_adjusted_tau: float = field(
+        default=1.0, metadata={"help": "Share of the class prior that logit_adjusted takes out; 0 is ce."}
+    )
+    balanced_bce_tau: float = field(
+        default=1.0, metadata={"help": "Share of the class prior that balanced_bce takes out; 0 is none."}
     )
     lr_scheduler_type: str = field(
         default="cosine",
@@ -250,6 +257,13 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
             "student (the student's pixels as they are)."
         },
     )
+    cls_loss: str = field(
+        default="ce",
+        metadata={
+            "help": f"Loss of the class token, one of {', '.join(CLS_LOSSES)}. "
+            "The paper's is ce; the last three take out the class prior, so that CLS is good on rare classes too."
+        },
+    )
     mixup: float = field(default=0.8, metadata={"help": "Mixup alpha; 0 is off."})
     cutmix: float = field(default=1.0, metadata={"help": "CutMix alpha; 0 is off."})
     mixup_in_drw: bool = field(
@@ -279,6 +293,7 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
                 "in-distribution distillation labels weak views, which are not mixed; pass mixup 0 and cutmix 0 with it"
             )
         one_of("distillation type", self.distillation_type, DISTILLATION_TYPES)
+        one_of("cls_loss", self.cls_loss, tuple(CLS_LOSSES))
         one_of("distillation view", self.distillation_view, VIEWS)
         one_of("teacher_pixels", self.teacher_pixels, TEACHER_PIXELS)
         if self.evaluate_ema and self.ema_decay is None:

@@ -21,6 +21,7 @@ from deitlt_hf.data.device_augmentation.device_views import BatchView
 from deitlt_hf.data.sampling import DrawingSampler, ShufflingSampler
 from deitlt_hf.durable.trainer import DurableTrainer
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.losses.by_name import TEACHER_LOSSES
 from deitlt_hf.losses.class_balanced import class_balanced_weights
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.batch_views import BatchViews
@@ -128,6 +129,10 @@ class LongTailTrainer(DurableTrainer):
         if self.class_counts is not None:
             weights = class_balanced_weights(self.class_counts, self.args.class_balanced_beta)
             self.class_weights = weights.to(self.args.device)
+
+    def named_loss(self, name: str) -> nn.Module:
+        """The loss of that name with the run's settings, on its device."""
+        return TEACHER_LOSSES[name].make(self.args, self._needed_class_counts).to(self.args.device)
 
     def _needed_class_counts(self) -> Sequence[int]:
         if self.class_counts is None:

@@ -95,7 +95,10 @@ class DeiTLTTrainer(LongTailTrainer):
         super()._follow_arguments()
         args = self.args
         self.distillation_loss = DistillationLoss(
-            args.distillation_type, args.distillation_alpha, args.distillation_temperature
+            args.distillation_type,
+            args.distillation_alpha,
+            args.distillation_temperature,
+            cls_loss=self.named_loss(args.cls_loss),
         )
         self.mixing = BatchMixing(
             self.model.config.num_labels, args.mixup, args.cutmix, label_smoothing=args.label_smoothing_factor

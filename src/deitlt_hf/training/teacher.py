@@ -14,7 +14,7 @@ from transformers import EvalPrediction, PreTrainedModel
 from deitlt_hf.data.device_augmentation.device_views import BatchView
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.measures import mean_accuracies
-from deitlt_hf.losses.teacher import TEACHER_LOSSES, CrossEntropyLoss
+from deitlt_hf.losses.cross_entropy import CrossEntropyLoss
 from deitlt_hf.training.arguments import TeacherTrainingArguments
 from deitlt_hf.training.long_tail import LongTailTrainer, TrainerOptions, first_output, predicted_class_ids
 from deitlt_hf.training.paco import PACO_FILE, MomentumContrast, UpdateMomentumContrast
@@ -80,8 +80,7 @@ class TeacherTrainer(LongTailTrainer):
 
     def _follow_arguments(self) -> None:
         super()._follow_arguments()
-        make = TEACHER_LOSSES[self.args.loss].make
-        self.loss_function = make(self.args, self._needed_class_counts).to(self.args.device)
+        self.loss_function = self.named_loss(self.args.loss)
 
     def _prepare_contrast(self) -> None:
         args = self.args
