@@ -33,7 +33,7 @@ _TYPES: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("data.name", "data.kind"), str),
     },
     METRICS_FILE: {
-        **dict.fromkeys(("experts", "averaged_weights", "accuracy", "groups"), dict),
+        **dict.fromkeys(("experts", "averaged_weights", "teacher", "against_teacher", "accuracy", "groups"), dict),
         "class_counts": list,
     },
 }

@@ -221,3 +221,32 @@ def test_table_of_an_empty_group():
     table = format_table(expert_metrics(np.zeros((2, 3), dtype=int), [0, 1], [7, 7], groups, ["a", "b"]))
     assert table.splitlines()[1].split() == ["average", "50.0", "50.0", "-", "-", "50.0"]
     assert table.endswith("head: 2 classes with 7 training images, mid: no classes, tail: no classes")
+
+
+def test_the_teacher_has_a_row_and_a_paired_difference():
+    labels = [0] * 4 + [1] * 2 + [2] * 2
+    student = [0, 0, 0, 1, 1, 1, 0, 0]  # 3 of 4, 2 of 2, 0 of 2
+    teacher = [0, 0, 0, 0, 0, 1, 2, 2]  # 4 of 4, 1 of 2, 2 of 2
+    groups = {"head": [0], "mid": [1], "tail": [2]}
+    metrics = expert_metrics(
+        [[each] * 3 for each in student], labels, [9, 5, 2], groups, ["a", "b", "c"], teacher=teacher
+    )
+    assert {name: metrics["teacher"][name] for name in ("overall", "head", "mid", "tail")} == {
+        "overall": 87.5, "head": 100.0, "mid": 50.0, "tail": 100.0
+    }  # fmt: skip
+    found = metrics["against_teacher"]["average"]
+    assert {name: found[name]["value"] for name in ("overall", "head", "mid", "tail", "balanced_accuracy")} == {
+        "overall": -25.0, "head": -25.0, "mid": 50.0, "tail": -100.0, "balanced_accuracy": -25.0
+    }  # fmt: skip
+    assert found["tail"] == {"value": -100.0, "interval": [-100.0, -100.0], "excludes_zero": True}
+    assert not found["overall"]["excludes_zero"]
+    table = format_table(metrics).splitlines()
+    assert table[4].split() == ["teacher", "87.5", "100.0", "50.0", "100.0", "83.3"]
+    assert table[5].startswith("average - teacher: overall -25.0 [")
+    assert "tail -100.0 [-100.0, -100.0] *" in table[5]
+
+
+def test_without_a_teacher_there_is_no_such_row():
+    metrics = expert_metrics([[0] * 3], [0], [9, 5, 2], {"head": [0], "mid": [1], "tail": [2]}, ["a", "b", "c"])
+    assert not {"teacher", "against_teacher"} & metrics.keys()
+    assert "teacher" not in format_table(metrics)

@@ -187,7 +187,8 @@ def test_numbers_are_those_of_the_run(here) -> None:
             assert row(part, LABELS[expert]) == [LABELS[expert], *(f"{value:.1f}" for value in values)]
     data = section(card, "Data")
     for label, count in enumerate(COUNTS):
-        accuracies = [f"{metrics['experts'][expert]['per_class'][label]:.1f}" for expert in EXPERTS]
+        columns = [*(metrics["experts"][expert] for expert in EXPERTS), metrics["teacher"]]
+        accuracies = [f"{of['per_class'][label]:.1f}" for of in columns]
         group = next(name for name in GROUPS if label in metrics["groups"][name])
         assert row(data.split("### Classes")[1], str(label)) == [str(label), str(count), group, "40", *accuracies]
     # 134 + 96 + 68, 49 + 35 + 25 + 18, 13 + 9 + 6

@@ -73,7 +73,7 @@ STUDENT = [
     ({"optim": "nosuch"}, "nosuch is not a valid OptimizerNames"),
 ]
 TEACHER = [
-    ({"loss": "arcface"}, "unknown loss 'arcface'; pass one of ce, focal, balanced_softmax, logit_adjusted, balanced_bce, ldam, paco"),
+    ({"loss": "arcface"}, "unknown loss 'arcface'; pass one of ce, focal, balanced_softmax, logit_adjusted"),
     ({"training_view": "medium"}, "unknown training view 'medium'; pass one of strong, weak"),
     ({"loss": "paco", "training_view": "strong"}, "training_view is 'strong', but PaCo has views of its own; leave it"),
     ({"schedule": "linear"}, "unknown schedule 'linear'; pass one of steps, cosine"),

@@ -18,7 +18,7 @@ import deitlt_hf
 from deitlt_hf.cards.descriptions import DataDescription, describe_architecture, describe_data, kind_of_data
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.errors import DeiTLTError, loading_reason
-from deitlt_hf.evaluation.measures import EXPERTS, MEASURES
+from deitlt_hf.evaluation.measures import EXPERTS, MEASURES, TEACHER, format_difference
 from deitlt_hf.files import (
     METRICS_FILE,
     RECIPE_FILE,
@@ -80,6 +80,7 @@ class RunRecord:
     groups: Mapping[str, Sequence[int]] | None = None  # labels of head, mid and tail
     test_counts: Sequence[int] | None = None  # test images per class
 
+    difference: str | None = None  # of the default expert from the teacher, in words
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # percentages by expert, or by ONLY_ROW
     averaged_results: Mapping[str, Mapping[str, Any]] | None = None  # of the averaged weights beside these
     results_step: int | None = None  # where the Trainer measured them in the middle of a run
@@ -164,11 +165,15 @@ def read_record(directory: str | os.PathLike[str], repo_id: str | None = None, b
     hub_ids = {name: str(id) for name, id in (run.get("hub_ids") or {}).items() if _HUB_ID.fullmatch(str(id))}
     metrics = read_json(run_path / METRICS_FILE) or {}
     settings = read_settings(run_path / RECIPE_FILE)
-    results, results_step = {}, None
+    results, results_step, difference = {}, None, None
     if step is None:
         results = metrics.get("averaged_weights" if averaged else "experts") or {}
         if not averaged and not results and metrics.get("accuracy"):
             results = {ONLY_ROW: metrics["accuracy"]}
+    if results and not averaged and TEACHER in metrics and config.model_type == _STUDENT:
+        results = results | {TEACHER: metrics[TEACHER]}
+        expert = config.expert if config.expert in (metrics.get("against_teacher") or {}) else None
+        difference = expert and format_difference(metrics, expert)
     if not results and (step is not None or not averaged):
         state = read_json(checkpoint / "trainer_state.json") or {}
         results = _logged_results(state, EXPERTS if config.model_type == _STUDENT else (), "ema_" * averaged)
@@ -203,6 +208,7 @@ def read_record(directory: str | os.PathLike[str], repo_id: str | None = None, b
         groups=getattr(config, "class_groups", None) or metrics.get("groups"),
         test_counts=test_counts if len(test_counts) == config.num_labels else None,
         results=results,
+        difference=difference,
         averaged_results=None if averaged or step is not None else metrics.get("averaged_weights"),
         results_step=results_step,
         num_test_images=metrics.get("num_images") if results and results_step is None else None,

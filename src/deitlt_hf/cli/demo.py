@@ -72,11 +72,15 @@ def _train(teacher_dir: Path, student_dir: Path) -> tuple[TrainingDataArguments,
 
 
 def _best_experts(metrics: dict) -> str:
-    from deitlt_hf.evaluation.measures import EXPERT_LABELS
+    from deitlt_hf.evaluation.measures import EXPERT_LABELS, TEACHER
+
+    rows = metrics["experts"] | {TEACHER: metrics[TEACHER]}
 
     def best(group: str) -> str:
-        scores = {expert: accuracies[group] for expert, accuracies in metrics["experts"].items()}
-        return " and ".join(EXPERT_LABELS[name] for name, score in scores.items() if score == max(scores.values()))
+        scores = {row: accuracies[group] for row, accuracies in rows.items()}
+        return " and ".join(
+            EXPERT_LABELS.get(row, row) for row, score in scores.items() if score == max(scores.values())
+        )
 
     return (
         f"Best on head classes: {best('head')}. Best on tail classes: {best('tail')}. Best overall: {best('overall')}."

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+    from deitlt_hf.files import check_is_new, write_json
+    from deitlt_hf.inference.loading import load_run_settings, load_student
+    from deitlt_hf.runs.analyzing import recorded_teacher
 
 @dataclass
 class EvaluateArguments:
@@ -29,8 +32,10 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.evaluation.evaluate import evaluate_student
     from deitlt_hf.evaluation.measures import format_table
     from deitlt_hf.files import check_is_new, write_json
-    from deitlt_hf.inference.loading import load_student
+    from deitlt_hf.inference.loading import load_run_settings, load_student
+    from deitlt_hf.runs.analyzing import recorded_teacher
     from deitlt_hf.runs.images import load_images_to_measure
+    from deitlt_hf.teachers.frozen import FrozenTeacher
 
     parser = DataclassParser(
         "evaluate",
@@ -50,6 +55,10 @@ def run(argv: Sequence[str]) -> None:
     measured = load_images_to_measure(data, choice, model.config, [source])
     images = images_for_model(measured.images, data, model.config, source)
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # or processes on CPUs would not meet
+    settings = load_run_settings(source, of_model.revision)
+    teacher = recorded_teacher(source, settings.get("teacher"))
+    if teacher is None and settings.get("teacher") is not None:
+        notice(f"the teacher {settings['teacher']} is not here, so that its row is missing")
     metrics = evaluate_student(
         model,
         images,
@@ -57,6 +66,9 @@ def run(argv: Sequence[str]) -> None:
         accelerator,
         options.batch_size,
         confidence_intervals=options.confidence_intervals,
+        teacher=None
+        if teacher is None
+        else FrozenTeacher(teacher, model, accelerator.device, settings.get("teacher_pixels", "reference")),
     )
     if accelerator.is_main_process:
         print(f"Accuracy in percent on {measured}\n")

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deitlt_hf.errors import DeiTLTError, printable
-from deitlt_hf.evaluation.measures import MEASURES, Measure, describe_intervals
+from deitlt_hf.evaluation.measures import MEASURES, describe_intervals, paired_differences
 from deitlt_hf.long_tail_accuracy.scores import (
     accuracies,
     bootstrap_intervals,
     grouped_tally,
-    resampled_intervals,
 )
 
 if TYPE_CHECKING:
@@ -90,50 +89,6 @@ def _measured(
         else {"value": float(value), "interval": intervals[key]}
         for key, value in accuracies(images, correct, members).items()
     }
-
-
-def paired_differences(
-    first: np.ndarray,
-    second: np.ndarray,
-    labels: np.ndarray,
-    groups: Mapping[str, Sequence[int]],
-    num_resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """Accuracy of the second prediction minus that of the first, with 95 % bootstrap intervals over the same resamples.
-
-    An image that is hard for one model is mostly hard for the other, so their accuracies rise and fall together over
-    resamples and the difference is known better than either of them. Images are drawn as in `bootstrap_intervals`.
-    Predictions and labels are class ids `(N,)`. The result has `value`, `interval` and `excludes_zero` by measure, in
-    points; value and interval are None where there is no test image.
-
-    Example:
-        >>> labels = np.repeat([0, 1], 50)
-        >>> groups = {"head": [0], "mid": [], "tail": [1]}
-        >>> paired_differences(np.zeros(100, int), labels, labels, groups)["tail"]
-        {'value': 100.0, 'interval': [100.0, 100.0], 'excludes_zero': True}
-    """
-    images, _, members = grouped_tally(first, labels, groups)
-    # Four cells per class: neither is right, only the second, only the first, both.
-    cell = 4 * labels + 2 * (first == labels) + (second == labels)
-    cells = np.bincount(cell, minlength=4 * len(images)).reshape(len(images), 4)
-
-    def difference(measure: Measure, images: np.ndarray, cells: np.ndarray) -> np.ndarray:
-        _, only_second, only_first, both = np.moveaxis(cells, -1, 0)
-        return measure.compute(images, only_second + both, members) - measure.compute(
-            images, only_first + both, members
-        )
-
-    intervals = resampled_intervals(cells, difference, num_resamples, seed)
-    found = {}
-    for measure in MEASURES:
-        value, (low, high) = difference(measure, images, cells), np.clip(intervals[measure.key], -100, 100).tolist()
-        found[measure.key] = (
-            {"value": None, "interval": None, "excludes_zero": False}
-            if np.isnan(value)
-            else {"value": float(value), "interval": [low, high], "excludes_zero": low > 0 or high < 0}
-        )
-    return found
 
 
 def accuracy_cells(accuracies: Mapping[str, Mapping[str, Any]]) -> list[str]:

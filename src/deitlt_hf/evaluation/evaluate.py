@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.measures import expert_metrics
+from deitlt_hf.evaluation.measures import EXPERTS, expert_metrics
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -31,8 +31,9 @@ def evaluate_student(
     batch_size: int = 64,
     num_workers: int = 0,
     confidence_intervals: bool = False,
+    teacher: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate the average and both experts on the test split; see `expert_metrics`."""
+    """Evaluate the average, both experts and the teacher on the test split; see `expert_metrics`."""
     # Here, because they load timm, which prediction works without.
     from deitlt_hf.data.dataset import ViewedDataset, collate, collate_for_workers
     from deitlt_hf.data.views import evaluation_view
@@ -40,9 +41,15 @@ def evaluate_student(
     dataset = ViewedDataset(images.test, {"pixel_values": evaluation_view(image_size)}, "test")
     dataloader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
     collate_for_workers(dataloader, accelerator.num_processes)
-    predictions, labels = predict_experts(model, dataloader, accelerator=accelerator)
+    predictions, labels = predict_experts(model, dataloader, accelerator=accelerator, teacher=teacher)
     return expert_metrics(
-        predictions, labels, images.class_counts, images.class_groups, images.class_names, confidence_intervals
+        predictions[:, : len(EXPERTS)],
+        labels,
+        images.class_counts,
+        images.class_groups,
+        images.class_names,
+        confidence_intervals,
+        teacher=None if teacher is None else predictions[:, -1],
     )
 
 
@@ -51,6 +58,7 @@ def predict_experts(
     dataloader: Iterable[Mapping[str, torch.Tensor]],
     device: torch.device | str | None = None,
     accelerator: Accelerator | None = None,
+    teacher: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict every image three times: by the mean of both heads' logits, by the CLS expert, by the DIST expert.
 
@@ -63,10 +71,11 @@ def predict_experts(
         device: where to run, the model is moved there; by default where the model is. Ignored with `accelerator`.
         accelerator: for more than one process: every process takes its share of the data and gets the whole result,
             with each image counted once (which needs a dataset with a length).
+        teacher: takes the same pixel values and gives logits `(batch, classes)`; its class ids are a fourth column.
 
     Returns:
-        `(predictions, labels)`: int64 arrays of shapes `(N, 3)`, columns in the order average, cls, distillation, and
-        `(N,)`, in the order of the data.
+        `(predictions, labels)`: int64 arrays of shapes `(N, 3)`, columns in the order average, cls, distillation, or
+        `(N, 4)` with a teacher, and `(N,)`, in the order of the data.
 
     Raises:
         DeiTLTError: the model lacks the two heads, or the dataloader yields no batch.
@@ -85,7 +94,10 @@ def predict_experts(
                 f"{type(output).__name__} has no cls_logits and distillation_logits: pass a DeiT-LT student, which has "
                 "two heads"
             )
-        ids = torch.cat([expert_class_ids(*heads), labels.long()[:, None]], dim=1)
+        ids = [expert_class_ids(*heads), labels.long()[:, None]]
+        if teacher is not None:
+            ids.insert(1, teacher(pixel_values).argmax(-1, keepdim=True))
+        ids = torch.cat(ids, dim=1)
         # Ids stay on the device until the end: reading them here would make it wait for the host after each batch.
         rows.add(ids if accelerator is None else accelerator.gather_for_metrics(ids))
 

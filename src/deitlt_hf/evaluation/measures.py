@@ -22,6 +22,7 @@ from deitlt_hf.long_tail_accuracy.scores import (
     group_members,
     grouped_tally,
     percent,
+    resampled_intervals,
     to_numpy,
 )
 from deitlt_hf.long_tail_accuracy.scores import Measure as Measure
@@ -29,6 +30,7 @@ from deitlt_hf.long_tail_accuracy.scores import Measure as Measure
 # The values of `config.expert`. Not imported from the model's configuration, which would load torch and transformers.
 EXPERT_LABELS = {"average": "average", "cls": "CLS expert", "distillation": "DIST expert"}
 EXPERTS = tuple(EXPERT_LABELS)
+TEACHER = "teacher"  # the row of the student's teacher, on the same images
 
 
 def grouped_accuracy(predictions: Any, labels: Any, groups: Mapping[str, Sequence[int]]) -> dict[str, float]:
@@ -79,6 +81,7 @@ def expert_metrics(
     class_names: Sequence[str],
     confidence_intervals: bool = False,
     experts: Sequence[str] = EXPERTS,
+    teacher: Any = None,
 ) -> dict[str, Any]:
     """The result of an evaluation, from which the table, the figures and the model card are made.
 
@@ -90,12 +93,14 @@ def expert_metrics(
         class_names: names of the classes, in label order.
         confidence_intervals: add 95 % intervals, see `bootstrap_intervals`. Default False.
         experts: what the columns are; default `EXPERTS` (average, cls, distillation).
+        teacher: class ids `(N,)` that the teacher predicts for the same images; by default there is no teacher.
 
     Returns:
         A dict that `json.dump` writes as it is: `num_images`, `class_names`, `class_counts` (training images),
         `test_counts` (test images per class), `groups`, and `experts`, which holds for each of them the percentages
         of `MEASURES` by key, the list `per_class`, and on request `confidence_intervals`, lists `[low, high]` by the
-        same keys; None where there is no test image.
+        same keys; None where there is no test image. With a teacher also `teacher`, its row of the same kind, and
+        `against_teacher`, for each expert what `paired_differences` from the teacher gives.
 
     Raises:
         DeiTLTError: as for `grouped_accuracy`; `predictions` have not a column for each of `experts`; `class_names`,
@@ -121,13 +126,21 @@ def expert_metrics(
             f"{len(class_names)} class names, {len(class_counts)} class counts and groups over {len(grouped)} classes "
             "do not fit together: pass one name and one count per class, and each class in exactly one group"
         )
+    columns = dict(zip(experts, predictions.T, strict=True))
     measured = {}
-    for column, expert in enumerate(experts):
+    for row, ids in (columns if teacher is None else columns | {TEACHER: to_numpy(teacher)}).items():
         with _users_mistakes():
-            images, correct, ids = grouped_tally(predictions[:, column], labels, members)
-        measured[expert] = accuracies(images, correct, ids) | {"per_class": percent(correct, images)}
+            images, correct, of_groups = grouped_tally(ids, labels, members)
+        measured[row] = accuracies(images, correct, of_groups) | {"per_class": percent(correct, images)}
         if confidence_intervals:
-            measured[expert]["confidence_intervals"] = bootstrap_intervals(images, correct, ids)
+            measured[row]["confidence_intervals"] = bootstrap_intervals(images, correct, of_groups)
+    beside = {}
+    if teacher is not None:
+        beside[TEACHER] = none_for_nan(measured.pop(TEACHER))
+        beside["against_teacher"] = {
+            expert: paired_differences(to_numpy(teacher), ids, to_numpy(labels), members)
+            for expert, ids in columns.items()
+        }
     return {
         "num_images": len(predictions),
         "class_names": [str(name) for name in class_names],
@@ -135,14 +148,59 @@ def expert_metrics(
         "test_counts": images.tolist(),
         "groups": members,
         "experts": none_for_nan(measured),
+        **beside,
     }
+
+
+def paired_differences(
+    first: np.ndarray,
+    second: np.ndarray,
+    labels: np.ndarray,
+    groups: Mapping[str, Sequence[int]],
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Accuracy of the second prediction minus that of the first, with 95 % bootstrap intervals over the same resamples.
+
+    An image that is hard for one model is mostly hard for the other, so their accuracies rise and fall together over
+    resamples and the difference is known better than either of them. Images are drawn as in `bootstrap_intervals`.
+    Predictions and labels are class ids `(N,)`. The result has `value`, `interval` and `excludes_zero` by measure, in
+    points; value and interval are None where there is no test image.
+
+    Example:
+        >>> labels = np.repeat([0, 1], 50)
+        >>> groups = {"head": [0], "mid": [], "tail": [1]}
+        >>> paired_differences(np.zeros(100, int), labels, labels, groups)["tail"]
+        {'value': 100.0, 'interval': [100.0, 100.0], 'excludes_zero': True}
+    """
+    images, _, members = grouped_tally(first, labels, groups)
+    # Four cells per class: neither is right, only the second, only the first, both.
+    cell = 4 * labels + 2 * (first == labels) + (second == labels)
+    cells = np.bincount(cell, minlength=4 * len(images)).reshape(len(images), 4)
+
+    def difference(measure: Measure, images: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        _, only_second, only_first, both = np.moveaxis(cells, -1, 0)
+        return measure.compute(images, only_second + both, members) - measure.compute(
+            images, only_first + both, members
+        )
+
+    intervals = resampled_intervals(cells, difference, num_resamples, seed)
+    found = {}
+    for measure in MEASURES:
+        value, (low, high) = difference(measure, images, cells), np.clip(intervals[measure.key], -100, 100).tolist()
+        found[measure.key] = (
+            {"value": None, "interval": None, "excludes_zero": False}
+            if np.isnan(value)
+            else {"value": float(value), "interval": [low, high], "excludes_zero": low > 0 or high < 0}
+        )
+    return found
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
     """The result of `expert_metrics`, also one read back from JSON, as aligned text: a row per expert, in percent.
 
-    "-" stands for a group without test images. Intervals follow in brackets if `metrics` has them. The last lines say
-    what the intervals and the groups are.
+    "-" stands for a group without test images. Intervals follow in brackets if `metrics` has them. If `metrics` has its
+    teacher, a row and a line of differences follow. The last lines say what the intervals and the groups are.
 
     Example:
         >>> groups = {"head": [0], "mid": [], "tail": [1]}
@@ -154,10 +212,11 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         head: 1 class with 90 training images, mid: no classes, tail: 1 class with 3 training images
     """
     rows = []
-    for expert, measured in metrics["experts"].items():
+    teacher = {TEACHER: metrics[TEACHER]} if TEACHER in metrics else {}
+    for expert, measured in (metrics["experts"] | teacher).items():
         intervals = measured.get("confidence_intervals", {})
         cells = [measure.text(measured.get(measure.key), intervals.get(measure.key)) for measure in MEASURES]
-        rows.append((EXPERT_LABELS[expert], cells))
+        rows.append((EXPERT_LABELS.get(expert, expert), cells))
     width = max(8, 2 + max(len(cell) for _, cells in rows for cell in cells))
     widths = [max(width, 1 + len(measure.label)) for measure in MEASURES]
     rows.insert(0, ("", [measure.label for measure in MEASURES]))
@@ -165,10 +224,31 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         f"{name:<12}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
         for name, cells in rows
     ]
+    lines += [format_difference(metrics, expert) for expert in list(metrics["experts"])[:1] if teacher]
     if intervals:
         lines.append(f"in brackets: {describe_intervals(metrics.get('test_counts', ()))}")
     lines.append(", ".join(f"{name}: {describe_group(metrics, name)}" for name in GROUPS))
     return "\n".join(lines)
+
+
+def format_difference(metrics: Mapping[str, Any], expert: str) -> str:
+    """How far an expert is from its teacher, in points with 95 % intervals, as one line of text.
+
+    Example:
+        >>> groups = {"head": [0], "mid": [], "tail": [1]}
+        >>> labels = [0] * 10 + [1] * 10
+        >>> metrics = expert_metrics([[0, 0, 0]] * 20, labels, [90, 3], groups, ["cat", "lynx"], teacher=labels)
+        >>> format_difference(metrics, "cls")[54:110]
+        'head +0.0 [+0.0, +0.0], mid -, tail -100.0 [-100.0, -100'
+    """
+    found = metrics["against_teacher"][expert]
+    parts = [
+        f"{measure.label} {measure.text(of['value'], of['interval'], sign='+')}{' *' if of['excludes_zero'] else ''}"
+        for measure in MEASURES
+        if (of := found.get(measure.key)) is not None
+    ]
+    label = EXPERT_LABELS.get(expert, expert)
+    return f"{label} - teacher: {', '.join(parts)} (95 % intervals of paired differences; * it excludes 0)"
 
 
 def describe_intervals(test_counts: Sequence[int]) -> str:

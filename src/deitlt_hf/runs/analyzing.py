@@ -112,7 +112,7 @@ def _teacher_of(
     pixels: OwnPixels,
     device: torch.device | str,
 ) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    teacher = teacher or _recorded_teacher(source, settings.get("teacher"))
+    teacher = teacher or recorded_teacher(source, settings.get("teacher"))
     if teacher is None:
         return None
     frozen = FrozenTeacher(teacher, model, device, settings.get("teacher_pixels", "reference"))
@@ -120,7 +120,7 @@ def _teacher_of(
     return lambda pixel_values: frozen((pixel_values - shift) / scale)  # a student's own pixels stay as they are
 
 
-def _recorded_teacher(source: str, teacher: str | None) -> str | None:
+def recorded_teacher(source: str, teacher: str | None) -> str | None:
     """The teacher in a run's settings, if its directory exists here or it was a hub id."""
     if teacher is None or Path(teacher).is_dir():
         return teacher

@@ -32,7 +32,8 @@ _NEEDS: list[tuple[tuple[str, ...], Callable[[Settings], bool], str]] = [
     (("distillation_temperature",), lambda s: s["distillation_type"] == "soft", "distillation_type soft"),
     (("mixup_in_drw", "class_balanced_beta"), lambda s: s["drw_start_epoch"] is not None,
      "drw_start_epoch"),
-    *((_settings_of(loss), lambda s, loss=loss: loss in (s.get("loss"), s.get("cls_loss")), f"loss {loss}") for loss in TEACHER_LOSSES),
+    *((_settings_of(loss), lambda s, loss=loss: loss in (s.get("loss"), s.get("cls_loss")), f"loss {loss}")
+      for loss in TEACHER_LOSSES),
     (("decay_epochs", "decay_factor"), lambda s: s["schedule"] == "steps", "schedule steps"),
     (("depth",), lambda s: s["init_from"] is None and s["architecture"] == CIFAR_RESNET,
      f"architecture {CIFAR_RESNET}, from scratch"),

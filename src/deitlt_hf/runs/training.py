@@ -256,6 +256,7 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
         accelerator=trainer.accelerator,
         batch_size=args.eval_batch_size,
         num_workers=args.dataloader_num_workers,
+        teacher=trainer.teacher,
     )
     with claimed_directory(trainer, [data, student, args], checkpoint, data_record(images, sources)):
         seconds = _train(trainer, checkpoint)

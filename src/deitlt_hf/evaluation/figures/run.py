@@ -25,7 +25,7 @@ from deitlt_hf.evaluation.figures.style import (
     running_mean,
     shortened,
 )
-from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS
+from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, TEACHER
 
 _GROUP_STYLES = {
     "head": {"facecolor": "#0072B2", "hatch": None},
@@ -81,7 +81,7 @@ def draw_class_counts(axes: Axes, metrics: Mapping[str, Any]) -> None:
 
 
 def draw_class_accuracy(axes: Axes, metrics: Mapping[str, Any]) -> None:
-    """Draw each class's accuracy by the average and by both experts, most frequent class first.
+    """Draw each class's accuracy by the average, by both experts and by the teacher, most frequent class first.
 
     Above 30 classes the lines are running means over neighbouring classes; the title says over how many. Classes
     without test images leave a gap. Grey vertical lines separate head, mid and tail.
@@ -92,6 +92,10 @@ def draw_class_accuracy(axes: Axes, metrics: Mapping[str, Any]) -> None:
         values = floats(metrics["experts"][expert]["per_class"])[order]
         style = EXPERT_STYLES[expert] | {"markersize": 6, "markevery": len(order) // 12 if many else 1}
         axes.plot(running_mean(values, neighbours(len(order))), label=label, linewidth=1.8, **style)
+    if TEACHER in metrics:
+        values = floats(metrics[TEACHER]["per_class"])[order]
+        style = {"color": "0.45", "linestyle": ":", "linewidth": 1.8}
+        axes.plot(running_mean(values, neighbours(len(order))), label=TEACHER, **style)
     for boundary in np.cumsum([len(metrics["groups"][name]) for name in GROUPS[:-1]]) - 0.5:
         if 0 < boundary < len(order) - 1:  # else the group before or behind it is empty
             axes.axvline(boundary, color="0.6", linewidth=1, zorder=0)
