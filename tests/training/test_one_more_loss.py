@@ -10,7 +10,7 @@ from torch import nn
 from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, TeacherTrainer, TeacherTrainingArguments
 from deitlt_hf.cards.descriptions import describe_teacher_training
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.losses.by_name import TEACHER_LOSSES, TeacherLoss
+from deitlt_hf.losses.by_name import TEACHER_LOSSES, NamedLoss
 
 
 class BalancedSoftmax(nn.Module):
@@ -26,7 +26,7 @@ class BalancedSoftmax(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _one_more_loss(monkeypatch):
-    loss = TeacherLoss("balanced softmax", lambda args, counts: BalancedSoftmax(counts()))
+    loss = NamedLoss("balanced softmax", lambda args, counts: BalancedSoftmax(counts()))
     monkeypatch.setitem(TEACHER_LOSSES, "balanced", loss)
 
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-    from deitlt_hf.files import check_is_new, write_json
-    from deitlt_hf.inference.loading import load_run_settings, load_student
-    from deitlt_hf.runs.analyzing import recorded_teacher
+from deitlt_hf.errors import notice
+
 
 @dataclass
 class EvaluateArguments:

@@ -14,7 +14,6 @@ from transformers import EvalPrediction, PreTrainedModel
 from deitlt_hf.data.device_augmentation.device_views import BatchView
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.measures import mean_accuracies
-from deitlt_hf.losses.cross_entropy import CrossEntropyLoss
 from deitlt_hf.training.arguments import TeacherTrainingArguments
 from deitlt_hf.training.long_tail import LongTailTrainer, TrainerOptions, first_output, predicted_class_ids
 from deitlt_hf.training.paco import PACO_FILE, MomentumContrast, UpdateMomentumContrast
@@ -104,7 +103,7 @@ class TeacherTrainer(LongTailTrainer):
                 features = torch.cat([self.contrast.queries(), candidates])
                 loss = self.loss_function(features, torch.cat([labels, candidate_labels]), outputs.logits)
             else:  # PaCo needs its second view, which test images do not have
-                of_logits = CrossEntropyLoss() if self.args.loss == "paco" else self.loss_function
+                of_logits = self.named_loss("ce") if self.args.loss == "paco" else self.loss_function
                 loss = of_logits(outputs.logits, labels, weights)
             if model.training and not self._weights_are_perturbed:
                 self.record(train_accuracy=100 * (outputs.logits.detach().argmax(-1) == labels).float().mean())
