@@ -81,6 +81,11 @@ class TeacherTrainer(LongTailTrainer):
         super()._follow_arguments()
         self.loss_function = self.named_loss(self.args.loss)
 
+    @property
+    def ldam(self) -> nn.Module | None:
+        """The old name of `loss_function` with `loss="ldam"`, kept for one release."""
+        return self.loss_function if self.args.loss == "ldam" else None
+
     def _prepare_contrast(self) -> None:
         args = self.args
         self.contrast = MomentumContrast(
