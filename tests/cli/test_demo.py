@@ -47,12 +47,13 @@ def test_it_ends_with_the_analysis_of_its_student(demo):
 
 def test_it_names_the_best_experts_by_what_it_measured(demo):
     directory, printed = demo
-    experts = json.loads((directory / "metrics.json").read_text())["experts"]
+    metrics = json.loads((directory / "metrics.json").read_text())
+    rows = metrics["experts"] | {"teacher": metrics["teacher"]}
     (line,) = [line for line in printed.splitlines() if line.startswith("Best on head classes: ")]
-    said = {"average": "average", "cls": "CLS expert", "distillation": "DIST expert"}
+    said = {"average": "average", "cls": "CLS expert", "distillation": "DIST expert", "teacher": "teacher"}
     for sentence, group in zip(line.rstrip(".").split(". "), ("head", "tail", "overall"), strict=True):
-        best = max(scores[group] for scores in experts.values())
-        named = {said[name] for name, scores in experts.items() if scores[group] == best}
+        best = max(scores[group] for scores in rows.values())
+        named = {said[name] for name, scores in rows.items() if scores[group] == best}
         assert set(sentence.partition(": ")[2].split(" and ")) == named
 
 
