@@ -1,10 +1,11 @@
-"""Run the test suite with the lowest versions that pyproject.toml allows, together, and with the newest there are.
+"""Run the tests with the lowest versions that pyproject.toml allows, together, and with the newest there are.
 
     python -m pip install uv
-    python tests/versions.py 3.11 3.13
+    python tests/versions.py 3.11 3.13         # without the slowest tests
+    python tests/versions.py --all 3.11 3.13   # the whole suite
 
-For each Python two environments are made in a temporary folder (about 7 GB each, torch is the CUDA build) and the whole
-suite runs in them, ten minutes each on two cores. The result is docs/versions.md.
+For each Python two environments are made in a temporary folder (about 7 GB each, torch is the CUDA build) and the tests run
+in them, five to eight minutes each on two cores. The result is docs/versions.md.
 """
 
 from __future__ import annotations
@@ -22,33 +23,37 @@ PAGE = ROOT / "docs" / "versions.md"
 RESOLUTIONS = {"lowest": "lowest-direct", "newest": "highest"}
 SHOWN = """torch torchvision transformers datasets huggingface_hub accelerate timm evaluate safetensors pyarrow numpy
 pillow scikit-learn matplotlib pytorch_optimizer peft onnx onnxruntime onnxscript gradio""".split()
+# They start many processes, or check types, and take a third of the time.
+SLOW = ["examples", "training/test_two_processes.py", "training/test_killed_runs.py", "test_types.py"]
 HEADER = """# Versions
 
 The lowest versions that `pyproject.toml` allows, installed together, and the newest that the package index has, on the
-oldest and the newest Python. Made by `python tests/versions.py {pythons}`, {date}; each column is a run of the whole
-test suite.
+oldest and the newest Python. Made by `python tests/versions.py {arguments}`, {date}; each column is a run of the tests
+{which}.
 
 """
 
 
-def main(pythons: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Try each Python with each resolution, and write the page; leave with status 1 if a test failed."""
-    runs = {}
+    runs, ignored = {}, [] if "--all" in arguments else SLOW
+    pythons = [argument for argument in arguments if argument != "--all"]
     with tempfile.TemporaryDirectory() as folder:
         for python in pythons:
             for name, resolution in RESOLUTIONS.items():
-                runs[f"Python {python}, {name}"] = _try(Path(folder) / f"{python}-{name}", python, resolution)
+                runs[f"Python {python}, {name}"] = _try(Path(folder) / f"{python}-{name}", python, resolution, ignored)
     rows = [("package", *runs), *((package, *(run["versions"][package] for run in runs.values())) for package in SHOWN)]
     rows.append(("**tests**", *(run["tests"] for run in runs.values())))
     table = ["| " + " | ".join(row) + " |" for row in rows]
     table.insert(1, "| --- " * len(rows[0]) + "|")
-    header = HEADER.format(pythons=" ".join(pythons), date=time.strftime("%Y-%m-%d"))
+    which = f"without {', '.join(f'`tests/{path}`' for path in ignored)}" if ignored else "of the whole suite"
+    header = HEADER.format(arguments=" ".join(arguments), date=time.strftime("%Y-%m-%d"), which=which)
     PAGE.write_text(header + "\n".join(table) + "\n")
     if any("failed" in run["tests"] for run in runs.values()):
         sys.exit(1)
 
 
-def _try(environment: Path, python: str, resolution: str) -> dict:
+def _try(environment: Path, python: str, resolution: str, ignored: list[str]) -> dict:
     """Make an environment, run the tests in it, and tell its versions and pytest's last line."""
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "venv", "--quiet", "--python", python, environment], check=True)
@@ -61,6 +66,7 @@ def _try(environment: Path, python: str, resolution: str) -> dict:
     installed = {package["name"].replace("_", "-"): package["version"] for package in json.loads(listed.stdout)}
     print(f"{environment.name}: testing", flush=True)
     command = [executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "-p", "no:cacheprovider"]
+    command += [f"--ignore=tests/{path}" for path in ignored]
     tested = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     last = tested.stdout.strip().splitlines()[-1]
     print(

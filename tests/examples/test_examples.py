@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,9 +23,9 @@ def run_example(name: str, *arguments: object) -> str:
 
 
 def table_rows(output: str) -> dict[str, list[float]]:
-    """The accuracies in percent of each expert: overall, head, mid, tail, balanced."""
-    lines = {expert: line for line in output.splitlines() for expert in EXPERTS if line.startswith(expert)}
-    return {expert: [float(value) for value in line.removeprefix(expert).split()] for expert, line in lines.items()}
+    """The accuracies in percent of each expert and the teacher: overall, head, mid, tail, balanced."""
+    found = re.findall(rf"^({'|'.join([*EXPERTS, 'teacher'])}) +([\d. ]+)$", output, re.MULTILINE)
+    return {row: [float(value) for value in values.split()] for row, values in found}
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +40,12 @@ def test_train_with_python_leaves_a_teacher_and_an_evaluated_student(trained):
     teacher = CifarResNetForImageClassification.from_pretrained(directory / "teacher")
     student = DeiTLTForImageClassification.from_pretrained(directory / "student")
     assert teacher.config.id2label == student.config.id2label
-    experts = json.loads((directory / "student" / "metrics.json").read_text())["experts"]
+    metrics = json.loads((directory / "student" / "metrics.json").read_text())
+    rows = metrics["experts"] | {"teacher": metrics["teacher"]}
     printed = table_rows(output)
-    assert printed.keys() == set(EXPERTS)
-    for expert, name in zip(EXPERTS, ("average", "cls", "distillation"), strict=True):
-        measured = [experts[name][group] for group in ("overall", "head", "mid", "tail", "balanced_accuracy")]
+    assert printed.keys() == {*EXPERTS, "teacher"}
+    for expert, name in zip([*EXPERTS, "teacher"], ("average", "cls", "distillation", "teacher"), strict=True):
+        measured = [rows[name][group] for group in ("overall", "head", "mid", "tail", "balanced_accuracy")]
         assert printed[expert] == pytest.approx(measured, abs=0.06)
 
 

@@ -28,7 +28,12 @@ def _load_added_adapter(model: PreTrainedModel, directory: str | Path) -> None:
 
     if not Path(directory, ADAPTER_CONFIG_NAME).is_file():
         raise OSError(f"it has no {ADAPTER_CONFIG_NAME}")
-    set_peft_model_state_dict(model, load_peft_weights(str(directory), device="cpu"), model.active_adapters()[0])
+    saved = load_peft_weights(str(directory), device="cpu")
+    # peft 0.19 does not remove the prefix that it saves with, and then loads nothing without an error.
+    weights = {name.removeprefix("base_model.model."): weight for name, weight in saved.items()}
+    result = set_peft_model_state_dict(model, weights, model.active_adapters()[0])
+    if result.unexpected_keys:
+        raise OSError(f"it has {result.unexpected_keys[0]}, which the model lacks")
 
 
 def load_weights(model: PreTrainedModel, directory: str | Path) -> None:
