@@ -4,8 +4,8 @@
     python tests/versions.py 3.11 3.13         # without the slowest tests
     python tests/versions.py --all 3.11 3.13   # the whole suite
 
-For each Python two environments are made in a temporary folder (about 7 GB each, torch is the CUDA build) and the tests run
-in them, five to eight minutes each on two cores. The result is docs/versions.md.
+For each Python two environments are made in a temporary folder (about 7 GB each, torch is the CUDA build) and the tests
+run in them, five to eight minutes each on two cores. The result is docs/versions.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SLOW = ["examples", "training/test_two_processes.py", "training/test_killed_runs
 HEADER = """# Versions
 
 The lowest versions that `pyproject.toml` allows, installed together, and the newest that the package index has, on the
-oldest and the newest Python. Made by `python tests/versions.py {arguments}`, {date}; each column is a run of the tests
+oldest and the newest Python. Made by `python tests/versions.py {arguments}`, {date}; each column is a run of
 {which}.
 
 """
@@ -46,7 +46,8 @@ def main(arguments: list[str]) -> None:
     rows.append(("**tests**", *(run["tests"] for run in runs.values())))
     table = ["| " + " | ".join(row) + " |" for row in rows]
     table.insert(1, "| --- " * len(rows[0]) + "|")
-    which = f"without {', '.join(f'`tests/{path}`' for path in ignored)}" if ignored else "of the whole suite"
+    left_out = ", ".join(f"`tests/{path}`" for path in ignored)
+    which = f"the tests without {left_out}" if ignored else "the whole test suite"
     header = HEADER.format(arguments=" ".join(arguments), date=time.strftime("%Y-%m-%d"), which=which)
     PAGE.write_text(header + "\n".join(table) + "\n")
     if any("failed" in run["tests"] for run in runs.values()):
