@@ -1,6 +1,6 @@
 """Profiles training steps: the time of each stage, and a trace of a few steps.
 
-The table comes from a clock of our own and not from torch's profiler, which records every operation and slows a step down.
+The table has a clock of its own: torch's profiler records every operation, which slows a step down.
 """
 
 from __future__ import annotations
