@@ -320,7 +320,7 @@ class DeiTLTForImageClassification(DeiTLTPreTrainedModel):
         )
 
     def _needs_all_tokens(self, kwargs: TransformersKwargs) -> bool:
-        """Whether somebody reads more than both tokens, or dropout draws for all of them."""
+        """Whether more than both tokens is asked for, or dropout draws random numbers for all of them."""
         asked = (kwargs.get(name) for name in ("output_hidden_states", "output_attentions", "attention_mask"))
         by_default = self.config.output_hidden_states or self.config.output_attentions
         drops = self.training and (self.config.hidden_dropout_prob or self.config.attention_probs_dropout_prob)
