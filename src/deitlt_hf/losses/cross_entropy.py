@@ -70,8 +70,12 @@ class FocalLoss(nn.Module):
     ) -> torch.Tensor:
         """Mean loss of a batch; shapes as in `CrossEntropyLoss`. Probabilities of classes weigh each class's term."""
         log_probabilities = logits.log_softmax(-1)
-        if not targets.is_floating_point():
-            targets = F.one_hot(targets, logits.shape[-1]).to(logits.dtype)
+        targets = as_probabilities(targets, logits)
         weighted = targets if class_weights is None else targets * class_weights
         terms = weighted * (1 - log_probabilities.exp()) ** self.gamma * log_probabilities
         return -terms.sum() / weighted.sum()
+
+
+def as_probabilities(targets: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Targets as probabilities of classes `(N, C)`: classes `(N,)` become 1 and 0."""
+    return targets if targets.is_floating_point() else F.one_hot(targets, logits.shape[-1]).to(logits.dtype)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.losses.cross_entropy import CrossEntropyLoss
+from deitlt_hf.losses.cross_entropy import CrossEntropyLoss, as_probabilities
 
 
 class LogitAdjustedLoss(CrossEntropyLoss):
@@ -37,9 +37,7 @@ class LogitAdjustedLoss(CrossEntropyLoss):
 
     def __init__(self, class_counts: Sequence[int], tau: float = 1.0):
         super().__init__()
-        if tau < 0:
-            raise DeiTLTError(f"the prior's strength tau is {tau}; pass a number of at least 0")
-        self.register_buffer("offsets", tau * class_prior(class_counts).log())
+        self.register_buffer("offsets", _checked(tau) * class_prior(class_counts).log())
 
     def forward(
         self, logits: torch.Tensor, targets: torch.Tensor, class_weights: torch.Tensor | None = None
@@ -95,21 +93,25 @@ class BalancedBCELoss(nn.Module):
 
     def __init__(self, class_counts: Sequence[int], tau: float = 1.0):
         super().__init__()
-        if tau < 0:
-            raise DeiTLTError(f"the prior's strength tau is {tau}; pass a number of at least 0")
-        self.register_buffer("offsets", tau * torch.logit(class_prior(class_counts)))
+        self.register_buffer("offsets", _checked(tau) * torch.logit(class_prior(class_counts)))
 
     def forward(
         self, logits: torch.Tensor, targets: torch.Tensor, class_weights: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Mean over images of the sum over classes; shapes as in `CrossEntropyLoss`."""
-        if not targets.is_floating_point():
-            targets = F.one_hot(targets, logits.shape[-1]).to(logits.dtype)
+        targets = as_probabilities(targets, logits)
         of_images = F.binary_cross_entropy_with_logits(logits + self.offsets, targets, reduction="none").sum(-1)
         if class_weights is None:
             return of_images.mean()
         image_weights = targets @ class_weights
         return (image_weights * of_images).sum() / image_weights.sum()
+
+
+def _checked(tau: float) -> float:
+    """The strength of the prior, if it is one."""
+    if tau < 0:
+        raise DeiTLTError(f"the prior's strength tau is {tau}; pass a number of at least 0")
+    return tau
 
 
 def class_prior(class_counts: Sequence[int]) -> torch.Tensor:
