@@ -63,6 +63,7 @@ if TYPE_CHECKING:  # type checkers and editors read the names here; at run time 
     from deitlt_hf.losses.cross_entropy import FocalLoss as FocalLoss
     from deitlt_hf.losses.distillation import DistillationLoss as DistillationLoss
     from deitlt_hf.losses.ldam import LDAMLoss as LDAMLoss
+    from deitlt_hf.losses.ltkd import rebalanced_divergence as rebalanced_divergence
     from deitlt_hf.losses.paco import PaCoLoss as PaCoLoss
     from deitlt_hf.losses.prior import BalancedBCELoss as BalancedBCELoss
     from deitlt_hf.losses.prior import BalancedSoftmaxLoss as BalancedSoftmaxLoss
@@ -119,6 +120,7 @@ _MODULE_OF = {
     "LogitAdjustedLoss": "losses.prior",
     "BalancedSoftmaxLoss": "losses.prior",
     "BalancedBCELoss": "losses.prior",
+    "rebalanced_divergence": "losses.ltkd",
     "PaCoLoss": "losses.paco",
     "DeiTLTTrainer": "training.student",
     "DeiTLTTrainingArguments": "training.arguments",

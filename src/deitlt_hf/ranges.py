@@ -42,7 +42,7 @@ _NAMES = {
     Range(above=True): "learning_rate logging_steps save_steps eval_steps distillation_temperature ldam_max_margin "
     "ldam_scale paco_temperature decay_factor",
     Range(): "min_learning_rate warmup_epochs warmup_steps weight_decay max_grad_norm "
-    "focal_gamma logit_adjusted_tau balanced_bce_tau "
+    "focal_gamma logit_adjusted_tau balanced_bce_tau teacher_prior_tau "
     "drw_start_epoch rewind_at_non_finite profile dataloader_num_workers eval_delay save_total_limit adam_epsilon "
     "mixup cutmix paco_alpha paco_beta paco_gamma",
     Range(1): "batch_size per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "

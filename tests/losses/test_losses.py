@@ -5,9 +5,17 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from deitlt_hf import DeiTLTError, DistillationLoss, LDAMLoss, PaCoLoss, class_balanced_weights
+from deitlt_hf import (
+    DeiTLTError,
+    DistillationLoss,
+    LDAMLoss,
+    PaCoLoss,
+    class_balanced_weights,
+    rebalanced_divergence,
+)
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +176,41 @@ def test_one_hot_targets_weigh_like_hard_labels(tensors, distillation_type):
     hard = loss(*logits, tensors["labels"], tensors["teacher_logits"], weights)
     soft = loss(*logits, one_hot, tensors["teacher_logits"], weights)
     torch.testing.assert_close(torch.stack(soft), torch.stack(hard))
+
+
+def probabilities(*rows):
+    return torch.tensor(rows).log()
+
+
+def test_ltkd_by_hand():
+    # Groups {0, 1} and {2}. The teacher gives them 3/4 and 1/4 for one image, 1/2 each for the other: 5/4 and 3/4 in
+    # all. Divided by these and normalised: 9/14 and 5/14, 3/8 and 5/8. The student gives every class a third.
+    teacher = probabilities([0.5, 0.25, 0.25], [0.25, 0.25, 0.5])
+    between = [
+        9 / 14 * math.log(9 / 14 / (2 / 3)) + 5 / 14 * math.log(5 / 14 / (1 / 3)),
+        3 / 8 * math.log(3 / 8 / (2 / 3)) + 5 / 8 * math.log(5 / 8 / (1 / 3)),
+    ]
+    within = [2 / 3 * math.log(4 / 3) + 1 / 3 * math.log(2 / 3), 0.0]  # of the first group; the second has one class
+    expected = torch.tensor([a + b / 2 for a, b in zip(between, within, strict=True)])
+    torch.testing.assert_close(rebalanced_divergence(torch.zeros(2, 3), teacher, [[0, 1], [2], []]), expected)
+    parts = DistillationLoss("ltkd", alpha=1.0, class_groups={"head": [0, 1], "mid": [2], "tail": []})(
+        torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([0, 2]), teacher, torch.tensor([1.0, 0.0, 3.0])
+    )
+    torch.testing.assert_close(parts.loss, (expected[0] + 3 * expected[1]) / 4)
+
+
+def test_ltkd_of_a_teacher_whose_groups_are_balanced_is_the_plain_divergence():
+    student = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    # One logit decides within both groups, so that each has half of the probability.
+    teacher = torch.tensor([[2.0, 1.0, 2.0, 1.0], [0.0, 3.0, 3.0, 0.0]])[[0, 1, 0, 1, 1]]
+    temperature = 2.0
+    expected = F.kl_div(
+        F.log_softmax(student / temperature, -1), F.softmax(teacher / temperature, -1), reduction="none"
+    ).sum(-1)
+    divergence = rebalanced_divergence(student, teacher, [[0, 1], [2, 3]], temperature)
+    torch.testing.assert_close(divergence, temperature**2 * expected)
+
+
+def test_ltkd_without_groups_is_refused():
+    with pytest.raises(DeiTLTError, match="class_groups"):
+        DistillationLoss("ltkd")

@@ -19,6 +19,7 @@ from deitlt_hf import (
     DeiTLTTrainer,
     convert_reference_checkpoint,
     grouped_accuracy,
+    rebalanced_divergence,
 )
 
 
@@ -425,3 +426,34 @@ def test_repeated_augmentation_is_shared_out_over_processes(tiny_student, tiny_t
     assert together == list(alone)
     assert len(together) == 256
     assert len(set(together)) == 86  # 85 images three times, and one for the rest
+
+
+def test_the_prior_is_taken_out_of_the_teachers_labels(tiny_student, tiny_teacher, images, arguments):
+    # A teacher that knows nothing but the prior of its training images: without it, DIST's classes are a tie, which
+    # the rarest class (9) wins as soon as a little more than the prior is taken out.
+    teacher, student = tiny_teacher(), tiny_student()
+    log_prior = (torch.tensor(student.config.class_counts) / sum(student.config.class_counts)).log()
+    with torch.no_grad():
+        teacher.classifier.weight.zero_()
+        teacher.classifier.bias.copy_(log_prior)
+    batch = images(4)
+    pixels = batch.pixel_values
+    for tau, label in ((0.0, 0), (1.5, 9)):
+        args = arguments(teacher_prior_tau=tau, distillation_alpha=1.0, mixup=0.0, cutmix=0.0)
+        trainer = DeiTLTTrainer(student.train(), args, teacher=teacher)
+        loss = trainer.compute_loss(student, {"pixel_values": pixels, "labels": batch.labels[:4]})
+        expected = F.cross_entropy(student(pixels).distillation_logits, torch.full((4,), label))
+        torch.testing.assert_close(loss, expected)
+
+
+def test_ltkd_uses_the_groups_of_the_configuration(tiny_student, tiny_teacher, images, arguments):
+    groups = {"head": [0, 1, 2], "mid": [3, 4, 5, 6], "tail": [7, 8, 9]}
+    student, teacher = tiny_student(class_groups=groups).train(), tiny_teacher()
+    args = arguments(distillation_type="ltkd", distillation_alpha=1.0, mixup=0.0, cutmix=0.0)
+    trainer = DeiTLTTrainer(student, args, teacher=teacher)
+    pixels = images(4).pixel_values
+    loss = trainer.compute_loss(student, {"pixel_values": pixels, "labels": torch.zeros(4, dtype=torch.int64)})
+    divergence = rebalanced_divergence(
+        student(pixels).distillation_logits, teacher(pixels).logits, list(groups.values())
+    )
+    torch.testing.assert_close(loss, divergence.mean())

@@ -19,9 +19,9 @@ def said(caplog, parts) -> list[str]:
 @pytest.mark.parametrize(
     ("student", "settings", "unused"),
     [
-        ({"teacher": "t"}, {"distillation_type": "none"}, "teacher t (needs distillation_type hard or soft)"),
+        ({"teacher": "t"}, {"distillation_type": "none"}, "teacher t (needs distillation_type hard, soft or ltkd)"),
         ({"teacher": "t"}, {}, None),
-        ({}, {"distillation_temperature": 2.0}, "distillation_temperature 2 (needs distillation_type soft)"),
+        ({}, {"distillation_temperature": 2.0}, "distillation_temperature 2 (needs distillation_type soft or ltkd)"),
         ({}, {"distillation_temperature": 2.0, "distillation_type": "soft"}, None),
         ({}, {"mixup_in_drw": True, "class_balanced_beta": 0.99},
          "mixup_in_drw true, class_balanced_beta 0.99 (needs drw_start_epoch)"),

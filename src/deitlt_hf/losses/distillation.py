@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,8 +11,9 @@ from torch import nn
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.losses.cross_entropy import CrossEntropyLoss
+from deitlt_hf.losses.ltkd import rebalanced_divergence
 
-DISTILLATION_TYPES = ("hard", "soft", "none")
+DISTILLATION_TYPES = ("hard", "soft", "ltkd", "none")
 
 
 class DistillationLossParts(NamedTuple):
@@ -27,14 +29,16 @@ class DistillationLoss(nn.Module):
 
     Args:
         distillation_type: `"hard"`: the distillation token learns the teacher's class; `"soft"`: the teacher's
-            distribution at `temperature`, as a Kullback-Leibler divergence; `"none"`: the ground truth, for students
-            without a teacher.
+            distribution at `temperature`, as a Kullback-Leibler divergence; `"ltkd"`: the same, rebalanced between and
+            within head, mid and tail, see `rebalanced_divergence`; `"none"`: the ground truth, for students without a
+            teacher.
         alpha: share of the distillation token's part, in [0, 1].
-        temperature: of soft distillation, above 0.
+        temperature: of soft distillation and LTKD, above 0.
         cls_loss: loss of the class token, called with logits and targets; cross-entropy by default, as in the paper.
+        class_groups: `{"head": [...], "mid": [...], "tail": [...]}`, for LTKD.
 
     Raises:
-        DeiTLTError: an unknown distillation type, or alpha or temperature out of range.
+        DeiTLTError: an unknown distillation type, alpha or temperature out of range, or LTKD without groups.
 
     Example:
         >>> import torch
@@ -51,6 +55,7 @@ class DistillationLoss(nn.Module):
         alpha: float = 0.5,
         temperature: float = 1.0,
         cls_loss: nn.Module | None = None,
+        class_groups: Mapping[str, Sequence[int]] | None = None,
     ):
         super().__init__()
         if distillation_type not in DISTILLATION_TYPES:
@@ -61,6 +66,9 @@ class DistillationLoss(nn.Module):
             raise DeiTLTError(f"distillation alpha is {alpha}; pass a number from 0 to 1")
         if temperature <= 0:
             raise DeiTLTError(f"distillation temperature is {temperature}; pass a number above 0")
+        if distillation_type == "ltkd" and not class_groups:
+            raise DeiTLTError("ltkd distillation needs the class ids of head, mid and tail; pass class_groups")
+        self.class_groups = class_groups
         self.distillation_type = distillation_type
         self.alpha = alpha
         self.temperature = temperature
@@ -82,8 +90,8 @@ class DistillationLoss(nn.Module):
                 left out with `"none"` only.
             targets: classes `(N,)`, or probabilities of classes `(N, C)` from mixing and label smoothing.
             class_weights: `(C,)`, the class-balanced weights of the DRW phase for the distillation token; a weighted
-                mean divides by the sum of the weights in the batch, as the reference does. Soft distillation weighs a
-                sample by the teacher's class.
+                mean divides by the sum of the weights in the batch, as the reference does. Soft distillation and LTKD
+                weigh a sample by the teacher's class.
         """
         cls_loss = self.cls_loss(cls_logits, targets)
         if self.distillation_type == "none":
@@ -99,10 +107,15 @@ class DistillationLoss(nn.Module):
         return DistillationLossParts(cls_loss + distillation_loss, cls_loss, distillation_loss)
 
     def _soft(self, logits: torch.Tensor, teacher_logits: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-        student = F.log_softmax(logits / self.temperature, dim=-1)
-        teacher = F.log_softmax(teacher_logits / self.temperature, dim=-1)
-        # The reference divides by samples and classes both, hence a mean over classes as well.
-        divergence = F.kl_div(student, teacher, reduction="none", log_target=True).mean(-1) * self.temperature**2
+        """Mean divergence of the batch, in which `weights` weigh a sample by the teacher's class."""
+        if self.distillation_type == "ltkd":
+            groups = list(self.class_groups.values())
+            divergence = rebalanced_divergence(logits, teacher_logits, groups, self.temperature)
+        else:
+            student = F.log_softmax(logits / self.temperature, dim=-1)
+            teacher = F.log_softmax(teacher_logits / self.temperature, dim=-1)
+            # The reference divides by samples and classes both, hence a mean over classes as well.
+            divergence = F.kl_div(student, teacher, reduction="none", log_target=True).mean(-1) * self.temperature**2
         if weights is None:
             return divergence.mean()
         sample_weights = weights[teacher_logits.argmax(-1)]

@@ -28,8 +28,10 @@ def _settings_of(loss: str) -> tuple[str, ...]:
 
 # Names, when they count, and what that takes.
 _NEEDS: list[tuple[tuple[str, ...], Callable[[Settings], bool], str]] = [
-    (("teacher", "teacher_pixels"), lambda s: s["distillation_type"] != "none", "distillation_type hard or soft"),
-    (("distillation_temperature",), lambda s: s["distillation_type"] == "soft", "distillation_type soft"),
+    (("teacher", "teacher_pixels", "teacher_prior_tau"), lambda s: s["distillation_type"] != "none",
+     "distillation_type hard, soft or ltkd"),
+    (("distillation_temperature",), lambda s: s["distillation_type"] in ("soft", "ltkd"),
+     "distillation_type soft or ltkd"),
     (("mixup_in_drw", "class_balanced_beta"), lambda s: s["drw_start_epoch"] is not None,
      "drw_start_epoch"),
     *((_settings_of(loss), lambda s, loss=loss: loss in (s.get("loss"), s.get("cls_loss")), f"loss {loss}")

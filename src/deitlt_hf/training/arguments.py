@@ -239,9 +239,24 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
     num_train_epochs: float = field(default=300, metadata={"help": "Number of epochs."})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Images per device and step."})
 
-    distillation_type: str = field(default="hard", metadata={"help": "hard, soft, or none (no teacher)."})
+    distillation_type: str = field(
+        default="hard",
+        metadata={
+            "help": "What DIST learns: hard (the teacher's class, the paper's), soft (its distribution), ltkd (soft, "
+            "rebalanced between and within head, mid and tail), or none (no teacher)."
+        },
+    )
     distillation_alpha: float = field(default=0.5, metadata={"help": "Share of the distillation token's loss."})
-    distillation_temperature: float = field(default=1.0, metadata={"help": "Temperature of soft distillation."})
+    distillation_temperature: float = field(
+        default=1.0, metadata={"help": "Temperature of soft distillation and of ltkd."}
+    )
+    teacher_prior_tau: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the class prior that is taken out of the teacher's logits before DIST learns from them; "
+            "1 for a teacher trained with ce, 0 (the paper's) for one that is balanced already."
+        },
+    )
     distillation_view: str = field(
         default="strong",
         metadata={

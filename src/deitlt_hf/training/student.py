@@ -19,6 +19,7 @@ from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.evaluate import expert_class_ids
 from deitlt_hf.evaluation.measures import EXPERTS, mean_accuracies
 from deitlt_hf.losses.distillation import DistillationLoss
+from deitlt_hf.losses.prior import class_prior
 from deitlt_hf.teachers.frozen import FrozenTeacher
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments
 from deitlt_hf.training.ema import AveragedWeights, UpdateAverage
@@ -99,7 +100,12 @@ class DeiTLTTrainer(LongTailTrainer):
             args.distillation_alpha,
             args.distillation_temperature,
             cls_loss=self.named_loss(args.cls_loss),
+            class_groups=self.class_groups,
         )
+        self.teacher_prior: torch.Tensor | None = None
+        if args.teacher_prior_tau:
+            prior = class_prior(self._needed_class_counts()).to(args.device)
+            self.teacher_prior = args.teacher_prior_tau * prior.log()
         self.mixing = BatchMixing(
             self.model.config.num_labels, args.mixup, args.cutmix, label_smoothing=args.label_smoothing_factor
         )
@@ -141,7 +147,8 @@ class DeiTLTTrainer(LongTailTrainer):
                 raise DeiTLTError("in-distribution distillation needs a weak view; give examples weak_pixel_values")
             pixel_values = inputs["weak_pixel_values"]
         with self.accelerator.autocast():
-            return self.teacher(pixel_values)
+            logits = self.teacher(pixel_values)
+        return logits if self.teacher_prior is None else logits - self.teacher_prior
 
     def _record(self, parts, outputs, teacher_logits, targets) -> None:
         measured = {
