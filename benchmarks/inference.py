@@ -22,7 +22,7 @@ from torch import nn
 from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
 from deitlt_hf import DeiTLTForImageClassification, convert_reference_checkpoint, export_model, image_processor
-from deitlt_hf.inference.runtimes import OnnxRuntime, TorchRuntime
+from deitlt_hf.inference.runtimes import FileRuntime, TorchRuntime
 
 PEERS = ("transformers", "timm")
 TOLERANCE = 1e-4
@@ -51,7 +51,7 @@ def build_contestants(folder: Path) -> dict[str, Run]:
     contestants: dict[str, Run] = {"transformers": plain, "timm": theirs, "ours, PyTorch": TorchRuntime(ours)}
     for name, int8 in (("ours, ONNX", False), ("ours, ONNX in 8 bits", True)):
         file = export_model(folder / "student", folder / name, int8=int8).file
-        contestants[name] = OnnxRuntime(file, ours.config)
+        contestants[name] = FileRuntime(file, ours.config)
     return contestants
 
 

@@ -25,12 +25,12 @@ def printable(text: object) -> str:
         >>> printable("owl\\x1b[2J\\nbarn"), printable("Schleiereule, мышь")
         ('owl\\\\x1b[2J\\\\nbarn', 'Schleiereule, мышь')
     """
-    return "".join(
-        char.encode("unicode_escape").decode()
-        if unicodedata.category(char) in _CONTROLS or char in _DIRECTION_MARKS
-        else char
-        for char in str(text)
-    )
+    return "".join(char.encode("unicode_escape").decode() if is_control(char) else char for char in str(text))
+
+
+def is_control(char: str) -> bool:
+    """Whether a character could break a line, control a terminal, or change the direction of the text."""
+    return unicodedata.category(char) in _CONTROLS or char in _DIRECTION_MARKS
 
 
 def notice(message: str) -> None:

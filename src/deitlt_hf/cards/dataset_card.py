@@ -13,29 +13,19 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from deitlt_hf.cards.markdown import escape, listed_labels
 from deitlt_hf.data.benchmarks import Benchmark
 
-TEMPLATE = "dataset.md.jinja"
 PICTURE_FILE = "class_counts.png"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
 @dataclass(frozen=True)
 class BuiltDataset:
-    """A benchmark's splits and what its card says of them.
-
-    Args:
-        benchmark: where they come from.
-        splits: `train`, `test` and perhaps `validation`, each with `image` and `label`.
-        class_counts: training images per class, in label order.
-        embedded: whether the images are in the files; else these hold paths.
-        selection: how the train split was made long-tailed, such as `imbalance factor 100, profile exp, seed 0`;
-            empty where the source is long-tailed itself.
-    """
+    """A benchmark's splits and what its card says about them."""
 
     benchmark: Benchmark
-    splits: Mapping[str, Dataset]
-    class_counts: Sequence[int]
-    embedded: bool
-    selection: str = ""
+    splits: Mapping[str, Dataset]  # `train`, `test` and perhaps `validation`, each with `image` and `label`
+    class_counts: Sequence[int]  # training images per class, in label order
+    embedded: bool  # whether the files hold the images; else they hold paths
+    selection: str = ""  # of the train split, such as `imbalance factor 100, profile exp, seed 0`; empty for all images
 
     @property
     def class_names(self) -> list[str]:
@@ -43,12 +33,7 @@ class BuiltDataset:
 
 
 def dataset_card(built: BuiltDataset, location: str) -> DatasetCard:
-    """The `README.md` of a built data set; `location` is the hub id or directory that it says to load.
-
-    Example:
-        >>> dataset_card(built, "me/cifar10-lt").data.pretty_name  # doctest: +SKIP
-        'CIFAR-10-LT'
-    """
+    """The `README.md` of a built data set; `location` is the hub id or directory that it says to load."""
     groups = built.benchmark.groups(built.class_counts)
     values = {
         "built": built,
@@ -61,7 +46,8 @@ def dataset_card(built: BuiltDataset, location: str) -> DatasetCard:
         "shell": shlex.quote,
         "number": "{:,}".format,
     }
-    return DatasetCard.from_template(_header(built), template_path=str(Path(__file__).with_name(TEMPLATE)), **values)
+    template = Path(__file__).with_name("dataset.md.jinja")
+    return DatasetCard.from_template(_header(built), template_path=str(template), **values)
 
 
 def _header(built: BuiltDataset) -> DatasetCardData:

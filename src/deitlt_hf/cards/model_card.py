@@ -66,11 +66,9 @@ def model_card(
     branch: str | None = None,
     has_code: bool | None = None,
 ) -> ModelCard:
-    """The card of the model in a directory, as `write_model_card` writes it; what its files do not tell is left out.
+    """The card of the model in a directory, as `write_model_card` writes it.
 
-    Read are `config.json` and the shapes of the weights, and of the run `recipe.yaml`, `metrics.json`, `run.json` and
-    whether there is a `report.png`; for `ema` and `checkpoint-N` those of the directory above. `has_code` tells whether
-    modeling files lie beside the weights where the snippets load them; by default `config.json` does.
+    `has_code`: whether modeling files lie beside the weights that the snippets load; by default `config.json` tells.
     """
     try:
         if is_adapter(directory):
@@ -80,7 +78,7 @@ def model_card(
     except DeiTLTError:
         raise
     except (LookupError, TypeError, AttributeError, ValueError, jinja2.TemplateError) as error:
-        raise DeiTLTError(  # a value deep in one of the run's files
+        raise DeiTLTError(  # a wrong value deep in one of the run's files
             f"{directory}: {METRICS_FILE}, {RUN_FILE} or {RECIPE_FILE} holds what this package never writes "
             f"({type(error).__name__}: {error}); mend it or remove it"
         ) from error
@@ -92,7 +90,7 @@ def card_of(record: RunRecord) -> ModelCard:
         "record": record,
         "group_names": GROUPS,
         # The paper published four of the measures.
-        "measures_in": lambda rows: [of for of in MEASURES if any(of.key in values for values in rows.values())],
+        "measures_in": lambda rows: [one for one in MEASURES if any(one.key in values for values in rows.values())],
         "row_labels": ROW_LABELS,
         "few_images": FEW_IMAGES,
         "recipe_file": RECIPE_FILE,
@@ -107,7 +105,7 @@ def card_of(record: RunRecord) -> ModelCard:
 
 
 def _header(record: RunRecord) -> ModelCardData:
-    """The part that the hub reads. It names no licence for the weights: their owner chooses it."""
+    """The part that the hub reads. It names no licence for the weights: their owner chooses one."""
     data = record.data
     kind = ["deit-lt", "vision-transformer", "distillation"] if record.is_student else ["deit-lt-teacher"]
     results = _model_index(record)
@@ -178,10 +176,7 @@ def _adapter_card(directory: str | os.PathLike[str], repo_id: str | None, branch
 
 
 def _filled(template: str, header: ModelCardData, values: dict[str, Any]) -> ModelCard:
-    """A template's card, with the line at its end by which `is_generated` knows it.
-
-    Texts of others are values and never templates; what makes them plain text in Markdown and code is passed along.
-    """
+    """A template's card, ending in the line that `is_generated` looks for, with functions that make texts harmless."""
     values |= {
         "text": escape,
         "code_block": code_block,
@@ -197,19 +192,14 @@ def _filled(template: str, header: ModelCardData, values: dict[str, Any]) -> Mod
 
 
 def is_generated(text: str) -> bool:
-    """Whether a card is as this package wrote it, and nobody has edited it since.
-
-    Example:
-        >>> is_generated("# My model")
-        False
-    """
+    """Whether a card is as this package wrote it, and nobody has edited it since."""
     text = text.replace("\r\n", "\n")
     marker = _MARKER.search(text)
     return marker is not None and marker[1] == _digest(text[: marker.start()])
 
 
 def has_own_card(directory: str | os.PathLike[str]) -> bool:
-    """Whether a directory has a `README.md` that somebody wrote or edited; PEFT's empty form is none."""
+    """Whether a directory has a `README.md` that a person wrote or edited; PEFT's empty form does not count."""
     card = Path(directory) / CARD_FILE
     if not card.is_file():
         return False

@@ -49,12 +49,7 @@ PAPER_SETTINGS = {
 
 
 def paper_card(name: str) -> ModelCard:
-    """The card of one of the paper's settings, which is called as its recipe, with the paper's numbers marked as such.
-
-    Example:
-        >>> paper_card("imagenet-lt").data.eval_results[0].metric_value
-        59.1
-    """
+    """The card of one of the paper's settings, by the name of its recipe; it says that the numbers are the paper's."""
     setting = PAPER_SETTINGS[name]
     recipe, teacher = load_recipe(name), load_recipe(f"{name}-teacher")
     if "architecture" in teacher:
@@ -62,7 +57,6 @@ def paper_card(name: str) -> ModelCard:
     else:
         shape = {key: teacher[key] for key in ("depth", "classifier", "image_size")}
         architecture = describe_architecture(CifarResNetConfig(**shape))
-    counts = _counts(recipe)
     return card_of(
         RunRecord(
             title=f"DeiT-LT on {setting.title}",
@@ -73,7 +67,7 @@ def paper_card(name: str) -> ModelCard:
             run={"teacher": {"name": f"{name}-teacher", "architecture": architecture, "settings": teacher}},
             results={"average": dict(zip(("overall", *GROUPS), setting.accuracy, strict=True))},
             paper=setting,
-            **counts,
+            **_counts(recipe),
         )
     )
 
@@ -87,7 +81,7 @@ def _counts(recipe: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "config": DeiTLTConfig(num_labels=train.classes, **shape),
             "totals": (train.lines, train.largest, train.smallest),
-            "groups": benchmark.groups(range(train.classes, 0, -1)),  # in some order: the card tells sizes alone
+            "groups": benchmark.groups(range(train.classes, 0, -1)),  # in any order: the card shows sizes alone
             "test_counts": [test.largest] * test.classes,
         }
     names = benchmark.class_names

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 ONLY_ROW = "model"  # of the results of a network with one head
 
-# Where a run's files go and with whose account: of no use to others, or private.
+# Where a run's files go, and by whose account: useless to others, or private.
 PRIVATE_SETTINGS = {
     *("output_dir", "run_name", "logging_dir", "push_to_hub", "hub_model_id", "hub_token", "hub_strategy"),
     *("hub_private_repo", "hub_always_push", "hub_revision"),
@@ -46,7 +47,6 @@ PRIVATE_SETTINGS = {
 
 _STUDENT = "deit_lt"
 _RUNTIME_FILES = {"onnx": "model.onnx", "exported": "model.pt2"}
-_EMA_DIRECTORY = "ema"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _DEFAULT_DATA = "digits-lt"  # a recipe leaves defaults out
@@ -55,7 +55,7 @@ _NOT_LEARNED = ("running_mean", "running_var", "num_batches_tracked")  # statist
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """A saved model and its run; what the files do not tell is None or empty, and is left out of the card."""
+    """A saved model and its run; what the files do not tell is None or empty, and the card leaves it out."""
 
     title: str
     location: str  # what the snippets load
@@ -135,17 +135,10 @@ class RunRecord:
     @property
     def expected(self) -> dict[str, float]:
         """Each row's accuracy on images that are spread over the classes as the training images are."""
-        counts = self.class_counts
-        if (
-            not counts
-            or self.per_class.keys() != self.results.keys()
-            or any(None in v for v in self.per_class.values())
-        ):
+        counts, per_class = self.class_counts, self.per_class
+        if not counts or per_class.keys() != self.results.keys() or any(None in of for of in per_class.values()):
             return {}
-        return {
-            row: sum(count * value for count, value in zip(counts, values, strict=True)) / sum(counts)
-            for row, values in self.per_class.items()
-        }
+        return {row: float(np.average(values, weights=counts)) for row, values in per_class.items()}
 
 
 def read_record(directory: str | os.PathLike[str], repo_id: str | None = None, branch: str | None = None) -> RunRecord:
@@ -155,7 +148,7 @@ def read_record(directory: str | os.PathLike[str], repo_id: str | None = None, b
         raise DeiTLTError(f"{given} is no directory; pass one with config.json and weights")
     config = _read_config(path)
     run_path, averaged = path.absolute(), False
-    if run_path.name == _EMA_DIRECTORY and not (run_path / RECIPE_FILE).is_file():
+    if run_path.name == "ema" and not (run_path / RECIPE_FILE).is_file():
         run_path, averaged = run_path.parent, True
     checkpoint, step = run_path, None
     if (match := _CHECKPOINT.fullmatch(run_path.name)) and not (run_path / RECIPE_FILE).is_file():
@@ -180,9 +173,7 @@ def read_record(directory: str | os.PathLike[str], repo_id: str | None = None, b
         results_step = state.get("global_step")
 
     shapes = read_shapes(path, "model*.safetensors")  # without the state of PaCo beside them
-    runtime = "torch"
-    if not shapes:
-        runtime = next((name for name, file in _RUNTIME_FILES.items() if (path / file).is_file()), "torch")
+    exports = [name for name, file in _RUNTIME_FILES.items() if not shapes and (path / file).is_file()]
     counts = getattr(config, "class_counts", None) or metrics.get("class_counts")
     counts = counts if counts is not None and len(counts) == config.num_labels else None
     test_counts = (run.get("data") or {}).get("test_counts") or ()
@@ -194,7 +185,7 @@ def read_record(directory: str | os.PathLike[str], repo_id: str | None = None, b
         on_hub=repo_id is not None,
         config=config,
         has_code="AutoModelForImageClassification" in (getattr(config, "auto_map", None) or {}),
-        runtime=runtime,
+        runtime=(*exports, "torch")[0],
         num_weights=sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(_NOT_LEARNED)) or None,
         step=step,
         averaged=averaged,
@@ -244,13 +235,13 @@ def _data(settings: Mapping[str, Any] | None, of_run: Mapping[str, Any], hub_id:
 
 
 def _logged_results(state: Mapping[str, Any], experts: Sequence[str], prefix: str) -> dict[str, dict[str, Any]]:
-    """What the Trainer evaluated at the very step that it saved."""
+    """What the Trainer measured at the step at which it saved."""
     logged: dict[str, float] = {}
     for entry in state.get("log_history", ()):
         logged |= entry if entry.get("step") == state.get("global_step") else {}
     known = {name: value for name, value in logged.items() if isinstance(value, (int, float)) and not math.isnan(value)}
     starts = {expert: f"eval_{prefix}{expert}_" for expert in experts} or {ONLY_ROW: f"eval_{prefix}"}
-    rows = {row: {of.key: known.get(start + of.key) for of in MEASURES} for row, start in starts.items()}
+    rows = {row: {measure.key: known.get(start + measure.key) for measure in MEASURES} for row, start in starts.items()}
     return rows if all(row["overall"] is not None for row in rows.values()) else {}
 
 
@@ -272,24 +263,19 @@ def installed_versions() -> dict[str, str]:
     for package in ("torch", "transformers", "datasets", "accelerate", "timm"):
         try:
             versions[package] = version(package)
-        except PackageNotFoundError:  # a build that registers no metadata
+        except PackageNotFoundError:  # some builds register no metadata
             continue
     return versions
 
 
 def find_hub_ids(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Those of the settings `data`, `teacher` and `init_from` that name something on the hub and no path here.
-
-    Example:
-        >>> find_hub_ids({"data": "uoft-cs/cifar10", "teacher": "../teacher"})
-        {'data': 'uoft-cs/cifar10'}
-    """
+    """The settings `data`, `teacher` and `init_from`, as far as they are hub ids."""
     named = {name: settings.get(name) for name in ("data", "teacher", "init_from")}
     return {name: source for name, source in named.items() if isinstance(source, str) and is_hub_id(source)}
 
 
 def public_settings(settings: Mapping[str, Any], hub_ids: Mapping[str, str]) -> dict[str, Any]:
-    """Settings as they may be published: nothing about accounts, and of paths the last part unless they are hub ids.
+    """Settings as they may be published: without accounts, and with only the last part of paths that are no hub ids.
 
     Example:
         >>> public_settings({"data": "/home/me/pets", "hub_token": "hf_x", "learning_rate": 0.1}, {})
@@ -304,7 +290,7 @@ def public_settings(settings: Mapping[str, Any], hub_ids: Mapping[str, str]) -> 
 
 
 def teacher_record(source: str, config: PreTrainedConfig) -> dict[str, Any]:
-    """What `run.json` says of a teacher, from its configuration and the files of its own run."""
+    """What `run.json` says about a teacher, from its configuration and the files of its own run."""
     directory = Path(source)
     settings = read_settings(directory / RECIPE_FILE)
     run = read_json(directory / RUN_FILE) or {}
@@ -314,6 +300,6 @@ def teacher_record(source: str, config: PreTrainedConfig) -> dict[str, Any]:
         "name": find_hub_ids({"teacher": source}).get("teacher") or last_part(source),
         "model_type": config.model_type,
         "architecture": describe_architecture(config),
-        "accuracy": None if measured is None else {of.key: measured[of.key] for of in MEASURES if of.key in measured},
+        "accuracy": measured and {one.key: measured[one.key] for one in MEASURES if one.key in measured},
         "settings": None if settings is None else public_settings(settings, run.get("hub_ids") or {}),
     }

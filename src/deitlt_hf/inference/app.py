@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import gradio
 
 MAX_PIXELS = 25_000_000
-MAX_UPLOAD = "200mb"  # 50 megapixels that no format compresses: the page says more of them than gradio would
+MAX_UPLOAD = "200mb"  # 50 megapixels without compression; smaller files get this page's message instead of gradio's
 SMALLEST_SHOWN, LARGEST_SHOWN = 256, 1024  # pixels of the longer side
-# What people have; others of Pillow's formats start programs of their own, or are no pictures.
+# Formats that people use. Some others of Pillow start other programs, or are not pictures.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")
 TOP = 5  # classes of each expert
 _ALERT = (
@@ -38,15 +38,9 @@ _ALERT = (
     'background: var(--block-background-fill)">{}</div>'
 )
 
-# What an upload or an example changes on the page, in the order of `build_app`'s components.
-Page = list[Any]
-
 
 def expert_panels(classifier: ExpertClassifier, picture: Image.Image) -> list[Any]:
-    """Where both tokens look (two pictures, None without attention maps), and what the average and each expert say.
-
-    What they say are three dictionaries: captions of `TOP` classes and their probabilities in [0, 1].
-    """
+    """Two attention pictures, None without maps, and for each expert `{caption: probability}` of its `TOP` classes."""
     has_attention = classifier.runtime == "torch"
     (result,) = classifier(picture, top=len(classifier.class_names), attention=has_attention)
     captions = {name: class_caption(classifier.config, index) for index, name in classifier.config.id2label.items()}
@@ -98,26 +92,17 @@ def build_app(
     gr = import_gradio()
     has_attention = classifier.runtime == "torch"
 
-    def answer(picture: Image.Image, label: str) -> Page:
-        return [
-            gr.HTML(visible=False),
-            gr.Image(shown_picture(picture), label=label),
-            *expert_panels(classifier, picture),
-        ]
+    def answer(picture: Image.Image, caption: str) -> list[Any]:  # in the order of `page`
+        shown = gr.Image(shown_picture(picture), label=f"Picture: {caption}")
+        return [gr.HTML(visible=False), shown, *expert_panels(classifier, picture)]
 
-    def answer_upload(path: str) -> Page:
+    def answer_upload(path: str) -> list[Any]:
         try:
-            page = answer(read_picture(path), f"Picture: {Path(path).name}")
+            changed = answer(read_picture(path), Path(path).name)
         except DeiTLTError as error:
-            page = [
-                gr.HTML(_ALERT.format(html.escape(str(error))), visible=True),
-                gr.Image(None, label="Picture"),
-                *[None] * 5,
-            ]
-        return [*page, None]  # the upload, ready for the next picture
-
-    def answer_example(example: ExamplePicture) -> Page:
-        return answer(example.image, f"Picture: {example.caption}")
+            alert = gr.HTML(_ALERT.format(html.escape(str(error))), visible=True)
+            changed = [alert, gr.Image(None, label="Picture"), *[None] * 5]
+        return [*changed, None]  # the upload becomes empty, ready for the next picture
 
     with gr.Blocks(title=f"DeiT-LT: {name}", analytics_enabled=False, delete_cache=(600, 3600)) as app:
         plain_name = re.sub(r"([\\`*_{}\[\]<>#|&])", r"\\\1", name)  # Markdown would take these for markup
@@ -133,23 +118,21 @@ def build_app(
         shared = {"concurrency_id": "classifier", "concurrency_limit": 1, "show_progress_on": page[1]}
         upload.upload(answer_upload, upload, [*page, upload], **shared)
         for choice, example in zip(choices, examples, strict=True):
-            gr.on(choice, partial(answer_example, example), None, page, **shared)
+            gr.on(choice, partial(answer, example.image, example.caption), None, page, **shared)
     return app
 
 
 def _example_column(gr: ModuleType, example: ExamplePicture) -> list[Any]:
-    """Draw a small picture above a button with its caption; returns the two events that choose it."""
+    """A small picture above a button with its caption; returns the two events that choose it."""
     with gr.Column(scale=2, min_width=100):
-        picture = _picture_panel(
-            gr, shown_picture(example.image), height=90, container=False, buttons=[], alt_text=example.caption
-        )
+        look = {"height": 90, "container": False, "buttons": [], "alt_text": example.caption}
+        picture = _picture_panel(gr, shown_picture(example.image), **look)
         button = gr.Button(example.caption, size="sm", elem_classes="example")
     return [picture.select, button.click]
 
 
 def _answer_columns(gr: ModuleType, has_attention: bool) -> list[Any]:
-    """Draw three columns: the picture and the two maps, each above an expert's classes; returns all pictures, then all
-    classes."""
+    """Three columns: the picture and the two maps, each above an expert's classes; returns pictures, then classes."""
     titles = ("Picture", "Where the CLS token looks", "Where the DIST token looks")
     pictures, labels = [], []
     with gr.Row():
@@ -174,12 +157,12 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
     unreadable = f"{name} is no picture that can be read; upload a PNG, JPEG, WebP, GIF, BMP or TIFF file"
     try:
         with warnings.catch_warnings():
-            # Pillow warns of many pixels before the check that refuses them.
+            # Pillow warns of many pixels; the check below refuses them.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(path)
     except Image.DecompressionBombError as error:
         raise DeiTLTError(f"{name} has more than {MAX_PIXELS / 1e6:g} megapixels; upload a smaller picture") from error
-    except Exception as error:  # Pillow's plugins raise whatever odd bytes lead them to
+    except Exception as error:  # on damaged bytes Pillow's plugins raise errors of any type
         raise DeiTLTError(unreadable) from error
     with opened as image:
         if image.format not in FORMATS:
@@ -242,14 +225,7 @@ def serve(app: gradio.Blocks, host: str | None = None, port: int | None = None) 
 
 
 def check_address(host: str, port: int | None) -> None:
-    """Raise `DeiTLTError` unless `serve` can listen at a host and port, or at any port where that is None.
-
-    Example:
-        >>> check_address("127.0.0.1", 70000)
-        Traceback (most recent call last):
-            ...
-        deitlt_hf.errors.DeiTLTError: port is 70000; pass one from 1 to 65535
-    """
+    """Raise `DeiTLTError` unless `serve` can listen at a host and port, or at any port where that is None."""
     if port is not None and not 1 <= port <= 65535:
         raise DeiTLTError(f"port is {port}; pass one from 1 to 65535")
     try:

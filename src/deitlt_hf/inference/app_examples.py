@@ -45,28 +45,22 @@ def class_caption(config: DeiTLTConfig, class_id: int) -> str:
 
 
 def both_ends(config: DeiTLTConfig, class_ids: Iterable[int]) -> list[int]:
-    """The `PER_END` classes with the most training images and as many with the fewest, most frequent first.
-
-    Example:
-        >>> config = DeiTLTConfig(num_labels=8, class_counts=[1, 2, 3, 4, 5, 6, 7, 8])
-        >>> both_ends(config, range(8))
-        [7, 6, 5, 2, 1, 0]
-        >>> both_ends(config, [4, 0])
-        [4, 0]
-    """
+    """The `PER_END` classes with the most training images and as many with the fewest, most frequent first."""
     ordered = sorted(class_ids, key=lambda class_id: -config.class_counts[class_id] if config.class_counts else 0)
     return ordered if len(ordered) <= 2 * PER_END else ordered[:PER_END] + ordered[-PER_END:]
 
 
 def examples_in_folder(folder: Path, config: DeiTLTConfig) -> list[ExamplePicture]:
-    """One picture of the classes at both ends, from folders named as classes; without such, the first pictures."""
+    """A picture for each class at both ends, from folders named as classes; without such folders the first pictures."""
     files = find_images([folder])
     ids = {name: class_id for class_id, name in config.id2label.items()}
     first_of_class = {ids[file.parent.name]: file for file in reversed(files) if file.parent.name in ids}
     if not first_of_class:
         return [ExamplePicture(_open(file), file.stem) for file in files[: 2 * PER_END]]
-    chosen = both_ends(config, first_of_class)
-    return [ExamplePicture(_open(first_of_class[index]), class_caption(config, index)) for index in chosen]
+    return [
+        ExamplePicture(_open(first_of_class[label]), class_caption(config, label))
+        for label in both_ends(config, first_of_class)
+    ]
 
 
 def examples_of_run(source: str, config: DeiTLTConfig, revision: str | None = None) -> list[ExamplePicture]:

@@ -24,7 +24,6 @@ from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.ranges import one_of
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
-OnError = Callable[[Path, DeiTLTError], None]
 
 # Decoded pictures held at once: a camera's take a hundred megabytes each, their pixel values less than one.
 _DECODED_AT_ONCE = 8
@@ -40,20 +39,12 @@ class ClassRow:
 
 @dataclass
 class ImageResult:
-    """The top classes of an image, the most probable first, and where its two tokens look.
+    """The top classes of an image, sorted by the expert that was asked for, and where its two tokens look."""
 
-    Attributes:
-        file: the image's file, None for an image that came as pixels.
-        rows: classes, sorted by the expert that was asked for.
-        attention: `{"cls": ..., "distillation": ...}`, `(rows, cols)` float32 arrays of patches, where asked for.
-        region: `(left, top, right, bottom)` of the part of the upright picture that the model saw and the maps cover,
-            as fractions; given with `attention`.
-    """
-
-    file: Path | None
+    file: Path | None  # None for an image that came as pixels
     rows: list[ClassRow]
-    attention: dict[str, np.ndarray] | None = None
-    region: tuple[float, float, float, float] | None = None
+    attention: dict[str, np.ndarray] | None = None  # for "cls" and "distillation" a float32 map `(rows, cols)`
+    region: tuple[float, float, float, float] | None = None  # of the picture that the maps cover: see `seen_region`
 
     def top(self, expert: str, number: int) -> list[ClassRow]:
         """The `number` most probable of the rows, sorted by another expert."""
@@ -141,7 +132,7 @@ class ExpertClassifier:
         expert: str | None = None,
         attention: bool = False,
         batch_size: int = 32,
-        on_error: OnError | None = None,
+        on_error: Callable[[Path, DeiTLTError], None] | None = None,
     ) -> Iterator[ImageResult]:
         """Classify many pictures, and give each result as soon as its batch is done.
 
@@ -174,13 +165,14 @@ class ExpertClassifier:
         expert: str,
         attention: bool,
         batch_size: int,
-        on_error: OnError | None,
+        on_error: Callable[[Path, DeiTLTError], None] | None,
     ) -> Iterator[ImageResult]:
+        taken = (self.config.num_channels, *sides(self.config.image_size))
         for start in range(0, len(images), batch_size):
             results, pixel_values = self._read(images, range(start, min(start + batch_size, len(images))), on_error)
             if not results:
                 continue
-            made, taken = tuple(pixel_values.shape[1:]), (self.config.num_channels, *sides(self.config.image_size))
+            made = tuple(pixel_values.shape[1:])
             if made != taken:
                 raise DeiTLTError(
                     f"the image processor makes pixel values of shape {made}, and the model takes {taken}; pass a "
@@ -203,9 +195,9 @@ class ExpertClassifier:
         return [ClassRow(self.class_names[index], dict(zip(EXPERTS, column, strict=True))) for index, column in columns]
 
     def _read(
-        self, images: Sequence[Picture], batch: range, on_error: OnError | None
+        self, images: Sequence[Picture], batch: range, on_error: Callable[[Path, DeiTLTError], None] | None
     ) -> tuple[list[ImageResult], torch.Tensor | None]:
-        """Results still without classes, and the pixel values, of the readable pictures of a batch."""
+        """Results without classes yet, and the pixel values, of those pictures of a batch that can be read."""
         results, parts = [], []
         for start in range(batch.start, batch.stop, _DECODED_AT_ONCE):
             decoded = []
@@ -247,7 +239,7 @@ def _decode(picture: Picture, name: Path | str) -> Image.Image:
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The files among `paths`, and the images in the folders among them, in order of their names, each once."""
+    """The files in `paths`, and the images in the folders in `paths`, sorted by name, each once."""
     files = []
     for path in paths:
         if path.is_dir():

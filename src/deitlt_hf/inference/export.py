@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.image_processing_utils import BaseImageProcessor
 
 from deitlt_hf import __version__
 from deitlt_hf.errors import DeiTLTError
@@ -20,11 +17,17 @@ from deitlt_hf.files import METRICS_FILE, RECIPE_FILE, check_is_free, new_direct
 from deitlt_hf.foreign.configurations import find_file
 from deitlt_hf.hub.pushing import OF_THE_RUN, model_files, public_recipe
 from deitlt_hf.inference.loading import load_image_processor, load_student
-from deitlt_hf.inference.runtimes import INSTALL_ONNX, ONNX_FILE, PROGRAM_FILE, onnx_session, quiet_exporters
+from deitlt_hf.inference.runtimes import (
+    INPUT,
+    INSTALL_ONNX,
+    ONNX_FILE,
+    OUTPUTS,
+    PROGRAM_FILE,
+    load_file,
+    quiet_exporters,
+)
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 
-INPUT = "pixel_values"
-OUTPUTS = ("logits", "cls_logits", "distillation_logits")
 OPSET = 20  # of ONNX, the first with Gelu
 FORMATS = ("onnx", "torch")
 TOLERANCE = 1e-4
@@ -34,18 +37,11 @@ INT8_IMAGES = 32
 
 @dataclass
 class ExportReport:
-    """What an export wrote, and how far it is from PyTorch.
+    """What an export wrote, and how far it is from PyTorch."""
 
-    Attributes:
-        file: the model's file; configuration and image processor lie beside it.
-        largest_difference: of any logit, on random input; in float32 at most 1e-4.
-        agreement: share of random inputs, in [0, 1], to which int8 gives the same top class as PyTorch does, over the
-            average and both experts; None without int8.
-    """
-
-    file: Path
-    largest_difference: float
-    agreement: float | None = None
+    file: Path  # configuration and image processor lie beside it
+    largest_difference: float  # of any logit, on random input; in float32 at most 1e-4
+    agreement: float | None = None  # with int8: share in [0, 1] of equal top classes, of the average and both experts
 
 
 def export_model(
@@ -101,12 +97,20 @@ def export_model(
             write_onnx(model, file)
         difference = _check_outputs(model, file)
         agreement = None
+        config = copy.deepcopy(model.config)
+        config.__dict__.pop("auto_map", None)  # an export has no modeling files
         if int8:
             quantise_onnx(file)
             difference, agreement = _compare_int8(model, file)
-        _save_plain_json(model, processor, unfinished, int8)
+            config.exported_precision = "int8"  # the card says so
+        config.to_json_file(unfinished / "config.json", use_diff=True)
+        processor.to_json_file(unfinished / "preprocessor_config.json")
         names = OF_THE_RUN if int8 else (*OF_THE_RUN, METRICS_FILE)  # 8 bits may have another accuracy
-        for of_run in _files_of_run(os.fspath(source), revision, names):
+        if Path(source).is_dir():
+            files = [of_run for of_run in model_files(source) if of_run.name in names]
+        else:
+            files = [of_run for name in names if (of_run := find_file(os.fspath(source), name, revision))]
+        for of_run in files:
             text = public_recipe(of_run) if of_run.name == RECIPE_FILE else of_run.read_text()
             (unfinished / of_run.name).write_text(text)
     return ExportReport(Path(out) / file.name, difference, agreement)
@@ -114,10 +118,10 @@ def export_model(
 
 def _check_outputs(model: DeiTLTForImageClassification, file: Path) -> float:
     """The largest difference of any logit between the file and the model's own forward; a large one is an error."""
-    run = _runner(file)
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randn(size, *input_shape(model), generator=generator) for size in CHECKED_BATCHES]
-    difference = float(np.max([np.abs(run(batch) - _pytorch(model, batch)).max() for batch in batches]))
+    # Tensors' max keeps nan, Python's does not.
+    difference = torch.stack([(out - own).abs().max() for out, own in _outputs(model, file, batches)]).max().item()
     if not difference <= TOLERANCE:  # nan is no small difference
         raise DeiTLTError(
             f"the exported logits differ from PyTorch's by up to {difference:.2g}, more than {TOLERANCE:g}, so nothing "
@@ -128,46 +132,21 @@ def _check_outputs(model: DeiTLTForImageClassification, file: Path) -> float:
 
 def _compare_int8(model: DeiTLTForImageClassification, file: Path) -> tuple[float, float]:
     """The largest difference of any logit, and the share of equal top classes, on blurred noise."""
-    # Plain noise has the same few classes for nearly every model; noise of few large spots has more.
+    # On plain noise nearly every model gives the same few classes; on noise of few large spots it gives more.
     channels, height, width = input_shape(model)
     spots = torch.randn(INT8_IMAGES, channels, 4, 4, generator=torch.Generator().manual_seed(0))
     pixel_values = F.interpolate(spots, size=(height, width), mode="bicubic")
-    exported, own = _runner(file)(pixel_values), _pytorch(model, pixel_values)
-    return float(np.abs(exported - own).max()), float((exported.argmax(-1) == own.argmax(-1)).mean())
-
-
-def _runner(file: Path) -> Callable[[torch.Tensor], np.ndarray]:
-    """A function that runs a file: pixel values to `(outputs, batch, classes)`, in the order of `OUTPUTS`."""
-    if file.name == ONNX_FILE:
-        session = onnx_session(file)
-        return lambda pixel_values: np.stack(session.run(list(OUTPUTS), {INPUT: pixel_values.numpy()}))
-    program = torch.export.load(file).module()
-    return lambda pixel_values: np.stack([logits.detach().numpy() for logits in program(pixel_values)])
+    ((exported, own),) = _outputs(model, file, [pixel_values])
+    return (exported - own).abs().max().item(), (exported.argmax(-1) == own.argmax(-1)).double().mean().item()
 
 
 @torch.inference_mode()
-def _pytorch(model: DeiTLTForImageClassification, pixel_values: torch.Tensor) -> np.ndarray:
-    outputs = model(pixel_values)
-    return np.stack([outputs[name].numpy() for name in OUTPUTS])
-
-
-def _files_of_run(source: str, revision: str | None, names: Sequence[str]) -> list[Path]:
-    """Those of the named files, here or on the hub, that a student has: how it was trained and what was measured."""
-    if Path(source).is_dir():
-        return [file for file in model_files(source) if file.name in names]
-    return [file for name in names if (file := find_file(source, name, revision)) is not None]
-
-
-def _save_plain_json(
-    model: DeiTLTForImageClassification, processor: BaseImageProcessor, directory: Path, int8: bool
-) -> None:
-    """Write configuration and processor, without references to modeling files, which an export lacks."""
-    config = copy.deepcopy(model.config)
-    config.__dict__.pop("auto_map", None)
-    if int8:  # the card says so
-        config.exported_precision = "int8"
-    config.to_json_file(directory / "config.json", use_diff=True)
-    processor.to_json_file(directory / "preprocessor_config.json")
+def _outputs(
+    model: DeiTLTForImageClassification, file: Path, batches: list[torch.Tensor]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """For each batch what the file and the model give, `(outputs, batch, classes)` in the order of `OUTPUTS`."""
+    run = load_file(file)
+    return [(torch.stack([*run(batch)]), torch.stack([model(batch)[name] for name in OUTPUTS])) for batch in batches]
 
 
 class ExportedStudent(nn.Module):
@@ -179,25 +158,25 @@ class ExportedStudent(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         outputs = self.model(pixel_values)
-        # An output that is another output too would lose its name in ONNX, so it is a copy.
+        # A tensor that is two outputs would lose one of its names in ONNX, so this is a copy.
         return outputs.logits.clone(), outputs.cls_logits, outputs.distillation_logits
 
 
 def trace(model: DeiTLTForImageClassification) -> torch.export.ExportedProgram:
-    """The student's program for any batch size; the model itself stays as it was."""
+    """The student's program for any batch size; the model is not changed."""
     implementation = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # the others trace to masks and checks for nan, which cost time
+    model.set_attn_implementation("eager")  # the others also trace masks and checks for nan, which cost time
     try:
         with quiet_exporters(), torch.no_grad():
             program = torch.export.export(
                 ExportedStudent(model).eval(),
-                (torch.zeros(2, *input_shape(model)),),  # with one image the batch size would be taken for a constant
+                (torch.zeros(2, *input_shape(model)),),  # a batch size of 1 would be traced as a constant
                 dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}},
             )
     finally:
         model.set_attn_implementation(implementation)
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths and source lines of this machine, which the file would give away
+        node.meta.pop("stack_trace", None)  # paths of the user's machine, which the file would show to others
     return program
 
 
@@ -226,7 +205,7 @@ def write_onnx(model: DeiTLTForImageClassification, file: str | os.PathLike[str]
             opset_version=OPSET,
             input_names=[INPUT],
             output_names=OUTPUTS,
-            dynamic_shapes={INPUT: {0: "batch"}},  # traced already; this is only for the name
+            dynamic_shapes={INPUT: {0: "batch"}},  # only for the name: it is traced already
             verbose=False,
         )
     program.model.producer_name, program.model.producer_version = "deitlt_hf", __version__
@@ -244,15 +223,15 @@ def write_onnx(model: DeiTLTForImageClassification, file: str | os.PathLike[str]
 
 
 def quantise_onnx(file: str | os.PathLike[str]) -> None:
-    """Replace an ONNX file by one whose layers multiply in 8 bits; the activations' scales are found while it runs.
+    """Replace an ONNX file by one whose layers multiply in 8 bits, with the activations' scales found while it runs.
 
-    The patch projection and the heads stay in float32: they are a small part of the work, the first runs slower in
-    8 bits, and the second decide.
+    The patch projection and the heads stay in float32: they are little work, the projection is slower in 8 bits, and
+    the heads decide.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    # Before it quantises, ONNX Runtime makes each Gemm, which are the heads, a MatMul of this name.
+    # The heads are the only Gemms. Before it quantises, ONNX Runtime makes each a MatMul of this name.
     heads = [f"{node.name}_MatMul" for node in onnx.load(file).graph.node if node.op_type == "Gemm"]
     with whole_file(file) as unfinished, quiet_exporters():
         quantize_dynamic(

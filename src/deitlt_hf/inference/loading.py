@@ -1,4 +1,4 @@
-"""Loading models that others made from a directory or the hub, with errors that a user can act on."""
+"""Loads models from a directory or the hub; others may have made them, so everything is checked."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def load_student(source: str, revision: str | None = None) -> DeiTLTForImageClas
     config = load_student_config(source, revision)
     model, report = load_model(DeiTLTForImageClassification, config, source, revision)
     lost = sorted(report["missing_keys"]) or sorted(key for key, *_ in report["mismatched_keys"])
-    if lost:  # training may begin so, predictions would be random
+    if lost:  # a training may start with new weights, but predictions would be random
         raise DeiTLTError(f"{source} has no {lost[0]} that fits its configuration; pass a student that is whole")
     return model
 
@@ -56,10 +56,7 @@ def load_model(
     what: str = "a model",
     **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
-    """A model in evaluation mode, with finite weights and no more than its files hold, and the report of its loading.
-
-    `options` are more arguments of `auto_class.from_pretrained`.
-    """
+    """A checked model in evaluation mode, and the loading report; `options` are for `auto_class.from_pretrained`."""
     with loading(source, what):
         check_size(auto_class, config, source, revision)
         model, report = auto_class.from_pretrained(

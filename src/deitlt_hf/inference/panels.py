@@ -1,4 +1,4 @@
-"""One picture per image: the image, and where each token looks, with what the average and each expert say."""
+"""One picture per image: the image, where each token looks, and the classes by the average and by each expert."""
 
 from __future__ import annotations
 
@@ -26,11 +26,7 @@ LEGEND = "violet: patches that are not looked at; yellow: the one looked at most
 
 
 def attention_panel(image: Image.Image, result: ImageResult, title: str = "picture") -> Image.Image:
-    """The image with a frame around what the model saw, and this part with the attention of each token drawn over it.
-
-    Below are the top classes of the average, the CLS expert and the DIST expert. The picture is RGB and 1056 pixels
-    wide.
-    """
+    """The image, framed where the model saw it, and each token's attention, above the top classes; 1056 pixels wide."""
     picture = upright_rgb(image)
     region = result.region or WHOLE_PICTURE
     seen = _display(picture, region)
@@ -63,7 +59,7 @@ def panel_names(files: Sequence[Path]) -> list[str]:
 
 
 def check_panels_are_free(directory: Path, names: Sequence[str]) -> None:
-    """Refuse before the work a directory that panels could not be written into, or would overwrite files of."""
+    """Refuse, before the work starts, a directory that cannot be written or has files of these names."""
     if directory.exists() and not directory.is_dir():
         raise DeiTLTError(f"{directory} is a file; pass a directory for the attention maps")
     check_is_writable(directory)
@@ -73,7 +69,7 @@ def check_panels_are_free(directory: Path, names: Sequence[str]) -> None:
 
 
 def save_panel(result: ImageResult, path: Path) -> None:
-    """Draw the panel of a result's file and write it as PNG; nothing is left half-written."""
+    """Draw the panel of a result's file and write it as PNG, whole or not at all."""
     panel = attention_panel(decode_image({"bytes": None, "path": str(result.file)}), result, result.file.name)
     with whole_file(path, "pass another directory") as unfinished:
         panel.save(unfinished, format="PNG")
@@ -87,7 +83,7 @@ def _display(image: Image.Image, region: Region = WHOLE_PICTURE) -> Image.Image:
     width, height = image.size if box is None else (box[2] - box[0], box[3] - box[1])
     aspect = min(max(width / height, 1 / LARGEST_ASPECT), LARGEST_ASPECT)
     size = round(SIDE * min(1, aspect)), round(SIDE * min(1, 1 / aspect))
-    if max(width, height) <= SIDE // 4:  # so few pixels should stay visible as pixels
+    if max(width, height) <= SIDE // 4:  # a small picture: its pixels stay visible as squares
         return image.resize(size, Image.Resampling.NEAREST, box)
     return image.resize(size, Image.Resampling.BICUBIC, box, reducing_gap=2.0)
 
@@ -121,7 +117,7 @@ def _shortened(text: str, width: int) -> str:
 
 @cache
 def _font(name: str = "DejaVuSans") -> ImageFont.FreeTypeFont:
-    """matplotlib's own font, which knows the Latin, Greek and Cyrillic scripts."""
+    """matplotlib's own font, which has Latin, Greek and Cyrillic letters."""
     import matplotlib
 
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", FONT_SIZE)

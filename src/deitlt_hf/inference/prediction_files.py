@@ -19,7 +19,7 @@ SUFFIXES = (".json", ".csv")
 
 
 def check_prediction_file(path: Path) -> None:
-    """Refuse before the work a file that could not be written after it."""
+    """Refuse, before the work starts, a file that could not be written at its end."""
     if path.suffix.lower() not in SUFFIXES:
         raise DeiTLTError(f"output is {path}; pass a name that ends in {' or '.join(SUFFIXES)}")
     check_is_new(path, "--output")
@@ -27,13 +27,11 @@ def check_prediction_file(path: Path) -> None:
 
 @contextmanager
 def prediction_file(path: Path) -> Iterator[Callable[[ImageResult], None]]:
-    """Give a function that writes a result; the file appears at the end, complete, or not at all.
+    """Give a function that writes a result, to a list of objects (JSON) or a row per file and class (CSV).
 
-    JSON is a list of `{"file": ..., "classes": [{"name", "average", "cls", "distillation"}, ...]}`, CSV has a row per
-    file and class. Probabilities are in [0, 1].
+    The file appears at the end, complete, or not at all. Probabilities are in [0, 1].
     """
-    check_prediction_file(path)
-    # A file name that is not valid UTF-8 is written as the bytes that it is.
+    # A file name that is not valid UTF-8 is written with its own bytes.
     encoding = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     with whole_file(path, "pass another --output") as unfinished, unfinished.open("x", **encoding) as file:
         if path.suffix.lower() == ".csv":

@@ -6,7 +6,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassificati
 
 ONNX_FILE = "model.onnx"
 PROGRAM_FILE = "model.pt2"
+INPUT = "pixel_values"
+OUTPUTS = ("logits", "cls_logits", "distillation_logits")
 INSTALL_ONNX = "pip install 'deitlt-hf[onnx]'"
 
 
@@ -60,67 +62,57 @@ class TorchRuntime:
         return HeadOutputs(outputs.cls_logits.float().cpu(), outputs.distillation_logits.float().cpu(), maps)
 
 
-class OnnxRuntime:
-    """A student that `deitlt export --format onnx` wrote, on the CPU."""
+class FileRuntime:
+    """A student in a file that `deitlt export` wrote, on the CPU; loading a torch.export program can run any code."""
 
-    name = "onnx"
-
-    def __init__(self, file: str | os.PathLike[str], config: DeiTLTConfig):
-        self.session = onnx_session(file)
+    def __init__(self, file: Path, config: DeiTLTConfig):
+        self.name = "onnx" if file.name == ONNX_FILE else "exported"
         self.config = config
-
-    def __call__(self, pixel_values: torch.Tensor) -> HeadOutputs:
-        names = ["cls_logits", "distillation_logits"]
-        return HeadOutputs(*map(torch.from_numpy, self.session.run(names, {"pixel_values": pixel_values.numpy()})))
-
-
-class ExportedRuntime:
-    """A student that `deitlt export --format torch` wrote; loading such a file can run any code in it."""
-
-    name = "exported"
-
-    def __init__(self, file: str | os.PathLike[str], config: DeiTLTConfig):
-        try:
-            with quiet_exporters():
-                self.program = torch.export.load(file).module()
-        except Exception as error:  # a damaged archive can make the reader fail in almost any way
-            raise DeiTLTError(f"{file} is no torch.export program: {type(error).__name__}; export it anew") from error
-        self.config = config
+        self._outputs = load_file(file)
 
     @torch.inference_mode()
     def __call__(self, pixel_values: torch.Tensor) -> HeadOutputs:
-        _, cls_logits, distillation_logits = self.program(pixel_values)
+        _, cls_logits, distillation_logits = self._outputs(pixel_values)
         return HeadOutputs(cls_logits, distillation_logits)
 
 
 def load_runtime(source: str, revision: str | None = None) -> Runtime:
-    """The student in a directory or hub repository, in the runtime that its files are for; PyTorch weights come first.
-
-    PyTorch runs on the accelerator if there is one.
-    """
-    config = load_student_config(source, revision)  # first, since it says at once why nothing can be loaded
+    """The student in a directory or hub repository, from PyTorch weights if it has them, on the accelerator if any."""
+    config = load_student_config(source, revision)  # first, because its errors are the clearest
     if not any(find_file(source, name, revision) for name in ("model.safetensors", INDEX_FILE)):
         if (file := find_file(source, ONNX_FILE, revision)) is not None:
-            return OnnxRuntime(file, config)
+            return FileRuntime(file, config)
         if (file := find_file(source, PROGRAM_FILE, revision)) is not None:
             if not Path(source).is_dir():
                 raise DeiTLTError(
                     f"{source} holds a torch.export program, and loading one can run any code; if you trust its owner, "
                     "download it and pass the directory"
                 )
-            return ExportedRuntime(file, config)
+            return FileRuntime(file, config)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return TorchRuntime(load_student(source, revision).to(accelerator or "cpu"))
 
 
-def onnx_session(file: str | os.PathLike[str]):
+def load_file(file: Path) -> Callable[[torch.Tensor], Sequence[torch.Tensor]]:
+    """A function that runs an exported student: pixel values to logits `(batch, classes)` in the order of `OUTPUTS`."""
+    if file.name == ONNX_FILE:
+        session = _onnx_session(file)
+        return lambda pixel_values: [*map(torch.from_numpy, session.run(OUTPUTS, {INPUT: pixel_values.numpy()}))]
+    try:
+        with quiet_exporters():
+            return torch.export.load(file).module()
+    except Exception as error:  # a damaged archive can make the reader fail in almost any way
+        raise DeiTLTError(f"{file} is no torch.export program: {type(error).__name__}; export it anew") from error
+
+
+def _onnx_session(file: Path):
     """An `onnxruntime.InferenceSession` on the CPU."""
     try:
         import onnxruntime
     except ImportError as error:
         raise DeiTLTError(f"running {file} needs ONNX Runtime: {INSTALL_ONNX}") from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; warnings are about the graph, which a user cannot change
+    options.log_severity_level = 3  # errors alone: a user cannot change the graph that warnings are about
     # Threads that spin while they wait take the cores from the decoding of the next images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
@@ -131,7 +123,7 @@ def onnx_session(file: str | os.PathLike[str]):
 
 @contextmanager
 def quiet_exporters() -> Iterator[None]:
-    """Keep the progress messages of exporters off the terminal; their errors are exceptions anyway."""
+    """Hide the progress messages of exporters; their errors are exceptions."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
