@@ -1,4 +1,4 @@
-"""Where the class token and the distillation token look: maps of attention weights, drawn over the picture."""
+"""Maps of where the class token and the distillation token look, and how they are drawn over the picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassificati
 
 TOKENS = ("cls", "distillation")
 WHAT_TO_PASS = "pass a Vision Transformer of transformers: DeiT-LT, DeiT, DeiT with teacher, or ViT"
-LARGEST_DRAWING = 1024  # pixels; more says nothing about a few hundred patches
+LARGEST_DRAWING = 1024  # pixels; more would show no more of a few hundred patches
 OPACITY = 0.6
 WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
 
@@ -107,13 +107,7 @@ class Patches(NamedTuple):
 
 
 def patches_of(config: PreTrainedConfig) -> Patches:
-    """The patches of a Vision Transformer; a `DeiTLTError` for the configuration of another kind of network.
-
-    Example:
-        >>> from deitlt_hf import DeiTLTConfig
-        >>> patches_of(DeiTLTConfig(image_size=[32, 48], patch_size=8)).grid
-        (4, 6)
-    """
+    """The patches of a Vision Transformer; a `DeiTLTError` for another kind of network."""
     image_size, patch_size = (getattr(config, name, None) for name in ("image_size", "patch_size"))
     if image_size is None or patch_size is None:
         raise DeiTLTError(f"a {config.model_type} model has no patches whose attention could be shown; {WHAT_TO_PASS}")
@@ -128,16 +122,13 @@ def sides(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
 def seen_region(processor: BaseImageProcessor, width: int, height: int) -> Region:
     """The part of a picture that the model sees after the image processor's resize and centre crop.
 
-    `width` and `height` are those of the upright picture in pixels; the processor resizes to a shortest edge or to a
-    height and width, as DeiT's do. Gives `(left, top, right, bottom)` as fractions of the picture; beyond 0 and 1 where
-    the crop is larger than the picture and the processor pads it.
+    `width` and `height` of the upright picture are in pixels. Gives `(left, top, right, bottom)` as fractions of it,
+    beyond 0 and 1 where the crop is larger than the picture and the processor pads it.
 
     Example:
         >>> from deitlt_hf.data.views import image_processor
         >>> seen_region(image_processor(224), width=512, height=256)
         (0.28125, 0.0625, 0.71875, 0.9375)
-        >>> seen_region(image_processor(32), width=512, height=256)
-        (0.0, 0.0, 1.0, 1.0)
     """
     if not processor.do_center_crop:
         return WHOLE_PICTURE
@@ -175,6 +166,8 @@ def draw_attention(image: Image.Image, weights: np.ndarray, region: Region | Non
         >>> draw_attention(Image.new("L", (40, 30)), np.eye(4)).size
         (40, 30)
     """
+    from matplotlib import colormaps  # here, because it takes a tenth of a second, which only drawings need
+
     weights = np.asarray(weights, dtype=np.float32)
     if weights.ndim != 2 or not weights.size or not np.isfinite(weights).all() or weights.min() < 0:
         raise DeiTLTError(
@@ -183,7 +176,8 @@ def draw_attention(image: Image.Image, weights: np.ndarray, region: Region | Non
     picture = shrink(upright_rgb(image), LARGEST_DRAWING)
     grey = picture.convert("L").convert("RGB")
     left, top, right, bottom = pixel_box(region or WHOLE_PICTURE, picture.size)
-    patches = Image.fromarray(_colours(weights)).resize((right - left, bottom - top), Image.Resampling.NEAREST)
+    colours = colormaps["viridis"](weights / (float(weights.max()) or 1.0), bytes=True)[..., :3].copy()
+    patches = Image.fromarray(colours).resize((right - left, bottom - top), Image.Resampling.NEAREST)
     seen = Image.blend(grey.crop((left, top, right, bottom)), patches, OPACITY)
     grey.paste(seen, (left, top))
     if region is not None and region != WHOLE_PICTURE:
@@ -204,10 +198,3 @@ def pixel_box(region: Region, size: tuple[int, int]) -> tuple[int, int, int, int
     """A region of fractions in pixels of a picture of `(width, height)`, at least one pixel each way."""
     left, top, right, bottom = (round(part * size[index % 2]) for index, part in enumerate(region))
     return left, top, max(right, left + 1), max(bottom, top + 1)
-
-
-def _colours(weights: np.ndarray) -> np.ndarray:
-    from matplotlib import colormaps  # takes a tenth of a second, which only drawings need
-
-    largest = float(weights.max()) or 1.0
-    return colormaps["viridis"](weights / largest, bytes=True)[..., :3].copy()

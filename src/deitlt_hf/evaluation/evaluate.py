@@ -34,7 +34,7 @@ def evaluate_student(
     teacher: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> dict[str, Any]:
     """Evaluate the average, both experts and the teacher on the test split; see `expert_metrics`."""
-    # Here, because they load timm, which prediction works without.
+    # Here, because they load timm, which prediction does not need.
     from deitlt_hf.data.dataset import ViewedDataset, collate, collate_for_workers
     from deitlt_hf.data.views import evaluation_view
 
@@ -94,11 +94,9 @@ def predict_experts(
                 f"{type(output).__name__} has no cls_logits and distillation_logits: pass a DeiT-LT student, which has "
                 "two heads"
             )
-        ids = [expert_class_ids(*heads), labels.long()[:, None]]
-        if teacher is not None:
-            ids.insert(1, teacher(pixel_values).argmax(-1, keepdim=True))
-        ids = torch.cat(ids, dim=1)
-        # Ids stay on the device until the end: reading them here would make it wait for the host after each batch.
+        of_teacher = [] if teacher is None else [teacher(pixel_values).argmax(-1, keepdim=True)]
+        ids = torch.cat([expert_class_ids(*heads), *of_teacher, labels.long()[:, None]], dim=1)
+        # Ids stay on the device until the end: reading them here would make the device wait after each batch.
         rows.add(ids if accelerator is None else accelerator.gather_for_metrics(ids))
 
     run_over(model, dataloader, keep, "predicting", device, accelerator)
@@ -116,8 +114,7 @@ def run_over(
 ) -> None:
     """Give the pixel values and labels of each batch to `use`, with the model in evaluation mode, without gradients.
 
-    Model and batches go to the device, by default the model's; with an accelerator, each process gets its share of the
-    batches. `activity` labels the progress bar.
+    With an accelerator, each process gets its share of the batches. `activity` labels the progress bar.
     """
     if accelerator is not None:
         dataloader, device = accelerator.prepare_data_loader(dataloader), accelerator.device
@@ -135,10 +132,10 @@ def run_over(
 
 
 class Rows:
-    """Rows of numbers in one piece of memory, which doubles where it is full.
+    """Rows of numbers in one piece of memory, which doubles when it is full.
 
-    A small tensor for each batch, kept to the end, would settle where a batch's images have been, those of the next
-    batch would no longer fit there, and the process would grow with every batch.
+    Not a list of small tensors: they would be placed in the memory that a batch's images leave, the next images would
+    no longer fit there, and the process would grow with every batch.
     """
 
     def __init__(self):
@@ -169,14 +166,14 @@ def expert_class_ids(cls_logits: torch.Tensor, distillation_logits: torch.Tensor
 
 def expert_logits(cls_logits: torch.Tensor, distillation_logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Float32 logits of the average and of both experts, in the order of `EXPERTS`."""
-    # In float32: the mean of two bfloat16 logits has ties that the logits themselves do not have.
+    # In float32: the mean of two bfloat16 logits has ties that the logits do not have.
     cls_logits, distillation_logits = cls_logits.float(), distillation_logits.float()
     return (cls_logits + distillation_logits) / 2, cls_logits, distillation_logits  # paper: "Prediction", the mean
 
 
 @contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, and every submodule's own mode after it: frozen parts may be in another than the rest."""
+    """Evaluation mode inside; afterwards every submodule has its own mode again, since frozen parts may differ."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""The files of an adapter that PEFT saved, and the one that this package adds to them."""
+"""The files of an adapter that PEFT saved, and the file of classes that this package adds."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Checks of files that strangers wrote: configurations, image processors and lists of shards.
+"""Checks configurations, image processors and lists of shards that others wrote.
 
-They come before a model is built, where a wrong number would cost memory or hours instead of raising an error.
+The checks come before a model is built: there a wrong number would cost memory or hours instead of raising an error.
 """
 
 from __future__ import annotations
@@ -19,38 +19,36 @@ from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.files import read_json
 from deitlt_hf.long_tail_accuracy.scores import GROUPS
 
-CONFIG_FILE = "config.json"
-PROCESSOR_FILE = "preprocessor_config.json"
 INDEX_FILE = "model.safetensors.index.json"
 
 _MOST_CLASSES = 100_000  # five times ImageNet-21k's
 _MOST_PIXELS = 2048  # of a side
 _MOST_LEVELS = 20  # of values within values
 
-_Rule = tuple[str, Callable[[Any], bool]]  # a description of sound values, and a test for them
+_Rule = tuple[str, Callable[[Any], bool]]  # a description of valid values, and a test for them
 
 
 def _is_int(value: object, least: float, most: float) -> bool:
-    return type(value) is int and least <= value <= most
+    return type(value) is int and least <= value <= most  # not a bool, which is an int too
 
 
 def _is_number(value: object, least: float, most: float) -> bool:
     return type(value) in (int, float) and least <= value <= most
 
 
-def _all(value: object, is_sound: Callable[[Any], bool]) -> bool:
-    """Whether a value, or everything in a list, is sound: models in stages have a number or a list for each stage."""
-    return all(_all(part, is_sound) for part in value) and len(value) > 0 if type(value) is list else is_sound(value)
+def _all(value: object, is_valid: Callable[[Any, float, float], bool], least: float, most: float) -> bool:
+    """Whether a value, or everything in a list, is valid: models in stages have a number or a list for each stage."""
+    if isinstance(value, list):
+        return len(value) > 0 and all(_all(part, is_valid, least, most) for part in value)
+    return is_valid(value, least, most)
 
 
-def _counts(most: int, least: int = 1) -> _Rule:
-    return f"a whole number from {least} to {most}, or a list of them", lambda value: _all(
-        value, lambda part: _is_int(part, least, most)
-    )
+def _counts(most: int) -> _Rule:
+    return f"a whole number from 1 to {most}, or a list of them", lambda value: _all(value, _is_int, 1, most)
 
 
 def _numbers(least: float, most: float) -> _Rule:
-    return f"a number from {least:g} to {most:g}", lambda value: _all(value, lambda part: _is_number(part, least, most))
+    return f"a number from {least:g} to {most:g}", lambda value: _all(value, _is_number, least, most)
 
 
 def _is_text(value: object) -> bool:
@@ -67,7 +65,7 @@ _SHARE = _numbers(0, 1)
 
 
 def _are_names(value: object) -> bool:
-    """Names of classes, with the keys "0", "1", ..., as in JSON."""
+    """Names of classes, with the keys "0", "1", ..."""
     return (
         isinstance(value, dict)
         and 0 < len(value) <= _MOST_CLASSES
@@ -77,7 +75,7 @@ def _are_names(value: object) -> bool:
 
 
 def _are_labels(value: object) -> bool:
-    """The class id of each name; in old files it is text."""
+    """The class id of each name; in old files the ids are text."""
     if not isinstance(value, dict) or len(value) > _MOST_CLASSES:
         return False
     # int() refuses text of thousands of digits.
@@ -88,9 +86,9 @@ def _are_labels(value: object) -> bool:
     return all(map(_is_text, value)) and all(_is_int(label, 0, _MOST_CLASSES) for label in labels)
 
 
-def _are_label_names(value: object) -> bool:
-    """Names of classes in a list, as timm has them."""
-    return isinstance(value, list) and len(value) <= _MOST_CLASSES and all(isinstance(name, str) for name in value)
+def _is_list(value: object, is_valid: Callable[[Any], bool]) -> bool:
+    """A list with an entry per class."""
+    return isinstance(value, list) and len(value) <= _MOST_CLASSES and all(map(is_valid, value))
 
 
 def _is_dtype(value: object) -> bool:
@@ -98,22 +96,20 @@ def _is_dtype(value: object) -> bool:
     return name == "auto" or isinstance(getattr(torch, name, None), torch.dtype)
 
 
-def _are_class_counts(value: object) -> bool:
-    return isinstance(value, list) and 0 < len(value) <= _MOST_CLASSES and all(_is_int(n, 0, 10**12) for n in value)
-
-
 def _are_groups(value: object) -> bool:
     """Head, mid and tail, with each class in one of them."""
-    if not isinstance(value, dict) or value.keys() != set(GROUPS):
-        return False
-    if not all(isinstance(group, list) for group in value.values()):
+    if (
+        not isinstance(value, dict)
+        or value.keys() != set(GROUPS)
+        or not all(isinstance(of, list) for of in value.values())
+    ):
         return False
     labels = [label for group in value.values() for label in group]
     return all(_is_int(label, 0, _MOST_CLASSES) for label in labels) and sorted(labels) == list(range(len(labels)))
 
 
 def _is_code(value: object) -> bool:
-    """Names of modules, in a list for some kinds; this package runs none of them."""
+    """Names of modules, or lists of them; this package runs none of them."""
     if not isinstance(value, dict):
         return False
     texts = [text for part in value.values() for text in (part if isinstance(part, list) else [part])]
@@ -135,10 +131,13 @@ _CONFIG: dict[str, _Rule] = {
     "classifier": _TEXT,
     "id2label": (f"a name for each class 0, 1, ..., at most {_MOST_CLASSES}", _are_names),
     "label2id": ("the class id of each name", _are_labels),
-    "label_names": (f"a list of at most {_MOST_CLASSES} names", _are_label_names),
+    "label_names": (f"a list of at most {_MOST_CLASSES} names", lambda value: _is_list(value, lambda name: isinstance(name, str))),
     "num_labels": (f"a whole number from 1 to {_MOST_CLASSES}", lambda value: _is_int(value, 1, _MOST_CLASSES)),
     "num_classes": (f"a whole number from 0 to {_MOST_CLASSES}", lambda value: _is_int(value, 0, _MOST_CLASSES)),
-    "class_counts": ("a list of a whole number per class", _are_class_counts),
+    "class_counts": (
+        "a list of a whole number per class",
+        lambda value: value != [] and _is_list(value, lambda count: _is_int(count, 0, 10**12)),
+    ),
     "class_groups": (f"lists of class ids for {', '.join(GROUPS)}, with each class in one of them", _are_groups),
     "image_size": _SIDE,
     "patch_size": _SIDE,
@@ -160,11 +159,11 @@ def _is_size(value: object) -> bool:
 
 
 def _per_channel(least: float) -> _Rule:
-    def is_sound(value: object) -> bool:
+    def is_valid(value: object) -> bool:
         values = value if isinstance(value, list) else [value]
         return len(values) in (1, 3) and all(_is_number(part, least, 1000) for part in values)
 
-    return f"a number from {least:g} to 1000, or one for each of three channels", is_sound
+    return f"a number from {least:g} to 1000, or one for each of three channels", is_valid
 
 
 _SIZE: _Rule = (f"sides of 1 to {_MOST_PIXELS} pixels", _is_size)
@@ -196,8 +195,8 @@ _TIMM: dict[str, _Rule] = {
 
 
 def check_config(source: str, revision: str | None = None) -> None:
-    """Refuse a `config.json` with values that no image classifier has, and a list of shards in other directories."""
-    file = find_file(source, CONFIG_FILE, revision)
+    """Refuse a `config.json` with values that no image classifier has, and shards that lie in other directories."""
+    file = find_file(source, "config.json", revision)
     if file is not None:
         config = _read(file)
         _check(config, _CONFIG, file)
@@ -210,7 +209,8 @@ def check_config(source: str, revision: str | None = None) -> None:
 
 def check_processor(source: str, revision: str | None = None) -> None:
     """Refuse a `preprocessor_config.json` with values that no image can be processed with."""
-    for name in (PROCESSOR_FILE, "processor_config.json"):  # newer files have the processor under a name of its own
+    # In newer files the image processor's settings are below a key.
+    for name in ("preprocessor_config.json", "processor_config.json"):
         file = find_file(source, name, revision)
         if file is not None:
             content = _read(file)
@@ -258,14 +258,14 @@ def _check(content: object, rules: Mapping[str, _Rule], file: Path, path: str = 
             _check(value, rules, file, f"{path}{name}.")
         if name not in rules or value is None:
             continue
-        what, is_sound = rules[name]
-        if not is_sound(value):
+        what, is_valid = rules[name]
+        if not is_valid(value):
             raise DeiTLTError(f"{file}: {path}{name} is {_shown(value)}, which has to be {what}")
 
 
 def _check_classes(config: Mapping[str, Any], file: Path) -> None:
     """Compare the lengths of all fields that have an entry per class."""
-    # timm's wrapper has names of its own; transformers leaves the usual two classes out.
+    # timm's wrapper has other names for these fields; transformers does not write them for two classes.
     named = config.get("id2label") or config.get("label_names") or ()
     number = len(named) or config.get("num_labels") or config.get("num_classes") or 2
     groups = config.get("class_groups") or {}
@@ -274,9 +274,9 @@ def _check_classes(config: Mapping[str, Any], file: Path) -> None:
         "class_counts": len(config.get("class_counts") or ()),
         "class_groups": sum(map(len, groups.values())),
     }
-    for name, entries_there in entries.items():
-        if entries_there > number or (name != "label2id" and 0 < entries_there < number):
-            raise DeiTLTError(f"{file}: {name} is of {entries_there} classes, where the model has {number}")
+    for name, given in entries.items():
+        if given > number or (name != "label2id" and 0 < given < number):
+            raise DeiTLTError(f"{file}: {name} is of {given} classes, where the model has {number}")
 
 
 def _check_index(index: Mapping[str, Any], file: Path) -> None:

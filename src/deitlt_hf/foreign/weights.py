@@ -1,4 +1,4 @@
-"""Checks of weights that came from strangers or from a training that diverged."""
+"""Checks weights that others made, or that come from a training that diverged."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from transformers import PreTrainedConfig
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.foreign.configurations import find_file
 
-_FREE_WEIGHTS = 50_000_000  # more than the files hold is allowed: a new head, say; 200 MB
+_FREE_WEIGHTS = 50_000_000  # so many may be missing in the files, such as those of a new head; 200 MB
 
 
 def check_finite(model: torch.nn.Module | dict[str, torch.Tensor], source: str) -> None:
-    """Refuse weights or buffers with NaN or infinite numbers; `source` is where they came from, for the message."""
+    """Refuse weights or buffers with NaN or infinite numbers; `source` names them in the message."""
     state = model.state_dict() if isinstance(model, torch.nn.Module) else model
     wrong = [name for name, tensor in state.items() if not _is_finite(tensor)]
     if wrong:
@@ -36,7 +36,7 @@ def _is_finite(tensor: Any) -> bool:
 
 
 def check_size(auto_class: Any, config: PreTrainedConfig, source: str, revision: str | None = None) -> None:
-    """Refuse a configuration with far more weights than the model's files can hold before memory is taken for them."""
+    """Refuse, before memory is used, a configuration with far more weights than the model's files can hold."""
     files = [Path(source, name) for name in os.listdir(source)] if Path(source).is_dir() else []
     files = [file for file in files if file.suffix in (".safetensors", ".bin")]
     whole = None if files else find_file(source, "model.safetensors", revision)

@@ -1,4 +1,4 @@
-"""A built data set as a directory that `datasets.load_dataset` loads, and on the hub."""
+"""Writes a built data set as a directory that `datasets.load_dataset` loads, and pushes it to the hub."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from deitlt_hf.hub.repository import check_hub, commit_folder, make_repository
 
 DATA_FOLDER = "data"
 SHARD_BYTES = 500_000_000
-# Embedded images are read and written in small groups, which viewers and shuffled reading like too.
+# Small groups for embedded images: less memory here, faster viewers and shuffled reading later.
 EMBEDDED_ROWS = 100
 REFERENCED_ROWS = 10_000
 
 
 def write_dataset(built: BuiltDataset, directory: str | os.PathLike[str], location: str | None = None) -> None:
-    """Write Parquet shards, the card and a picture of the class counts into a new directory, or nothing.
+    """Write Parquet shards, the card and a picture of the class counts into a new directory, whole or not at all.
 
-    The directory must be absent or empty; the card says to load `location`, by default the directory.
+    The card says to load `location`, by default the directory.
     """
     with new_directory(directory) as unfinished:
         (unfinished / DATA_FOLDER).mkdir()
@@ -49,12 +49,12 @@ def write_dataset(built: BuiltDataset, directory: str | os.PathLike[str], locati
 def write_shards(split: Dataset, directory: Path, name: str, embed: bool, shard_bytes: int = SHARD_BYTES) -> None:
     """Write a split as `NAME-00000-of-0000N.parquet`, with about `shard_bytes` of images in each.
 
-    With `embed`, the bytes of files that the images refer to are put into the shards, else the paths stay.
+    With `embed`, the shards hold the bytes of the images' files, else their paths.
     """
     rows_at_once = EMBEDDED_ROWS if embed or not has_references(split) else REFERENCED_ROWS
     with _reading_images():
         count = max(1, math.ceil(_image_bytes(split, embed) / shard_bytes))
-    # Reading a million files takes a while: a terminal shows how far it is.
+    # Reading a million files takes a while, so a terminal shows the progress.
     for index in tqdm(range(count), desc=name, unit=" files", disable=None if embed else True, leave=False):
         shard = split.shard(count, index).with_format("arrow")
         if embed:
@@ -72,12 +72,12 @@ def _reading_images() -> Iterator[None]:
 
 
 def has_references(split: Dataset) -> bool:
-    """Whether the first image is a path without bytes, as in all of a split's images or in none."""
+    """Whether the first image is a path without bytes: in a split all images are, or none."""
     return undecoded(split)[0]["image"]["bytes"] is None
 
 
 def _image_bytes(split: Dataset, embed: bool) -> int:
-    """Bytes of the images in the split; of images in files, if these are to be embedded."""
+    """Bytes of the images in the split, and with `embed` of those in files."""
     total = 0
     for rows in undecoded(split).select_columns("image").with_format("arrow").iter(REFERENCED_ROWS):
         image = rows["image"].combine_chunks()
@@ -89,12 +89,8 @@ def _image_bytes(split: Dataset, embed: bool) -> int:
 
 
 def push_dataset(directory: str | os.PathLike[str], repo_id: str, private: bool = False) -> str:
-    """Upload what `write_dataset` wrote in one commit, which deletes older shards; returns the data set's address.
-
-    The repository `owner/name` is made where there is none; `private` shows it to its owner alone.
-    """
+    """Upload what `write_dataset` wrote in one commit, which deletes older shards; returns the data set's address."""
     repo_id = check_hub(repo_id, kind="dataset", private=private)
     address = make_repository(repo_id, kind="dataset", private=private)
-    shards = f"{DATA_FOLDER}/*.parquet"
-    commit_folder(directory, repo_id, "Add the data set", kind="dataset", stale=[shards])
+    commit_folder(directory, repo_id, "Add the data set", kind="dataset", stale=[f"{DATA_FOLDER}/*.parquet"])
     return address

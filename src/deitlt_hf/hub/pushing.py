@@ -1,4 +1,4 @@
-"""A saved model on the hub: which files of its directory go there, with which card."""
+"""Pushes a saved model: which files of its directory go to the hub, and with which card."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -62,9 +62,9 @@ def push_model(
 ) -> str:
     """Upload a saved model with its card, metrics, pictures and recipe, in one commit.
 
-    The repository is complete afterwards, or as it was before; after an interruption, a repeated push does not send
-    again what arrived. Pickles, checkpoints and the state of an optimiser stay behind, and so do links that lead out of
-    the directory, which a line names.
+    The repository is complete afterwards, or as it was before; after an interruption, another push sends only what is
+    missing. Pickles, checkpoints, the state of an optimiser, and links that lead out of the directory are not uploaded;
+    a message names the links.
 
     Args:
         directory: of a run, a `checkpoint-N` in one, averaged weights (`ema`), a converted or exported model, or an
@@ -89,10 +89,8 @@ def push_model(
     with tempfile.TemporaryDirectory() as folder:
         stage_model(directory, folder, repo_id, branch)
         make_repository(repo_id, private=private, branch=branch)
-        # An export's configuration does not name the modeling files, without which PyTorch weights would not load.
-        if not _has_weights_of_pytorch(folder) and any(
-            _is_one_of(MODEL, name) for name in list_files(repo_id, branch=branch)
-        ):
+        # An export's configuration does not name the modeling files that PyTorch weights need.
+        if not _has_model(os.listdir(folder)) and _has_model(list_files(repo_id, branch=branch)):
             raise DeiTLTError(
                 f"{repo_id} holds PyTorch weights{f' on {branch}' if branch else ''}; push an export or adapter to a "
                 "repository of its own"
@@ -143,7 +141,7 @@ def _uploaded_files(directory: Path) -> list[Path]:
 def stage_model(
     directory: str | os.PathLike[str], folder: str | os.PathLike[str], repo_id: str, branch: str | None = None
 ) -> None:
-    """Lay out in an empty folder what is pushed of a model: its files, the code that it needs, and its card.
+    """Put what is pushed of a model into an empty folder: its files, the code that it needs, and its card.
 
     A card written or edited by hand is kept; only its unedited snippets change, to load the model from the hub.
     """
@@ -156,15 +154,18 @@ def stage_model(
             (folder / RECIPE_FILE).write_text(public_recipe(file))
         else:
             shutil.copyfile(file, folder / file.name)
-    if _has_weights_of_pytorch(folder):
+    if _has_model(os.listdir(folder)):
         add_remote_code(folder)
     if is_adapter(directory):
         _hide_a_local_base(folder)
+    config = read_json(folder / "config.json") or {}  # an adapter has none
+    has_code = "AutoModelForImageClassification" in (config.get("auto_map") or {})
+    card = model_card(directory, repo_id, branch, has_code)
     if has_own_card(directory):
         logger.warning(f"{directory / CARD_FILE} goes as it is, for it is not as this package wrote it")
-        _load_from_hub(folder / CARD_FILE, model_card(directory), _card(directory, folder, repo_id, branch))
+        _load_from_hub(folder / CARD_FILE, model_card(directory), card)
     else:
-        _card(directory, folder, repo_id, branch).save(folder / CARD_FILE)
+        card.save(folder / CARD_FILE)
 
 
 def _load_from_hub(card: Path, local: ModelCard, on_hub: ModelCard) -> None:
@@ -196,34 +197,25 @@ def public_recipe(file: Path) -> str:
     return yaml.safe_dump(settings, sort_keys=False)
 
 
-def _card(directory: Path, folder: Path, repo_id: str, branch: str | None) -> ModelCard:
-    """The card of the model in `directory` that says how to load it with the code in `folder`."""
-    if is_adapter(directory):
-        return model_card(directory, repo_id, branch)
-    config = read_json(folder / "config.json") or {}
-    return model_card(
-        directory, repo_id, branch, has_code="AutoModelForImageClassification" in (config.get("auto_map") or {})
-    )
-
-
 def stale_files(folder: str | os.PathLike[str]) -> tuple[str, ...]:
     """Patterns of files from an earlier push that would contradict the weights in a folder."""
-    names = {file.name for file in Path(folder).iterdir()}
+    names = os.listdir(folder)
     if not any(_is_one_of(WEIGHTS, name) for name in names):
         return ()
     of_the_run = (*OF_THE_RUN, *OF_THE_RESULT)
-    if any(_is_one_of(MODEL, name) for name in names):
+    if _has_model(names):
         # peft would load an adapter's base instead of the weights beside it.
         return (*MODEL, *OF_OTHER_KINDS, *OF_ADAPTERS, *of_the_run)
     return (CLASSES_FILE, *of_the_run) if ADAPTER_FILE in names else of_the_run
 
 
-def _has_weights_of_pytorch(folder: str | os.PathLike[str]) -> bool:
-    return any(_is_one_of(MODEL, file.name) for file in Path(folder).iterdir())
+def _has_model(names: Iterable[str]) -> bool:
+    """Whether PyTorch weights of a whole model are among the files."""
+    return any(_is_one_of(MODEL, name) for name in names)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make a hard link, which stays when the source's name goes, or a copy on another file system."""
+    """Make a hard link, which lasts when the source is deleted, or a copy on another file system."""
     try:
         os.link(Path(source).resolve(), target)
     except OSError:
@@ -231,4 +223,5 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _is_one_of(patterns: Sequence[str], name: str) -> bool:
+    # Not huggingface_hub's `filter_repo_objects`, which takes hidden files such as `.page.png` for `*.png`.
     return not name.startswith(".") and any(fnmatch(name, pattern) for pattern in patterns)

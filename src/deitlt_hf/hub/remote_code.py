@@ -1,6 +1,6 @@
 """Puts the code of this package's models beside weights that were saved without it.
 
-`save_pretrained` does so by itself, see the ends of the files in `models/`. Directories of older versions lack it.
+`save_pretrained` does so too, see the ends of the files in `models/`, but directories of older versions lack the code.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.files import whole_file
+from deitlt_hf.models import MODEL_TYPES
 
 _MODELS = Path(__file__).parents[1] / "models"
 _REGISTRATION = re.compile(r'^(\w+)\.register_for_auto_class\((?:"(\w+)")?\)$', re.MULTILINE)
@@ -33,7 +34,7 @@ def add_remote_code(directory: str | os.PathLike[str]) -> None:
     directory = Path(directory)
     config = _read_config(directory)
     model_type = config.get("model_type")
-    if config.get("auto_map") or not (_MODELS / f"{model_type}" / f"modeling_{model_type}.py").is_file():
+    if config.get("auto_map") or model_type not in MODEL_TYPES:
         return
     auto_map = {}
     for module in (f"configuration_{model_type}", f"modeling_{model_type}"):

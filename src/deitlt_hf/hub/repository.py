@@ -1,4 +1,4 @@
-"""A repository on the hub: checked, made, and changed in one commit, with errors that a user can act on."""
+"""Checks, makes and changes a repository on the hub, in one commit, with errors that a user can act on."""
 
 from __future__ import annotations
 
@@ -31,10 +31,7 @@ _REASONS = {
 
 
 def check_hub(repo_id: str, kind: str = "model", private: bool = False, token: str | None = None) -> str:
-    """Refuse what could not be pushed before time is spent on it; returns the repository's `owner/name`.
-
-    A `repo_id` without an owner is one of the token's owner; without a token, the one of `hf auth login` is used.
-    """
+    """Refuse, before the work starts, what could not be pushed; returns `owner/name`, by default the token's owner."""
     api = HfApi(token=token)
     with _hub_errors(repo_id):
         validate_repo_id(repo_id)
@@ -77,12 +74,12 @@ def list_files(repo_id: str, kind: str = "model", branch: str | None = None, tok
 
 
 def is_inside(file: Path, directory: Path) -> bool:
-    """Whether a file lies in a directory and is not a link to another place of this machine."""
+    """Whether a file is in a directory, and not a link to a place outside it."""
     return file.resolve().is_relative_to(directory.resolve())
 
 
 def say_left_out(links: Iterable[Path]) -> None:
-    """Say which links are not uploaded: nobody asked to send the files that they lead to."""
+    """Say which links are not uploaded: the user did not ask to send the files that they lead to."""
     names = [str(link) for link in links]
     if names:
         what = "it is a link" if len(names) == 1 else "they are links"
@@ -98,7 +95,7 @@ def commit_folder(
     stale: Sequence[str] = (),
     token: str | None = None,
 ) -> CommitInfo:
-    """Upload a folder in one commit, which also deletes what matches `stale` in the repository and is not in it."""
+    """Upload a folder in one commit, which also deletes files that match `stale` and are not in the folder."""
     folder = Path(folder)
     found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     say_left_out(path for path in found if not is_inside(path, folder))
@@ -106,7 +103,7 @@ def commit_folder(
     on_hub = list_files(repo_id, kind, branch, token)
     gone = [name for name in on_hub if name not in files and any(fnmatch(name, pattern) for pattern in stale)]
     with _hub_errors(repo_id):
-        # Not `upload_folder`, which may make several commits of one folder.
+        # Not `upload_folder`, which may make several commits of one folder, and follows links out of it.
         return HfApi(token=token).create_commit(
             repo_id,
             [*map(CommitOperationDelete, gone), *(CommitOperationAdd(name, path) for name, path in files.items())],
@@ -118,7 +115,7 @@ def commit_folder(
 
 @contextmanager
 def _hub_errors(repo_id: str) -> Iterator[None]:
-    """Turn every error inside into one line; the network and the hub's client each raise their own."""
+    """Turn every error inside into one line; the network and the hub's client raise errors of different types."""
     try:
         yield
     except Exception as error:
@@ -127,7 +124,7 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split()).rstrip(".:") or type(error).__name__
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # names the file; its cause is the reason
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # it names the file, its cause the reason
         return f"{text}: {_reason(error.__cause__)}"
     if isinstance(error, HFValidationError):
         return f"{text}; pass owner/name"

@@ -13,6 +13,7 @@ from torch import nn
 
 from deitlt_hf import __version__
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.analysis.vit import eager_attention
 from deitlt_hf.files import METRICS_FILE, RECIPE_FILE, check_is_free, new_directory, whole_file
 from deitlt_hf.foreign.configurations import find_file
 from deitlt_hf.hub.pushing import OF_THE_RUN, model_files, public_recipe
@@ -164,17 +165,13 @@ class ExportedStudent(nn.Module):
 
 def trace(model: DeiTLTForImageClassification) -> torch.export.ExportedProgram:
     """The student's program for any batch size; the model is not changed."""
-    implementation = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # the others also trace masks and checks for nan, which cost time
-    try:
-        with quiet_exporters(), torch.no_grad():
-            program = torch.export.export(
-                ExportedStudent(model).eval(),
-                (torch.zeros(2, *input_shape(model)),),  # a batch size of 1 would be traced as a constant
-                dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}},
-            )
-    finally:
-        model.set_attn_implementation(implementation)
+    # Other implementations of attention also trace masks and checks for nan, which cost time.
+    with eager_attention(model), quiet_exporters(), torch.no_grad():
+        program = torch.export.export(
+            ExportedStudent(model).eval(),
+            (torch.zeros(2, *input_shape(model)),),  # a batch size of 1 would be traced as a constant
+            dynamic_shapes={INPUT: {0: torch.export.Dim("batch", min=1)}},
+        )
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of the user's machine, which the file would show to others
     return program

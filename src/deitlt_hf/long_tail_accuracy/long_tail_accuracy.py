@@ -1,7 +1,7 @@
 """Accuracy on head, mid and tail classes as a metric of `evaluate`.
 
-`evaluate.load` takes this file's directory, reads the import lines as text, and copies the file and `scores.py` to
-where `deitlt_hf` may be missing: nothing else of the package can be imported here.
+`evaluate.load` reads the import lines of this file as text, and copies it and `scores.py` to a place where `deitlt_hf`
+may be missing: nothing else of the package can be imported here.
 """
 
 from __future__ import annotations

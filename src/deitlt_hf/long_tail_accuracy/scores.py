@@ -20,12 +20,7 @@ def groups_by_count(
     thresholds: tuple[int, int] | None = None,
     boundaries: tuple[int, int] | None = None,
 ) -> dict[str, list[int]]:
-    """`deitlt_hf.class_groups`, for those who do not have the package; wrong input is a `ValueError`.
-
-    Example:
-        >>> groups_by_count([500, 60, 5])
-        {'head': [0], 'mid': [1], 'tail': [2]}
-    """
+    """`deitlt_hf.class_groups` without the package; wrong input is a `ValueError`."""
     empty = next((label for label, count in enumerate(class_counts) if count < 1), None)
     if empty is not None:
         raise ValueError(f"class {empty} has {class_counts[empty]} training images: pass counts of at least 1")
@@ -50,7 +45,7 @@ def _cut(class_counts: Sequence[int], first: int, second: int) -> dict[str, list
 
 
 def _thirds(class_counts: Sequence[int]) -> tuple[int, int] | None:
-    """The cuts nearest to thirds that leave equally frequent classes together; None for classes that all are."""
+    """The cuts nearest to thirds that keep equally frequent classes together; None where all are equally frequent."""
     falling = sorted(class_counts, reverse=True)
     cuts = [place for place in range(1, len(falling)) if falling[place - 1] > falling[place]]
     if not cuts:
@@ -61,7 +56,7 @@ def _thirds(class_counts: Sequence[int]) -> tuple[int, int] | None:
 
 def to_numpy(values: Any) -> np.ndarray:
     """The values as an array; torch tensors from any device."""
-    # A torch tensor is recognised by what it can do, so that this module works where torch is not loaded.
+    # Not `isinstance`, because this module must work without torch.
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         return (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()  # numpy has no bfloat16
@@ -81,14 +76,10 @@ def group_members(groups: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
 
 
 def tally(predictions: Any, labels: Any, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Test images of each class, and those of them that are predicted right: two int64 arrays `(num_classes,)`.
+    """Test images of each class, and how many of them are predicted right: two int64 arrays `(num_classes,)`.
 
-    `predictions` are class ids `(N,)` or logits `(N, C)`, whose largest is taken; an id that is no class counts as
-    wrong. `labels` are true class ids `(N,)`, below `num_classes`. Both are numpy arrays, torch tensors or lists.
-
-    Example:
-        >>> tally([0, 1, 1], [0, 0, 1], num_classes=3)
-        (array([2, 1, 0]), array([1, 1, 0]))
+    `predictions` are class ids `(N,)` or logits `(N, C)`; an id that is no class counts as wrong. `labels` are true
+    class ids `(N,)`, below `num_classes`. Both are numpy arrays, torch tensors or lists.
     """
     predictions, labels = _as_class_ids(predictions, labels)
     if labels.max() >= num_classes:
@@ -121,33 +112,22 @@ def percent(correct: np.ndarray, images: np.ndarray) -> np.ndarray:
 
 
 class Measure(NamedTuple):
-    """A measure in percent. An entry of `MEASURES` is all it takes: tables, files, cards and logs go by that list.
+    """A measure in percent. To add one, add an entry to `MEASURES`: tables, files, cards and logs use that list.
 
-    Fields:
-        key: its name in results, `metrics.json` and logs, such as `eval_average_tail`.
-        label: heading of its column.
-        name: what a card's `model-index` calls it.
-        compute: takes images and right predictions per class, `(..., classes)`, and the class ids of head, mid and tail
-            by name; gives `(...)` percentages, nan where there are no images.
-        of_images: True counts images whatever their class (then `compute` may see all of them as one class); its
-            interval comes from resamples of all images together. False, the default: of each class's images.
-        format: of a number in tables.
+    `compute` takes images and right predictions per class, `(..., classes)`, and the class ids of head, mid and tail by
+    name; it gives `(...)` percentages, nan where there are no images. With `of_images=True` images count whatever their
+    class: `compute` may get all of them as one class, and intervals come from resamples of all images together.
     """
 
-    key: str
-    label: str
-    name: str
+    key: str  # in results, `metrics.json` and logs, such as `eval_average_tail`
+    label: str  # heading of its column
+    name: str  # in the `model-index` of a card
     compute: Callable[[np.ndarray, np.ndarray, Mapping[str, np.ndarray]], np.ndarray]
     of_images: bool = False
-    format: str = ".1f"
+    format: str = ".1f"  # of a number in tables
 
     def text(self, value: float | None, interval: Sequence[float] | None = None, sign: str = "") -> str:
-        """A value and its interval, "-" for None; `sign="+"` writes the sign of differences.
-
-        Example:
-            >>> MEASURES[0].text(75.0), MEASURES[0].text(-2.0, [-3.0, 1.0], sign="+"), MEASURES[0].text(None)
-            ('75.0', '-2.0 [-3.0, +1.0]', '-')
-        """
+        """A value and its interval, such as `75.0 [70.0, 80.0]`, "-" for None; `sign="+"` writes signs."""
         if value is None:
             return "-"
         numbers = [f"{number:{sign}{self.format}}" for number in (value, *(interval or ()))]
@@ -184,12 +164,6 @@ def accuracies(images: np.ndarray, correct: np.ndarray, members: Mapping[str, np
     """Every measure of one test set, or of many at once, in percent: float64 arrays `(...)` by key.
 
     `images` and `correct` are counts per class, `(..., num_classes)`; `members` are class ids of head, mid and tail.
-
-    Example:
-        >>> members = {"head": [0], "mid": [1], "tail": []}
-        >>> means = accuracies(np.array([3, 1]), np.array([3, 0]), members)
-        >>> [float(mean) for mean in means.values()]
-        [75.0, 100.0, 0.0, nan, 50.0]
     """
     return {measure.key: measure.compute(images, correct, members) for measure in MEASURES}
 
@@ -201,13 +175,7 @@ def bootstrap_intervals(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, list[float]]:
-    """95 % intervals of `accuracies` of one test set, `[low, high]` by key; nan for a group without images.
-
-    Example:
-        >>> members = {"head": [0], "mid": [1], "tail": []}
-        >>> bootstrap_intervals(np.array([50, 50]), np.array([50, 25]), members)["head"]
-        [100.0, 100.0]
-    """
+    """95 % intervals of `accuracies` of one test set, `[low, high]` by key; nan for a group without images."""
 
     def value(measure: Measure, images: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         return measure.compute(images, drawn[..., 0], members)
@@ -224,10 +192,8 @@ def resampled_intervals(
 ) -> dict[str, list[float]]:
     """The 2.5th and 97.5th percentiles of each measure's value over resamples of the test images, by key.
 
-    A resample draws from each class as many images as it has, with replacement (a stratified bootstrap): one of all
-    images would lose classes that have few. A measure of images is resampled from all of them. See `resample_cells`
-    for classes with very few; where one class alone has a single test image, it is the same in every resample, and the
-    intervals are too narrow by its chance.
+    A resample draws from each class as many images as it has, with replacement (a stratified bootstrap): a resample of
+    all images would lose classes that have few. Measures of images are resampled from all images.
 
     `cells` are images per class and outcome `(classes, outcomes)`. `value` takes a measure, images per class and drawn
     cells `(resamples, classes, outcomes)`, and gives `(resamples,)`.
@@ -240,24 +206,23 @@ def resampled_intervals(
             [value(measure, images, drawn) for measure in measures]
             for drawn in resample_cells(per_class, num_resamples, seed)
         ]
-        for measure, values in zip(measures, zip(*chunks, strict=True), strict=True):
-            intervals[measure.key] = percentile_interval(np.concatenate(values))
+        for measure, parts in zip(measures, zip(*chunks, strict=True), strict=True):
+            values = np.concatenate(parts)
+            values = values[~np.isnan(values)]  # not `np.nanpercentile`, which warns where all are nan
+            ends = np.percentile(values, [2.5, 97.5]).tolist() if values.size else [float("nan")] * 2
+            intervals[measure.key] = ends
     return {measure.key: intervals[measure.key] for measure in MEASURES}
 
 
 def resample_cells(cells: np.ndarray, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Draw from each class as many images as it has, with replacement, where only each image's outcome matters.
 
-    Of `n` images a resample varies by a share of `(n - 1) / n` of what new images would: noticeably too little for
-    classes of a few. So the difference of each resample from the images is scaled by `sqrt(n / (n - 1))` (Rao and Wu,
-    1988, equation 2.4), which makes its variance the unbiased one. Classes with a single image are the same in every
-    resample of their own; they vary as all such classes together do (collapsed strata, Cochran 1977, section 5A.12).
+    A resample of `n` images has only `(n - 1) / n` of the variance of new images, noticeably too little for classes of
+    few. So the difference of each resample from the images is scaled by `sqrt(n / (n - 1))` (Rao and Wu, 1988, equation
+    2.4), which makes the variance unbiased. A class with a single image would be the same in every resample: such
+    classes are drawn from all of them together (collapsed strata, Cochran 1977, section 5A.12), except for one alone.
 
-    Yields float64 cells `(resamples, classes, outcomes)` for some of the resamples, as few as fit into little memory.
-
-    Example:
-        >>> next(resample_cells(np.array([[3, 0], [0, 1]]), num_resamples=2, seed=0)).tolist()
-        [[[3.0, 0.0], [0.0, 1.0]], [[3.0, 0.0], [0.0, 1.0]]]
+    Yields float64 cells `(resamples, classes, outcomes)` in parts, to save memory.
     """
     if num_resamples < 1:
         raise ValueError(f"num_resamples is {num_resamples}: pass at least 1, such as 1000")
@@ -266,27 +231,16 @@ def resample_cells(cells: np.ndarray, num_resamples: int, seed: int) -> Iterator
     generator = np.random.default_rng(seed)
     images = cells.sum(-1)
     shares = cells / np.maximum(images, 1)[:, None]
-    alike = images.copy()  # images that a class varies by
+    drawn_from = images.copy()  # the number of images that a class is drawn from
     single = images == 1
     if single.any():
         shares[single] = shares[single].mean(0)
-        alike[single] = single.sum()
-    scale = np.sqrt(alike / np.maximum(alike - 1, 1))[:, None]
+        drawn_from[single] = single.sum()
+    scale = np.sqrt(drawn_from / np.maximum(drawn_from - 1, 1))[:, None]
     at_once = max(1, CELLS_AT_ONCE // cells.size)
     for start in range(0, num_resamples, at_once):
         drawn = generator.multinomial(images, shares, size=(min(at_once, num_resamples - start), len(cells)))
         yield cells + scale * (drawn - images[:, None] * shares)
-
-
-def percentile_interval(values: np.ndarray) -> list[float]:
-    """The 2.5th and 97.5th percentiles over resamples, of those that have a value; nan where none has.
-
-    Example:
-        >>> percentile_interval(np.array([0.0, 100.0, np.nan]))
-        [2.5, 97.5]
-    """
-    values = values[~np.isnan(values)]
-    return np.percentile(values, [2.5, 97.5]).tolist() if values.size else [float("nan")] * 2
 
 
 def _divide(total: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -295,7 +249,7 @@ def _divide(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 def _as_class_ids(predictions: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Both arguments as int64 class ids of shape `(N,)`, after the checks that every caller needs."""
+    """Both arguments as int64 class ids of shape `(N,)`, checked."""
     if getattr(predictions, "ndim", 1) == 2:  # before leaving torch: numpy has no bfloat16
         predictions = predictions.argmax(-1)
     predictions, labels = to_numpy(predictions), to_numpy(labels)

@@ -1,4 +1,4 @@
-"""What the analysis adds up while batches go by."""
+"""Adds up, batch by batch, what the analysis measures."""
 
 from __future__ import annotations
 
@@ -26,37 +26,27 @@ from deitlt_hf.evaluation.measures import EXPERTS
 
 @dataclass
 class Example:
-    """An image with what a model makes of it.
+    """An image with what a model makes of it; maps are float32 `(rows, cols)` of patches, by token."""
 
-    The image is uint8 `(height, width, 3)`, as the model saw it. `attention` holds for each token its weights on the
-    patches in the last layer, float32 `(rows, cols)`, means over the heads, which sum to at most 1; `rollout` the same
-    by `attention_rollout`, through all layers. `predicted` has the class id by each expert.
-    """
-
-    image: np.ndarray
+    image: np.ndarray  # uint8 `(height, width, 3)`, as the model saw it
     label: int
-    attention: dict[str, np.ndarray]
-    rollout: dict[str, np.ndarray]
-    predicted: dict[str, int]
+    attention: dict[str, np.ndarray]  # in the last layer, means over the heads, which sum to at most 1
+    rollout: dict[str, np.ndarray]  # through all layers, by `attention_rollout`
+    predicted: dict[str, int]  # class id by expert
 
 
 def spread_classes(class_counts: Sequence[int], number: int) -> list[int]:
-    """At most `number` classes, evenly spaced from the most frequent to the rarest.
-
-    Example:
-        >>> spread_classes([5, 900, 60, 8, 30], number=3)
-        [1, 4, 0]
-    """
+    """At most `number` classes, evenly spaced from the most frequent to the rarest."""
     by_frequency = sorted(range(len(class_counts)), key=lambda label: -class_counts[label])
     places = np.linspace(0, len(by_frequency) - 1, min(number, len(by_frequency))).round().astype(int)
     return [by_frequency[place] for place in places]
 
 
 class Stream:
-    """Sums over the images, and of each image its class ids and confidences.
+    """Sums over the images, and the class ids and confidences of each image.
 
-    The first image of each of `example_classes` is kept as an example; `normalisation` is the mean and the standard
-    deviation of the pixels' channels.
+    The first image of each of `example_classes` is kept; `normalisation` is the mean and the standard deviation of the
+    pixels' channels.
     """
 
     def __init__(
@@ -71,7 +61,7 @@ class Stream:
         self._ids, self._confidences = Rows(), Rows()
         self._spectra: dict[str, FeatureSpectrum] = {}
         self._distances: dict[str, torch.Tensor] = {}
-        self._similarity: torch.Tensor | float = 0.0
+        self._similarity: torch.Tensor | None = None
         self.experts: tuple[str, ...] = ()
 
     def add(
@@ -98,8 +88,8 @@ class Stream:
         for token, states in output.tokens.items():
             self._spectra.setdefault(token, FeatureSpectrum()).add(states)
         if "distillation" in output.tokens:
-            similarity = token_similarity(output.tokens["cls"], output.tokens["distillation"])
-            self._similarity = self._similarity + similarity.cpu().double().sum(-1)
+            similarity = token_similarity(output.tokens["cls"], output.tokens["distillation"]).cpu().double().sum(-1)
+            self._similarity = similarity if self._similarity is None else self._similarity + similarity
 
         wanted = {label for label, example in self._examples.items() if example is None}
         for index, label in enumerate(labels.tolist()) if wanted else ():
@@ -137,11 +127,10 @@ class Stream:
         return self._confidences.table().cpu().numpy()
 
     def layer_measures(self) -> dict[str, Any]:
-        """What the record says of the layers: `attention_distance`, `feature_rank`, `spectrum`, `token_similarity`."""
+        """The record's `attention_distance`, `feature_rank`, `spectrum` and `token_similarity`."""
         images = len(self._ids)
         shares = {token: spectrum.shares() for token, spectrum in self._spectra.items()}
         ranks = {token: count_components(of_token, VARIANCE).tolist() for token, of_token in shares.items()}
-        both = "distillation" in self._spectra
         return {
             "attention_distance": {token: (total / images).tolist() for token, total in self._distances.items()},
             "feature_rank": {"variance": VARIANCE, **ranks},
@@ -150,9 +139,9 @@ class Stream:
                 token: [[float(f"{share:.4g}") for share in layer] for layer in of_token.tolist()]
                 for token, of_token in shares.items()
             },
-            "token_similarity": (self._similarity / images).tolist() if both else None,
+            "token_similarity": None if self._similarity is None else (self._similarity / images).tolist(),
         }
 
     def examples(self) -> list[Example]:
-        """The examples, without those classes of which no image came."""
+        """The examples, of those classes that had an image."""
         return [example for example in self._examples.values() if example is not None]

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.attention import TOKENS, sides
 
-READERS = ("all", *TOKENS)
 VARIANCE = 0.99  # the paper's share
 
 
@@ -57,12 +56,10 @@ def mean_attention_distance(
         tensor([6.8284])
     """
     if not isinstance(attention, torch.Tensor) or attention.ndim == 5:
-        if len(attention) == 0:  # what transformers' models give with their fast attention, and a warning
+        if len(attention) == 0:  # with their fast attention, transformers' models give none
             raise DeiTLTError("there are no layers: load the model with attn_implementation='eager', which gives them")
-        layers = [
-            mean_attention_distance(layer, patch_size, image_size, num_special_tokens, token) for layer in attention
-        ]
-        return torch.stack(layers)
+        sizes = (patch_size, image_size, num_special_tokens, token)
+        return torch.stack([mean_attention_distance(layer, *sizes) for layer in attention])
     reader = _reader(token, num_special_tokens)
     if attention.ndim != 4 or attention.shape[-1] != attention.shape[-2]:
         raise DeiTLTError(
@@ -70,7 +67,9 @@ def mean_attention_distance(
         )
     attention = attention if attention.dtype == torch.float64 else attention.float()
     distances = _distances(attention.shape[-1] - num_special_tokens, sides(patch_size), image_size).to(attention)
-    weights = _shares(attention[:, :, reader, num_special_tokens:])
+    on_patches = attention[:, :, reader, num_special_tokens:]
+    total = on_patches.sum(-1, keepdim=True)
+    weights = on_patches / torch.where(total > 0, total, 1.0)
     if token == "all":
         return torch.einsum("bhqk,qk->bhq", weights, distances).mean((0, 2))
     return torch.einsum("bhi,ij,bhj->bh", weights, distances, weights).mean(0)
@@ -80,15 +79,10 @@ def _reader(token: str, num_special_tokens: int) -> slice | int:
     if token == "all":
         return slice(num_special_tokens, None)
     if token not in TOKENS:
-        raise DeiTLTError(f"unknown token {token!r}; pass one of {', '.join(READERS)}")
+        raise DeiTLTError(f"unknown token {token!r}; pass one of all, {', '.join(TOKENS)}")
     if TOKENS.index(token) >= num_special_tokens:
         raise DeiTLTError(f"num_special_tokens is {num_special_tokens}, which leaves no {token} token; pass all or cls")
     return TOKENS.index(token)
-
-
-def _shares(weights: torch.Tensor) -> torch.Tensor:
-    total = weights.sum(-1, keepdim=True)
-    return weights / torch.where(total > 0, total, 1.0)
 
 
 def _distances(patches: int, patch_size: tuple[int, int], image_size: int | tuple[int, int] | None) -> torch.Tensor:
@@ -107,7 +101,7 @@ def _distances(patches: int, patch_size: tuple[int, int], image_size: int | tupl
     places = torch.cartesian_prod(
         torch.arange(rows, dtype=torch.float64) * height, torch.arange(columns, dtype=torch.float64) * width
     )
-    # Not `torch.cdist`, which takes differences of squares from 25 patches on.
+    # Not `torch.cdist`: from 25 patches on it computes differences of squares, which are less exact.
     return torch.linalg.vector_norm(places[:, None] - places[None], dim=-1)
 
 
@@ -207,23 +201,18 @@ def feature_rank(features: torch.Tensor, variance: float = VARIANCE) -> int:
 
 
 def count_components(shares: torch.Tensor, variance: float = VARIANCE) -> torch.Tensor:
-    """How many of the largest components hold a share of the variance, ints `(...)`; see `FeatureSpectrum.shares`.
-
-    Example:
-        >>> count_components(torch.tensor([0.75, 0.25, 0.0]), variance=0.8)
-        tensor(2)
-    """
+    """How many of the largest components hold a share of the variance, ints `(...)`; see `FeatureSpectrum.shares`."""
     if not 0 < variance <= 1:
         raise DeiTLTError(f"variance is {variance}; pass a share above 0, up to 1, such as {VARIANCE}")
-    short = shares.cumsum(-1) < variance - 1e-12  # else the rounding of a sum of 1 would ask for one more
+    short = shares.cumsum(-1) < variance - 1e-12  # a sum of 1 may be rounded down
     return torch.minimum(short.sum(-1) + 1, (shares > 0).sum(-1))
 
 
 class FeatureSpectrum:
-    """Variances of features along their principal components, from batches; memory for `D x D` numbers.
+    """Variances of features along their principal components, from batches, in memory for `D x D` numbers.
 
-    It keeps the mean and the Gram matrix of the centred features in float64, in which squares of singular values are
-    exact to about 1e-16 of the largest. Batches are merged as by Chan, Golub and LeVeque (1979).
+    It keeps the mean and the Gram matrix of the centred features in float64, where squares of singular values are exact
+    to about 1e-16 of the largest, and merges batches as Chan, Golub and LeVeque (1979) do.
     """
 
     def __init__(self) -> None:
@@ -255,7 +244,7 @@ class FeatureSpectrum:
         if not gram.isfinite().all():
             raise DeiTLTError("features are not finite; pass those of a model whose weights are")
         squares = torch.linalg.eigvalsh(gram).flip(-1)
-        # What rounding leaves of a component that has no variance.
+        # What rounding leaves in a component that has no variance.
         noise = squares[..., :1] * gram.shape[-1] * torch.finfo(gram.dtype).eps
         noise = torch.maximum(noise, (self._mean.cpu().abs().amax(-1, keepdim=True) * 1e-15) ** 2 * self._count)
         squares = torch.where(squares > noise, squares, 0.0)

@@ -1,4 +1,4 @@
-"""What the analysis reads of a Vision Transformer: its tokens after each layer, its attention, and its logits."""
+"""Runs a Vision Transformer and reads its tokens after each layer, its attention, and its logits."""
 
 from __future__ import annotations
 
@@ -16,16 +16,11 @@ from deitlt_hf.evaluation.measures import EXPERTS
 
 
 class ViTPass(NamedTuple):
-    """What a model makes of a batch.
+    """What a model makes of a batch; a model with a single head has the CLS expert and token alone."""
 
-    `logits` are float32 `(batch, classes)` by expert: average, CLS and DIST of a model with two heads, `"cls"` alone of
-    one with a single head. `tokens` are `(layers, batch, hidden_size)` after each layer, before the final
-    normalisation, of each token that has a head. `attentions` are `(batch, heads, tokens, tokens)` per layer.
-    """
-
-    logits: dict[str, torch.Tensor]
-    tokens: dict[str, torch.Tensor]
-    attentions: tuple[torch.Tensor, ...]
+    logits: dict[str, torch.Tensor]  # float32 `(batch, classes)` by expert
+    tokens: dict[str, torch.Tensor]  # `(layers, batch, hidden_size)` after each layer, before the final normalisation
+    attentions: tuple[torch.Tensor, ...]  # `(batch, heads, tokens, tokens)` per layer
 
 
 def run_vit(model: PreTrainedModel, pixel_values: torch.Tensor, dist_is_trained: bool = True) -> ViTPass:
@@ -37,12 +32,17 @@ def run_vit(model: PreTrainedModel, pixel_values: torch.Tensor, dist_is_trained:
     output = model(pixel_values=pixel_values, output_hidden_states=True, output_attentions=True)
     layers = getattr(output, "attentions", None)
     rows, columns = patches_of(model.config).grid
-    # A Swin Transformer's are those of windows, and it has no class token.
+    # A Swin Transformer has attention within windows, and no class token.
     if not layers or layers[0] is None or layers[0].shape[-1] <= rows * columns:
         raise DeiTLTError(
             f"{type(model).__name__} gives no attention weights of a class token and all patches; {WHAT_TO_PASS}"
         )
-    logits = _logits(output, dist_is_trained)
+    if getattr(output, "distillation_logits", None) is None:
+        logits = {"cls": output.logits.float()}
+    elif not dist_is_trained:
+        logits = {"cls": output.cls_logits.float()}
+    else:
+        logits = dict(zip(EXPERTS, expert_logits(output.cls_logits, output.distillation_logits), strict=True))
     after_layers = output.hidden_states[1:]  # the first are the embeddings
     tokens = {
         token: torch.stack([states[:, index] for states in after_layers])
@@ -50,14 +50,6 @@ def run_vit(model: PreTrainedModel, pixel_values: torch.Tensor, dist_is_trained:
         if token in logits
     }
     return ViTPass(logits, tokens, tuple(layers))
-
-
-def _logits(output: object, dist_is_trained: bool) -> dict[str, torch.Tensor]:
-    if getattr(output, "distillation_logits", None) is None:
-        return {"cls": output.logits.float()}
-    if not dist_is_trained:
-        return {"cls": output.cls_logits.float()}
-    return dict(zip(EXPERTS, expert_logits(output.cls_logits, output.distillation_logits), strict=True))
 
 
 @contextmanager

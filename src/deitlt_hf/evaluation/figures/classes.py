@@ -1,6 +1,6 @@
 """Figures of what is predicted: accuracy against class frequency, agreement, calibration, and confused groups.
 
-Of one model every expert is drawn, of several models each one's own prediction.
+For one model every expert is drawn, for several models each model's own prediction.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from deitlt_hf.evaluation.figures.style import (
     label_logarithmic,
     legend_below,
     model_styles,
-    neighbours,
     over_neighbours,
     panels_of_series,
     plot,
@@ -45,10 +44,9 @@ _BAR_HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++")
 
 
 def class_frequency_figure(records: Records) -> Figure:
-    """Accuracy of each class against its training images; beside it the difference of the experts, DIST minus CLS.
+    """Accuracy of each class against its training images; beside it DIST minus CLS, of models that have both experts.
 
-    In the right panel a thin line is fitted to the differences, with a vertical mark where it crosses 0. Above 30
-    classes, the other lines are means over neighbouring classes. Models with one token are in the left panel alone.
+    In the right panel a thin line is fitted to the differences, with a vertical mark where it crosses 0.
     """
     styles = model_styles(records)
     with_experts = {name: record for name, record in records.items() if "distillation" in record["experts"]}
@@ -61,10 +59,12 @@ def class_frequency_figure(records: Records) -> Figure:
     panels[0].set_ylim(-3, 103)
     for place, (name, record) in enumerate(with_experts.items()):
         cls, distillation = (floats(record["experts"][expert]["per_class"]) for expert in ("cls", "distillation"))
-        style = styles[name] if len(records) > 1 else {"color": "#009E73", "marker": "D", "linestyle": "-"}
-        _plot_classes(panels[1], Series(name, style, record, ""), distillation - cls, in_legend=len(records) > 1)
-        # Marks become shorter, so that those at the same place are all seen.
-        _draw_crossing(panels[1], record, style["color"], 28 + 14 * (len(with_experts) - place))
+        line = Series(None, {"color": "#009E73", "marker": "D", "linestyle": "-"}, record, "")
+        if len(records) > 1:
+            line = line._replace(label=name, style=styles[name])
+        _plot_classes(panels[1], line, distillation - cls)
+        # Marks become shorter, so that all marks at the same place can be seen.
+        _draw_crossing(panels[1], record, line.style["color"], 28 + 14 * (len(with_experts) - place))
     if with_experts:
         panels[1].axhline(0, color="0.5", linewidth=1, zorder=0)
         title = "DIST minus CLS expert, and a fitted line"
@@ -74,10 +74,7 @@ def class_frequency_figure(records: Records) -> Figure:
 
 
 def agreement_figure(records: Records) -> Figure | None:
-    """How often two of CLS, DIST and the teacher give an image the same class, by group; None where there are no pairs.
-
-    Of one model the pairs are side by side, of several the models, with a panel per pair.
-    """
+    """How often two of CLS, DIST and the teacher predict the same class, by group; None where there are no pairs."""
     panels = panels_of_series(records, PAIR_LABELS, "agreement", _PAIR_STYLES)
     if not panels:
         return None
@@ -104,10 +101,7 @@ def agreement_figure(records: Records) -> Figure | None:
 
 
 def reliability_figure(records: Records) -> Figure:
-    """Accuracy against confidence, overall and by group, with the expected calibration error in the legends.
-
-    Markers grow with the share of the images in their bin.
-    """
+    """Accuracy against confidence, overall and by group; markers grow with the share of the images in their bin."""
     lines = _own_or_experts(records)
     groups = list(lines[0].record["calibration"][lines[0].key])
     figure, panels = grid(len(groups), columns=2, height=4.6)
@@ -136,7 +130,7 @@ def reliability_figure(records: Records) -> Figure:
 
 
 def confusion_figure(records: Records) -> Figure:
-    """Into which group the images of each group are predicted, in percent of the images of a row."""
+    """The groups that the images of each group are predicted as, in percent of a row's images."""
     lines = _own_or_experts(records)
     figure, panels = grid(len(lines))
     for axes, line in zip(panels, lines, strict=True):
@@ -155,39 +149,30 @@ def confusion_figure(records: Records) -> Figure:
 
 
 def _own_or_experts(records: Records) -> list[Series]:
-    """Every expert of one model, or of several models each one's own prediction."""
+    """Every expert of one model, or each model's own prediction."""
     if len(records) == 1:
         return panels_of_series(records, EXPERT_LABELS, "experts")[""]
     styles = model_styles(records)
     return [Series(name, styles[name], record, record["model"]["prediction"]) for name, record in records.items()]
 
 
-def _plot_classes(axes: Axes, line: Series, per_class: Any, in_legend: bool = True) -> None:
+def _plot_classes(axes: Axes, line: Series, per_class: Any) -> None:
     order = head_to_tail(line.record)
-    window = neighbours(len(order))
-    counts = running_mean(floats(line.record["class_counts"])[order], window)
-    values = running_mean(floats(per_class)[order], window)
-    marks = {"markevery": max(1, len(order) // 15)}
-    if in_legend:
-        plot(axes, counts, values, line, **marks)
-    else:
-        axes.plot(counts, values, linewidth=1.8, markersize=6, **line.style, **marks)
+    counts = running_mean(floats(line.record["class_counts"])[order])
+    plot(axes, counts, running_mean(floats(per_class)[order]), line, markevery=max(1, len(order) // 15))
     if counts.max() > 10 * max(counts.min(), 1):
         axes.set_xscale("log")
         label_logarithmic(axes.xaxis)
 
 
 def _draw_crossing(axes: Axes, record: Mapping[str, Any], color: str, length: int) -> None:
-    """The line that was fitted to the differences, thin, and a vertical mark where it crosses 0."""
+    """Draw the line that was fitted to the differences, and a vertical mark where it crosses 0."""
     crossing = record["crossing"]
     if crossing["slope"] is not None:
         per_class = record["experts"]["cls"]["per_class"]
         # It was fitted to the classes that have images in both splits, and ends with them.
-        counts = [
-            count
-            for count, tested in zip(record["class_counts"], per_class, strict=True)
-            if count and tested is not None
-        ]
+        fitted = zip(record["class_counts"], per_class, strict=True)
+        counts = [count for count, accuracy in fitted if count and accuracy is not None]
         heights = (crossing["at_fewest"], crossing["at_most"])
         axes.plot((min(counts), max(counts)), heights, color=color, linewidth=1, alpha=0.6)
     if crossing["class_count"] is not None:

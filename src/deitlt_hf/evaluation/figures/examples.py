@@ -1,4 +1,4 @@
-"""Example pictures: what each token attends to in the last block, and by rollout what reaches it through all blocks."""
+"""Example pictures with each token's attention in the last block, and its rollout through all blocks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ _SHORT_LABELS = {"average": "average", "cls": "CLS", "distillation": "DIST"}
 
 
 def examples_figure(analysis: Analysis) -> Figure | None:
-    """A row for each example: the picture and its predicted classes, then attention and rollout of each token.
-
-    Colours of a map go from 0 to its own largest weight, see `draw_attention`. None for an analysis without examples.
-    """
+    """A row per example: predicted classes, picture, attention and rollout of each token; None without examples."""
     if not analysis.examples:
         return None
     names = analysis.record["class_names"]

@@ -36,11 +36,7 @@ def inspection_figure(inspection: Inspection) -> Figure:
 
 
 def draw_image_sizes(axes: Axes, splits: Mapping[str, SplitInspection]) -> None:
-    """Draw the spread of the images' widths and heights, a row for each of every split that has readable images.
-
-    A line goes from the smallest to the largest, a bar holds the middle half, a mark is the median. The axis is
-    logarithmic where the largest is above 10 times the smallest.
-    """
+    """Draw the spread of the images' widths and heights in each split: range, middle half and median."""
     rows = [
         (f"{name}\n{side}", spread, _SIDE_STYLES[side])
         for name, split in splits.items()

@@ -1,4 +1,4 @@
-"""Figures along the transformer blocks: how far heads look, the rank of features, and how alike the two tokens are."""
+"""Figures over the transformer blocks: how far heads look, the rank of features, the similarity of the two tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def attention_distance_figure(records: Records) -> Figure:
     styles = model_styles(records)
     tokens = [token for token in TOKEN_LABELS if any(token in of["attention_distance"] for of in records.values())]
     figure, panels = grid(len(tokens), sharey=True)
-    spread = 0.5 / len(records)  # of a block's width for each model, so that their dots do not hide each other
+    spread = 0.5 / len(records)  # the models' dots are side by side, so that they do not hide each other
     for axes, token in zip(panels, tokens, strict=True):
         for index, (name, record) in enumerate(records.items()):
             if token not in record["attention_distance"]:
@@ -43,7 +43,7 @@ def attention_distance_figure(records: Records) -> Figure:
 
 
 def feature_rank_figure(records: Records) -> Figure:
-    """Rank of the tokens' features per block, and how the variance after the last block gathers over the components.
+    """Rank of the tokens' features per block, and the components' cumulated variance after the last block.
 
     The rank is the number of components that hold 99 % of the variance over the test images (paper: "rank of the
     features of each token"); the grey line in the right panels is at that share.

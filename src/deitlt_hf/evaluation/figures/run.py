@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from deitlt_hf.errors import counted
 from deitlt_hf.evaluation.figures.style import (
     EXPERT_STYLES,
     FONT_SIZE,
@@ -20,7 +21,6 @@ from deitlt_hf.evaluation.figures.style import (
     floats,
     head_to_tail,
     label_logarithmic,
-    neighbours,
     over_neighbours,
     running_mean,
     shortened,
@@ -40,10 +40,7 @@ _LOSS_STYLES = {
 
 
 def report_figure(metrics: Mapping[str, Any], log_history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Class counts and accuracy per class side by side; below, where `log_history` has any, the losses over time.
-
-    `metrics` is what `expert_metrics` returned, or the same read back from JSON; `log_history` is the Trainer's.
-    """
+    """Class counts and accuracy per class of `expert_metrics`; below, where the Trainer logged any, the losses."""
     with_losses = bool(_loss_entries(log_history))
     figure = Figure(figsize=(WIDTH, 8.5 if with_losses else 4.8), layout="constrained")
     grid = figure.add_gridspec(2 if with_losses else 1, 2, height_ratios=[3, 2] if with_losses else None)
@@ -55,10 +52,7 @@ def report_figure(metrics: Mapping[str, Any], log_history: Sequence[Mapping[str,
 
 
 def draw_class_counts(axes: Axes, metrics: Mapping[str, Any]) -> None:
-    """Draw the training images per class as bars, most frequent class first, coloured by head, mid and tail.
-
-    The axis is logarithmic where the imbalance factor is above 10.
-    """
+    """Draw the training images per class as bars, most frequent class first, coloured by head, mid and tail."""
     order = head_to_tail(metrics)
     counts = np.asarray(metrics["class_counts"])[order]
     end = 0
@@ -67,7 +61,7 @@ def draw_class_counts(axes: Axes, metrics: Mapping[str, Any]) -> None:
         start, end = end, end + size
         if size:
             style = _GROUP_STYLES[name] | {"edgecolor": "white", "linewidth": 0}  # the edge's colour is the hatch's
-            style["label"] = f"{name} ({size} {'class' if size == 1 else 'classes'})"
+            style["label"] = f"{name} ({counted(size, 'class')})"
             if len(counts) <= MAX_NAMED_CLASSES:
                 axes.bar(range(start, end), counts[start:end], width=0.85, **style)
             else:  # one shape per group: thousands of bars take many seconds
@@ -83,21 +77,20 @@ def draw_class_counts(axes: Axes, metrics: Mapping[str, Any]) -> None:
 def draw_class_accuracy(axes: Axes, metrics: Mapping[str, Any]) -> None:
     """Draw each class's accuracy by the average, by both experts and by the teacher, most frequent class first.
 
-    Above 30 classes the lines are running means over neighbouring classes; the title says over how many. Classes
-    without test images leave a gap. Grey vertical lines separate head, mid and tail.
+    Classes without test images leave a gap. Grey vertical lines separate head, mid and tail.
     """
     order = head_to_tail(metrics)
     many = len(order) > MAX_NAMED_CLASSES
     for expert, label in EXPERT_LABELS.items():
         values = floats(metrics["experts"][expert]["per_class"])[order]
         style = EXPERT_STYLES[expert] | {"markersize": 6, "markevery": len(order) // 12 if many else 1}
-        axes.plot(running_mean(values, neighbours(len(order))), label=label, linewidth=1.8, **style)
+        axes.plot(running_mean(values), label=label, linewidth=1.8, **style)
     if TEACHER in metrics:
         values = floats(metrics[TEACHER]["per_class"])[order]
         style = {"color": "0.45", "linestyle": ":", "linewidth": 1.8}
-        axes.plot(running_mean(values, neighbours(len(order))), label=TEACHER, **style)
+        axes.plot(running_mean(values), label=TEACHER, **style)
     for boundary in np.cumsum([len(metrics["groups"][name]) for name in GROUPS[:-1]]) - 0.5:
-        if 0 < boundary < len(order) - 1:  # else the group before or behind it is empty
+        if 0 < boundary < len(order) - 1:  # else a group beside it is empty
             axes.axvline(boundary, color="0.6", linewidth=1, zorder=0)
     axes.set_ylim(-3, 103)
     _label_classes(axes, metrics, order)
@@ -121,20 +114,16 @@ def draw_losses(axes: Axes, log_history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _loss_entries(log_history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The entries about training: evaluations and the summary at the end have no parts of the loss."""
+    """The entries with parts of the loss, which evaluations and the final summary lack."""
     return [entry for entry in log_history if entry.keys() >= {"epoch", *_LOSS_STYLES}]
 
 
 def _drw_start_epoch(entries: Sequence[Mapping[str, Any]]) -> int | None:
-    """The first epoch of the DRW phase, None without one.
-
-    An entry is about the steps before it, and DRW begins with an epoch: it is the first whole epoch at or after the
-    last entry without DRW. The small number absorbs the rounding of `epoch`, a step count over steps per epoch.
-    """
-    before = 0.0
+    """The first epoch of the DRW phase, None without one: the first whole epoch after the last entry without DRW."""
+    before = 0.0  # an entry is about the steps before it
     for entry in entries:
         if entry.get("drw", 0):
-            return math.ceil(before - 1e-6)
+            return math.ceil(before - 1e-6)  # `epoch` is a rounded quotient of steps
         before = entry["epoch"]
     return None
 

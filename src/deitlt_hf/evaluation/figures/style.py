@@ -1,7 +1,7 @@
 """What the figures have in common: colours, markers, axes, one legend for all panels, and how a figure is saved.
 
-Everything is drawn with matplotlib's object API, so no global state (backend, current figure) is touched. Colours are
-Okabe and Ito's, which colour-blind readers tell apart; hatches, markers and line styles tell the same in grey.
+Everything is drawn with matplotlib's object API, so no global state (backend, current figure) changes. Colours are
+Okabe and Ito's, which colour-blind readers can tell apart; hatches, markers and line styles tell the same in grey.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     if file_format not in figure.canvas.get_supported_filetypes():
         raise DeiTLTError(f"cannot write a figure to {path.name!r}: pass a name that ends in .png, .svg or .pdf")
     with whole_file(path) as unfinished, warnings.catch_warnings():
-        # A class name in a script that the font lacks is drawn as boxes; there is nothing to mend.
+        # A class name in a script that the font lacks is drawn as boxes; a user cannot change that.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(unfinished, format=file_format, dpi=150)
 
 
 class Series(NamedTuple):
-    """A line of a panel: its label, its look, and the model's record and the key (a token or expert) that it shows."""
+    """A line of a panel."""
 
-    label: str
+    label: str | None  # None: not in the legend
     style: dict[str, Any]
-    record: Mapping[str, Any]
-    key: str
+    record: Mapping[str, Any]  # of a model
+    key: str  # the token or expert of the record that is drawn
 
 
 def model_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -79,8 +79,7 @@ def panels_of_series(
 ) -> dict[str, list[Series]]:
     """Title of each panel -> its lines: one panel for a single model, of several models one for each of `labels`.
 
-    `labels` are by the keys (tokens, experts, pairs of them) of `record[part]`; a key that no model has gets no panel.
-    `styles` are those of a single model's lines.
+    `labels` are by the keys (tokens, experts, pairs of them) of `record[part]`; `styles` are for a single model.
     """
     if len(records) == 1:
         (record,) = records.values()
@@ -98,7 +97,7 @@ def grid(panels: int, columns: int = 3, height: float = 4.2, **options: Any) -> 
     """A figure with this number of panels, at most `columns` side by side; `height` in inches is that of a row."""
     columns = min(panels, columns)
     rows = -(-panels // columns)
-    width = WIDTH * (columns + 1) / (columns + 2) if columns < 2 else WIDTH  # a lone panel need not be as wide
+    width = WIDTH if columns > 1 else WIDTH * 2 / 3  # a single panel can be narrower
     figure = Figure(figsize=(width, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options).flatten()
     for unused in axes[panels:]:
@@ -107,14 +106,14 @@ def grid(panels: int, columns: int = 3, height: float = 4.2, **options: Any) -> 
 
 
 def plot(axes: Axes, x: Iterable[float], y: Iterable[float | None], line: Series, **options: Any) -> None:
-    """A line with markers that `legend_below` lists; it has gaps where a value is None."""
+    """Draw a line with markers, which `legend_below` lists; it has gaps where a value is None."""
     values = np.array(list(y), dtype=float)
     look = {"linewidth": 1.8, "markersize": 6} | line.style | options
     axes.plot(list(x), values, **look)[0].shown_as = line.label
 
 
 def legend_below(figure: Figure) -> None:
-    """One legend for all panels: each label once, as it is first drawn."""
+    """Draw one legend for all panels, with each label once, as it is drawn first."""
     drawn: dict[str, Any] = {}
     for axes in figure.axes:
         for handle in [*axes.get_lines(), *axes.containers]:
@@ -156,12 +155,7 @@ def label_logarithmic(axis: Axis) -> None:
 
 
 def shortened(name: str, length: int = LONGEST_NAME, end: int | None = None) -> str:
-    """A name for a figure, cut in the middle where it is long, since similar names often differ at their ends.
-
-    Example:
-        >>> shortened("cifar10-lt-small-teacher-seed-0", 16)
-        'cifar10…r-seed-0'
-    """
+    """A name for a figure; a long one is cut in the middle, since similar names often differ at their ends."""
     name = printable(name)
     end = length - length // 2 if end is None else end
     return name if len(name) <= length else f"{name[: length - end - 1]}…{name[-end:]}"
@@ -186,9 +180,9 @@ def over_neighbours(num_classes: int) -> str:
     return f" (mean over {window} neighbours)" if window > 1 else ""
 
 
-def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean over `window` neighbours (odd), fewer at the ends and without nan; nan where no neighbour has a value."""
-    return pd.Series(values).rolling(window, center=True, min_periods=1).mean().to_numpy()
+def running_mean(values: np.ndarray) -> np.ndarray:
+    """Means over neighbouring classes, over fewer at the ends and without nan; nan where no neighbour has a value."""
+    return pd.Series(values).rolling(neighbours(len(values)), center=True, min_periods=1).mean().to_numpy()
 
 
 def floats(values: Any) -> np.ndarray:
