@@ -131,7 +131,10 @@ _CONFIG: dict[str, _Rule] = {
     "classifier": _TEXT,
     "id2label": (f"a name for each class 0, 1, ..., at most {_MOST_CLASSES}", _are_names),
     "label2id": ("the class id of each name", _are_labels),
-    "label_names": (f"a list of at most {_MOST_CLASSES} names", lambda value: _is_list(value, lambda name: isinstance(name, str))),
+    "label_names": (
+        f"a list of at most {_MOST_CLASSES} names",
+        lambda value: _is_list(value, lambda name: isinstance(name, str)),
+    ),
     "num_labels": (f"a whole number from 1 to {_MOST_CLASSES}", lambda value: _is_int(value, 1, _MOST_CLASSES)),
     "num_classes": (f"a whole number from 0 to {_MOST_CLASSES}", lambda value: _is_int(value, 0, _MOST_CLASSES)),
     "class_counts": (

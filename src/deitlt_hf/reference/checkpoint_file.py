@@ -58,7 +58,7 @@ class ReferenceFile:
 
 
 def read_reference_file(path: Path, use_ema: bool = False) -> ReferenceFile:
-    """Read a checkpoint with the unpickler that builds tensors, containers and the listed types, and calls nothing.
+    """Read a checkpoint with an unpickler that builds only tensors, containers and the listed types.
 
     `use_ema` takes the weights at `model_ema` instead of those at `model` (students) or `state_dict` (teachers).
     """
@@ -66,7 +66,7 @@ def read_reference_file(path: Path, use_ema: bool = False) -> ReferenceFile:
         raise DeiTLTError(f"{path} does not exist or is not a file; pass a .pth checkpoint of the reference")
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_SAFE_GLOBALS):
-            warnings.simplefilter("ignore")  # torch's about pickles that it did not write; it may go on to refuse them
+            warnings.simplefilter("ignore")  # torch warns of pickles that it did not write
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can make the unpickler fail in almost any way
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -101,5 +101,5 @@ def _weights(checkpoint: dict[str, Any], use_ema: bool, path: Path) -> State:
 
 
 def count_numbers(names: Iterable[str], pattern: str) -> int:
-    """How many different numbers the group of `pattern` matches in the names."""
+    """How many different numbers the group in `pattern` matches in the names."""
     return len({match.group(1) for match in (re.match(pattern, name) for name in names) if match})

@@ -45,7 +45,9 @@ def find_class_order(
         return order
     if kept is not None:
         return kept
-    if not _goes_by_frequency(file, num_labels):
+    data_set = getattr(file.args, "data_set", None)
+    by_frequency = data_set in _BY_FREQUENCY if data_set else num_labels in _BY_FREQUENCY.values()
+    if file.is_paco or not by_frequency:
         return list(range(num_labels))
     if class_counts is None:
         raise DeiTLTError(
@@ -70,20 +72,12 @@ def _order_in_file(file: ReferenceFile, num_labels: int) -> list[int] | None:
     return sorted(range(num_labels), key=class_map.__getitem__)
 
 
-def _goes_by_frequency(file: ReferenceFile, num_labels: int) -> bool:
-    if file.is_paco:
-        return False
-    data_set = getattr(file.args, "data_set", None)
-    return data_set in _BY_FREQUENCY if data_set else num_labels in _BY_FREQUENCY.values()
-
-
 def frequency_order(class_counts: Sequence[int]) -> list[int]:
-    """`numpy.argsort(-class_counts)` as the reference's NumPy 1.24 computes it, the order of equal counts included.
+    """`numpy.argsort(-class_counts)` as the reference's NumPy 1.24 computes it, also for equal counts.
 
     ImageNet-LT and iNaturalist-2018 have many classes with the same count, and their order depends on the sorting
-    algorithm. NumPy 1.24's introsort is the same on every machine; later versions sort numbers with vector instructions
-    where the processor has them, which orders equal counts differently. A checkpoint made with another NumPy needs its
-    own order: the `class_map` in the file, or `class_order`.
+    algorithm: later versions of NumPy sort with vector instructions, which order equal counts differently. A checkpoint
+    made with another NumPy needs its own order: the `class_map` in the file, or `class_order`.
     """
     # As Python objects, which NumPy sorts without vector instructions, by that same introsort.
     return np.argsort(np.array([-int(count) for count in class_counts], dtype=object)).tolist()

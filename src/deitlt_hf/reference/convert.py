@@ -96,12 +96,13 @@ def save_model_and_processor(model: PreTrainedModel, out_dir: str | os.PathLike[
     """Write a converted model and the image processor that it was trained with into a new directory, or nothing."""
     with new_directory(out_dir) as unfinished:
         model.save_pretrained(unfinished)
-        if model.config.model_type != "timm_wrapper":  # whose config.json has the settings of the image processor
+        if model.config.model_type != "timm_wrapper":  # its config.json has the image processor's settings
             reference_image_processor(model.config).save_pretrained(unfinished)
 
 
 def _load_all(model: torch.nn.Module, converted: State, path: Path) -> None:
     """Load the file's tensors, which must be exactly those of the model."""
+    # Not the errors of `load_state_dict`, which have a line for each tensor.
     wanted = model.state_dict()
     for problem, names in (
         ("left over", converted.keys() - wanted.keys()),
@@ -114,7 +115,7 @@ def _load_all(model: torch.nn.Module, converted: State, path: Path) -> None:
                 f"{path}: {len(names)} tensors {problem} after conversion to {type(model).__name__}: {shown}; pass an "
                 "unchanged checkpoint of the reference"
             )
-    model.load_state_dict(converted, strict=True)
+    model.load_state_dict(converted)
 
 
 def _counts_in_file_order(

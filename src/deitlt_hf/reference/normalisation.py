@@ -28,9 +28,9 @@ _INATURALIST_2018_CLASSES = 8142
 def normalisation_of(config: PreTrainedConfig) -> Normalisation:
     """The normalisation that the published implementation trains such a model with.
 
-    The students see ImageNet's on every data set, and in distillation so do their teachers, although LDAM's and PaCo's
-    training code gives those CIFAR's own on CIFAR and iNaturalist's own on iNaturalist-2018. No file says which; it
-    follows from the kind of network and the number of classes.
+    Students see ImageNet's on every data set, and so do their teachers in distillation; but LDAM's and PaCo's code
+    trains teachers with CIFAR's own and iNaturalist-2018's own. No file says which: it follows from the kind of network
+    and the number of classes.
     """
     if config.model_type == "cifar_resnet":
         return CIFAR
@@ -50,7 +50,7 @@ def reference_image_processor(config: PreTrainedConfig) -> DeiTImageProcessor:
 
 
 def timm_pretrained_cfg(config: PreTrainedConfig, image_size: int) -> dict[str, Any]:
-    """The same image processor in timm's words, for a timm wrapper's `config.pretrained_cfg`."""
+    """The same image processor as settings of timm, for a timm wrapper's `config.pretrained_cfg`."""
     normalisation = normalisation_of(config)
     return {
         "input_size": [3, image_size, image_size],

@@ -76,7 +76,15 @@ def _cifar_resnet(file: ReferenceFile) -> tuple[PreTrainedModel, State, str]:
 
 
 def _torchvision_resnet(file: ReferenceFile) -> tuple[PreTrainedModel, State, str]:
-    architecture, num_labels = _architecture(file), file.shape("classifier.weight", 2)[0]
+    blocks = tuple(count_numbers(file.state, rf"layer{stage}\.(\d+)\.") for stage in range(1, 5))
+    known = _BOTTLENECKS if "layer1.0.conv3.weight" in file.state else _BASIC_BLOCKS
+    if blocks not in known:
+        raise DeiTLTError(
+            f"{file.path} is a ResNet, but neither one for CIFAR ({STAGE_CHANNELS[0]} channels after conv1, not "
+            f"{file.shape('conv1.weight', 4)[0]}) nor ResNet-18, 34, 50, 101 or 152 ({' + '.join(map(str, blocks))} "
+            "blocks in four stages); pass one of these"
+        )
+    architecture, num_labels = known[blocks], file.shape("classifier.weight", 2)[0]
     network = f"{architecture.replace('resnet', 'ResNet-')} for {_IMAGE_SIZE} pixels"
     if _is_cosine(file.state):
         config = TimmCosineConfig(architecture=architecture, image_size=_IMAGE_SIZE, num_labels=num_labels)
@@ -88,15 +96,3 @@ def _torchvision_resnet(file: ReferenceFile) -> tuple[PreTrainedModel, State, st
         names = {name: f"timm_model.{re.sub(r'^classifier', 'fc', name)}" for name in file.state}
         model = TimmWrapperForImageClassification(config)
     return model, {names[name]: tensor for name, tensor in file.state.items()}, network
-
-
-def _architecture(file: ReferenceFile) -> str:
-    blocks = tuple(count_numbers(file.state, rf"layer{stage}\.(\d+)\.") for stage in range(1, 5))
-    known = _BOTTLENECKS if "layer1.0.conv3.weight" in file.state else _BASIC_BLOCKS
-    if blocks not in known:
-        raise DeiTLTError(
-            f"{file.path} is a ResNet, but neither one for CIFAR ({STAGE_CHANNELS[0]} channels after conv1, not "
-            f"{file.shape('conv1.weight', 4)[0]}) nor ResNet-18, 34, 50, 101 or 152 ({' + '.join(map(str, blocks))} "
-            "blocks in four stages); pass one of these"
-        )
-    return known[blocks]
