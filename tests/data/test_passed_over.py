@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deitlt_hf.data.sources import read_source
+from deitlt_hf.data.loading import read_splits
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.inference.classifier import find_images
 
@@ -38,7 +38,7 @@ def write(directory: Path, *names: str) -> None:
 def test_everything_is_counted_in_one_line(pictures: Path, said) -> None:
     write(pictures, "cat/a.heic", "cat/b.HEIC", "owl/notes.txt", "LICENSE", "montage.jpg", "cat/._0.png", "Thumbs.db")
     write(pictures, "@eaDir/0.png/thumb.jpg", "cat/__MACOSX/0.png", "cat/Thumbs.db")
-    assert read_source(pictures)["train"].num_rows == 4
+    assert read_splits(pictures)["train"].num_rows == 4
     assert said() == [
         f"passed over in {str(pictures)!r}: 4 files of other kinds "
         "(2 .heic, 1 .txt, 1 without suffix; first 'LICENSE'), 1 image beside the class folders ('montage.jpg'), "
@@ -49,7 +49,7 @@ def test_everything_is_counted_in_one_line(pictures: Path, said) -> None:
 
 def test_hidden_files_alone_need_no_word(pictures: Path, said) -> None:
     write(pictures, ".DS_Store", "cat/._0.png", ".git/config", "owl/desktop.ini")
-    assert read_source(pictures)["train"].num_rows == 4
+    assert read_splits(pictures)["train"].num_rows == 4
     assert said() == []
 
 
@@ -67,7 +67,7 @@ def test_hidden_files_alone_need_no_word(pictures: Path, said) -> None:
 )
 def test_runs_and_outputs_are_no_classes(files: list[str], pictures: Path, said) -> None:
     write(pictures, *files)
-    assert read_source(pictures)["train"].features["label"].names == ["cat", "owl"]
+    assert read_splits(pictures)["train"].features["label"].names == ["cat", "owl"]
     place = files[0].split("/")[0]
     assert said() == [f"passed over in {str(pictures)!r}: 1 directory of runs or outputs ({place!r})"]
 
@@ -75,7 +75,7 @@ def test_runs_and_outputs_are_no_classes(files: list[str], pictures: Path, said)
 def test_a_class_folder_without_images_is_still_refused(pictures: Path) -> None:
     write(pictures, "bat/config.json")
     with pytest.raises(DeiTLTError, match=r"the class folder 'bat' in .* holds no images"):
-        read_source(pictures)
+        read_splits(pictures)
 
 
 PREDICTIONS = "file,rank,class,average,cls,distillation\ncat/0.png,1,owl,0.6,0.7,0.5\ncat/1.png,1,cat,0.6,0.7,0.5\n"
@@ -94,7 +94,7 @@ PREDICTIONS = "file,rank,class,average,cls,distillation\ncat/0.png,1,owl,0.6,0.7
 def test_class_folders_win_over_a_list_beside_them(file: str, content: str, words: str, pictures: Path, said) -> None:
     write(pictures, file)
     (pictures / file).write_text(content)
-    splits = read_source(pictures)
+    splits = read_splits(pictures)
     assert (splits["train"].features["label"].names, splits["train"].num_rows) == (["cat", "owl"], 4)
     assert words in " ".join(said())
 
@@ -102,7 +102,7 @@ def test_class_folders_win_over_a_list_beside_them(file: str, content: str, word
 @pytest.mark.parametrize("given", ["metadata.csv", "birds_metadata.csv", "list.csv"])
 def test_metadata_or_a_list_that_is_given_itself_wins(given: str, pictures: Path, said) -> None:
     (pictures / given).write_text("file,label\ncat/0.png,dark\nowl/0.png,sharp\nowl/1.png,dark\n")
-    splits = read_source(pictures / given if given == "list.csv" else pictures)
+    splits = read_splits(pictures / given if given == "list.csv" else pictures)
     assert splits["train"].features["label"].names == ["dark", "sharp"]
     assert (given in " ".join(said())) == (given != "list.csv")
 
@@ -110,7 +110,7 @@ def test_metadata_or_a_list_that_is_given_itself_wins(given: str, pictures: Path
 def test_predictions_are_no_labels(pictures: Path) -> None:
     (pictures / "predictions.csv").write_text(PREDICTIONS)
     with pytest.raises(DeiTLTError, match="holds predictions, no labels"):
-        read_source(pictures / "predictions.csv")
+        read_splits(pictures / "predictions.csv")
 
 
 def test_prediction_looks_where_training_does(pictures: Path, tmp_path: Path, said) -> None:

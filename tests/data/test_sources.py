@@ -13,8 +13,7 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDatasetDict
 from PIL import Image
 
-from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset
-from deitlt_hf.data.sources import read_source
+from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset, read_splits
 from deitlt_hf.errors import DeiTLTError
 
 OWL, LYNX, NA = "snowy owl (é, ü)", "7", "NA"
@@ -76,7 +75,7 @@ def test_class_folders_with_odd_names(tmp_path: Path) -> None:
     (tmp_path / "Train" / ".cache").mkdir()
     (tmp_path / "Train" / OWL / ".hidden.png").write_bytes(b"")
     (tmp_path / "Train" / OWL / "notes.txt").write_text("no image")
-    splits = read_source(tmp_path)
+    splits = read_splits(tmp_path)
     assert splits["train"].features["label"].names == splits["test"].features["label"].names == NAMES
     assert seen(splits) == expected(train=train, test=test)
 
@@ -86,12 +85,12 @@ def test_class_folders_are_read_at_any_depth_and_through_links(tmp_path: Path) -
     (second,) = write_tree(tmp_path / "data", {"cat": 1}, first=9)
     (tmp_path / "data" / "cat" / "again").symlink_to(tmp_path / "data" / "cat")  # a circle
     (tmp_path / "data" / "owl").symlink_to(tmp_path / "elsewhere")
-    assert seen(read_source(tmp_path / "data"))["train"] == [("cat", second[2]), ("owl", first[2])]
+    assert seen(read_splits(tmp_path / "data"))["train"] == [("cat", second[2]), ("owl", first[2])]
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     rows = write_tree(tmp_path, {"car": 1, "train": 2})
-    assert seen(read_source(tmp_path)) == expected(train=rows)
+    assert seen(read_splits(tmp_path)) == expected(train=rows)
 
 
 def test_without_a_test_folder_a_part_of_each_class_is_held_out(tmp_path: Path) -> None:
@@ -122,7 +121,7 @@ def test_without_a_test_folder_a_part_of_each_class_is_held_out(tmp_path: Path) 
 def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, classes: dict[str, int], message: str) -> None:
     write_tree(tmp_path, classes)
     with pytest.raises(DeiTLTError, match=message) as error:
-        read_source(tmp_path)
+        read_splits(tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -139,7 +138,7 @@ def test_lists_of_paths(tmp_path: Path, suffix: str, kind: str) -> None:
         write_csv(file, "file_name,size,species", listed, "," if suffix == ".csv" else "\t")
     else:
         write_json_lines(file, "file_name,size,species", listed)
-    splits = read_source(file)
+    splits = read_splits(file)
     assert splits["train"].features["label"].names == ["001", "NA", "owl"]
     assert seen(splits) == expected(train=rows)
     assert level(splits["train"][0]) == rows[0][2]  # in the list's order
@@ -149,9 +148,9 @@ def test_a_json_array_and_a_byte_order_mark(tmp_path: Path) -> None:
     (first, second) = write_tree(tmp_path, {"cat": 1, "owl": 1})
     rows = [{"path": path, "label": label} for label, (path, _, _) in enumerate((first, second))]
     (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8-sig")
-    assert read_source(tmp_path / "rows.json")["train"]["label"][:] == [0, 1]
+    assert read_splits(tmp_path / "rows.json")["train"]["label"][:] == [0, 1]
     (tmp_path / "rows.csv").write_text(f"path,label\n{first[0]},1\n{second[0]},0\n", encoding="utf-8-sig")
-    assert read_source(str(tmp_path / "rows.csv"))["train"]["label"][:] == [1, 0]
+    assert read_splits(str(tmp_path / "rows.csv"))["train"]["label"][:] == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +166,7 @@ def test_texts_are_class_ids_only_if_all_are_plain_whole_numbers(
 ) -> None:
     write_csv(tmp_path / "train.csv", "path,label", [(f"{label.strip()}.png", label) for label in labels])
     write_csv(tmp_path / "test.csv", "path,label", [("x.png", labels[1])])
-    splits = read_source(tmp_path)
+    splits = read_splits(tmp_path, on_bad_image="keep")
     assert splits["train"].features["label"].names == names
     assert splits["train"]["label"][:] == [names.index(label.strip()) for label in labels]
 
@@ -176,7 +175,7 @@ def test_parquet_files_with_other_columns_are_named(tmp_path: Path) -> None:
     for name in ("species", "genus"):
         Dataset.from_dict({"image": [b"png"], name: ["owl"], "label": ["owl"]}).to_parquet(tmp_path / f"{name}.parquet")
     with pytest.raises(DeiTLTError, match=r"its files do not have the same columns$"):
-        read_source(tmp_path)
+        read_splits(tmp_path)
 
 
 def test_a_split_column(tmp_path: Path) -> None:
@@ -185,7 +184,7 @@ def test_a_split_column(tmp_path: Path) -> None:
     write_csv(
         tmp_path / "all.csv", "image,label,Split", [(*row[:2], split) for row, split in zip(rows, splits, strict=True)]
     )
-    assert seen(read_source(tmp_path / "all.csv")) == expected(
+    assert seen(read_splits(tmp_path / "all.csv")) == expected(
         train=[rows[0], rows[3]], test=[rows[1], rows[4]], validation=[rows[2]]
     )
 
@@ -196,7 +195,7 @@ def test_a_directory_of_lists_beside_images(tmp_path: Path) -> None:
     write_csv(tmp_path / "train.csv", "path,class", relative[1:])
     write_csv(tmp_path / "test_final.csv", "path,class", relative[:1])
     write_csv(tmp_path / "classes.csv", "class,latin", [("cat", "Felis")])
-    assert seen(read_source(tmp_path)) == expected(train=rows[1:], test=rows[:1])
+    assert seen(read_splits(tmp_path)) == expected(train=rows[1:], test=rows[:1])
 
 
 def test_metadata_beside_the_images_of_each_split(tmp_path: Path) -> None:
@@ -205,24 +204,24 @@ def test_metadata_beside_the_images_of_each_split(tmp_path: Path) -> None:
     for split, rows in (("train", train), ("test", test)):
         listed = [(os.path.relpath(path, tmp_path / split), "owl" if value else "cat") for path, _, value in rows]
         write_csv(tmp_path / split / "metadata.csv", "file_name,species", listed)
-    assert seen(read_source(tmp_path)) == {"train": [("cat", 0), ("owl", 1)], "test": [("owl", 7)]}
+    assert seen(read_splits(tmp_path)) == {"train": [("cat", 0), ("owl", 1)], "test": [("owl", 7)]}
 
 
 def test_a_list_that_is_none_does_not_hide_class_folders(tmp_path: Path) -> None:
     rows = write_tree(tmp_path, {"cat": 1, "owl": 1})
     write_csv(tmp_path / "readme.csv", "what,why", [("a", "b")])
-    assert seen(read_source(tmp_path)) == expected(train=rows)
+    assert seen(read_splits(tmp_path)) == expected(train=rows)
 
 
 def test_given_columns_of_a_list(tmp_path: Path) -> None:
     rows = write_tree(tmp_path, {"cat": 1, "owl": 1})
     write_csv(tmp_path / "all.csv", "label,before,after", [(name, "gone.png", path) for path, name, _ in rows])
     with pytest.raises(DeiTLTError, match=r"all\.csv: the data have no image column, only label, before, after: pass"):
-        read_source(tmp_path / "all.csv")
+        read_splits(tmp_path / "all.csv")
     columns = {"image_column": "after", "label_column": "label"}
-    assert seen(read_source(tmp_path / "all.csv", **columns)) == expected(train=rows)
+    assert seen(read_splits(tmp_path / "all.csv", **columns)) == expected(train=rows)
     with pytest.raises(DeiTLTError, match="image_column is 'x', but the columns are label, before, after"):
-        read_source(tmp_path / "all.csv", image_column="x")
+        read_splits(tmp_path / "all.csv", image_column="x")
 
 
 def test_parquet_of_paths_and_of_images(tmp_path: Path) -> None:
@@ -233,7 +232,7 @@ def test_parquet_of_paths_and_of_images(tmp_path: Path) -> None:
     embedded = [{"bytes": Path(path).read_bytes(), "path": None} for path, _, _ in rows]
     Dataset.from_dict({"scan": embedded, "label": labels}).to_parquet(tmp_path / "images.parquet")
     for name in ("paths", "images"):
-        assert seen(read_source(tmp_path / f"{name}.parquet")) == expected(train=rows)
+        assert seen(read_splits(tmp_path / f"{name}.parquet")) == expected(train=rows)
 
 
 def test_the_cifar_layout_of_the_hub_gives_the_papers_counts_scaled(tmp_path: Path) -> None:
@@ -256,7 +255,7 @@ def test_the_cifar_layout_of_the_hub_gives_the_papers_counts_scaled(tmp_path: Pa
 def test_a_saved_data_set_without_splits(tmp_path: Path) -> None:
     rows = Dataset.from_dict({"picture": [{"bytes": png(0), "path": None}] * 2, "category": ["owl", "cat"]})
     rows.save_to_disk(tmp_path / "saved")
-    assert read_source(tmp_path / "saved")["train"]["label"][:] == [1, 0]
+    assert read_splits(tmp_path / "saved")["train"]["label"][:] == [1, 0]
 
 
 def stream(count: int = 6):
@@ -285,7 +284,7 @@ def test_streams_are_read_once(of_splits: bool) -> None:
 def test_a_stream_that_does_not_tell_its_types() -> None:
     given = datasets.IterableDataset.from_generator(stream)
     assert given.features is None
-    assert seen(read_source(given))["train"][0] == ("cat", 1)
+    assert seen(read_splits(given))["train"][0] == ("cat", 1)
 
 
 def test_a_mapped_stream_keeps_its_pixels() -> None:
@@ -296,7 +295,7 @@ def test_a_mapped_stream_keeps_its_pixels() -> None:
     rows = Dataset.from_dict({"image": [{"bytes": file.getvalue(), "path": None}] * 2, "label": ["owl", "cat"]})
     mapped = rows.cast_column("image", datasets.Image()).to_iterable_dataset().map(lambda row: row)
     assert mapped.features is None
-    read = read_source(mapped)["train"]
+    read = read_splits(mapped)["train"]
     assert read["label"][:] == [1, 0]
     np.testing.assert_array_equal(np.asarray(read[0]["image"]), np.asarray(Image.open(file)))
 
@@ -307,9 +306,9 @@ def test_streams_that_cannot_be_read_are_one_line() -> None:
         raise ConnectionError("connection reset\nby peer")
 
     with pytest.raises(DeiTLTError, match=r"cannot read the stream of train: connection reset$"):
-        read_source(datasets.IterableDataset.from_generator(broken))
+        read_splits(datasets.IterableDataset.from_generator(broken))
     with pytest.raises(DeiTLTError, match="the stream of train has no rows"):
-        read_source(datasets.IterableDataset.from_generator(stream, gen_kwargs={"count": 0}))
+        read_splits(datasets.IterableDataset.from_generator(stream, gen_kwargs={"count": 0}))
 
 
 @pytest.mark.parametrize(
@@ -335,7 +334,7 @@ def test_what_the_hub_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch, error
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(DeiTLTError, match=f"cannot load ann/pets from the hub: .*{message}") as raised:
-        read_source("ann/pets", data_config="x")
+        read_splits("ann/pets", data_config="x")
     assert "\n" not in str(raised.value)
 
 
@@ -347,7 +346,7 @@ def test_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         return DatasetDict(train=Dataset.from_list(list(stream())))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert read_source("ann/pets", data_config="small")["train"].features["label"].names == ["cat", "owl"]
+    assert read_splits("ann/pets", data_config="small")["train"].features["label"].names == ["cat", "owl"]
     assert asked == [("ann/pets", "small")]
 
 
@@ -356,7 +355,7 @@ def test_a_missing_path_is_no_data_set_of_the_hub(tmp_path: Path, monkeypatch: p
     Path("data").mkdir()
     for path in ("data/pets", "./pets", "/no/such/place", "a/b/c", Path("ann/pets")):
         with pytest.raises(DeiTLTError, match="unknown data source"):
-            read_source(path)
+            read_splits(path)
 
 
 @pytest.mark.parametrize(
@@ -364,16 +363,16 @@ def test_a_missing_path_is_no_data_set_of_the_hub(tmp_path: Path, monkeypatch: p
     [
         (3, "source has type int: pass a name, a file, a directory"),
         ("notes.txt", r"'notes.txt' is no list of images: pass a file with one of .parquet, .csv"),
-        ("cifra10-lt", r"unknown data source 'cifra10-lt'.* did you mean cifar10-lt\?"),
+        ("cifra10-lt", r"unknown data source 'cifra10-lt'.* did you mean cifar10-lt or cifar100-lt"),
     ],
 )
 def test_what_is_no_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source, message: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path("notes.txt").write_text("")
     with pytest.raises(DeiTLTError, match=message):
-        read_source(source, names=["cifar10-lt"])
+        read_splits(source)
     with pytest.raises(DeiTLTError, match=r"data_config 'small' goes with a data set of the hub"):
-        read_source(source, data_config="small")
+        read_splits(source, data_config="small")
 
 
 @pytest.mark.parametrize("name", ["image_column", "label_column"])

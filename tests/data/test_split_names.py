@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from PIL import Image
 
-from deitlt_hf.data.sources import read_source
+from deitlt_hf.data.loading import read_splits
 from deitlt_hf.data.splits import split_named
 from deitlt_hf.errors import DeiTLTError
+
+read = partial(read_splits, on_bad_image="keep")  # the lists name files that are not there
 
 TRAIN, TEST = {"cat": 3, "owl": 2}, {"cat": 1, "owl": 1}
 
@@ -85,7 +88,7 @@ def test_each_name_is_understood_everywhere_and_said(kind: str, train: str, test
         lines = [f"{name}{row}.png,{label},{name}" for name, of in rows.items() for row, label in enumerate(of)]
         source = tmp_path / "all.csv"
         source.write_text("\n".join(["file,label,split", *lines]))
-    assert sizes(read_source(source)) == {"train": 5, "test": 2}
+    assert sizes(read(source)) == {"train": 5, "test": 2}
     if kind != "values":
         assert train in said()[0]
         assert test in said()[0]
@@ -98,14 +101,14 @@ def test_plain_names_need_no_word(names: list[str], tmp_path: Path, said) -> Non
         write_list(tmp_path / "tables" / f"{name}.csv", ["cat", "owl"])
         write_list(tmp_path / "shards" / f"{name}-00000-of-00001.csv", ["cat", "owl"])
     for kind in ("folders", "tables", "shards"):
-        assert sizes(read_source(tmp_path / kind)) == dict.fromkeys(names, 2)
+        assert sizes(read(tmp_path / kind)) == dict.fromkeys(names, 2)
     assert said() == []
 
 
 def test_three_folders_of_splits(tmp_path: Path) -> None:
     for count, name in enumerate(("training", "evaluation", "validation"), 1):
         write_images(tmp_path / name, {"cat": count, "owl": count})
-    assert sizes(read_source(tmp_path)) == {"train": 2, "test": 4, "validation": 6}
+    assert sizes(read(tmp_path)) == {"train": 2, "test": 4, "validation": 6}
 
 
 @pytest.mark.parametrize(
@@ -136,7 +139,7 @@ def test_what_can_be_read_in_two_ways_is_said(
     folders: list[str], expected: dict[str, int], words: str, tmp_path: Path, said
 ) -> None:
     write_images(tmp_path, dict.fromkeys(folders, 1))
-    assert sizes(read_source(tmp_path)) == expected
+    assert sizes(read(tmp_path)) == expected
     assert words in " ".join(said())
 
 
@@ -153,13 +156,13 @@ def test_what_can_be_read_in_two_ways_is_said(
 def test_what_cannot_be_known_is_refused(folders: list[str], message: str, tmp_path: Path) -> None:
     write_images(tmp_path, dict.fromkeys(folders, 1))
     with pytest.raises(DeiTLTError, match=message):
-        read_source(tmp_path)
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("classes", [["cat/images", "owl/images"], ["2021/a/x", "2022/b/x"]])
 def test_classes_with_folders_of_their_own_need_no_word(classes: list[str], tmp_path: Path, said) -> None:
     write_images(tmp_path, dict.fromkeys(classes, 1))
-    assert sizes(read_source(tmp_path)) == {"train": 2}
+    assert sizes(read(tmp_path)) == {"train": 2}
     assert said() == []
 
 
@@ -167,14 +170,14 @@ def test_classes_with_folders_of_their_own_need_no_word(classes: list[str], tmp_
 def test_tables_without_a_split_in_their_names_are_train_and_said(names: list[str], tmp_path: Path, said) -> None:
     for name in names:
         write_list(tmp_path / f"{name}.csv", ["cat", "owl"])
-    assert sizes(read_source(tmp_path)) == {"train": 4}
+    assert sizes(read(tmp_path)) == {"train": 4}
     assert said() == [f"tables: {', '.join(map(repr, sorted(f'{name}.csv' for name in names)))} as train"]
 
 
 def test_tables_that_name_no_split_are_passed_over_beside_those_that_do(tmp_path: Path, said) -> None:
     for name in ("train.csv", "extra.csv", "more.tsv"):
         write_list(tmp_path / name, ["cat", "owl"])
-    assert sizes(read_source(tmp_path)) == {"train": 2}
+    assert sizes(read(tmp_path)) == {"train": 2}
     assert said() == ["tables: 'train.csv' as train; passed over: 'extra.csv', 'more.tsv'"]
 
 
@@ -196,7 +199,7 @@ def test_a_test_split_without_labels_gives_way_to_a_labelled_one(kind: str, tmp_
     else:
         for name, labels in {"train": ["cat", "owl"], "validation": ["cat"], "test": [missing] * 3}.items():
             write_list(tmp_path / f"{name}.csv", labels)
-    assert sizes(read_source(source)) == {"train": 2, "test": 1}
+    assert sizes(read(source)) == {"train": 2, "test": 1}
     assert any("no image of the test split has a label" in line for line in said())
     assert "there is no test split: the validation split is used as test" in said()
 
@@ -205,4 +208,4 @@ def test_a_test_split_with_some_labels_missing_is_refused(tmp_path: Path) -> Non
     write_list(tmp_path / "train.csv", ["cat", "owl"])
     write_list(tmp_path / "test.csv", ["cat", ""])
     with pytest.raises(DeiTLTError, match=r"test\.csv: 1 of 2 rows have no 'label', the first is row 2"):
-        read_source(tmp_path)
+        read(tmp_path)

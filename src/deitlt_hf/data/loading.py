@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from deitlt_hf.data.benchmarks import BENCHMARKS
 from deitlt_hf.data.columns import labels_of, say_similar, with_image_and_label
@@ -22,8 +22,9 @@ from deitlt_hf.data.readable import (
     leave_out_unreadable,
     refuse_addresses,
 )
-from deitlt_hf.data.sources import Source, read_source
+from deitlt_hf.data.sources import Source, load_from_hub, read_path, read_streams
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.files import is_hub_id
 
 
 def load_long_tailed_dataset(
@@ -144,21 +145,32 @@ def read_splits(
     if on_bad_image not in ("error", "skip", "keep"):
         raise DeiTLTError(f"on_bad_image is {on_bad_image!r}: pass 'error', 'skip' or 'keep'")
     columns = {"image_column": image_column, "label_column": label_column}
-    if is_named(source):
-        splits = with_image_and_label(BENCHMARKS[source].read(data_dir), **columns)
-    elif data_dir is not None:
+    named = is_named(source)
+    on_hub = not named and isinstance(source, str) and is_hub_id(source)
+    if data_dir is not None and not named:
         raise DeiTLTError(
             f"data_dir {str(data_dir)!r} goes with {', '.join(BENCHMARKS)}: pass it as the source instead"
         )
+    if data_config is not None and not (on_hub or named):
+        raise DeiTLTError(f"data_config {data_config!r} goes with a data set of the hub, owner/name: leave it out")
+    if isinstance(source, (str, Path)) and not (on_hub or named):
+        splits = read_path(Path(source).expanduser(), BENCHMARKS, needs_train=needs_train, **columns)
     else:
-        splits = read_source(
-            source,
-            BENCHMARKS,
-            data_config=data_config,
-            needs_train=needs_train,
-            allow_remote_images=allow_remote_images,
-            **columns,
-        )
+        if named:
+            splits = BENCHMARKS[source].read(data_dir)
+        elif on_hub:
+            splits = load_from_hub(source, data_config)
+        elif isinstance(source, (IterableDataset, IterableDatasetDict)):
+            splits = read_streams(source, allow_remote_images=allow_remote_images, **columns)
+        elif isinstance(source, (Dataset, DatasetDict)):
+            splits = DatasetDict(train=source) if isinstance(source, Dataset) else source
+        else:
+            raise DeiTLTError(
+                f"source has type {type(source).__name__}: pass a name, a file, a directory, a data set of the hub, or "
+                "one that datasets has loaded"
+            )
+        splits = with_image_and_label(splits, needs_train=needs_train, **columns)
+    if not named:
         say_similar(next(iter(splits.values())).features["label"].names)
     if allow_remote_images:
         splits = fetch_images(splits, on_bad_image)

@@ -1,10 +1,10 @@
-"""Reads a source that has no name: files, directories, data sets of the hub, and data sets that are loaded already."""
+"""Reads sources that have no name: files, directories, data sets of the hub, and streams."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,68 +13,33 @@ import PIL.Image
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
 
 from deitlt_hf.data.columns import find_columns, with_image_and_label
-from deitlt_hf.data.folders import class_folders_certain, has_class_folders, read_image_folder, split_folders
+from deitlt_hf.data.folders import class_folders_certain, files_in, has_class_folders, read_image_folder, split_folders
 from deitlt_hf.data.images import IMAGE_SUFFIXES, REMOTE_HINT, read_bytes
 from deitlt_hf.data.tables import (
+    LISTED_SUFFIXES,
     TABLE_SUFFIXES,
     by_split,
-    find_tables,
     holds_predictions,
     read_tables,
     reading,
     root_reason,
 )
 from deitlt_hf.errors import DeiTLTError, counted, notice, some
-from deitlt_hf.files import is_hub_id
 
 Source = str | Path | Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
 
-def read_source(
-    source: Source,
-    names: Iterable[str] = (),
-    *,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    data_config: str | None = None,
-    allow_remote_images: bool = False,
-    needs_train: bool = True,
+def read_path(
+    path: Path, names: Iterable[str], image_column: str | None, label_column: str | None, needs_train: bool
 ) -> DatasetDict:
-    """Read a source into the splits of `known_splits` with columns `image` and `label`; no image is opened.
-
-    The arguments are those of `load_long_tailed_dataset`; `names` are what the user could have meant, for the message
-    about an unknown source.
-    """
-    columns = {"image_column": image_column, "label_column": label_column}
-    how = columns | {"needs_train": needs_train}
-    on_hub = isinstance(source, str) and is_hub_id(source)
-    if data_config is not None and not on_hub:
-        raise DeiTLTError(f"data_config {data_config!r} goes with a data set of the hub, owner/name: leave it out")
-    if isinstance(source, (str, Path)) and not on_hub:
-        return _read_path(Path(source).expanduser(), names, how)
-    if on_hub:
-        splits = load_from_hub(source, data_config)
-    elif isinstance(source, (IterableDataset, IterableDatasetDict)):
-        streams = {"train": source} if isinstance(source, IterableDataset) else source
-        splits = read_streams(streams, allow_remote_images=allow_remote_images, **columns)
-    elif isinstance(source, (Dataset, DatasetDict)):
-        splits = DatasetDict(train=source) if isinstance(source, Dataset) else source
-    else:
-        raise DeiTLTError(
-            f"source has type {type(source).__name__}: pass a name, a file, a directory, a data set of the hub, or one "
-            "that datasets has loaded"
-        )
-    return with_image_and_label(splits, **how)
-
-
-def _read_path(path: Path, names: Iterable[str], how: dict[str, Any]) -> DatasetDict:
+    """Read a table or a directory; `names` are what the user could have meant, for the message about neither."""
     if path.is_dir():
-        return read_directory(path, **how)
+        return read_directory(path, image_column, label_column, needs_train)
     if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
         if holds_predictions(path):
             raise DeiTLTError(f"{str(path)!r} holds predictions, no labels: pass the images with their classes")
         with reading(path):
-            return read_tables({"train": [path]}, **how)
+            return read_tables({"train": [path]}, image_column, label_column, needs_train)
     if path.exists():
         raise DeiTLTError(f"{str(path)!r} is no list of images: pass a file with one of {', '.join(TABLE_SUFFIXES)}")
     near = difflib.get_close_matches(str(path), list(names), cutoff=0.8)
@@ -106,7 +71,12 @@ def read_directory(
         if tables := _tables_that_count(directory):
             return read_tables(by_split(tables, directory), image_column, label_column, needs_train)
         if not has_class_folders(directory):
-            _refuse_without_data(directory)
+            images = sum(path.name.lower().endswith(IMAGE_SUFFIXES) for path in directory.iterdir())
+            what = f"holds {counted(images, 'image')} but no class folders" if images else "holds no data"
+            raise DeiTLTError(
+                f"data directory {str(directory)!r} {what}: pass one with a folder of images per class, with Parquet "
+                "files such as train-00000-of-00001.parquet, or with lists such as train.csv"
+            )
         for name, column in {"image_column": image_column, "label_column": label_column}.items():
             if column is not None:
                 raise DeiTLTError(
@@ -116,18 +86,10 @@ def read_directory(
         return read_image_folder(directory, needs_train)
 
 
-def _refuse_without_data(directory: Path) -> None:
-    images = sum(path.name.lower().endswith(IMAGE_SUFFIXES) for path in directory.iterdir())
-    what = f"holds {counted(images, 'image')} but no class folders" if images else "holds no data"
-    raise DeiTLTError(
-        f"data directory {str(directory)!r} {what}: pass one with a folder of images per class, with Parquet files "
-        "such as train-00000-of-00001.parquet, or with lists such as train.csv"
-    )
-
-
 def _tables_that_count(directory: Path) -> list[Path]:
     """The tables of a directory; beside class folders only those called `metadata`, right in it or in a split's."""
-    tables = find_tables(directory)
+    paths = sorted(map(Path, files_in(directory, LISTED_SUFFIXES)))
+    tables = [path for path in paths if not holds_predictions(path)]
     if not tables or not class_folders_certain(directory):
         return tables
     places = {directory, *split_folders(directory)}
@@ -159,7 +121,7 @@ def _hub_reason(error: Exception) -> str:
 
 
 def read_streams(
-    streams: Mapping[str, IterableDataset],
+    source: IterableDataset | IterableDatasetDict,
     image_column: str | None = None,
     label_column: str | None = None,
     allow_remote_images: bool = False,
@@ -169,32 +131,29 @@ def read_streams(
     The image and the label column are kept. Images at other addresses than those of the hub, where the stream comes
     from, are read with `allow_remote_images` alone.
     """
+    streams = {"train": source} if isinstance(source, IterableDataset) else source
     read = DatasetDict()
-    for split, of_split in streams.items():
-        features = of_split.features or _first_features(of_split, split)
-        columns = list(find_columns(features, image_column, label_column))
-        of_split = of_split.select_columns(columns)
-        if of_split.features is not None and isinstance(features[columns[0]], datasets.Image):
+    for split, stream in streams.items():
+        features = stream.features
+        if features is None:  # a stream that does not tell its types; its first row does
+            first = next(iter(stream), None)
+            if first is None:
+                raise DeiTLTError(f"the stream of {split} has no rows: pass one with images")
+            features = Dataset.from_list([first]).features
+        image, label = find_columns(features, image_column, label_column)
+        rows = stream.select_columns([image, label])
+        if rows.features is not None and isinstance(features[image], datasets.Image):
             # Undecoded, so that bytes are stored as they are and a bad image is no matter yet.
-            of_split = of_split.cast_column(columns[0], datasets.Image(decode=False))
-        kept = Features({columns[0]: datasets.Image(), columns[1]: features[columns[1]]})
+            rows = rows.cast_column(image, datasets.Image(decode=False))
         try:
             read[split] = Dataset.from_generator(
                 _rows,
-                features=kept,
-                gen_kwargs={"stream": of_split, "image": columns[0], "allow_remote": allow_remote_images},
+                features=Features({image: datasets.Image(), label: features[label]}),
+                gen_kwargs={"stream": rows, "image": image, "allow_remote": allow_remote_images},
             )
         except Exception as error:  # the network, the hub's client and datasets each raise their own
             raise DeiTLTError(f"cannot read the stream of {split}: {root_reason(error)}") from error
     return read
-
-
-def _first_features(stream: IterableDataset, split: str) -> Features:
-    """The types of a stream that does not tell them, by its first row."""
-    row = next(iter(stream), None)
-    if row is None:
-        raise DeiTLTError(f"the stream of {split} has no rows: pass one with images")
-    return Dataset.from_list([row]).features
 
 
 def _rows(stream: IterableDataset, image: str, allow_remote: bool) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,6 @@ MAX_UNPACKED = 2**30  # bytes
 MAX_RATIO = 50  # of unpacked to packed bytes; images, which are packed already, have about 1
 MAX_TEXT = 50_000_000  # letters of a field, which may be an image in base64
 
-_TEXTS = (Value("string"), Value("large_string"))
 _WHOLE_NUMBER = re.compile("-?(0|[1-9][0-9]*)")
 
 
@@ -64,11 +63,6 @@ def root_reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return "its files do not have the same columns" if isinstance(error, CastError) else first_line(error)
-
-
-def find_tables(directory: Path) -> list[Path]:
-    """The tables in a directory and the folders in it, without predictions of this package, in order of their paths."""
-    return sorted(path for path in map(Path, files_in(directory, LISTED_SUFFIXES)) if not holds_predictions(path))
 
 
 def holds_predictions(path: Path) -> bool:
@@ -122,13 +116,13 @@ def read_tables(
     Paths of images are absolute, relative to the file that names them, or addresses. A column `split` tells the splits
     apart where all files are `train`.
     """
-    first = next(iter(files.values()))[0]
-    for path in (path for of_split in files.values() for path in of_split):
-        if _suffix(path) == ".parquet":
+    paths = [path for of_split in files.values() for path in of_split]
+    if _suffix(paths[0]) == ".parquet":  # as are all of them then
+        for path in paths:
             _check_unpacked_size(path)
-    if _suffix(first) == ".parquet":
-        features = Features.from_arrow_schema(pq.read_schema(first))
-        if features[find_columns(features, image_column, label_column)[0]] not in _TEXTS:  # the images themselves
+        features = Features.from_arrow_schema(pq.read_schema(paths[0]))
+        image, _ = find_columns(features, image_column, label_column)
+        if features[image] not in (Value("string"), Value("large_string")):  # the images themselves
             names = {split: list(map(str, of_split)) for split, of_split in files.items()}
             embedded = datasets.load_dataset("parquet", data_files=names)
             return with_image_and_label(embedded, image_column, label_column, needs_train)
@@ -157,39 +151,37 @@ def _read_table(
     path: Path, split: str, image_column: str | None, label_column: str | None, may_have_splits: bool
 ) -> pd.DataFrame:
     """The `split`, `image` (a path, an address, or bytes) and `label` of each row of a file."""
-    columns = _READERS[_suffix(path)](path)
+    readers = {".parquet": _read_parquet, ".csv": _read_separated, ".tsv": _read_separated}
+    with reading(path):
+        columns = readers.get(_suffix(path), _read_json)(path)
     if not columns or not next(iter(columns.values())):
         raise DeiTLTError(f"{path} has no rows: pass a file with a row for each image")
     try:
         image, label = find_columns(Features(dict.fromkeys(columns, Value("string"))), image_column, label_column)
     except DeiTLTError as error:
         raise DeiTLTError(f"{path}: {error}") from error
-    paths, labels = columns[image], columns[label]
-    of_rows = [split] * len(paths)
+    splits = [split] * len(columns[label])
     split_column = next((name for name in columns if name.lower() == "split"), None)
     if split_column is not None and may_have_splits and split_column not in (image, label):
-        of_rows = [split_named(str(value)) for value in columns[split_column]]
-        if None in of_rows:
-            value = columns[split_column][of_rows.index(None)]
+        splits = [split_named(str(value)) for value in columns[split_column]]
+        if None in splits:
+            value = columns[split_column][splits.index(None)]
             raise DeiTLTError(f"{path}: the column {split_column!r} holds {value!r}: pass one of {', '.join(SPLITS)}")
+    rows = pd.DataFrame({"split": splits, "image": columns[image], "label": columns[label]}, dtype=object)
     # A published test split has no labels: `known_splits` passes it over.
-    unlabelled = {
-        name
-        for name in set(of_rows) - {"train"}
-        if _all_missing([value for value, of_row in zip(labels, of_rows, strict=True) if of_row == name])
-    }
-    given = ["unknown" if name in unlabelled else value for value, name in zip(labels, of_rows, strict=True)]
-    _check_column(path, image, paths, (str,))
-    _check_column(path, label, given, (str, int, float))
-    labels = [str(value).lower() if isinstance(value, bool) else value for value in labels]  # names, as in Parquet
-    return pd.DataFrame({"split": of_rows, "image": _embedded_or_found(path, paths), "label": labels}, dtype=object)
+    unlabelled = {name for name, of in rows.groupby("split") if name != "train" and _all_missing(of["label"])}
+    _check_column(path, image, rows["image"], (str,))
+    _check_column(path, label, rows["label"].mask(rows["split"].isin(unlabelled), "unknown"), (str, int, float))
+    labels = [str(label).lower() if isinstance(label, bool) else label for label in rows["label"]]  # as in Parquet
+    images = _embedded_or_found(path, columns[image])
+    return pd.DataFrame({"split": splits, "image": images, "label": labels}, dtype=object)
 
 
 def _all_missing(labels: Iterable) -> bool:
     return all(label in _NO_LABEL for label in labels)
 
 
-def _check_column(path: Path, column: str, values: list, types: tuple[type, ...]) -> None:
+def _check_column(path: Path, column: str, values: Collection, types: tuple[type, ...]) -> None:
     rows = [row for row, value in enumerate(values, 1) if value is None or value == ""]
     if rows:
         raise DeiTLTError(
@@ -246,11 +238,20 @@ def _with_suffixes(path: Path, values: list[str], places: list[str]) -> list[str
 def _read_separated(path: Path) -> Columns:
     before = csv.field_size_limit(MAX_TEXT)
     try:
-        with reading(path), open(path, newline="", encoding="utf-8-sig") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             lines = csv.reader(file, delimiter="\t" if _suffix(path) == ".tsv" else ",")
             header = _without_empty_end(next(lines, []), 0)
             _check_header(path, header)
-            rows = [_fields(path, lines.line_num, row, len(header)) for row in lines if row]
+            rows = []
+            for row in filter(None, lines):
+                fields = _without_empty_end(row, len(header))
+                if len(fields) != len(header):  # a label with a comma must not be cut at it
+                    advice = 'put texts with a comma in quotes, as in "owl, barn"'
+                    raise DeiTLTError(
+                        f"{path}, line {lines.line_num}: {len(fields)} fields where the header has {len(header)}: "
+                        + (advice if len(fields) > len(header) else "fill in the others")
+                    )
+                rows.append(fields)
     finally:
         csv.field_size_limit(before)
     return {name: [row[index] for row in rows] for index, name in enumerate(header)}
@@ -281,34 +282,28 @@ def _without_empty_end(fields: list[str], at_least: int) -> list[str]:
     return fields
 
 
-def _fields(path: Path, line: int, row: list[str], columns: int) -> list[str]:
-    """The fields of a line, as many as the header has: a label with a comma must not be cut at it."""
-    row = _without_empty_end(row, columns)
-    if len(row) != columns:
-        raise DeiTLTError(
-            f"{path}, line {line}: {len(row)} fields where the header has {columns}: "
-            + ('put texts with a comma in quotes, as in "owl, barn"' if len(row) > columns else "fill in the others")
-        )
-    return row
-
-
 def _read_json(path: Path) -> Columns:
-    with reading(path):
-        text = path.read_text(encoding="utf-8-sig")
+    text = path.read_text(encoding="utf-8-sig")
+    rows = []
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
         if text.lstrip().startswith("["):
-            rows = json.loads(text)
-        elif (whole := _one_object(text)) is not None:
-            if {"images", "annotations"} <= whole.keys():
-                raise DeiTLTError(
-                    f"{path} is a COCO file, whose annotations may give an image several classes: pass a list with a "
-                    'row for each image, such as {"file_name": "a.jpg", "label": "owl"}'
-                )
-            rows = [whole]
-        else:
-            rows = []
-            for number, line in enumerate(text.split("\n"), 1):
-                with reading(f"{path}, line {number}"):
-                    rows += [json.loads(line)] if line.strip() else []
+            raise
+        whole = None
+    if isinstance(whole, list):
+        rows = whole
+    elif isinstance(whole, dict):
+        if {"images", "annotations"} <= whole.keys():
+            raise DeiTLTError(
+                f"{path} is a COCO file, whose annotations may give an image several classes: pass a list with a row "
+                'for each image, such as {"file_name": "a.jpg", "label": "owl"}'
+            )
+        rows = [whole]
+    else:
+        for number, line in enumerate(text.split("\n"), 1):
+            with reading(f"{path}, line {number}"):
+                rows += [json.loads(line)] if line.strip() else []
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise DeiTLTError(f'{path}: row {number} is no object such as {{"file_name": "a.jpg", "label": "owl"}}')
@@ -316,29 +311,21 @@ def _read_json(path: Path) -> Columns:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _one_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that a text is as a whole, if it is one."""
-    try:
-        whole = json.loads(text)
-    except (ValueError, RecursionError):  # several objects, one to a line; reading them gives the reason
-        return None
-    return whole if isinstance(whole, dict) else None
-
-
 def _read_parquet(path: Path) -> Columns:
     """The columns of a Parquet file, if it holds no text that is repeated into gigabytes."""
-    with reading(path):
-        texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
-        table = pq.read_table(path, read_dictionary=texts)  # each different text once
-        for name, column in zip(table.column_names, table.columns, strict=True):
-            if pa.types.is_dictionary(column.type):
-                lengths = [pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0 for chunk in column.chunks]
-                if max(lengths, default=0) * table.num_rows > MAX_UNPACKED:
-                    raise DeiTLTError(
-                        f"the column {name!r} has texts of {max(lengths):,} letters in {table.num_rows:,} rows, too "
-                        "much to read at once: pass paths of images"
-                    )
-        return table.to_pydict()
+    texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
+    table = pq.read_table(path, read_dictionary=texts)  # each different text once
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_dictionary(column.type):
+            longest = max(
+                (pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0 for chunk in column.chunks), default=0
+            )
+            if longest * table.num_rows > MAX_UNPACKED:
+                raise DeiTLTError(
+                    f"the column {name!r} has texts of {longest:,} letters in {table.num_rows:,} rows, too much to "
+                    "read at once: pass paths of images"
+                )
+    return table.to_pydict()
 
 
 def _check_unpacked_size(path: Path) -> None:
@@ -352,16 +339,6 @@ def _check_unpacked_size(path: Path) -> None:
             f"{path} of {packed / 1e6:.1f} MB unpacks to {unpacked / 1e9:.1f} GB in {metadata.num_columns} columns and "
             f"{metadata.num_rows:,} rows: pass a file of images, or of their paths and labels"
         )
-
-
-_READERS: dict[str, Callable[[Path], Columns]] = {
-    ".csv": _read_separated,
-    ".tsv": _read_separated,
-    ".json": _read_json,
-    ".jsonl": _read_json,
-    ".ndjson": _read_json,
-    ".parquet": _read_parquet,
-}
 
 
 def _suffix(path: Path) -> str:
