@@ -9,6 +9,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features
 from PIL import Image
@@ -151,7 +152,11 @@ def test_duplicates_against_counting_one_by_one(images):
         for index in np.flatnonzero(readable[name]):
             groups.setdefault(hashes[name][index].tobytes(), []).append((name, labels[name][index]))
     groups = {key: group for key, group in groups.items() if len(group) > 1}
-    found = find_duplicates(hashes, labels, readable, lambda split, index: f"{split} {index}")
+    splits = {
+        name: pd.DataFrame(hashes[name], columns=["high", "low"]).assign(label=labels[name])[readable[name]]
+        for name in hashes
+    }
+    found = find_duplicates(splits, lambda split, index: f"{split} {index}")
     splits_of = [[name for name, _ in group] for group in groups.values()]
     assert found.groups == len(groups)
     assert found.copies == sum(len(group) - 1 for group in groups.values())

@@ -73,22 +73,13 @@ class Duplicates:
     examples: list[list[str]]  # names of images: of conflicting groups first, then of those across splits
 
 
-def find_duplicates(
-    hashes: Mapping[str, np.ndarray],
-    labels: Mapping[str, np.ndarray],
-    readable: Mapping[str, np.ndarray],
-    name_of: Callable[[str, int], str],
-) -> Duplicates:
-    """Group the readable images of all splits, `train` first, by their hashes `(images, 2)`."""
-    first, *others = hashes
-    tables = {
-        name: pd.DataFrame({"high": of_split[:, 0], "low": of_split[:, 1], "label": labels[name]})[readable[name]]
-        for name, of_split in hashes.items()
-    }
-    images = pd.concat(tables, names=["split", "position"]).reset_index()
+def find_duplicates(splits: Mapping[str, pd.DataFrame], name_of: Callable[[str, int], str]) -> Duplicates:
+    """Group the images of all splits, `train` first, by their hashes: columns `high`, `low`, `label`, by position."""
+    first, *others = splits
+    images = pd.concat(splits, names=["split", "position"]).reset_index()
     images = images[images.duplicated(["high", "low"], keep=False)]
     images["group"] = images.groupby(["high", "low"], sort=False).ngroup()
-    in_split = pd.crosstab(images["group"], images["split"]).reindex(columns=list(hashes), fill_value=0)
+    in_split = pd.crosstab(images["group"], images["split"]).reindex(columns=list(splits), fill_value=0)
     across = (in_split > 0).sum(axis=1) > 1
     conflicting = images.groupby("group")["label"].nunique() > 1
     ranked = pd.DataFrame({"conflicting": conflicting, "across": across})
@@ -97,7 +88,7 @@ def find_duplicates(
     return Duplicates(
         groups=len(in_split),
         copies=len(images) - len(in_split),
-        within={name: int((in_split[name] > 1).sum()) for name in hashes},
+        within={name: int((in_split[name] > 1).sum()) for name in splits},
         across=int(across.sum()),
         in_train={name: int(in_split.loc[in_split[first] > 0, name].sum()) for name in others},
         conflicting=int(conflicting.sum()),

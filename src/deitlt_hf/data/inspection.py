@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -149,17 +149,15 @@ def inspect_dataset(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of damaged EXIF data for instance, which images survive
         read = {name: _read_split(name, splits[name], len(class_names), progress) for name in names}
-    counts = read["train"].found.class_counts
+    counts = read["train"][0].class_counts
     groups = class_groups(counts) if groups is None else groups
     return Inspection(
         class_names=list(class_names),
         class_groups={name: list(classes) for name, classes in groups.items()},
         drw_weights=class_balanced_weights(counts, beta).tolist(),
-        splits={name: split.found for name, split in read.items()},
+        splits={name: found for name, (found, _) in read.items()},
         duplicates=find_duplicates(
-            {name: split.hashes for name, split in read.items()},
-            {name: split.labels for name, split in read.items()},
-            {name: split.readable for name, split in read.items()},
+            {name: images for name, (_, images) in read.items()},
             lambda name, index: _name(name, index, undecoded(splits[name])[index]["image"]),
         ),
     )
@@ -177,24 +175,10 @@ def gini_coefficient(class_counts: Sequence[int]) -> float:
     return float(2 * (ranks * counts).sum() / (len(counts) * counts.sum()) - (len(counts) + 1) / len(counts))
 
 
-class _ReadSplit(NamedTuple):
-    found: SplitInspection
-    hashes: np.ndarray  # (images, 2) uint64
-    labels: np.ndarray  # (images,) int64
-    readable: np.ndarray  # (images,) bool
-
-
-class _SeenImage(NamedTuple):
-    digest: bytes
-    size: tuple[int, int]
-    mode: str
-    file_format: str
-
-
-def _read_split(name: str, dataset: Dataset, num_classes: int, progress: bool) -> _ReadSplit:
-    """Read every image of a split, of which a few bytes stay."""
-    hashes, sizes = np.zeros((dataset.num_rows, 2), np.uint64), np.zeros((dataset.num_rows, 2), np.int32)
-    readable = np.zeros(dataset.num_rows, bool)
+def _read_split(name: str, dataset: Dataset, num_classes: int, progress: bool) -> tuple[SplitInspection, pd.DataFrame]:
+    """Read every image of a split; of each that can be read stay its hash (`high`, `low`), size and `label`."""
+    kept = [("high", np.uint64), ("low", np.uint64), ("width", np.int32), ("height", np.int32), ("readable", bool)]
+    seen = np.zeros(dataset.num_rows, kept)
     modes, formats, first_unreadable = Counter(), Counter(), []
     bar = {"desc": f"reading {name} images", "disable": None if progress else True}
     for index, value, image in look_at_images(dataset, _look_at, **bar):
@@ -202,33 +186,34 @@ def _read_split(name: str, dataset: Dataset, num_classes: int, progress: bool) -
             if len(first_unreadable) < SHOWN:
                 first_unreadable.append(f"{_name(name, index, value)}: {image}")
             continue
-        readable[index], sizes[index] = True, image.size
-        hashes[index] = np.frombuffer(image.digest, np.uint64)
-        modes[image.mode] += 1
-        formats[image.file_format] += 1
-    labels, sizes = labels_of(dataset), sizes[readable]
-    common, numbers = np.unique(sizes, axis=0, return_counts=True)
-    most = np.argsort(-numbers, kind="stable")[:SHOWN]
+        digest, size, mode, file_format = image
+        seen[index] = (*np.frombuffer(digest, np.uint64), *size, True)
+        modes[mode] += 1
+        formats[file_format] += 1
+    labels = labels_of(dataset)
+    images = pd.DataFrame(seen).assign(label=labels)[seen["readable"]]
+    sizes = images.groupby(["width", "height"]).size().sort_values(ascending=False, kind="stable")
     found = SplitInspection(
         images=len(labels),
         class_counts=np.bincount(labels[labels >= 0], minlength=num_classes).tolist(),
-        unreadable=int((~readable).sum()),
+        unreadable=len(labels) - len(images),
         first_unreadable=first_unreadable,
-        width=_quantiles(sizes[:, 0]),
-        height=_quantiles(sizes[:, 1]),
-        shorter_side=_quantiles(sizes.min(axis=1)),
-        common_sizes=[(*common[i].tolist(), int(numbers[i])) for i in most],
+        width=_quantiles(images["width"]),
+        height=_quantiles(images["height"]),
+        shorter_side=_quantiles(images[["width", "height"]].min(axis=1)),
+        common_sizes=[(*size, number) for size, number in sizes.head(SHOWN).items()],
         modes=dict(modes.most_common()),
         formats=dict(formats.most_common()),
     )
-    return _ReadSplit(found, hashes, labels, readable)
+    return found, images
 
 
 def _name(split: str, index: int, value: Mapping[str, Any] | None) -> str:
     return image_name(index, split, value and value["path"])
 
 
-def _look_at(value: Mapping[str, Any] | None) -> _SeenImage | BadImage:
+def _look_at(value: Mapping[str, Any] | None) -> tuple[bytes, tuple[int, int], str, str] | BadImage:
+    """The hash of an image's file, its size, Pillow's mode, and its format; or why it cannot be read."""
     path = value and value["path"]
     try:
         if path and value["bytes"] is None and os.path.isfile(path):  # so that the file is read once
@@ -242,13 +227,11 @@ def _look_at(value: Mapping[str, Any] | None) -> _SeenImage | BadImage:
         return BadImage(error.strerror or str(error))
     if mode.startswith("I;16") and decoded.getextrema()[0][1] < 2**12 >> 8:
         mode = f"{mode} {_TWELVE_BITS}"
-    return _SeenImage(hash_of(value["bytes"]), decoded.size, mode, file_format)
+    return hash_of(value["bytes"]), decoded.size, mode, file_format
 
 
-def _quantiles(values: np.ndarray) -> dict[str, float]:
-    if not values.size:
-        return {}
-    return dict(zip(QUANTILES, np.percentile(values, list(QUANTILES.values())).tolist(), strict=True))
+def _quantiles(values: pd.Series) -> dict[str, float]:
+    return {name: float(np.percentile(values, share)) for name, share in QUANTILES.items()} if len(values) else {}
 
 
 def _file_warnings(inspection: Inspection) -> Iterator[str]:

@@ -58,8 +58,20 @@ def student_shape(
 class Suggestion:
     """Settings by the names of the commands' flags, and why each is what it is."""
 
+    given: Mapping[str, Any] = field(default_factory=dict)  # by the user; these override the suggested ones
     settings: dict[str, Any] = field(default_factory=dict)  # None stands for a setting left out
     reasons: dict[str, str] = field(default_factory=dict)  # a line each; "given" where the user decided
+
+    def add(self, name: str, value: Any, reason: str) -> Any:
+        """Settle the value of `name`, and return it."""
+        is_given = name in self.given
+        self.settings[name] = self.given[name] if is_given else value
+        self.reasons[name] = GIVEN if is_given else reason
+        return self.settings[name]
+
+    def value(self, name: str) -> Any:
+        """The value that was settled, or that the user gave for a setting that is not suggested."""
+        return self.settings.get(name, self.given.get(name))
 
 
 def suggest_recipe(inspection: Inspection, given: Mapping[str, Any] | None = None) -> Suggestion:
@@ -83,7 +95,7 @@ def suggest_recipe(inspection: Inspection, given: Mapping[str, Any] | None = Non
         >>> settings["image_size"], settings["student_size"], settings["drw_start_epoch"]
         (32, 'tiny', 550)
     """
-    choices = _Choices(given)
+    choices = Suggestion(given or {})
     images = sum(inspection.class_counts)
     if choices.given.get("init_from") is None:
         _choose_image_size(choices, inspection)
@@ -101,12 +113,12 @@ def suggest_recipe(inspection: Inspection, given: Mapping[str, Any] | None = Non
     choices.add("mixup", 0.8, "the paper's; off while DRW is on")
     choices.add("cutmix", 1.0, "the paper's, in turns with mixup; off while DRW is on")
     _choose_the_rest(choices, inspection, epochs)
-    return choices.suggestion
+    return choices
 
 
 def suggest_teacher_recipe(inspection: Inspection, given: Mapping[str, Any] | None = None) -> Suggestion:
     """Settings of a teacher for these data, as `suggest_recipe`: LDAM, DRW and SAM, as in the paper's ablations."""
-    choices = _Choices(given)
+    choices = Suggestion(given or {})
     images = sum(inspection.class_counts)
     image_size = _choose_image_size(choices, inspection)
     _choose_cnn(choices, images, image_size)
@@ -119,7 +131,7 @@ def suggest_teacher_recipe(inspection: Inspection, given: Mapping[str, Any] | No
     choices.add("min_learning_rate", 0.0, "the end of the cosine")
     choices.add("sam_rho", 0.1, "flat teachers are better ones; published are 0.05 to 0.8, the larger for long runs")
     _choose_the_rest(choices, inspection, epochs)
-    return choices.suggestion
+    return choices
 
 
 def format_suggestion(suggestion: Suggestion, width: int = 120) -> str:
@@ -134,26 +146,7 @@ def format_suggestion(suggestion: Suggestion, width: int = 120) -> str:
     return "\n".join(lines)
 
 
-class _Choices:
-    """Collects settings; those that the user gave override the suggested ones."""
-
-    def __init__(self, given: Mapping[str, Any] | None) -> None:
-        self.given = dict(given or {})
-        self.suggestion = Suggestion()
-
-    def add(self, name: str, value: Any, reason: str) -> Any:
-        """Settle the value of `name`, and return it."""
-        is_given = name in self.given
-        self.suggestion.settings[name] = self.given[name] if is_given else value
-        self.suggestion.reasons[name] = GIVEN if is_given else reason
-        return self.suggestion.settings[name]
-
-    def value(self, name: str) -> Any:
-        """The value that was settled, or that the user gave for a setting that is not suggested."""
-        return self.suggestion.settings.get(name, self.given.get(name))
-
-
-def _choose_image_size(choices: _Choices, inspection: Inspection) -> int:
+def _choose_image_size(choices: Suggestion, inspection: Inspection) -> int:
     sides = inspection.splits["train"].shorter_side
     if not sides:
         raise DeiTLTError("no training image can be read, so that there is no image size to suggest; pass other data")
@@ -163,7 +156,7 @@ def _choose_image_size(choices: _Choices, inspection: Inspection) -> int:
     return choices.add("image_size", size, f"{how} the shorter side of the median training image, {side:g} pixels")
 
 
-def _choose_student(choices: _Choices, images: int, classes: int) -> None:
+def _choose_student(choices: Suggestion, images: int, classes: int) -> None:
     image_size = choices.value("image_size")
     usual = next((PATCH_SIZES[size] for size in PATCH_SIZES if image_size <= size), 16)
     patch = next(patch for patch in range(usual, 0, -1) if image_size % patch == 0)
@@ -183,7 +176,7 @@ def _choose_student(choices: _Choices, images: int, classes: int) -> None:
     choices.add("student_size", size, reason)
 
 
-def _choose_cnn(choices: _Choices, images: int, image_size: int) -> None:
+def _choose_cnn(choices: Suggestion, images: int, image_size: int) -> None:
     if choices.given.get("init_from") is not None:
         choices.add("loss", "ce", "goes with any classifier")
         return
@@ -204,7 +197,7 @@ def _choose_cnn(choices: _Choices, images: int, image_size: int) -> None:
         choices.add("classifier", "cosine", "LDAM's")
 
 
-def _choose_epochs(choices: _Choices, images: int, views: int, bounds: tuple[int, int], most: str) -> float:
+def _choose_epochs(choices: Suggestion, images: int, views: int, bounds: tuple[int, int], most: str) -> float:
     """As many epochs as make `views` of the images, within bounds and in tens."""
     least, largest = bounds
     epochs = min(max(round(views / images, -1), least), largest)
@@ -216,7 +209,7 @@ def _choose_epochs(choices: _Choices, images: int, views: int, bounds: tuple[int
     return choices.add("num_train_epochs", int(epochs), reason)
 
 
-def _choose_drw_and_warmup(choices: _Choices, epochs: float, start: int, reason: str) -> None:
+def _choose_drw_and_warmup(choices: Suggestion, epochs: float, start: int, reason: str) -> None:
     if choices.value("loss") == "paco":
         choices.add("drw_start_epoch", None, "PaCo takes no weights")
     elif (choices.given.get("max_steps") or 0) > 0:
@@ -226,13 +219,13 @@ def _choose_drw_and_warmup(choices: _Choices, epochs: float, start: int, reason:
     choices.add("warmup_epochs", min(5, epochs / 10), "the paper's 5" if epochs >= 50 else "a tenth of the epochs")
 
 
-def _choose_batch(choices: _Choices, images: int) -> int:
+def _choose_batch(choices: Suggestion, images: int) -> int:
     batch = next((batch for batch in BATCHES if images >= STEPS_PER_EPOCH * batch), BATCHES[-1])
     reason = "the paper's" if batch == BATCHES[0] else f"at least {STEPS_PER_EPOCH} steps in an epoch"
     return choices.add("per_device_train_batch_size", batch, f"{reason}, of {images:,} training images")
 
 
-def _choose_repeats(choices: _Choices, images: int) -> None:
+def _choose_repeats(choices: Suggestion, images: int) -> None:
     # With ten times the images, the sampler's rounding leaves out less than a tenth of an epoch.
     enough = images >= 10 * SAMPLER_ROUND
     cut = images // SAMPLER_ROUND * SAMPLER_ROUND
@@ -242,7 +235,7 @@ def _choose_repeats(choices: _Choices, images: int) -> None:
     choices.add("repeated_augmentation", 3 if enough else 1, reason)
 
 
-def _choose_the_rest(choices: _Choices, inspection: Inspection, epochs: float) -> None:
+def _choose_the_rest(choices: Suggestion, inspection: Inspection, epochs: float) -> None:
     choices.add(
         "horizontal_flip", True, "images are mirrored; pass false where left and right differ: digits, text, signs"
     )
