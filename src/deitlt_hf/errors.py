@@ -51,12 +51,7 @@ def some(names: Iterable[object], shown: int = 3) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none.
-
-    Example:
-        >>> first_line(ValueError("first\\nsecond")), first_line(KeyError())
-        ('first', 'KeyError')
-    """
+    """The first line of an error's message, or its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 

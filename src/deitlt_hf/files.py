@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -109,15 +110,12 @@ def whole_file(path: str | os.PathLike[str], instead: str = "pass a path that ca
 
 def read_settings(file: Path) -> dict[str, Any] | None:
     """The settings in a YAML file; None without the file."""
-    return _read(file, load_settings, "settings such as `num_train_epochs: 100`")
-
-
-def load_settings(text: str) -> Any:
-    """The value of a YAML text; aliases are refused, since a few lines of them can stand for gigabytes."""
-    return yaml.load(text, _WithoutAliases)
+    return _read(file, partial(yaml.load, Loader=_WithoutAliases), "settings such as `num_train_epochs: 100`")
 
 
 class _WithoutAliases(yaml.SafeLoader):
+    """Reads YAML without aliases, since a few lines of them can stand for gigabytes."""
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError(f"it has the alias *{self.peek_event().anchor}, and settings are written out")
@@ -159,12 +157,7 @@ def _read(file: Path, parse: Any, what: str) -> dict[str, Any] | None:
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether it is `owner/name`, and neither an existing path nor in an existing folder.
-
-    Example:
-        >>> is_hub_id("google/vit-base-patch16-224"), is_hub_id("./teacher")
-        (True, False)
-    """
+    """Whether it is `owner/name`, and neither an existing path nor in an existing folder."""
     owner, slash, name = source.partition("/")
     if not (slash and name) or Path(source).exists() or Path(owner).is_dir():
         return False
@@ -176,10 +169,5 @@ def is_hub_id(source: str) -> bool:
 
 
 def last_part(path: str) -> str:
-    """The name of a file or directory without its folders, for a path of any operating system.
-
-    Example:
-        >>> last_part("/home/me/pets/"), last_part("me\\\\pets")
-        ('pets', 'pets')
-    """
+    """The name of a file or directory without its folders, for a path of any operating system."""
     return PureWindowsPath(path).name or PureWindowsPath(os.path.abspath(path)).name or path

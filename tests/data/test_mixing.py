@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deitlt_hf.data.mixing import BatchMixing, smooth_targets
+from deitlt_hf.data.mixing import BatchMixing
 from deitlt_hf.errors import DeiTLTError
 
 LABELS = torch.tensor([0, 1, 2, 3])
@@ -18,7 +18,8 @@ def pixel_values() -> torch.Tensor:
 
 
 def test_smoothing_spreads_its_share_over_all_classes() -> None:
-    targets = smooth_targets(torch.tensor([3, 0]), num_classes=4, label_smoothing=0.1)
+    smoothing = BatchMixing(4, mixup=0, cutmix=0, label_smoothing=0.1)
+    _, targets = smoothing(torch.zeros(2, 3, 8, 8), torch.tensor([3, 0]))
     expected = [[0.025, 0.025, 0.025, 0.925], [0.925, 0.025, 0.025, 0.025]]
     torch.testing.assert_close(targets, torch.tensor(expected))
 

@@ -102,7 +102,8 @@ class ViewedDataset(torch.utils.data.Dataset):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """A batch of examples in one read, which torch's `DataLoader` prefers."""
         plain = [int(index) for index in indices]
-        rows = self._rows_to_decode(plain)
+        missing = [index for index in dict.fromkeys(plain) if self.kept is None or not self.kept.has(index)]
+        rows = dict(zip(missing, self._images_alone[missing]["image"], strict=True)) if missing else {}
         examples: list[dict[str, Any]] = []
         with generators_untouched() if any(isinstance(index, Draw) for index in indices) else nullcontext():
             for start in range(0, len(indices), DECODED_AT_ONCE):
@@ -120,11 +121,6 @@ class ViewedDataset(torch.utils.data.Dataset):
     @cached_property
     def _labels(self) -> np.ndarray | None:
         return np.asarray(self.rows["label"][:]) if "label" in self.rows.column_names else None
-
-    def _rows_to_decode(self, indices: list[int]) -> dict[int, Any]:
-        """The rows, by index, of the images that are not kept decoded."""
-        missing = [index for index in dict.fromkeys(indices) if self.kept is None or not self.kept.has(index)]
-        return dict(zip(missing, self._images_alone[missing]["image"], strict=True)) if missing else {}
 
     def _image(self, index: int, rows: dict[int, Any]) -> Image.Image:
         if index not in rows:

@@ -100,12 +100,7 @@ def find_duplicates(splits: Mapping[str, pd.DataFrame], name_of: Callable[[str, 
 
 
 def one_of_each_class(hashes: np.ndarray, labels: np.ndarray) -> list[str]:
-    """The smallest hash of each class, in hexadecimal; it identifies a class whose label or name has changed.
-
-    Example:
-        >>> one_of_each_class(np.array([[3, 0], [2, 0], [1, 0]], np.uint64), np.array([0, 0, 1]))
-        ['02000000000000000000000000000000', '01000000000000000000000000000000']
-    """
+    """The smallest hash of each class, in hexadecimal; it identifies a class whose label or name has changed."""
     order = np.lexsort((*hashes.T, labels))
     first = np.flatnonzero(np.diff(labels[order], prepend=-1))
     return [hashes[row].tobytes().hex() for row in order[first]]

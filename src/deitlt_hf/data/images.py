@@ -22,7 +22,8 @@ IMAGE_SUFFIXES = (
     *(".ppm", ".pgm", ".jp2", ".avif", ".tga"),
 )
 
-# What brings an image upright, by the value of its EXIF orientation; 1 is upright.
+# What brings an image upright, by the value of its EXIF orientation; 1 is upright. Pillow's exif_transpose also writes
+# the EXIF data anew, and so fails for images whose other EXIF entries are damaged.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

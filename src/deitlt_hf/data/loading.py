@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from deitlt_hf.data.benchmarks import BENCHMARKS
 from deitlt_hf.data.columns import labels_of, say_similar, with_image_and_label
 from deitlt_hf.data.holdout import HeldOut, check_test_fraction, hold_out
-from deitlt_hf.data.long_tail import check_imbalance_factor, long_tailed_indices
+from deitlt_hf.data.long_tail import check_class_counts, check_imbalance_factor, long_tailed_indices
 from deitlt_hf.data.readable import (
     check_files_exist,
     fetch_images,
@@ -119,7 +119,10 @@ def load_data(
     splits = read_splits(source, **reading)
     if imbalance_factor is None and is_named(source):
         imbalance_factor = BENCHMARKS[source].imbalance_factor
-    _check_classes(splits["train"])
+    counts, names = class_counts(splits["train"]), splits["train"].features["label"].names
+    if len(counts) == 1:
+        raise DeiTLTError(f"all images have the label {names[0]!r}: pass data with at least two classes")
+    check_class_counts(counts, names)
     held_out = None
     if "test" not in splits:
         held_out = hold_out(splits["train"], test_fraction, seed, kept)
@@ -196,18 +199,3 @@ def class_counts(train: Dataset) -> list[int]:
         [134, 96, 68, 49, 35, 25, 18, 13, 9, 6]
     """
     return np.bincount(labels_of(train), minlength=train.features["label"].num_classes).tolist()
-
-
-def _check_classes(train: Dataset) -> None:
-    counts = class_counts(train)
-    if len(counts) == 1:
-        name = train.features["label"].int2str(0)
-        raise DeiTLTError(f"all images have the label {name!r}: pass data with at least two classes")
-    empty = [label for label, count in enumerate(counts) if count == 0]
-    if empty:
-        name = train.features["label"].int2str(empty[0])
-        others = f", as have {len(empty) - 1} others" if len(empty) > 1 else ""
-        raise DeiTLTError(
-            f"class without training images: class {empty[0]} of {len(counts)} ({name!r}) has none{others}; "
-            "add images of it or remove it from the label names"
-        )

@@ -24,22 +24,16 @@ def check_imbalance_factor(imbalance_factor: float) -> None:
         )
 
 
-def check_class_counts(class_counts: Sequence[int]) -> None:
-    """Raise `DeiTLTError` if a class has no training images, naming the first such class by its id."""
-    empty = next((label for label, count in enumerate(class_counts) if count < 1), None)
-    if empty is not None:
+def check_class_counts(class_counts: Sequence[int], names: Sequence[str] | None = None) -> None:
+    """Raise `DeiTLTError` if a class has no training images, and name the first such class."""
+    empty = [label for label, count in enumerate(class_counts) if count < 1]
+    if empty:
+        name = "" if names is None else f" ({names[empty[0]]!r})"
+        others = f", as have {len(empty) - 1} others" if len(empty) > 1 else ""
         raise DeiTLTError(
-            f"class without training images: class {empty} of {len(class_counts)} has {class_counts[empty]}; "
+            f"class without training images: class {empty[0]} of {len(class_counts)}{name} has none{others}; "
             "add images of it or remove it from the label names"
         )
-
-
-def seeded(seed: int) -> np.random.RandomState:
-    """NumPy's legacy generator, which the reference draws with; `DeiTLTError` for a seed that it cannot have."""
-    try:
-        return np.random.RandomState(seed)
-    except (TypeError, ValueError) as error:
-        raise DeiTLTError(f"the seed of the selection is {seed}: pass an int from 0 to {2**32 - 1}") from error
 
 
 def class_counts_for_imbalance(
@@ -126,7 +120,10 @@ def long_tailed_indices(
     counts = _counts_within(available, imbalance_factor, profile)
     # One stable sort lists each class's positions in ascending order, as the reference's pass per class does.
     classes = np.split(np.argsort(labels, kind="stable").astype(np.int64), np.cumsum(available)[:-1])
-    generator = seeded(seed)
+    try:
+        generator = np.random.RandomState(seed)  # NumPy's legacy generator, which the reference draws with
+    except (TypeError, ValueError) as error:
+        raise DeiTLTError(f"the seed of the selection is {seed}: pass an int from 0 to {2**32 - 1}") from error
     for positions in classes:
         generator.shuffle(positions)
     return np.concatenate([positions[:count] for positions, count in zip(classes, counts, strict=True)])

@@ -8,11 +8,6 @@ from timm.data.mixup import Mixup, mixup_target
 from deitlt_hf.errors import DeiTLTError
 
 
-def smooth_targets(labels: torch.Tensor, num_classes: int, label_smoothing: float = 0.1) -> torch.Tensor:
-    """Soft targets `(N, C)` of labels `(N,)`: `1 - s + s / C` for the label, `s / C` for every other class."""
-    return mixup_target(labels, num_classes, smoothing=label_smoothing)
-
-
 class BatchMixing:
     """Mixes each image of a batch with the one at the mirrored position, as the reference does.
 
@@ -48,7 +43,7 @@ class BatchMixing:
 
     def __call__(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self._mix is None:
-            return pixel_values, smooth_targets(labels, self.num_classes, self.label_smoothing)
+            return pixel_values, mixup_target(labels, self.num_classes, smoothing=self.label_smoothing)
         if len(labels) % 2:
             raise DeiTLTError(
                 f"mixup and cutmix pair the images of a batch, and this one has {len(labels)}: use an even batch size "

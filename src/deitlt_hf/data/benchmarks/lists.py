@@ -62,17 +62,17 @@ def read_list(path: str | os.PathLike[str]) -> ImageList:
     """Read a UTF-8 file with `path label` on each line; the label, from 0 to 999999, follows the last space."""
     lines = _read_lines(Path(path))
     filled = pc.not_equal(pc.binary_length(lines), 0)
-    words = pc.utf8_split_whitespace(lines.filter(filled), max_splits=1, reverse=True)
-    if len(words) == 0:
+    rows = pc.extract_regex(lines.filter(filled), r"^(?P<path>.*\S)\s+(?P<label>[0-9]{1,6})$")
+    if len(rows) == 0:
         raise DeiTLTError(f"{path} is empty: pass a list with `path label` on each line")
-    two = pc.equal(pc.list_value_length(words), 2)
-    if not pc.all(two).as_py():
-        _refuse_line(path, lines, filled, two)
-    labels = pc.list_element(words, 1)
-    is_label = pc.match_substring_regex(labels, "^[0-9]{1,6}$")
-    if not pc.all(is_label).as_py():
-        _refuse_line(path, lines, filled, is_label)
-    return ImageList(Path(path).name, pc.list_element(words, 0), pc.cast(labels, pa.int64()).to_numpy())
+    if rows.null_count:
+        number = int(np.flatnonzero(filled)[pc.index(rows.is_null(), True).as_py()])
+        raise DeiTLTError(
+            f"{path}, line {number + 1}: {lines[number].as_py()[:80]!r} is not a path and a label from 0 to 999999: "
+            "pass a list with `path label` on each line"
+        )
+    paths, labels = rows.flatten()
+    return ImageList(Path(path).name, paths, pc.cast(labels, pa.int64()).to_numpy())
 
 
 def _read_lines(path: Path) -> pa.Array:
@@ -91,15 +91,6 @@ def _read_lines(path: Path) -> pa.Array:
             raise DeiTLTError(f"{path} is empty: pass a list with `path label` on each line") from error
         raise DeiTLTError(f"{path} is not a UTF-8 text with `path label` on each line") from error
     return pc.utf8_trim_whitespace(table["line"].combine_chunks())
-
-
-def _refuse_line(path: str | os.PathLike[str], lines: pa.Array, filled: pa.Array, good: pa.Array) -> None:
-    """Name the first line that is not good; `good` has a value for each line that is filled."""
-    number = int(np.flatnonzero(filled)[pc.index(good, False).as_py()])
-    raise DeiTLTError(
-        f"{path}, line {number + 1}: {lines[number].as_py()[:80]!r} is not a path and a label from 0 to 999999: "
-        "pass a list with `path label` on each line"
-    )
 
 
 def check_published(splits: Mapping[str, ImageList], published: Mapping[str, ListFacts]) -> None:
