@@ -34,7 +34,7 @@ def is_control(char: str) -> bool:
 
 
 def notice(message: str) -> None:
-    """Log in one line which of two possible ways data or settings were read in; only the main process logs."""
+    """Log in one line how unclear data or settings were understood; only the main process logs."""
     if os.environ.get("RANK", "0") == "0":
         logger.warning("%s", printable(message))
 
@@ -100,7 +100,7 @@ def check_is_there(source: str | None) -> None:
 
 
 def _is_missing_path(source: str) -> bool:
-    """Whether it can only be a path, and nothing is there."""
+    """Whether it can only be a path, and that path does not exist."""
     is_path = source.startswith(("/", ".", "~")) or source.count("/") > 1 or Path(source.split("/")[0]).is_dir()
     return is_path and not Path(source).exists()
 
@@ -114,5 +114,5 @@ def loading_reason(source: str, error: Exception) -> str:
     reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")
     if len(reason) > _MOST_CHARACTERS:  # such as a list of every model that transformers knows
         reason = f"{reason[:_MOST_CHARACTERS]}..."
-    # The text of these is unclear without their type: a KeyError's is only the key.
+    # Their text is unclear without their type: a KeyError's is only the key.
     return f"{type(error).__name__}: {reason}" if isinstance(error, LookupError | TypeError) else reason

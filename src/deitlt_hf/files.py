@@ -23,7 +23,7 @@ METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.png"
 RUN_FILE = "run.json"
 
-# Types of what a run's files hold: others may have written them, and commands would fail late at another type.
+# Types of the values in a run's files: others may have written them, and a wrong type would fail late.
 _TYPES: dict[str, dict[str, Any]] = {
     RECIPE_FILE: {
         **dict.fromkeys(("data", "data_dir", "teacher", "init_from", "teacher_pixels", "distillation_type"), str),
@@ -58,7 +58,9 @@ def check_is_writable(directory: Path, flag: str = "") -> None:
     except OSError as error:  # a name that is too long
         raise DeiTLTError(f"cannot write {directory}: {error.strerror}; {another}") from error
     try:
-        os.rmdir(tempfile.mkdtemp(dir=existing))  # only trying tells: by its mode, /proc could be written
+        os.rmdir(
+            tempfile.mkdtemp(dir=existing)
+        )  # only trying is certain: /proc has the mode of a writable one
     except OSError as error:
         raise DeiTLTError(f"cannot write {directory}: {existing} is no directory to write into; {another}") from error
 

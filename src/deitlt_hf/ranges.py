@@ -11,7 +11,7 @@ from deitlt_hf.errors import DeiTLTError
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Finite numbers from `least` to `most`, either of which may be left out itself.
+    """Finite numbers from `least` to `most`; `above` and `below` exclude these two themselves.
 
     Example:
         >>> 0.5 in Range(0, 1), 1 in Range(0, 1, below=True), float("nan") in Range(), str(Range(above=True))

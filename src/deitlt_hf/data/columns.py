@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from deitlt_hf.data.splits import known_splits
 from deitlt_hf.errors import DeiTLTError, notice
 
-# What the columns are called in the wild, in lower case.
+# Usual names of the columns, in lower case.
 IMAGE_COLUMNS = ("image", "img", "picture", "file_name", "path", "file", "filename", "image_id")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target", "species")
 
@@ -77,9 +77,9 @@ def labels_of(dataset: Dataset) -> np.ndarray:
 
 
 def selected(dataset: Dataset, stored: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """A stored column in the order and selection of the data set, of which `select` changes only a list of rows.
+    """A stored column in the data set's order and selection: `select` changes only a list of row numbers.
 
-    Reading a column through `datasets` gathers row by row, in twenty times the time.
+    Reading the column through `datasets` gathers it row by row, which takes twenty times as long.
     """
     return stored if dataset._indices is None else stored.take(dataset._indices.column(0))
 
@@ -87,10 +87,10 @@ def selected(dataset: Dataset, stored: pa.Array | pa.ChunkedArray) -> pa.Array |
 def find_columns(
     features: Features, image_column: str | None = None, label_column: str | None = None
 ) -> tuple[str, str]:
-    """Names of the image and of the label column.
+    """Names of the image and of the label column, unless they are given.
 
-    A column that is given is taken. Otherwise it is the only one of the right type (images; `ClassLabel`). If several
-    have that type, or none, it is the one with a usual name.
+    A column is the only one of the right type (images; `ClassLabel`). If several have that type, or none, it is the one
+    with a usual name.
     """
     images = [name for name, feature in features.items() if _holds_images(feature)]
     classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
@@ -104,11 +104,7 @@ def find_columns(
 def class_names(labels: Sequence[str] | Sequence[int]) -> list[str]:
     """Names of the classes, in label order: the sorted names, or the numbers, smallest first.
 
-    Numbers from 0 up without gaps are class ids. Others, such as 1 to 10, are taken as names, which a notice says.
-
-    Example:
-        >>> class_names([2, 0, 1]), class_names([10, 2])
-        (['0', '1', '2'], ['2', '10'])
+    Numbers from 0 up without gaps are class ids. Others, such as 1 to 10, are taken as names, and a notice says so.
     """
     if labels and all(isinstance(label, str) for label in labels):
         return sorted(set(labels))
@@ -133,7 +129,7 @@ def _are_ids(names: Sequence[str]) -> bool:
 
 
 def say_similar(names: Sequence[str]) -> None:
-    """Name classes that may be one: their names differ by case, spaces or the Unicode form of a letter alone."""
+    """Give a notice of classes that may be one: their names differ only in case, spaces or Unicode form."""
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
@@ -175,13 +171,13 @@ def _with_bytes(split: Dataset) -> Dataset:
 
 
 def _holds_images(feature: object) -> bool:
-    if isinstance(feature, dict):  # how plain Parquet files keep what `datasets` would call an image
+    if isinstance(feature, dict):  # an image in a Parquet file that `datasets` did not write
         return "bytes" in feature
     return isinstance(feature, datasets.Image) or feature in (Value("binary"), Value("large_binary"))
 
 
 def _class_label(splits: DatasetDict) -> ClassLabel:
-    """The classes of all splits, whose labels are checked."""
+    """Check the labels of all splits, and give their classes."""
     train = splits["train"].features["label"]
     for name, split in splits.items():
         other = split.features["label"]
@@ -252,5 +248,5 @@ def _has_labels(split: Dataset, image_column: str | None, label_column: str | No
     try:
         _, label = find_columns(split.features, image_column, label_column)
     except DeiTLTError:
-        return True  # another fault, of which the message names the columns
+        return True  # another error, whose message names the columns
     return split.num_rows == 0 or _rows_without_label(split, label).size < split.num_rows

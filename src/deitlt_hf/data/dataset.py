@@ -22,8 +22,8 @@ from deitlt_hf.data.sampling import Draw, follow, generators_untouched
 from deitlt_hf.data.views import View
 from deitlt_hf.errors import DeiTLTError, notice
 
-# Images that are decoded before the first of them is viewed. One by one, the two kinds of work slow each other down for
-# small images; all of a batch, large ones leave the processor's caches before they are viewed.
+# So many images are decoded before the first of them is viewed. Decoding and viewing one image at a time is slower for
+# small images; after a whole batch, the first large images are no longer in the processor's caches.
 DECODED_AT_ONCE = 8
 MOST_KEPT = 1 << 30  # bytes of decoded pixels that are kept in memory
 
@@ -110,7 +110,7 @@ class ViewedDataset(torch.utils.data.Dataset):
                 few = slice(start, start + DECODED_AT_ONCE)
                 # With repeated augmentation neighbours are often the same image.
                 images = {index: self._image(index, rows) for index in dict.fromkeys(plain[few])}
-                # Not for each image: three generators set and refilled take a twentieth of a small image's view.
+                # Not for each image: setting the three generators takes a twentieth of a small image's time.
                 follow(indices[start])
                 examples += [{name: view(images[index]) for name, view in self.views.items()} for index in plain[few]]
         if self._labels is not None:
@@ -199,7 +199,7 @@ class KeptImages:
 
 
 def keep_images(count: int, first: Image.Image | None) -> KeptImages | None:
-    """A place for the images of a split, or None: too large are 1 GiB, or a quarter of the free memory, per machine."""
+    """A place for the images of a split; None if it takes over 1 GiB or a quarter of the machine's free memory."""
     if first is None or count == 0:
         return None
     room = min(MOST_KEPT, psutil.virtual_memory().available // 4) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -222,7 +222,7 @@ def collate_for_workers(loader: DataLoader, processes: int = 1) -> None:
     except OSError:  # a system that shares in another way
         return
     if loader.num_workers:
-        # What each worker has in advance and at hand; a half is left to the other loaders and to other programs.
+        # Each worker holds its prefetched batches and one more; half of the memory is left to others.
         batches = loader.num_workers * (loader.prefetch_factor + 1) * processes
         loader.collate_fn = _Collate(loader.collate_fn, memory.f_bavail * memory.f_frsize // (2 * batches))
 

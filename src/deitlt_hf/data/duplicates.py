@@ -26,8 +26,8 @@ _BAR_AFTER = 2.0  # seconds
 def image_hashes(dataset: Dataset, split: str) -> np.ndarray:
     """The hash `(images, 2)` uint64 of what is stored of each image: its file, or the bytes in the table.
 
-    No image is decoded. An image at an address, or whose file cannot be read, has the hash of its path. What took more
-    than a second is kept in the cache of `datasets` until the data change: the rows, or a file that they refer to.
+    No image is decoded. An image at an address, or whose file cannot be read, has the hash of its path. Hashes that
+    took over a second are kept in the cache of `datasets` until the rows, or the files that they refer to, change.
     """
     cache = cache_file(dataset, "hashes", ".npy")
     if cache.is_file():

@@ -82,8 +82,8 @@ def files_in(
     """Paths of the files with these suffixes (lower case) in a folder and the folders in it.
 
     Links to folders are followed, but not in circles. Hidden files and folders, those of the system, and directories
-    that this package wrote are added to `passed`. `above` are the real paths of the folders that `folder` lies in;
-    without one, it is looked into in any case, also if this package wrote it.
+    that this package wrote are added to `passed`. `above` are the real paths of the folders that `folder` lies in; if
+    it is empty, `folder` is searched even if this package wrote it.
     """
     passed = PassedOver() if passed is None else passed
     real = os.path.realpath(folder)
@@ -110,7 +110,7 @@ def files_in(
 
 
 def folders_in(directory: Path, passed: PassedOver | None = None) -> list[Path]:
-    """The folders right in a directory, sorted by name, without those whose names `files_in` passes over."""
+    """The folders directly in a directory, sorted by name, without those whose names `files_in` passes over."""
     with os.scandir(directory) as entries:
         folders = sorted(Path(entry.path) for entry in entries if _is_folder(entry) and not entry.name.startswith("."))
     system = [folder for folder in folders if folder.name.lower() in _SYSTEM_FOLDERS]
@@ -132,9 +132,9 @@ def has_class_folders(directory: Path) -> bool:
 
 
 def class_folders_certain(directory: Path) -> bool:
-    """Whether the folders with images are the classes of a data set beyond doubt: several, in one split or in each.
+    """Whether the folders with images are certainly class folders, or folders of splits with class folders.
 
-    A single folder, and folders of splits whose images lie right in them, may belong to a list beside them.
+    A single folder, and folders of splits with images directly in them, may belong to a list beside them.
     """
     full = [folder for folder in folders_in(directory) if _holds_images(folder)]
     if full and all(split_named(folder.name) for folder in full):
@@ -150,10 +150,10 @@ def split_folders(directory: Path) -> list[Path]:
 def read_image_folder(directory: Path, needs_train: bool = True) -> DatasetDict:
     """Refer to the images of class folders, alone or within the folders of splits such as `train` and `test`.
 
-    Class folders may have any name and hold images at any depth, known by their suffix; none is opened. What `files_in`
-    passes over is counted in a notice. Labels follow the sorted names, as with torchvision and `datasets`, whose
-    readers know nothing of splits' other names, damage, and what lies beside the images. Without `needs_train` the
-    images may also be of a single class.
+    Class folders may have any name and hold images at any depth, recognised by their suffix; none is opened. A notice
+    counts what `files_in` passes over. Labels follow the sorted names, as in torchvision and `datasets`; their readers
+    know no other names of splits, and do not report what lies beside the images. Without `needs_train` the images may
+    also be of a single class.
     """
     folders = _folders_of_splits(directory)
     folders = known_splits(folders, needs_train) if folders else {"train": directory}
@@ -229,10 +229,10 @@ def _check_beside_classes(folders: dict[str, Path], divided: list[str], others: 
 
 
 def _check_same_folders(directory: Path, classes: Classes) -> None:
-    """Give a notice where the folders that are taken as classes hold the same folders, as splits and masks do."""
+    """Refuse, or mention in a notice, classes that hold the same folders: they may be splits, or images and masks."""
     inner = {name: Counter(_first_part(path, directory / name) for path in images) for name, images in classes.items()}
     if any("" in parts for parts in inner.values()):
-        return  # images lie right in a folder: this is a class
+        return  # a folder with images directly in it is a class
     counts = Counter(part for parts in inner.values() for part in parts)
     same = sorted(part for part, count in counts.items() if count > max(1, len(inner) / 2))
     if not same or max(map(len, inner.values())) < 2:
@@ -252,7 +252,7 @@ def _check_same_folders(directory: Path, classes: Classes) -> None:
 
 
 def _first_part(path: str, folder: Path) -> str:
-    """The folder within the class folder that an image lies in; empty for one right in the class folder."""
+    """The folder within the class folder that an image lies in; empty for an image directly in the class folder."""
     inner, separator, _ = path[len(str(folder.absolute())) + 1 :].partition(os.sep)
     return inner if separator else ""
 

@@ -22,8 +22,8 @@ class HeldOut:
     test: Dataset
     test_fraction: float
     seed: int
-    # Hashes of the training images that a draw from changed data could test, in hexadecimal: of each class, in label
-    # order, the one with the smallest number. Passed to `hold_out` again, they stay training images.
+    # For each class, in label order, the hash (hexadecimal) of its training image with the smallest number, which a
+    # draw from changed data would test first. Passed to `hold_out` again, these images stay training images.
     kept: list[str]
 
 

@@ -16,7 +16,7 @@ from deitlt_hf.errors import DeiTLTError, first_line
 
 REMOTE_HINT = "download it, or pass allow_remote_images=True (--allow_remote_images true) to fetch such images"
 
-# By which image files are known, in lower case.
+# The suffixes of image files, in lower case.
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".jp2", ".avif", ".tga"),
@@ -74,10 +74,10 @@ def from_base64(text: str) -> bytes | None:
 def upright_rgb(image: Image.Image) -> Image.Image:
     """The image in mode RGB with its EXIF orientation applied; an upright RGB image is returned as it is.
 
-    Grey levels of 16 bits are divided by 256. Fractions (mode F) are levels from 0 to 1, whole numbers of 32 bits (mode
-    I) from 0 to 255; others are refused: the file does not say what white is, and an image that went by its own largest
-    value would be brighter or darker than the others. Transparent pixels keep their colour, as with transformers' image
-    processors. Pillow's own errors for damaged data pass through.
+    Grey levels of 16 bits are divided by 256. Fractions (mode F) must be from 0 to 1, whole numbers of 32 bits (mode I)
+    from 0 to 255; others are refused: the file does not say what white is, and scaling by the largest value would make
+    each image brighter or darker than the others. Transparent pixels keep their colour, as in transformers' image
+    processors. Pillow's own errors for damaged data are not caught.
     """
     image.load()  # TIFF images bring themselves upright in here, and mark themselves as upright
     orientation = _orientation(image)
@@ -101,7 +101,7 @@ def upright_size(value: Mapping[str, Any] | Image.Image) -> tuple[int, int]:
 
 @contextmanager
 def _one_reason() -> Iterator[None]:
-    """Make one line of whatever Pillow's plugins raise for damaged bytes, SyntaxError among it."""
+    """Turn whatever Pillow's plugins raise for damaged bytes, even SyntaxError, into a `BadImage` with one line."""
     try:
         yield
     except BadImage:
@@ -124,7 +124,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours without Pillow's warning
     elif mode == "La":
-        image = image.convert("LA")  # Pillow goes no other way
+        image = image.convert("LA")  # Pillow converts it to nothing else
     return image.convert("RGB")
 
 
@@ -150,7 +150,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _source(value: Mapping[str, Any] | None) -> io.BytesIO | str:
-    """What Pillow is to open."""
+    """What to pass to `Image.open`."""
     if value is None or (value.get("bytes") is None and value.get("path") is None):
         raise BadImage("there is no image")
     if value.get("bytes") is not None:
@@ -158,9 +158,9 @@ def _source(value: Mapping[str, Any] | None) -> io.BytesIO | str:
             raise BadImage("it is empty")
         return io.BytesIO(value["bytes"])
     path = value["path"]
-    if "://" in path:  # never fetched while images are read, from whatever address a file of data names
+    if "://" in path:  # never fetched while images are read: a stranger may have written the address
         raise BadImage(f"it lies at an address; {REMOTE_HINT}")
-    # Asked before opening: a named pipe would wait for ever.
+    # Checked before opening: a named pipe would wait for ever.
     if os.path.isfile(path):
         return path
     if os.path.isdir(path):

@@ -46,7 +46,7 @@ def image_name(index: int, split: str, path: str | None) -> str:
 
 def referenced_files(dataset: Dataset) -> Iterator[tuple[int, str]]:
     """Index and path of the images that are not embedded."""
-    # Not read as rows, which would copy embedded images.
+    # Reading rows would copy embedded images.
     chunks = dataset.data.column("image").chunks
     outside = [pc.if_else(chunk.field("bytes").is_null(), chunk.field("path"), None) for chunk in chunks]
     paths = selected(dataset, pa.chunked_array(outside, pa.string()))
@@ -58,7 +58,7 @@ def referenced_files(dataset: Dataset) -> Iterator[tuple[int, str]]:
 def look_at_images(
     dataset: Dataset, look: Callable[[dict[str, Any] | None], Seen], **bar: Any
 ) -> Iterator[tuple[int, dict[str, Any] | None, Seen]]:
-    """Index and undecoded value of every image, and what `look` says of it in one of several threads.
+    """Index and undecoded value of every image, and what `look`, called in several threads, returns for it.
 
     `bar` are arguments of the progress bar. Only a few images are in memory at a time.
     """
@@ -89,7 +89,7 @@ def check_files_exist(splits: DatasetDict, advice: str = f"correct the paths, or
 
 
 def refuse_addresses(splits: DatasetDict) -> None:
-    """Refuse images at addresses: data may come from strangers, and fetching an image tells them of it."""
+    """Refuse images at addresses: data may come from strangers, and fetching an image tells them who reads it."""
     found = [
         image_name(index, split, path)
         for split, dataset in splits.items()
@@ -113,7 +113,7 @@ def fetch_images(splits: DatasetDict, on_bad_image: str = "error") -> DatasetDic
             rows = undecoded(dataset).map(
                 _fetch,
                 fn_kwargs={"is_needed": on_bad_image == "error"},
-                load_from_cache_file=on_bad_image == "error",  # else a host that was away for a day stays away
+                load_from_cache_file=on_bad_image == "error",  # else a host that was down once would stay unreachable
                 desc=f"fetching {split} images",
             )
             dataset = rows.cast_column("image", datasets.Image())
@@ -179,7 +179,7 @@ def _files_in(folder: str) -> set[str]:
 
 
 def cache_file(dataset: Dataset, kind: str, suffix: str) -> Path:
-    """The file that keeps a result about all images; its name changes with the rows and the files they refer to."""
+    """The file for a result about all images; its name changes with the rows and with the files that they refer to."""
     digest = hashlib.sha256(dataset._fingerprint.encode())
     for _, path in referenced_files(dataset):
         try:

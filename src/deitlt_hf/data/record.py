@@ -1,6 +1,6 @@
-"""What a run notes about its data: where they lay and what they were, so that a later command sees a change.
+"""What a run records of its data: their paths, classes and counts, so that a later command notices a change.
 
-The file never leaves the machine: `run.json` and the card hold what others may know.
+The file is never pushed: `run.json` and the card hold what others may know.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def places_of(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def at_recorded_places(settings: Mapping[str, Any], source: str | os.PathLike[str]) -> dict[str, Any]:
-    """Settings of a run with relative paths, which mean another place today, replaced by those of its record.
+    """A run's settings with the recorded absolute paths for relative ones, which depend on the current directory.
 
-    Where the recorded place is gone, or there is no record, a relative path is taken from the current directory, and a
+    If the recorded path is gone, or there is no record, a relative path is taken from the current directory, and a
     notice says so.
     """
     record = read_data_record(source)
@@ -93,14 +93,7 @@ def at_recorded_places(settings: Mapping[str, Any], source: str | os.PathLike[st
 
 
 def differing_classes(then: Sequence[str], now: Sequence[str]) -> str | None:
-    """How the class names have changed, in words; None for no change.
-
-    Example:
-        >>> differing_classes(["cat", "lynx"], ["cat", "owl"])
-        "'lynx' is missing, 'owl' is new"
-        >>> differing_classes(["cat", "lynx"], ["lynx", "cat"])
-        "class 0 is 'lynx' in place of 'cat'"
-    """
+    """How the class names have changed, such as "'lynx' is missing, 'owl' is new"; None for no change."""
     missing = sorted(set(then) - set(now), key=then.index)
     new = sorted(set(now) - set(then), key=now.index)
     parts = [f"{some(missing)} {'is' if len(missing) == 1 else 'are'} missing"] if missing else []
@@ -136,7 +129,7 @@ def differing_counts(
 
 
 def moved_classes(names: Sequence[str], then: Sequence[str], now: Sequence[str]) -> str | None:
-    """Which classes have swapped images, in words; None for no change. `then` and `now` are a hash of each class."""
+    """Which classes have swapped images, in words; None for no change. `then` and `now` have one hash per class."""
     name_now = {image: name for name, image in zip(names, now, strict=False)}
     moved = [
         f"images of {name!r} are in {name_now[image]!r}"

@@ -1,8 +1,8 @@
 """The order of training images, and random views that depend on the seed, the epoch and the place in it alone.
 
-Loader workers, their prefetching, and a resumed run that skips what it has seen all ask random number generators at
-other moments than an undisturbed run does. So a training sampler gives each index its own seed (`Draw`), and whoever
-makes the view sets the generators by it.
+With loader workers, prefetching, or a resumed run that skips batches, random numbers are drawn in another order than in
+an undisturbed run. So a training sampler gives each index its own seed (`Draw`), which sets the generators before the
+view is made.
 """
 
 from __future__ import annotations

@@ -56,9 +56,9 @@ def read_directory(
     label_column: str | None = None,
     needs_train: bool = True,
 ) -> DatasetDict:
-    """Read what `save_to_disk` wrote, or tables of images, or class folders: the first of them that is there.
+    """Read what `save_to_disk` wrote, else tables of images, else class folders.
 
-    Tables beside class folders count only if they are called `metadata`; a notice says which was taken.
+    Tables beside class folders are read only if they are called `metadata`; a notice says which was taken.
     """
     directory = Path(directory).expanduser()
     if not directory.is_dir():
@@ -87,7 +87,7 @@ def read_directory(
 
 
 def _tables_that_count(directory: Path) -> list[Path]:
-    """The tables of a directory; beside class folders only those called `metadata`, right in it or in a split's."""
+    """The tables to read; beside class folders only those called `metadata`, in the directory or a split's folder."""
     paths = sorted(map(Path, files_in(directory, LISTED_SUFFIXES)))
     tables = [path for path in paths if not holds_predictions(path)]
     if not tables or not class_folders_certain(directory):
@@ -128,14 +128,14 @@ def read_streams(
 ) -> DatasetDict:
     """Read streams once into the local cache: epochs and class counts need random access, memory stays as it is.
 
-    The image and the label column are kept. Images at other addresses than those of the hub, where the stream comes
-    from, are read with `allow_remote_images` alone.
+    The image and the label column are kept. Images at addresses outside the hub are read only with
+    `allow_remote_images`.
     """
     streams = {"train": source} if isinstance(source, IterableDataset) else source
     read = DatasetDict()
     for split, stream in streams.items():
         features = stream.features
-        if features is None:  # a stream that does not tell its types; its first row does
+        if features is None:  # unknown to the stream; its first row shows them
             first = next(iter(stream), None)
             if first is None:
                 raise DeiTLTError(f"the stream of {split} has no rows: pass one with images")
@@ -143,7 +143,7 @@ def read_streams(
         image, label = find_columns(features, image_column, label_column)
         rows = stream.select_columns([image, label])
         if rows.features is not None and isinstance(features[image], datasets.Image):
-            # Undecoded, so that bytes are stored as they are and a bad image is no matter yet.
+            # Not decoded: bytes are stored unchanged, and an unreadable image raises no error yet.
             rows = rows.cast_column(image, datasets.Image(decode=False))
         try:
             read[split] = Dataset.from_generator(
@@ -165,5 +165,5 @@ def _rows(stream: IterableDataset, image: str, allow_remote: bool) -> Iterator[d
                 raise DeiTLTError(f"an image lies at {value['path']}, from which nothing is fetched; {REMOTE_HINT}")
             row = row | {image: {"bytes": read_bytes(value["path"]), "path": value["path"]}}
         elif isinstance(value, PIL.Image.Image):
-            row = row | {image: value.copy()}  # a copy knows of no JPEG, which it would be made into once more
+            row = row | {image: value.copy()}  # without its format, or a JPEG would be compressed again
         yield row

@@ -29,7 +29,7 @@ Split = TypeVar("Split")
 def split_named(name: str) -> str | None:
     """Which of `SPLITS` the words of a name mean: of a folder, a file without its suffix, a key, or a value.
 
-    Words are parted by anything but letters, and by capitals. A name with words of two splits means none.
+    Anything but a letter separates words, and so does a capital letter. A name with words of two splits means none.
 
     Example:
         >>> names = ["Training", "labels-val", "birdsTest2", "test_tube", "trainspotting", "train_test_split"]
@@ -43,7 +43,7 @@ def split_named(name: str) -> str | None:
 
 
 def take_splits(names: Iterable[str], passed_over: Iterable[str] = ()) -> dict[str, str]:
-    """The name of each split: the plainest where several fit, so `train` and not `train_masks`.
+    """The name of each split; if several fit, the plainest: `train` and not `train_masks`.
 
     A notice says what was taken and what was not, unless the names are just `train`, `test` and `validation`.
     """

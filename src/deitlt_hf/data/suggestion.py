@@ -230,7 +230,7 @@ def _choose_repeats(choices: Suggestion, images: int) -> None:
     enough = images >= 10 * SAMPLER_ROUND
     cut = images // SAMPLER_ROUND * SAMPLER_ROUND
     reason = "the paper's" if enough else f"off: repeating cuts an epoch from {images:,} views to {cut:,}"
-    if images < SAMPLER_ROUND:  # not cut, then
+    if images < SAMPLER_ROUND:  # the sampler does not cut such an epoch
         reason = f"off: repeating would show {-(-images // 3):,} of the {images:,} training images in an epoch"
     choices.add("repeated_augmentation", 3 if enough else 1, reason)
 
@@ -257,12 +257,7 @@ def _choose_the_rest(choices: Suggestion, inspection: Inspection, epochs: float)
 
 
 def format_setting(value: Any) -> str:
-    """A setting's value as a flag takes it.
-
-    Example:
-        >>> format_setting([3, 7]), format_setting(0.5), format_setting(None), format_setting(True)
-        ('3 7', '0.5', 'none', 'true')
-    """
+    """A setting's value as a flag takes it, such as `3 7` for [3, 7] and `none` for None."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):

@@ -27,11 +27,11 @@ from deitlt_hf.errors import DeiTLTError, first_line, notice, some
 
 Columns = dict[str, list]
 
-# JSON files that lie beside images are seldom lists of them: a file .json must be given itself.
+# A JSON file beside images is seldom a list of them: a .json file is read only if it is the source itself.
 LISTED_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 TABLE_SUFFIXES = (*LISTED_SUFFIXES, ".json")
 
-# The columns that `deitlt predict` writes: a model's prediction is no label.
+# The columns that `deitlt predict` writes; a model's predictions are not used as labels.
 PREDICTION_COLUMNS = ("file", "rank", "class", "average", "cls", "distillation")
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
@@ -47,7 +47,7 @@ _WHOLE_NUMBER = re.compile("-?(0|[1-9][0-9]*)")
 
 @contextmanager
 def reading(place: Path | str) -> Iterator[None]:
-    """Make one line of whatever datasets, csv, json, pyarrow and fsspec raise while a file or directory is read."""
+    """Turn any error of datasets, csv, json, pyarrow or fsspec into one line that names the file or directory."""
     try:
         yield
     except DeiTLTError:
@@ -77,10 +77,10 @@ def holds_predictions(path: Path) -> bool:
 
 
 def by_split(tables: Sequence[Path], directory: Path) -> dict[str, list[Path]]:
-    """The tables of each split, told by their names (`train-00000-of-00001.parquet`, `birds_test.csv`) or folders.
+    """The tables of each split, by their names (`train-00000-of-00001.parquet`, `birds_test.csv`) or folders.
 
-    Where no name means a split, all tables are `train`. Only those with the first of `LISTED_SUFFIXES` that occurs are
-    taken. Notices say what was taken and what was not, unless names are as plain as `train.csv`.
+    If no name means a split, all tables are `train`. Of several kinds of file, the one that comes first in
+    `LISTED_SUFFIXES` is read. Notices say what was taken and what was not, unless names are as plain as `train.csv`.
     """
     suffix = next(suffix for suffix in LISTED_SUFFIXES if any(_suffix(path) == suffix for path in tables))
     of_suffix = [path for path in tables if _suffix(path) == suffix]
@@ -100,7 +100,7 @@ def by_split(tables: Sequence[Path], directory: Path) -> dict[str, list[Path]]:
 
 
 def _split_in(path: Path) -> str | None:
-    """The split that a file's name means, or else the innermost folder's that means one."""
+    """The split that the file's name means, or else that of the innermost folder whose name means one."""
     names = (path.stem, *reversed(path.parent.parts))
     return next((split for split in map(split_named, names) if split is not None), None)
 
@@ -113,8 +113,8 @@ def read_tables(
 ) -> DatasetDict:
     """Read the files of each split into the splits of `known_splits`, with columns `image` and `label`.
 
-    Paths of images are absolute, relative to the file that names them, or addresses. A column `split` tells the splits
-    apart where all files are `train`.
+    Paths of images are absolute, relative to the file that names them, or addresses. If all files are `train`, a column
+    `split` says which split a row belongs to.
     """
     paths = [path for of_split in files.values() for path in of_split]
     if _suffix(paths[0]) == ".parquet":  # as are all of them then
@@ -168,7 +168,7 @@ def _read_table(
             value = columns[split_column][splits.index(None)]
             raise DeiTLTError(f"{path}: the column {split_column!r} holds {value!r}: pass one of {', '.join(SPLITS)}")
     rows = pd.DataFrame({"split": splits, "image": columns[image], "label": columns[label]}, dtype=object)
-    # A published test split has no labels: `known_splits` passes it over.
+    # A published test split may have no labels: `known_splits` leaves it out.
     unlabelled = {name for name, of in rows.groupby("split") if name != "train" and _all_missing(of["label"])}
     _check_column(path, image, rows["image"], (str,))
     _check_column(path, label, rows["label"].mask(rows["split"].isin(unlabelled), "unknown"), (str, int, float))
@@ -194,14 +194,14 @@ def _check_column(path: Path, column: str, values: Collection, types: tuple[type
 
 
 def _whole_number(label: str | float) -> int | None:
-    """The number of a label such as 7, 7.0 or "7", for these are one class; None for a name, such as "007"."""
+    """The number of a label such as 7, 7.0 or "7", which are one class; None for a name, such as "007"."""
     if isinstance(label, str):
         return int(label) if _WHOLE_NUMBER.fullmatch(label.strip()) else None
     return int(label) if isinstance(label, int) or label.is_integer() else None
 
 
 def _embedded_or_found(path: Path, values: list[str]) -> list[str | bytes]:
-    """Where the images of a list lie, or the images themselves where it holds them as text in base64."""
+    """The paths of a list's images, or their bytes if the list holds them as base64 text."""
     if from_base64(values[0]) is not None:
         images = [from_base64(value) for value in values]
         if None in images:
@@ -209,7 +209,7 @@ def _embedded_or_found(path: Path, values: list[str]) -> list[str | bytes]:
         return images
     folder = os.path.join(path.parent.absolute(), "")
     places = [value if "://" in value or os.path.isabs(value) else folder + value for value in values]
-    # Of Windows; a name may hold a backslash, too.
+    # Backslashes separate folders on Windows, but may also be part of a name.
     places = [place.replace("\\", "/") if "\\" in place and not os.path.exists(place) else place for place in places]
     if places[0].lower().endswith(IMAGE_SUFFIXES) or "://" in places[0] or os.path.exists(places[0]):
         return places
@@ -276,7 +276,7 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 
 def _without_empty_end(fields: list[str], at_least: int) -> list[str]:
-    """Fields without the empty ones at a line's end, as spreadsheets write them for columns that hold nothing."""
+    """The fields without empty ones at the line's end, which spreadsheets write for empty columns."""
     while len(fields) > at_least and not fields[-1].strip():
         fields = fields[:-1]
     return fields
