@@ -44,7 +44,7 @@ class CifarResNetBlock(nn.Module):
 class CosineClassifier(nn.Module):
     """Cosine of each feature vector with each class vector, in [-1, 1] (Cao et al., 2019, LDAM).
 
-    Without a scale, which LDAM's loss has. The class vectors are the rows of `weight`, of shape
+    It has no scale; LDAM's loss has one. The class vectors are the rows of `weight`, of shape
     `(num_labels, num_features)` as in `nn.Linear`; the reference keeps them as columns.
     """
 
@@ -72,6 +72,7 @@ class CifarResNetForImageClassification(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _no_split_modules = ["CifarResNetBlock"]
+    _input_embed_layer = "conv1"
     # The loss is a mean over the batch, which the Trainer has to divide when it accumulates gradients.
     accepts_loss_kwargs = False
 
@@ -117,13 +118,6 @@ class CifarResNetForImageClassification(PreTrainedModel):
         for stage in (self.layer1, self.layer2, self.layer3):
             maps.append(stage(maps[-1]))
         return tuple(maps)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The layer that takes the pixels."""
-        return self.conv1
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.conv1 = value
 
     @can_return_tuple
     def forward(

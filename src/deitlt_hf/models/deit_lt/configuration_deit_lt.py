@@ -59,25 +59,6 @@ class DeiTLTConfig(DeiTConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        self._validate()
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """Build a configuration from a file's fields and the changes to them, and check both together.
-
-        With another number of labels, the file's class counts and groups are another data set's and stay behind.
-        """
-        if kwargs.get("id2label"):  # with keys as JSON has them, too
-            kwargs["id2label"] = {int(label): name for label, name in kwargs["id2label"].items()}
-        labels_in_file = len(config_dict.get("id2label") or (0, 1))  # transformers leaves the default of two out
-        labels = kwargs.get("num_labels") or len(kwargs.get("id2label") or ()) or labels_in_file
-        if labels != labels_in_file:
-            config_dict = {key: value for key, value in config_dict.items() if key not in _OF_ONE_DATA_SET}
-        # `dtype` may be "auto", which the parent resolves.
-        changes = {key: value for key, value in kwargs.items() if key in cls.__dataclass_fields__ and key != "dtype"}
-        return super().from_dict({**config_dict, **changes}, **kwargs)
-
-    def _validate(self) -> None:
         if self.problem_type not in (None, "single_label_classification"):
             raise ValueError(f"problem_type is {self.problem_type!r}; each image has one class here, leave it out")
         if self.expert not in EXPERTS:
@@ -99,6 +80,22 @@ class DeiTLTConfig(DeiTConfig):
             raise ValueError(
                 f"class_counts has {len(self.class_counts)} entries for {self.num_labels} labels; pass one per label"
             )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Build a configuration from a file's fields and the changes to them, and check both together.
+
+        With another number of labels, the file's class counts and groups are another data set's and stay behind.
+        """
+        if kwargs.get("id2label"):  # with keys as JSON has them, too
+            kwargs["id2label"] = {int(label): name for label, name in kwargs["id2label"].items()}
+        labels_in_file = len(config_dict.get("id2label") or (0, 1))  # transformers leaves the default of two out
+        labels = kwargs.get("num_labels") or len(kwargs.get("id2label") or ()) or labels_in_file
+        if labels != labels_in_file:
+            config_dict = {key: value for key, value in config_dict.items() if key not in _OF_ONE_DATA_SET}
+        # `dtype` may be "auto", which the parent resolves.
+        changes = {key: value for key, value in kwargs.items() if key in cls.__dataclass_fields__ and key != "dtype"}
+        return super().from_dict({**config_dict, **changes}, **kwargs)
 
 
 def _sides(size: int | list[int] | tuple[int, int]) -> tuple[int, ...]:

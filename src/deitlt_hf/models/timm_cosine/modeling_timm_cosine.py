@@ -11,12 +11,8 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_timm_cosine import TimmCosineConfig
 
 
-class CosineClassifier(nn.Module):
-    """Cosine of each feature vector with each class vector, in [-1, 1] (Cao et al., 2019, LDAM).
-
-    Without a scale, which LDAM's loss has. The class vectors are the rows of `weight`, of shape
-    `(num_labels, num_features)` as in `nn.Linear`; the reference keeps them as columns.
-    """
+class CosineClassifier(nn.Module):  # as in `cifar_resnet`; each model's files have to load on their own
+    """Cosine of each feature vector with each class vector `(num_labels, num_features)` (Cao et al., 2019, LDAM)."""
 
     def __init__(self, num_features: int, num_labels: int):
         super().__init__()
@@ -96,13 +92,12 @@ class TimmCosineForImageClassification(PreTrainedModel):
         maps = None
         if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
             last, maps = self.backbone.forward_intermediates(pixel_values)
-            features = self.backbone.forward_head(last)
+            maps, features = tuple(maps), self.backbone.forward_head(last)
         else:
             features = self.extract_features(pixel_values)
         logits = self.classifier(features)
         loss = None if labels is None else F.cross_entropy(logits, labels)
-        hidden_states = None if maps is None else tuple(maps)
-        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=hidden_states)
+        return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=maps)
 
     def get_input_embeddings(self) -> nn.Module:
         """The layer that takes the pixels."""
