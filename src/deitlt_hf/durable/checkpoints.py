@@ -1,7 +1,7 @@
 """Checkpoints on disk, complete or absent.
 
-A checkpoint is written into a hidden directory beside it and renamed at the end; one that goes is renamed before its
-files are removed. So whenever a process is killed, what is called `checkpoint-N` is whole.
+A checkpoint is written into a hidden directory beside it and renamed at the end. A checkpoint that is removed is
+renamed first. So whenever a process is killed, every directory named `checkpoint-N` is whole.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 
@@ -61,8 +61,8 @@ def tidy(directory: Path) -> None:
         if not name.exists():
             left.rename(name)
     # safetensors writes to a file named .tmp and six letters, and renames it.
-    for going in (f"{_SAVING}checkpoint-*", f"{_REPLACED}checkpoint-*", f"{REMOVING}*", SAVING, ".tmp" + "?" * 6):
-        for left in directory.glob(going):
+    for pattern in (f"{_SAVING}checkpoint-*", f"{_REPLACED}checkpoint-*", f"{REMOVING}*", SAVING, ".tmp" + "?" * 6):
+        for left in directory.glob(pattern):
             remove(left)
 
 
@@ -77,36 +77,32 @@ def remove(path: Path) -> None:
 
 def rotate(directory: str, limit: int | None, best: str | None) -> None:
     """Keep the newest `limit` checkpoints, and the best; the newest is kept whatever the limit."""
+    # transformers' `rotate_checkpoints` removes the files under the checkpoint's own name.
     if not limit or limit < 0:
         return
     checkpoints = [Path(checkpoint) for checkpoint in sort_checkpoints(directory, use_mtime=True)]
     kept = {checkpoints[-1]} | ({Path(best)} if best is not None else set())
     others = [checkpoint for checkpoint in checkpoints if checkpoint not in kept]
     for checkpoint in others[: max(0, len(checkpoints) - max(limit, len(kept)))]:
-        going = checkpoint.with_name(REMOVING + checkpoint.name)
-        checkpoint.rename(going)
-        shutil.rmtree(going, ignore_errors=True)
+        removed = checkpoint.rename(checkpoint.with_name(REMOVING + checkpoint.name))
+        shutil.rmtree(removed, ignore_errors=True)
 
 
 def newest_complete(directory: str | Path) -> str | None:
     """The complete checkpoint of the highest step in a run's directory, with a warning for newer ones that are not."""
+    found = {}  # transformers' `get_last_checkpoint` takes the highest step, complete or not
+    for path in Path(directory).glob("checkpoint-*"):
+        step = path.name.removeprefix("checkpoint-")
+        if path.is_dir() and step.isdecimal():
+            found[int(step)] = path
     broken = []
-    for checkpoint in _by_step(Path(directory)):
+    for _, checkpoint in sorted(found.items(), reverse=True):
         if is_complete(checkpoint):
             if broken:
                 logger.warning(f"{', '.join(broken)}: not complete; going on from {checkpoint}")
             return str(checkpoint)
         broken.append(str(checkpoint))
     return None
-
-
-def _by_step(directory: Path) -> Iterator[Path]:
-    found = {}
-    for path in directory.glob("checkpoint-*"):
-        step = path.name.removeprefix("checkpoint-")
-        if path.is_dir() and step.isdecimal():
-            found[int(step)] = path
-    return (found[step] for step in sorted(found, reverse=True))
 
 
 def is_complete(checkpoint: str | Path) -> bool:
@@ -122,22 +118,14 @@ def is_complete(checkpoint: str | Path) -> bool:
             # Shards of several processes are listed in a file that is written after them.
             and all((path.parent / ".metadata").is_file() for path in files if path.suffix == ".distcp")
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return False
 
 
 def _is_whole(path: Path) -> bool:
     if path.suffix == ".safetensors":
-        return _safetensors_size(path) == path.stat().st_size
+        with safe_open(path, "pt"):  # refuses a file of another size than its header says
+            return True
     if path.name.endswith(".safetensors.index.json"):
         return all((path.parent / name).is_file() for name in json.loads(path.read_text())["weight_map"].values())
     return path.suffix not in _SAVED_BY_TORCH or zipfile.is_zipfile(path)
-
-
-def _safetensors_size(path: Path) -> int:
-    """The size in bytes that the header of a safetensors file announces."""
-    with path.open("rb") as file:
-        header_size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(header_size))
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    return 8 + header_size + max(ends, default=0)

@@ -16,8 +16,8 @@ class EvaluationCutError(Exception):
 class LeaveAtSignal(TrainerCallback):
     """Ends a training at a signal: after a step or inside an evaluation, at the same step in all processes.
 
-    `signum` is 0 until they agree on one. They agree a step after it came, without waiting for each other: the step
-    that is computed meanwhile takes longer than the message.
+    `signum` is 0 until they agree on one. They agree one step after it came, because then nobody waits for a message:
+    it arrives while the step is computed.
     """
 
     def __init__(self):
@@ -32,14 +32,16 @@ class LeaveAtSignal(TrainerCallback):
             self._group = dist.new_group(backend="gloo")  # on the CPU, so that no device has to wait
 
     def _agreed(self) -> int:
-        if self._request is None or self._group is None:
-            return self._request.signum if self._request is not None else 0
+        if self._request is None:
+            return 0
+        if self._group is None:
+            return self._request.signum
         agreed = 0
         if self._work is not None:
             self._work.wait()
-            agreed = int(self._said)
-        self._said = torch.tensor(self._request.signum)
-        self._work = dist.all_reduce(self._said, dist.ReduceOp.MAX, group=self._group, async_op=True)
+            agreed = int(self._largest)
+        self._largest = torch.tensor(self._request.signum)
+        self._work = dist.all_reduce(self._largest, dist.ReduceOp.MAX, group=self._group, async_op=True)
         return agreed
 
     def on_step_end(self, args, state, control, **kwargs):

@@ -1,6 +1,6 @@
 """Signals that end a process: a training finishes its step and saves first, everything else ends at once.
 
-Whoever runs a training decides whether signals are its own: the command line does, by `signals_end_runs`.
+Signals are handled inside `signals_end_runs` only, which the command line uses.
 """
 
 from __future__ import annotations
@@ -18,17 +18,7 @@ _SAME_SIGNAL = 1.0  # seconds
 
 
 class Stopped(SystemExit):
-    """A signal ended the process; its exit status is the shell's for that signal, 128 and its number.
-
-    Args:
-        signum: the signal.
-        checkpoint: what a training saved before it left.
-        step: the last one that the checkpoint holds.
-
-    Example:
-        >>> str(Stopped(signal.SIGTERM)), Stopped(signal.SIGTERM).code
-        ('stopped by SIGTERM', 143)
-    """
+    """A signal ended the process, after a training saved `checkpoint` at `step`; its exit status is 128 + `signum`."""
 
     def __init__(self, signum: int, checkpoint: str | None = None, step: int | None = None):
         super().__init__(128 + signum)
@@ -51,7 +41,7 @@ class StopRequest:
 
     def note(self, signum: int, frame: object) -> None:
         """The handler: the first signal is noted, the next ends the process at once."""
-        if os.getpid() != self._process:  # a worker of the loader, which the training process ends
+        if os.getpid() != self._process:  # in a worker of the loader; the training process ends the workers
             return
         now = time.monotonic()
         if not self.signum:
@@ -69,7 +59,7 @@ _enabled = False
 def signals_end_runs() -> Iterator[None]:
     """Inside this context, SIGTERM and Ctrl-C let a training save a checkpoint and raise `Stopped`.
 
-    What is no training leaves at once, and so do both at a second signal. After it, the handlers are what they were.
+    Other work ends at once, and a training at a second signal. Afterwards the earlier handlers are back.
     """
     global _enabled
     if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only

@@ -1,7 +1,7 @@
 """A Trainer that keeps a run alive: what is on disk is always whole, and a run goes on from it exactly.
 
-It knows nothing of long tails, teachers or experts. Every private method of transformers' Trainer that this package
-overrides is overridden here, each with the behaviour of transformers that makes it necessary.
+It knows nothing of long tails, teachers or experts. Every override of a private method of transformers' Trainer is
+here, with a comment that says which behaviour of transformers makes it necessary.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class DurableTrainer(Trainer):
         directory = self.args.output_dir
         if self.args.should_save and self.writes_checkpoints:
             tidy(Path(directory))
-        self._wait_for_all()
+        self.accelerator.wait_for_everyone()
         if resume_from_checkpoint is True:
             resume_from_checkpoint = newest_complete(directory)
             if resume_from_checkpoint is None:
@@ -235,7 +235,7 @@ class DurableTrainer(Trainer):
         self._clock += time.perf_counter() - max(started, self._clock)
 
     def _get_grad_norm(self, model, grad_norm=None):
-        # transformers takes the gradient's norm in every step, also where nobody sees it.
+        # transformers computes the gradient's norm in every step, also where it is not logged.
         step = self.state.global_step + 1
         by_steps = self.args.logging_strategy == "steps"
         is_first = step == 1 and self.args.logging_first_step
@@ -263,7 +263,7 @@ class DurableTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         # transformers writes under the final name, which a killed process leaves half filled. Here a hidden directory
-        # takes the name at the end.
+        # takes the name at the end. Its method also hangs where the disk refuses a file in one process only.
         self._stop_if_weights_are_not_finite()
         directory = self._get_output_dir(trial=trial)
         checkpoint = Path(directory, f"checkpoint-{self.state.global_step}")
@@ -321,7 +321,8 @@ class DurableTrainer(Trainer):
             reason = _reason(error)
             if reason is None:
                 raise
-        if not self._in_any_process(reason is not None):
+        refused = torch.tensor([int(reason is not None)], device=self.args.device)
+        if not self.accelerator.gather(refused).any():
             return
         if self.args.should_save:
             shutil.rmtree(unfinished(checkpoint), ignore_errors=True)
@@ -330,15 +331,6 @@ class DurableTrainer(Trainer):
             f"cannot write the checkpoint {checkpoint}: {reason or 'another process could not'}; {intact}; make room "
             f"in {checkpoint.parent} or make it writable, and resume"
         )
-
-    def _in_any_process(self, flag: bool) -> bool:
-        """Whether `flag` is set in any process; all of them wait for the answer."""
-        if self.args.world_size == 1:
-            return flag
-        return bool(self.accelerator.gather(torch.tensor([int(flag)], device=self.args.device)).any())
-
-    def _wait_for_all(self) -> None:
-        self._in_any_process(False)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         # transformers has no hook for more state.
@@ -561,9 +553,8 @@ class DurableTrainer(Trainer):
         by_steps = args.save_strategy == SaveStrategy.STEPS
         progress = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch)}"
         names = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: checkpoint.name}
-        commit = self._staged(
-            checkpoint, f"Training in progress, {progress}", resumable_as=names.get(args.hub_strategy)
-        )
+        name = names.get(args.hub_strategy)
+        commit = self._staged(checkpoint, f"Training in progress, {progress}", resumable_as=name)
         jobs = self.push_in_progress.jobs if is_busy else []
         self.push_in_progress = PushInProgress([*jobs, self._pusher.submit(_warn_if_it_fails, commit)])
 
@@ -612,10 +603,8 @@ def _hide_the_best_checkpoint(state_file: Path) -> None:
     """Keep only the name of the best checkpoint's path, which means nothing on another machine."""
     state = read_json(state_file) or {}
     best = state.get("best_model_checkpoint")
-    if best is not None:
-        write_json(
-            state_file, state | {"best_model_checkpoint": last_part(best)}
-        )  # as a new file, because the old one is a hard link
+    if best is not None:  # written as a new file, because the old one is a hard link
+        write_json(state_file, state | {"best_model_checkpoint": last_part(best)})
 
 
 def _warn_if_it_fails(commit: Callable[[], CommitInfo]) -> None:

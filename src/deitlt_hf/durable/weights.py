@@ -17,11 +17,6 @@ def wraps_adapters(model: nn.Module) -> bool:
     return hasattr(model, "peft_config") and not isinstance(model, PreTrainedModel)
 
 
-def has_adapters(model: nn.Module) -> bool:
-    """Whether `model.add_adapter` put adapters into the model itself; then only they are saved."""
-    return isinstance(model, PreTrainedModel) and getattr(model, "_hf_peft_config_loaded", False)
-
-
 def _load_added_adapter(model: PreTrainedModel, directory: str | Path) -> None:
     """Load a checkpoint into the active adapter; `model.load_adapter` would add a second one."""
     from peft import load_peft_weights, set_peft_model_state_dict
@@ -39,14 +34,14 @@ def _load_added_adapter(model: PreTrainedModel, directory: str | Path) -> None:
 def load_weights(model: PreTrainedModel, directory: str | Path) -> None:
     """Give `model`, which may wrap adapters, the weights that `save_pretrained` wrote to `directory`.
 
-    `save_pretrained` writes the old names of weights that transformers has renamed, DeiT's layers among them. The
-    Trainer's own loading does not rename them back, skips them, and trains on from random layers with only a warning.
-    It also takes averaged adapters in a checkpoint for one more adapter to train.
+    `save_pretrained` writes the old names of weights that transformers has renamed, such as those of DeiT's layers.
+    The Trainer's own loading knows only the new names: it skips these weights with a warning, and the training would
+    continue from random layers. It also takes averaged adapters in a checkpoint for one more adapter to train.
     """
     try:
         if wraps_adapters(model):
             model.load_adapter(directory, model.active_adapter, is_trainable=True)
-        elif has_adapters(model):
+        elif getattr(model, "_hf_peft_config_loaded", False):  # `model.add_adapter` was called: only adapters are saved
             _load_added_adapter(model, directory)
         else:
             model.load_state_dict(type(model).from_pretrained(directory).state_dict())
