@@ -88,7 +88,7 @@ def test_picture_and_numbers_are_kept_and_replaced(animals, tmp_path, capsys):
 
 def test_a_directory_of_other_files_is_left_alone(animals, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(DeiTLTError, match="no inspection's"):
+    with pytest.raises(DeiTLTError, match="that no inspection wrote"):
         run([str(animals), "--out", str(tmp_path)])
     with pytest.raises(DeiTLTError, match="no directory"):
         run([str(animals), "--out", str(tmp_path / "thesis.tex")])

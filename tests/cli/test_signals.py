@@ -153,7 +153,7 @@ def test_what_ends_a_run_after_its_last_step_says_what_there_is(
     monkeypatch.setattr("deitlt_hf.runs.training.save_result", fail)
     flags = [*MACHINE, "--max_steps", "2", "--save_strategy", "steps" if saves else "no"]
     assert main(["train", *RUN, *flags, "--output_dir", str(directory)]) == status
-    left = f"{directory} holds the trained model, without what it was to be measured by"
+    left = f"{directory} holds the trained model, but not its evaluation"
     if saves:
         left = f"go on with: deitlt train --output_dir {directory} --resume {' '.join(MACHINE)}"
     assert capsys.readouterr().err.splitlines()[-1] == f"deitlt train: {said}; {left}"

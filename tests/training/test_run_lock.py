@@ -59,7 +59,8 @@ def test_a_killed_process_leaves_a_directory_to_take_over(tmp_path, caplog, chan
 @pytest.mark.parametrize("content", ['{"host": "elsewhere", "pid": 1}', "", "[]"])
 def test_what_cannot_be_asked_is_refused_with_the_file_to_remove(tmp_path, content):
     (tmp_path / LOCK_FILE).write_text(content)
-    with pytest.raises(DeiTLTError, match=r"cannot be asked from here; if it has ended, remove .*run.lock and start"):
+    message = r"this host cannot tell whether it still runs; if it has ended, remove .*run.lock and start"
+    with pytest.raises(DeiTLTError, match=message):
         check_lock(tmp_path)
 
 

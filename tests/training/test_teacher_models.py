@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from deitlt_hf.data.views import evaluation_view, image_processor
+from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.teachers.build import has_cosine_classifier, load_classifier, make_classifier
 
 
@@ -173,7 +174,7 @@ def test_a_weight_other_than_the_heads_must_fit(tmp_path):
     DeiTForImageClassification(config).save_pretrained(tmp_path)
     assert load_classifier(str(tmp_path), 16, label_maps()).config.num_labels == 3
     with pytest.raises(
-        ValueError, match=r"^its \S*position_embeddings has the shape \(1, 6, 12\), where \(1, 18, 12\)"
+        DeiTLTError, match=r": its \S*position_embeddings has the shape \(1, 6, 12\), where \(1, 18, 12\)"
     ):
         load_classifier(str(tmp_path), 32, label_maps())
 
@@ -187,5 +188,5 @@ def test_only_the_head_may_be_missing(tmp_path, lost):
     if "classifier" in lost:
         assert load_classifier(str(tmp_path), 24, label_maps()).classifier[1].weight.isfinite().all()
         return
-    with pytest.raises(ValueError, match=f"^its file lacks 1 weights, among them {lost}; pass one that is complete$"):
+    with pytest.raises(DeiTLTError, match=f": its file lacks 1 weights, among them {lost}; pass one that is complete$"):
         load_classifier(str(tmp_path), 24, label_maps())

@@ -19,7 +19,7 @@ NUMBERS_FILE, PICTURE_FILE = "inspection.json", "inspection.png"
 
 @dataclass
 class InspectArguments:
-    """What is shown and kept."""
+    """What is printed and saved."""
 
     json: bool = field(default=False, metadata={"help": "Print JSON, with every class, in place of the table."})
     out: str | None = field(
@@ -52,7 +52,7 @@ def run(argv: Sequence[str]) -> None:
     if directory is not None:  # refused before the images are read
         check_is_writable(directory, "--out")
         if directory.is_dir() and not {path.name for path in directory.iterdir()} <= {NUMBERS_FILE, PICTURE_FILE}:
-            raise DeiTLTError(f"{directory} holds files that are no inspection's; pass another --out")
+            raise DeiTLTError(f"{directory} holds files that no inspection wrote; pass another --out")
 
     quiet_libraries()
     splits, _ = load_splits(data)
@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _say_paths_that_leave(source: str, splits: DatasetDict) -> None:
-    """Name images that lie elsewhere than the data that list them: they stay behind when these are moved."""
+    """Name images outside the directory of the data: they are not moved or copied with it."""
     from deitlt_hf.data.readable import referenced_files
 
     place = Path(source).expanduser()

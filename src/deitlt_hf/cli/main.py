@@ -107,7 +107,7 @@ def _way_back(error: BaseException, arguments: Sequence[str]) -> str:
     checkpoint = getattr(error, "checkpoint", None) or remains.checkpoint
     if checkpoint is not None:
         return f"; go on with: {resume_command(arguments, checkpoint)}"
-    return f"; {remains.model} holds the trained model, without what it was to be measured by" if remains.model else ""
+    return f"; {remains.model} holds the trained model, but not its evaluation" if remains.model else ""
 
 
 def _leave_process_group() -> None:

@@ -55,7 +55,7 @@ _OTHER_NAMES = {
 
 
 def _near(word: str, names: Iterable[str]) -> list[str]:
-    """The flags that an unknown one may have meant: other programs' names, or a slip of the fingers."""
+    """The flags that an unknown one may mean: those with that name in other programs, or with similar letters."""
     names, word = set(names) - {"help"}, word.lstrip("-").replace("-", "_").lower()
     known = [name for name, others in _OTHER_NAMES.items() if name in names and word in others.split()]
     return known or difflib.get_close_matches(word, sorted(names), n=3, cutoff=0.75)
@@ -127,7 +127,7 @@ def parse_with_data_of_run(
 
 
 def check_analysis(out: str | None, processes: int) -> None:
-    """Refuse before an analysis what it would fail with."""
+    """Refuse several processes, and a directory that is in use, before an analysis begins."""
     if processes > 1:
         raise DeiTLTError(f"the analysis runs in one process, not {processes}; run it without accelerate launch")
     if out is not None:

@@ -19,10 +19,7 @@ Suggest = Callable[[Inspection, Mapping[str, Any]], Suggestion]
 
 
 def settings_for_data(suggest: Suggest, data: DataArguments, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that `suggest` makes of a data set, the same in every process of a launch; the main one prints them.
-
-    `given` are those that the user passed as flags.
-    """
+    """The settings that `suggest` makes of data and of the flags `given`: printed once, the same in all processes."""
     outcome: list[Any] = [None]
     if PartialState().is_main_process:
         try:

@@ -50,7 +50,7 @@ def check_output_directory(args: LongTailTrainingArguments) -> str | None:
     """Refuse a directory that holds a run, unless it is resumed or replaced; returns the checkpoint to resume from."""
     directory = Path(args.output_dir)
     check_is_writable(directory, "--output_dir")
-    if not args.profile:  # a profile only adds its trace
+    if not args.profile:  # profiling only adds a trace file
         check_lock(directory)
     if args.resume or args.resume_from_checkpoint:
         return _checkpoint_to_resume(directory, args)
@@ -76,7 +76,7 @@ def _checkpoint_to_resume(directory: Path, args: LongTailTrainingArguments) -> s
 
 
 class Remains(NamedTuple):
-    """What a stopped run leaves: its newest checkpoint, and its directory if the trained model is in it."""
+    """What a stopped run leaves: its newest checkpoint, and its directory if that holds the trained model."""
 
     checkpoint: str | None
     model: str | None
@@ -88,7 +88,7 @@ def claimed_directory(
 ) -> Iterator[None]:
     """Lock the run's directory for the trainer; an exception that stops it gets a `Remains` as attribute `remains`.
 
-    A run that is replaced stays whole until the one in its place has made a step, or has to write.
+    The files of a replaced run stay until the new run has made a step, or has to write.
     """
     args, directory = trainer.args, Path(trainer.args.output_dir)
     PartialState().wait_for_everyone()  # other processes must not find what the main one writes now
@@ -143,7 +143,7 @@ def _write_settings(
     if before is None:
         _write_recipe(directory, recipe)
     else:
-        # The same data under another path is no change of settings.
+        # The same data under another path are not a changed setting.
         same = {name for name, path in recipe.items() if _is_same_place(before.get(name), path, places)}
         recipe |= {name: before[name] for name in same}
         changes = changed_by_resuming(before, recipe, settings)

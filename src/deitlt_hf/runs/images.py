@@ -33,14 +33,14 @@ class DataChoice:
     """How a command's flags chose the data."""
 
     own: bool  # the data are those of the model's run
-    given: Collection[str]  # names of the settings that flags gave
+    given: Collection[str]  # names of the data settings that were passed as flags
 
 
 @dataclass(frozen=True)
 class MeasuredImages:
     """Images to measure a model on, and which part of the source they are."""
 
-    images: Images  # of which `test` counts
+    images: Images  # only `test` is measured
     taken: str  # such as "the test split of pets"
 
     def __str__(self) -> str:
@@ -103,8 +103,8 @@ def load_images_to_measure(
 ) -> MeasuredImages:
     """Load the test images that a command's flags name.
 
-    The run's own data give their test split, held out as for the training, also where images came or went since. Of
-    another source it is the test split, or all images where it has none; its classes may be some of the model's.
+    The run's own data give their test split, held out as for the training even if images were added or removed since.
+    Another source gives its test split, or all of its images if it has none; it may have only some of the classes.
     """
     measured = _of_the_run(data, config, sources) if choice.own else _of_another_source(data, config, sources[0])
     if "test_fraction" in choice.given and measured.images.held_out is None:
@@ -124,8 +124,8 @@ def _of_the_run(data: DataArguments, config: PreTrainedConfig, sources: Sequence
     images = load_images(data, {name for record in records.values() for name in record.kept})
     if own is None and images.held_out:
         notice(
-            f"{sources[0]} has no {DATA_FILE}, which would tell of its held-out images: some test images may be ones "
-            "that it was trained on"
+            f"{sources[0]} has no {DATA_FILE}, which lists held-out images: some test images may be ones that it was "
+            "trained on"
         )
     if own is None and getattr(config, "class_counts", None):
         records = {sources[0]: DataRecord(names_of(config), config.class_counts, [])} | records

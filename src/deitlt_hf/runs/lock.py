@@ -1,4 +1,7 @@
-"""One training at a time in a directory: a lock file names its process and host."""
+"""One training at a time in a directory: a lock file names its process and host.
+
+filelock's `FileLock` does not name its holder, and other hosts do not see it on every shared file system.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ LOCK_FILE = "run.lock"
 
 
 def check_lock(directory: Path) -> None:
-    """Refuse a directory that another training uses; locks of this process and of killed ones here do not count."""
+    """Refuse a directory that another training uses; locks of this process and of killed ones on this host are free."""
     holder = _read(directory / LOCK_FILE)
     if holder is None or holder == _this_process() or _is_gone(holder):
         return
@@ -24,7 +27,7 @@ def check_lock(directory: Path) -> None:
     if holder.get("host") == socket.gethostname():
         raise DeiTLTError(f"{directory} is in use by {who}; wait for its end, or pass another --output_dir")
     raise DeiTLTError(
-        f"{directory} is in use by {who}, which cannot be asked from here; if it has ended, remove "
+        f"{directory} is in use by {who}, and this host cannot tell whether it still runs; if it has ended, remove "
         f"{directory / LOCK_FILE} and start again, or pass another --output_dir"
     )
 
@@ -35,7 +38,7 @@ def take_lock(directory: Path) -> None:
     check_lock(directory)
     left = _read(lock)
     if left is not None and left != mine:
-        notice(f"{directory}: taken over from process {left.get('pid')}, which is no more")
+        notice(f"{directory}: taken over from process {left.get('pid')}, which has ended")
         lock.unlink(missing_ok=True)
     aside = directory / f"{LOCK_FILE}.{os.getpid()}"
     aside.write_text(json.dumps(mine) + "\n")

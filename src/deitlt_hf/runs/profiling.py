@@ -61,9 +61,9 @@ def format_profile(profile: StepProfile) -> str:
 
 
 def profile_training(trainer: LongTailTrainer, steps: int = 20, checkpoint: str | None = None) -> StepProfile:
-    """Train for a few steps, say where their time goes, and write a trace into the trainer's output directory.
+    """Train for a few steps, measure their stages, and write a trace into the trainer's output directory.
 
-    Nothing is evaluated or saved; the trainer's model has learned from a few batches afterwards, and is of no use.
+    Nothing is evaluated or saved. The trainer's model is changed by these steps.
     """
     args = trainer.args
     args.save_strategy, args.eval_strategy, args.eval_on_start = SaveStrategy.NO, IntervalStrategy.NO, False

@@ -13,7 +13,7 @@ from deitlt_hf.losses.by_name import TEACHER_LOSSES
 from deitlt_hf.teachers.build import CIFAR_RESNET
 from deitlt_hf.training.arguments import TeacherTrainingArguments
 
-# Another run, or a run on another machine, should not take these over.
+# Settings that a recipe does not hold: another run, or a run on another machine, should choose its own.
 _OF_THE_RUN = {"overwrite", "resume", "resume_from_checkpoint"} | PRIVATE_SETTINGS
 OF_THE_MACHINE = {"bf16", "dataloader_pin_memory", "report_to", "use_cpu", "disable_tqdm"}
 
@@ -26,7 +26,7 @@ def _settings_of(loss: str) -> tuple[str, ...]:
     return tuple(name for name in names if name.startswith(f"{loss}_"))
 
 
-# Names, when they count, and what that takes.
+# Settings, when they have an effect, and what that needs, in words.
 _NEEDS: list[tuple[tuple[str, ...], Callable[[Settings], bool], str]] = [
     (("teacher", "teacher_pixels", "teacher_prior_tau"), lambda s: s["distillation_type"] != "none",
      "distillation_type hard, soft or ltkd"),

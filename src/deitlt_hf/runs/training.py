@@ -16,7 +16,7 @@ from deitlt_hf.data.arguments import Images, TrainingDataArguments
 from deitlt_hf.data.dataset import ViewedDataset
 from deitlt_hf.data.device_augmentation.device_views import BatchView
 from deitlt_hf.data.views import View, evaluation_view, image_processor, paco_key_view, paco_query_view
-from deitlt_hf.errors import DeiTLTError, check_is_there, loading_reason
+from deitlt_hf.errors import DeiTLTError, check_is_there
 from deitlt_hf.evaluation.evaluate import evaluate_student
 from deitlt_hf.evaluation.figures.run import report_figure
 from deitlt_hf.evaluation.figures.style import save_figure
@@ -165,7 +165,7 @@ def make_teacher_trainer(
 ) -> TeacherTrainer:
     """A trainer that is ready to train, with a model that `args.seed` determines."""
     set_seed(args.seed)
-    model = build_teacher(data, teacher, images)
+    model = _build_teacher(data, teacher, images)
     views, batch_views = _teacher_views(data, args, images)
     return TeacherTrainer(
         model,
@@ -179,12 +179,10 @@ def make_teacher_trainer(
     )
 
 
-def build_teacher(data: TrainingDataArguments, teacher: TeacherArguments, images: Images) -> PreTrainedModel:
+def _build_teacher(data: TrainingDataArguments, teacher: TeacherArguments, images: Images) -> PreTrainedModel:
     """An image classifier from scratch, or from `init_from`, for the classes at hand."""
     if teacher.init_from is not None:
-        model = _checked(
-            load_classifier, teacher.init_from, data.image_size, images.label_maps, source=teacher.init_from
-        )
+        model = load_classifier(teacher.init_from, data.image_size, images.label_maps)
         if teacher.classifier == "cosine" and not has_cosine_classifier(model):
             raise DeiTLTError(
                 f"{teacher.init_from} has a linear classifier; pass --classifier linear, or leave init_from out"
@@ -286,7 +284,11 @@ def make_student_trainer(
 ) -> DeiTLTTrainer:
     """A trainer that is ready to train, with a model that `args.seed` determines."""
     set_seed(args.seed)
-    model = build_student(data, student, images)
+    classes = images.label_maps | {"class_counts": images.class_counts, "class_groups": images.class_groups}
+    if student.init_from is not None:
+        model = load_start(student, data.image_size, classes)
+    else:
+        model = DeiTLTForImageClassification(_checked(student_config, student, data.image_size, **classes))
     strong = {"pixel_values": True} | ({"weak_pixel_values": False} if args.distillation_view == "weak" else {})
     views, batch_views = training_views(args, images.train, strong, data.image_size, data.horizontal_flip)
     return DeiTLTTrainer(
@@ -300,22 +302,11 @@ def make_student_trainer(
     )
 
 
-def build_student(
-    data: TrainingDataArguments, student: StudentArguments, images: Images
-) -> DeiTLTForImageClassification:
-    """A student from scratch, or from `init_from`, for the classes at hand."""
-    classes = images.label_maps | {"class_counts": images.class_counts, "class_groups": images.class_groups}
-    if student.init_from is not None:
-        return _checked(load_start, student, data.image_size, classes, source=student.init_from)
-    return DeiTLTForImageClassification(_checked(student_config, student, data.image_size, **classes))
-
-
 def save_result(result: RunResult, directory: str | Path) -> None:
     """Write `metrics.json` and `report.png`, each whole or not at all.
 
-    A run that was killed and resumed ends with the numbers of an undisturbed one, but not with the same picture: its
-    losses are means over the steps since the last line of the log, and the first line after the resume is the mean over
-    those since the checkpoint.
+    A resumed run ends with the numbers of an undisturbed one, but its picture differs: a loss is the mean over the
+    steps since the last line of the log, or since the checkpoint.
     """
     write_json(Path(directory) / METRICS_FILE, result.metrics)
     save_figure(report_figure(result.metrics, result.log_history), Path(directory) / REPORT_FILE)
@@ -328,12 +319,11 @@ def _train(trainer: LongTailTrainer, checkpoint: str | None) -> float:
     return time.perf_counter() - started
 
 
-def _checked(build, *args, source: str | None = None, **kwargs):
+def _checked(build, *args, **kwargs):
     """Build a model or configuration, and turn transformers' errors into one line."""
     try:
         return build(*args, **kwargs)
     except DeiTLTError:
         raise
-    except (ValueError, OSError, ImportError) as error:  # transformers' answer to a model that this timm lacks
-        reason = str(error).splitlines()[0] if source is None else f"{source}: {loading_reason(source, error)}"
-        raise DeiTLTError(reason) from error
+    except (ValueError, OSError, ImportError) as error:  # ImportError: of a model that the installed timm lacks
+        raise DeiTLTError(str(error).splitlines()[0]) from error

@@ -50,7 +50,11 @@ def make_classifier(
     if classifier == "cosine":
         config = TimmCosineConfig(architecture=architecture, image_size=image_size, **label_maps)
         return TimmCosineForImageClassification(config)
-    return _timm_classifier(architecture, image_size, label_maps)
+    config = TimmWrapperConfig(architecture=architecture, pretrained_cfg=_timm_data(image_size), **label_maps)
+    model = TimmWrapperForImageClassification(config)
+    # The wrapper draws all weights as a Transformer's, with a standard deviation of 0.02; this is timm's own start.
+    model.timm_model = timm.create_model(architecture, pretrained=False, num_classes=config.num_labels)
+    return model
 
 
 def check_architecture(architecture: str, classifier: str, depth: int) -> None:
@@ -79,7 +83,7 @@ def load_classifier(source: str, image_size: int, label_maps: Mapping[str, dict]
     # In full precision, whatever the file's: a teacher is trained.
     options = {"dtype": torch.float32, "ignore_mismatched_sizes": True}
     model, report = load_model(AutoModelForImageClassification, config, source, **options)
-    _accept_only_a_new_head(model, report)
+    _accept_only_a_new_head(model, report, source)
     return model
 
 
@@ -89,16 +93,8 @@ def has_cosine_classifier(model: PreTrainedModel) -> bool:
     return config.model_type == TimmCosineConfig.model_type or getattr(config, "classifier", None) == "cosine"
 
 
-def _timm_classifier(architecture: str, image_size: int, label_maps: Mapping[str, dict]) -> PreTrainedModel:
-    config = TimmWrapperConfig(architecture=architecture, pretrained_cfg=_timm_data(image_size), **label_maps)
-    model = TimmWrapperForImageClassification(config)
-    # The wrapper draws all weights as a Transformer's, with a standard deviation of 0.02; this is timm's own start.
-    model.timm_model = timm.create_model(architecture, pretrained=False, num_classes=config.num_labels)
-    return model
-
-
 def _timm_data(image_size: int) -> dict:
-    """`evaluation_view` in timm's words: a timm model's image processor is read from there."""
+    """`evaluation_view` as timm's settings, from which a timm model's image processor is made."""
     shortest_edge = evaluation_resize(image_size)
     return {
         "input_size": [3, image_size, image_size],
@@ -112,7 +108,7 @@ def _timm_data(image_size: int) -> dict:
 
 
 def _model_types() -> list[str]:
-    """Model types of this package and of transformers, but for the student and those that timm's names stand for."""
+    """Model types of this package and of transformers, without the student's and without those of timm models."""
     others = {DeiTLTConfig.model_type, TimmCosineConfig.model_type, TimmWrapperConfig.model_type}
     return [name for name in (*MODEL_TYPES, *MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES) if name not in others]
 
@@ -124,7 +120,7 @@ def _hint(architecture: str) -> str:
     return f"pass {CIFAR_RESNET}, a timm model such as resnet50, or a model type of transformers such as resnet"
 
 
-def _accept_only_a_new_head(model: PreTrainedModel, report: dict) -> None:
+def _accept_only_a_new_head(model: PreTrainedModel, report: dict, source: str) -> None:
     """Refuse missing or mismatched weights other than the head's, which is a matrix with a row per class."""
     heads = {
         f"{name}.{part}"
@@ -135,10 +131,12 @@ def _accept_only_a_new_head(model: PreTrainedModel, report: dict) -> None:
     }
     for key, in_file, in_model in report["mismatched_keys"]:
         if key not in heads or in_file[1:] != in_model[1:]:
-            raise ValueError(
-                f"its {key} has the shape {tuple(in_file)}, where {tuple(in_model)} is needed; pass the image size "
-                "that it was made for, or another model"
+            raise DeiTLTError(
+                f"{source}: its {key} has the shape {tuple(in_file)}, where {tuple(in_model)} is needed; pass the "
+                "image size that it was made for, or another model"
             )
     missing = sorted(set(report["missing_keys"]) - heads)
     if missing:
-        raise ValueError(f"its file lacks {len(missing)} weights, among them {missing[0]}; pass one that is complete")
+        raise DeiTLTError(
+            f"{source}: its file lacks {len(missing)} weights, among them {missing[0]}; pass one that is complete"
+        )

@@ -36,10 +36,12 @@ class FrozenTeacher:
         pixels: str = "reference",
     ):
         one_of("teacher_pixels", pixels, TEACHER_PIXELS)
-        if not isinstance(model, PreTrainedModel):
-            model = _load(str(model))
-        else:
+        if isinstance(model, PreTrainedModel):
             check_finite(model, "the teacher")
+        else:
+            # With this setting of FSDP on, all processes but the first would wait for weights that nobody sends.
+            with patch_environment(FSDP_CPU_RAM_EFFICIENT_LOADING="false"):
+                model = load_any_classifier(str(model), what="a teacher")
         self.model = model.to(device).eval().requires_grad_(False)
         self.model.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest with
         self.image_size = _image_size(model) if pixels == "reference" else None
@@ -48,9 +50,10 @@ class FrozenTeacher:
             own = read_own_pixels(model)
             self.image_size = own.size
             self._scale, self._shift = (value.to(device) for value in own.from_students())
-        order = _label_order(model.config.id2label, student.config.id2label)
-        in_order = order == list(range(len(model.config.id2label)))
-        self._order = None if in_order else torch.tensor(order, device=device)
+        self._order = None
+        if model.config.id2label != student.config.id2label:
+            order = _label_order(model.config.id2label, student.config.id2label)
+            self._order = torch.tensor(order, device=device)
 
     @torch.no_grad()
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -65,23 +68,15 @@ class FrozenTeacher:
         return logits if self._order is None else logits[:, self._order]
 
 
-def _load(source: str) -> PreTrainedModel:
-    # With this setting of FSDP, all processes but the first would wait for weights that are sent for a student only.
-    with patch_environment(FSDP_CPU_RAM_EFFICIENT_LOADING="false"):
-        return load_any_classifier(source, what="a teacher")
-
-
 def _image_size(model: PreTrainedModel) -> tuple[int, int] | None:
     size = getattr(model.config, "image_size", None)
-    if size is None:  # timm's wrapper says it in its own way
+    if size is None:  # timm's wrapper keeps it elsewhere
         size = (getattr(model.config, "pretrained_cfg", None) or {}).get("input_size", ())[1:]
-    # A model that says nothing takes any size.
+    # A model without either takes any size.
     return (size, size) if isinstance(size, int) else tuple(size) or None
 
 
 def _label_order(teacher: dict[int, str], student: dict[int, str]) -> list[int]:
-    if teacher == student:
-        return list(range(len(student)))
     position = {name: index for index, name in teacher.items()}
     missing = [name for name in student.values() if name not in position]
     if missing:

@@ -1,8 +1,7 @@
-"""What a teacher's own image processor would make of an image that the student has normalised."""
+"""How a teacher's own image processor resizes and normalises, to convert the student's pixels for that teacher."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -42,8 +41,8 @@ def read_own_pixels(teacher: PreTrainedModel) -> OwnPixels:
     source = teacher.name_or_path
     if not source:
         raise DeiTLTError(
-            "teacher_pixels 'own' needs the teacher's image processor, and this model came from nowhere; pass the "
-            "directory or hub id of a teacher that was saved with one"
+            "teacher_pixels 'own' needs the teacher's image processor, which is saved with a model's files, and "
+            "this model was not loaded from one; pass the directory or hub id of a teacher that was saved with one"
         )
     try:
         processor = load_image_processor(source)
@@ -58,25 +57,15 @@ def pixels_of(processor: BaseImageProcessor) -> OwnPixels:
     """Read an image processor's settings."""
     normalises = getattr(processor, "do_normalize", True)
     mean, std = (getattr(processor, name, None) if normalises else None for name in ("image_mean", "image_std"))
-    crops, resizes = getattr(processor, "do_center_crop", False), getattr(processor, "do_resize", True)
-    size = getattr(processor, "crop_size", None) if crops else None
-    if size is None and resizes:
+    size = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
+    if size is None and getattr(processor, "do_resize", True):
         size = getattr(processor, "size", None)
-    return OwnPixels(_per_channel(mean, 0.0), _per_channel(std, 1.0), _height_and_width(size))
+    if size is not None:  # a `SizeDict`, which transformers makes of every way to write a size
+        edge = size.shortest_edge
+        size = (edge and (edge, edge)) if size.height is None else (size.height, size.width)
+    return OwnPixels(_per_channel(mean, 0.0), _per_channel(std, 1.0), size)
 
 
 def _per_channel(values: float | list[float] | None, default: float) -> list[float]:
     values = default if values is None else values
     return [values] if isinstance(values, int | float) else list(values)
-
-
-def _height_and_width(size: Mapping | int | list[int] | None) -> tuple[int, int] | None:
-    """An image processor's size: a number, two of them, or a mapping with one of several names."""
-    if size is None or isinstance(size, int):
-        return size and (size, size)
-    if isinstance(size, list | tuple):
-        return size[0], size[-1]
-    size = dict(size)
-    if size.get("height") is not None:
-        return size["height"], size["width"]
-    return _height_and_width(size.get("shortest_edge"))

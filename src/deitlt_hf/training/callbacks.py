@@ -41,6 +41,6 @@ class ProgressBar(ProgressCallback):
             self.training_bar.set_postfix_str(f"loss {logs['loss']:.3f}, {phase}")
 
     def close(self):
-        """Finish the bar of a training that ends before its time."""
+        """Finish the bar of an interrupted training."""
         if self.training_bar is not None:
             self.training_bar.close()

@@ -12,29 +12,13 @@ from transformers import TrainerCallback
 
 
 class AveragedWeights:
-    """Keeps `decay` of itself and takes `1 - decay` of the model's weights at every update.
+    """At every update, keeps the share `decay` of itself (0.99996 in the reference) and adds the rest from the model.
 
-    Each process averages the part of the weights that it holds, so that under FSDP2 the average is sharded as they are.
-
-    Args:
-        model: the average starts as a copy of its weights and buffers, in float32 or finer.
-        decay: share of itself that the average keeps, 0.99996 in the reference.
-
-    Example:
-        >>> import torch
-        >>> model = torch.nn.Linear(1, 1, bias=False)
-        >>> _ = model.weight.data.fill_(1.0)
-        >>> average = AveragedWeights(model, decay=0.75)
-        >>> _ = model.weight.data.fill_(5.0)
-        >>> average.update(model)
-        >>> average.weights["weight"].item()  # 0.75 * 1 + 0.25 * 5
-        2.0
-        >>> with average.lent_to(model):
-        ...     model.weight.item()
-        2.0
-        >>> model.weight.item()
-        5.0
+    The average is in float32 or finer. Each process averages the part of the weights that it holds, so that under FSDP2
+    the average is sharded as they are.
     """
+
+    # torch's AveragedModel averages in the model's data type, which may be too coarse; see `_fine`.
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
@@ -73,7 +57,7 @@ class UpdateAverage(TrainerCallback):
         self.average = average
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        # Only now all processes have the first one's weights, and under FSDP2 their shards.
+        # Not before: only now all processes have the first one's weights, or under FSDP2 their shards of them.
         if state.global_step == 0:
             self.average.start(model)
 

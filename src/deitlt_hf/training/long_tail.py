@@ -313,7 +313,7 @@ class LongTailTrainer(DurableTrainer):
         return dataloader
 
     def _refuse_a_last_image(self, dataloader: DataLoader) -> None:
-        """Refuse a last batch of one image, of which batch normalisation has no statistics."""
+        """Refuse a last batch of one image: batch normalisation needs two or more."""
         sampler, size = dataloader.batch_sampler, self.args.train_batch_size
         if self.args.world_size > 1 or self.args.dataloader_drop_last or not hasattr(sampler, "sampler"):
             return

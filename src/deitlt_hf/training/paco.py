@@ -21,29 +21,8 @@ PACO_FILE = "paco.safetensors"
 class MomentumContrast(nn.Module):
     """Contrasts a classifier's features with those of its moving average (He et al., 2020).
 
-    None of it belongs to the classifier, so that what is saved as the teacher is plain.
-
-    Args:
-        model: the classifier; the input of its last linear layer is what is projected.
-        dim: size of queries and keys.
-        queue_size: how many keys the queue holds.
-        momentum: share of itself that the momentum encoder keeps at a step.
-        seed: of the projection, of the first random queue, and of the order in which processes exchange images; the
-            same on all processes.
-        accelerator: gathers across processes.
-
-    Raises:
-        DeiTLTError: the classifier has no linear layer that puts out its classes.
-
-    Example:
-        >>> from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
-        >>> model = CifarResNetForImageClassification(CifarResNetConfig(depth=20, num_labels=2))
-        >>> contrast = MomentumContrast(model, dim=8, queue_size=6, momentum=0.9, seed=0, accelerator=Accelerator())
-        >>> keys = contrast.encode_keys(torch.randn(4, 3, 32, 32))
-        >>> contrast.stage(keys, torch.tensor([0, 1, 1, 0]))
-        >>> contrast.advance(model)
-        >>> contrast.queue_labels[:4]
-        tensor([0, 1, 1, 0])
+    The features are the input of the classifier's last linear layer, projected to `dim` numbers. This module is no part
+    of the classifier, so that a saved teacher has only its own weights. `seed` must be the same in all processes.
     """
 
     queue: torch.Tensor
@@ -123,7 +102,7 @@ class MomentumContrast(nn.Module):
     def advance(self, model: PreTrainedModel) -> None:
         """After an optimiser step: move the momentum encoder towards the classifier, the staged keys into the queue.
 
-        Accumulated batches of one step so see one queue and one momentum encoder, and so do both passes of SAM.
+        So all accumulated batches of one step, and both passes of SAM, see the same queue and momentum encoder.
         """
         self.projection.zero_grad()  # the Trainer does so for its model only
         torch._foreach_lerp_(*self._key_and_query_weights(model), 1 - self.momentum)

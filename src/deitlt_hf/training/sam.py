@@ -11,15 +11,9 @@ def sam_over_sgd(parameters: Iterable[torch.nn.Parameter], rho: float, **options
     """An optimiser whose `first_step` climbs to the sharpest point within `rho` and whose `step` returns and descends.
 
     Between the two, compute the gradient again. pytorch_optimizer's SAM wants one closure for both, which a training
-    loop that calls `step` itself cannot give.
-
-    Args:
-        parameters: the weights.
-        rho: radius of the perturbation, in the Euclidean norm over all weights.
-        **options: of `torch.optim.SGD`: `lr`, `momentum`, `weight_decay`.
+    loop that calls `step` itself cannot give. `rho` is a Euclidean norm over all weights.
 
     Example:
-        >>> import torch
         >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
         >>> optimizer = sam_over_sgd([weight], rho=1.0, lr=0.1)
         >>> (weight**2 / 2).sum().backward()  # the gradient is the weight itself, of norm 5

@@ -17,11 +17,9 @@ def cosine_with_warmup(
 ) -> float:
     """The student's schedule: a cosine over all epochs, whose start is replaced by a linear warm-up.
 
-    The cosine counts from epoch 0, not from the end of the warm-up, so that it is already below `learning_rate` where
-    it takes over.
+    The cosine starts at epoch 0 and not at the end of the warm-up, where it is therefore below `learning_rate` already.
 
     Example:
-        >>> from deitlt_hf.training.schedule import cosine_with_warmup
         >>> round(cosine_with_warmup(600, epochs=1200, learning_rate=2.5e-4), 8)
         0.00013
     """
@@ -45,7 +43,6 @@ def steps_with_warmup(
     The warm-up rises once per epoch and reaches `learning_rate` in the last of its epochs.
 
     Example:
-        >>> from deitlt_hf.training.schedule import steps_with_warmup
         >>> [steps_with_warmup(epoch, learning_rate=0.1) for epoch in (0, 4, 159, 160)]
         [0.02, 0.1, 0.1, 0.001]
     """
@@ -57,11 +54,10 @@ def steps_with_warmup(
 def sam_radius(epoch: float, *, epochs: float, radii: Sequence[float], change_epochs: Sequence[float] = ()) -> float:
     """SAM's radius in an epoch, by the schedules published for long tails (Rangwani et al., 2022).
 
-    One of `radii` stays; with `change_epochs` the second and further ones begin there; two without them are those of
-    the first and the last epoch, with equal steps from epoch to epoch in between.
+    A single one of `radii` holds in all epochs. With `change_epochs`, the second radius and those after it begin there.
+    Two radii without `change_epochs` are those of the first and the last epoch, with equal steps between them.
 
     Example:
-        >>> from deitlt_hf.training.schedule import sam_radius
         >>> [sam_radius(epoch, epochs=90, radii=(0.05, 0.1, 0.5), change_epochs=(5, 60)) for epoch in (4.9, 5, 60)]
         [0.05, 0.1, 0.5]
         >>> [sam_radius(epoch, epochs=5, radii=(0, 1)) for epoch in (0, 0.9, 1, 4)]
