@@ -238,7 +238,7 @@ def test_own_pixels_without_an_image_processor_are_refused(tiny_student, tmp_pat
     model = tiny_cifar_resnet()
     model.save_pretrained(tmp_path)
     message = (
-        "was not loaded from one; pass the directory"
+        "was not loaded from files; pass the directory"
         if is_object
         else "has no image processor .preprocessor_config.json.; save"
     )

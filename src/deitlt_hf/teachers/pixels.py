@@ -42,7 +42,7 @@ def read_own_pixels(teacher: PreTrainedModel) -> OwnPixels:
     if not source:
         raise DeiTLTError(
             "teacher_pixels 'own' needs the teacher's image processor, which is saved with a model's files, and "
-            "this model was not loaded from one; pass the directory or hub id of a teacher that was saved with one"
+            "this model was not loaded from files; pass the directory or hub id of a teacher that was saved with one"
         )
     try:
         processor = load_image_processor(source)
