@@ -36,6 +36,7 @@ def add_remote_code(directory: str | os.PathLike[str]) -> None:
     model_type = config.get("model_type")
     if config.get("auto_map") or model_type not in MODEL_TYPES:
         return
+    # Not transformers' `custom_object_save`, which needs an object of each class.
     auto_map = {}
     for module in (f"configuration_{model_type}", f"modeling_{model_type}"):
         source = (_MODELS / model_type / f"{module}.py").read_text(encoding="utf-8")

@@ -53,21 +53,19 @@ def expert_panels(classifier: ExpertClassifier, picture: Image.Image) -> list[An
 
 def introduction(config: DeiTLTConfig, has_attention: bool = True) -> str:
     """A few sentences about the model for the top of the page."""
-    sentences = [
+    text = (
         "This model has two experts: its CLS token for classes with many training images (head), its DIST token for "
-        "classes with few (tail)."
-    ]
+        "classes with few (tail). "
+    )
     if config.class_counts is not None:
-        sentences.append(
+        text += (
             f"Of its {config.num_labels:,} classes, the largest had {max(config.class_counts):,} training images and "
-            f"the smallest {min(config.class_counts):,}."
+            f"the smallest {min(config.class_counts):,}. "
         )
-    sentences.append("Choose a picture to see what each expert and their average say")
+    text += "Choose a picture to see what each expert and their average say"
     if has_attention:
-        sentences[-1] += (
-            ", and which patches each token attends to in the last layer, from little (violet) to most (yellow)"
-        )
-    return " ".join(sentences) + "."
+        text += ", and which patches each token attends to in the last layer, from little (violet) to most (yellow)"
+    return f"{text}."
 
 
 def build_app(

@@ -13,8 +13,7 @@ from deitlt_hf.data.arguments import DataArguments, load_splits, names_of
 from deitlt_hf.data.columns import labels_of
 from deitlt_hf.data.images import decode_image
 from deitlt_hf.data.readable import undecoded
-from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.inference.classifier import find_images
+from deitlt_hf.inference.classifier import decode_picture, find_images
 from deitlt_hf.inference.loading import load_run_settings
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 
@@ -56,11 +55,10 @@ def examples_in_folder(folder: Path, config: DeiTLTConfig) -> list[ExamplePictur
     ids = {name: class_id for class_id, name in config.id2label.items()}
     first_of_class = {ids[file.parent.name]: file for file in reversed(files) if file.parent.name in ids}
     if not first_of_class:
-        return [ExamplePicture(_open(file), file.stem) for file in files[: 2 * PER_END]]
-    return [
-        ExamplePicture(_open(first_of_class[label]), class_caption(config, label))
-        for label in both_ends(config, first_of_class)
-    ]
+        captions = {file: file.stem for file in files[: 2 * PER_END]}
+    else:
+        captions = {first_of_class[label]: class_caption(config, label) for label in both_ends(config, first_of_class)}
+    return [ExamplePicture(decode_picture(file, f"example {file}"), text) for file, text in captions.items()]
 
 
 def examples_of_run(source: str, config: DeiTLTConfig, revision: str | None = None) -> list[ExamplePicture]:
@@ -94,10 +92,3 @@ def examples_of_run(source: str, config: DeiTLTConfig, revision: str | None = No
         ExamplePicture(decode_image(test[first_image[index]]["image"]), class_caption(config, index))
         for index in both_ends(config, first_image)
     ]
-
-
-def _open(file: Path) -> Image.Image:
-    try:
-        return decode_image({"bytes": None, "path": str(file)})
-    except DeiTLTError as error:
-        raise DeiTLTError(f"example {file} cannot be read as an image ({error}); leave it out") from error

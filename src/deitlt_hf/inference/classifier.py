@@ -204,7 +204,7 @@ class ExpertClassifier:
             for position in range(start, min(start + _DECODED_AT_ONCE, batch.stop)):
                 file = Path(images[position]) if isinstance(images[position], str | os.PathLike) else None
                 try:
-                    picture = _decode(images[position], file or f"picture {position}")
+                    picture = decode_picture(images[position], file or f"picture {position}")
                 except DeiTLTError as error:
                     if on_error is None or file is None:
                         raise
@@ -217,7 +217,8 @@ class ExpertClassifier:
         return results, torch.cat(parts) if parts else None
 
 
-def _decode(picture: Picture, name: Path | str) -> Image.Image:
+def decode_picture(picture: Picture, name: Path | str) -> Image.Image:
+    """The upright RGB image of a picture; errors call it `name`."""
     if isinstance(picture, np.ndarray):
         array = picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
         has_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))

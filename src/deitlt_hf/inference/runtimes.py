@@ -1,4 +1,7 @@
-"""What runs a student: PyTorch, ONNX Runtime or a torch.export program, all from pixels to both heads' logits."""
+"""Runs a student in PyTorch, in ONNX Runtime or as a torch.export program.
+
+A runtime takes pixel values `(batch, channels, height, width)` float32, and gives the logits of both heads on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -35,15 +37,6 @@ class HeadOutputs:
     cls_logits: torch.Tensor
     distillation_logits: torch.Tensor
     attention: dict[str, torch.Tensor] | None = None
-
-
-class Runtime(Protocol):
-    """Runs a student on `(batch, channels, height, width)` float32 pixel values; gives tensors on the CPU."""
-
-    name: str
-    config: DeiTLTConfig
-
-    def __call__(self, pixel_values: torch.Tensor) -> HeadOutputs: ...
 
 
 class TorchRuntime:
@@ -74,6 +67,9 @@ class FileRuntime:
     def __call__(self, pixel_values: torch.Tensor) -> HeadOutputs:
         _, cls_logits, distillation_logits = self._outputs(pixel_values)
         return HeadOutputs(cls_logits, distillation_logits)
+
+
+Runtime = TorchRuntime | FileRuntime
 
 
 def load_runtime(source: str, revision: str | None = None) -> Runtime:
