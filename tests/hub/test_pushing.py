@@ -147,7 +147,7 @@ def test_a_readme_that_somebody_wrote_goes_as_it_is(
     edited = (run / "README.md").read_text()
     assert edited.count('"birds"') == 4
     assert hub.files("me/birds")["README.md"].decode() == edited.replace('"birds"', '"me/birds"')
-    assert "README.md goes as it is" in caplog.text
+    assert "README.md was written or edited by hand" in caplog.text
     push_model(run, "me/other", branch="late")
     on_branch = hub.files("me/other", "late")["README.md"].decode()
     assert on_branch.count('"me/other", revision="late"') == 4

@@ -1,4 +1,4 @@
-"""The card of a built data set: where it comes from, whose it is, how long its tail is, and how to load it."""
+"""The card of a built data set: its source, licence and class counts, and how to load it."""
 
 from __future__ import annotations
 

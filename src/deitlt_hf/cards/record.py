@@ -215,7 +215,7 @@ def _read_config(path: Path) -> PreTrainedConfig:
         raise DeiTLTError(f"{path} holds a {classes[0]}, which is no image classifier; pass the directory of one")
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # a stranger's file can make the loader fail in any way
+    except Exception as error:  # a file of others can raise an error of any type
         raise DeiTLTError(
             f"{path / 'config.json'} is of no model that transformers or this package knows: "
             f"{loading_reason(str(path), error)}"

@@ -29,8 +29,8 @@ def token_attention(model: DeiTLTForImageClassification, pixel_values: torch.Ten
     """How much each patch is attended to by the class token and the distillation token in the last layer.
 
     The weights are means over the heads. What a token gives to the two tokens themselves is left out, so that a map
-    sums to the share of its attention that goes to patches, at most 1. The model runs in evaluation mode, and keeps its
-    own mode and attention implementation.
+    sums to the token's attention to patches, at most 1. The model runs in evaluation mode, and keeps its own mode and
+    attention implementation.
 
     Args:
         model: a student.
@@ -186,7 +186,7 @@ def draw_attention(image: Image.Image, weights: np.ndarray, region: Region | Non
 
 
 def shrink(image: Image.Image, side: int) -> Image.Image:
-    """The image, or a copy whose longer side is `side` pixels where it is longer."""
+    """The image, shrunk so that no side has more than `side` pixels."""
     scale = side / max(image.size)
     if scale >= 1:
         return image
@@ -195,6 +195,6 @@ def shrink(image: Image.Image, side: int) -> Image.Image:
 
 
 def pixel_box(region: Region, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A region of fractions in pixels of a picture of `(width, height)`, at least one pixel each way."""
+    """A region of fractions in pixels of a picture of `(width, height)`, at least one pixel wide and high."""
     left, top, right, bottom = (round(part * size[index % 2]) for index, part in enumerate(region))
     return left, top, max(right, left + 1), max(bottom, top + 1)

@@ -100,9 +100,9 @@ def push_model(
 
 
 def model_files(directory: str | os.PathLike[str]) -> list[Path]:
-    """The files of a directory that are pushed: its model, its code, and what the run says about it.
+    """The files that are pushed from a directory: the model, its code, and files of the run.
 
-    A `checkpoint-N` and averaged weights take the image processor and the recipe of their run, but not its results,
+    A `checkpoint-N` and averaged weights get the image processor and the recipe of their run, but not its results,
     which belong to other weights.
 
     Raises:
@@ -162,7 +162,7 @@ def stage_model(
     has_code = "AutoModelForImageClassification" in (config.get("auto_map") or {})
     card = model_card(directory, repo_id, branch, has_code)
     if has_own_card(directory):
-        logger.warning(f"{directory / CARD_FILE} goes as it is, for it is not as this package wrote it")
+        logger.warning(f"{directory / CARD_FILE} was written or edited by hand: it is uploaded instead of a new one")
         _load_from_hub(folder / CARD_FILE, model_card(directory), card)
     else:
         card.save(folder / CARD_FILE)

@@ -1,4 +1,4 @@
-"""A page in the browser: a picture goes in, both experts' answers and where their tokens look come out."""
+"""A page in the browser that shows what both experts say about a picture, and where their tokens look."""
 
 from __future__ import annotations
 

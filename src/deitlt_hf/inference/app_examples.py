@@ -64,8 +64,8 @@ def examples_in_folder(folder: Path, config: DeiTLTConfig) -> list[ExamplePictur
 def examples_of_run(source: str, config: DeiTLTConfig, revision: str | None = None) -> list[ExamplePicture]:
     """Test images of the most and the least frequent classes, from the data of the model's run.
 
-    The list is empty if the data are not on this machine or have other classes now. For models of the hub only digits
-    have some.
+    The list is empty if the data are not on this machine or have other classes now. Models of the hub have examples
+    only if they were trained on digits.
 
     Args:
         source: directory or hub id of the model.
@@ -78,7 +78,7 @@ def examples_of_run(source: str, config: DeiTLTConfig, revision: str | None = No
     """
     settings = load_run_settings(source, revision)
     data = settings.get("data", "digits-lt")
-    # A path in a stranger's recipe means nothing on this machine.
+    # A path in the recipe of a model on the hub is one of another machine.
     is_here = data == "digits-lt" or (Path(source).is_dir() and Path(settings.get("data_dir") or data).exists())
     if not settings or not is_here:
         return []

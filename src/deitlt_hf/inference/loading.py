@@ -29,7 +29,7 @@ _ADVICE = {
     "hub id",
     "a teacher": "pass the directory of an image classifier, such as the output of `deitlt teacher`, or a hub id",
 }
-_PLACES = {"data_dir", "teacher", "init_from"}  # paths of the machine that trained; they mean nothing on this one
+_PLACES = {"data_dir", "teacher", "init_from"}  # paths on the machine where the model was trained
 
 
 def load_student(source: str, revision: str | None = None) -> DeiTLTForImageClassification:
@@ -85,7 +85,7 @@ def load_any_config(source: str, revision: str | None = None, what: str = "a mod
 
 @contextmanager
 def loading(source: str, what: str = "a model") -> Iterator[None]:
-    """Turn every error inside into "cannot load a model": a stranger's files can make a loader fail in any way."""
+    """Turn every error inside into "cannot load a model": files of others can raise errors of any type."""
     try:
         yield
     except DeiTLTError:
@@ -101,7 +101,7 @@ def load_image_processor(source: str, revision: str | None = None) -> BaseImageP
     try:
         check_processor(source, revision)
         return AutoImageProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except Exception as error:  # a stranger's file can make the loader fail in any way
+    except Exception as error:  # a file of others can raise an error of any type
         has_file = Path(source, "preprocessor_config.json").is_file()
         reason = "" if Path(source).is_dir() and not has_file else f": {loading_reason(source, error)}"
         what = "an image processor that cannot be read" if has_file else "no image processor"
@@ -114,9 +114,9 @@ def load_run_settings(source: str, revision: str | None = None) -> dict[str, Any
         try:
             file = find_file(source, RECIPE_FILE, revision)
             settings = read_settings(file) if file else None
-        except DeiTLTError:  # a stranger's damaged recipe must not keep a model from being used
+        except DeiTLTError:  # a model can be used without its recipe
             settings = None
         return {name: value for name, value in (settings or {}).items() if name not in _PLACES}
-    directories = (Path(source), Path(source).parent)  # averaged weights lie in a directory of their run
+    directories = (Path(source), Path(source).parent)  # averaged weights are in a folder of their run
     found = (read_settings(directory / RECIPE_FILE) for directory in directories)
     return at_recorded_places(next((settings for settings in found if settings is not None), {}), source)

@@ -50,7 +50,7 @@ def attention_panel(image: Image.Image, result: ImageResult, title: str = "pictu
 
 def panel_names(files: Sequence[Path]) -> list[str]:
     """A name for each file's panel, such as `lynx.png`, or `lynx-2.png` where that is taken."""
-    names: dict[str, str] = {}  # by lower case: some file systems take upper and lower case for the same
+    names: dict[str, str] = {}  # by lower case, because some file systems do not tell cases apart
     for file in files:
         candidates = chain([f"{file.stem}.png"], (f"{file.stem}-{number}.png" for number in count(2)))
         name = next(name for name in candidates if name.lower() not in names)

@@ -1,8 +1,8 @@
-"""Which class of the data set each output of a reference checkpoint is.
+"""Finds the class of the data set that each output of a reference checkpoint stands for.
 
-The reference's PaCo teachers have the data set's own order, and so have all its models on CIFAR. Its students on
-ImageNet-LT and iNaturalist-2018 count classes by falling training frequency; the published LDAM and cross-entropy code
-for SAM teachers on these does so too.
+The reference's PaCo teachers and all its models on CIFAR have the data set's own order. On ImageNet-LT and
+iNaturalist-2018, its students and the teachers of the published LDAM and cross-entropy code number the classes by
+falling training frequency.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.reference.checkpoint_file import ReferenceFile, State, count_numbers
 
-# Attention heads of DeiT's sizes, as the reference's model names call them, and the width of a head in all of them.
+# Attention heads of DeiT's sizes, by the part of the reference's model names that says the size; every head is 64 wide.
 _HEADS_OF_SIZE = {"tiny": 3, "small": 6, "base": 12}
 _HEAD_DIM = 64
 

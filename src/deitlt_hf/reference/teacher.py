@@ -14,11 +14,10 @@ from deitlt_hf.models.timm_cosine.modeling_timm_cosine import TimmCosineForImage
 from deitlt_hf.reference.checkpoint_file import ReferenceFile, State, count_numbers
 from deitlt_hf.reference.normalisation import timm_pretrained_cfg
 
-# PaCo's momentum encoder, queue of keys and projection head serve its loss, not its predictions.
+# PaCo's momentum encoder, queue of keys and projection head are for its loss alone.
 _PACO_TRAINING_ONLY = ("encoder_k.", "linear_k.", "encoder_q.fc.", "queue")
 
-# Blocks per stage of torchvision's ResNets (He et al., 2016, table 1). timm's are the same networks with the same
-# names, down to the strides of the bottlenecks.
+# Blocks per stage of torchvision's ResNets (He et al., 2016, table 1). timm has the same networks and weight names.
 _BASIC_BLOCKS = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34"}
 _BOTTLENECKS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
 _IMAGE_SIZE = 224
@@ -44,7 +43,7 @@ def convert_teacher(file: ReferenceFile) -> tuple[PreTrainedModel, State, str]:
 
 
 def _classifying_part(file: ReferenceFile) -> State:
-    """The tensors that make the logits, with the classifier named `classifier.` and its class vectors as rows."""
+    """The tensors that the logits need, with the classifier named `classifier.` and its class vectors as rows."""
     left_out = _PACO_TRAINING_ONLY if file.is_paco else ()
     named = {
         name.removeprefix("encoder_q."): tensor for name, tensor in file.state.items() if not name.startswith(left_out)

@@ -1,4 +1,4 @@
-"""What the tokens do in each layer: reach of attention, rollout, rank of the features, similarity."""
+"""Measures of the tokens in each layer: distance of attention, rollout, rank of the features, similarity."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def mean_attention_distance(
 ) -> torch.Tensor:
     """Mean distance in pixels over which each head attends (Dosovitskiy et al., 2021, figure 7; the paper's analysis).
 
-    Distances are those between the patches' centres. What is given to the class and distillation tokens, which lie
-    nowhere, is left out, and a token's weights on the patches are scaled to sum to 1; a token that attends to no patch
-    at all has distance 0.
+    Distances are between the patches' centres. Attention to the class and distillation tokens, which have no place, is
+    left out, and a token's weights on the patches are scaled to sum to 1; a token that attends to no patch has distance
+    0.
 
-    For `token="all"` each patch reads: the distance from it to the patches that it attends to, weighted by attention,
-    and the mean over patches and images. The class and distillation tokens have no place to measure from. Theirs is the
-    mean distance between two patches that are drawn by the token's weights: 0 where it looks at one patch, wherever
-    that is, and for uniform weights the same as `"all"` gives for them.
+    For `token="all"` it is the distance from each patch to the patches that it attends to, weighted by attention, and
+    the mean over patches and images. For the class and distillation tokens, which have no place, it is the mean
+    distance between two patches drawn by the token's weights: 0 if the token looks at a single patch, and for uniform
+    weights the same as for `"all"`.
 
     Args:
         attention: weights `(batch, heads, tokens, tokens)` of one layer, rows reading columns; or a sequence of
