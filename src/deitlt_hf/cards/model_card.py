@@ -18,11 +18,20 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 import deitlt_hf
 from deitlt_hf.cards.descriptions import describe_architecture, describe_teacher_training
 from deitlt_hf.cards.markdown import code_block, escape, listed_labels
-from deitlt_hf.cards.record import ONLY_ROW, RunRecord, find_hub_ids, read_record, read_shapes
+from deitlt_hf.cards.record import ONLY_ROW, RunRecord, read_record, read_shapes
 from deitlt_hf.data.suggestion import format_setting
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, MEASURES, TEACHER
-from deitlt_hf.files import METRICS_FILE, RECIPE_FILE, REPORT_FILE, RUN_FILE, last_part, read_json, whole_file
+from deitlt_hf.files import (
+    METRICS_FILE,
+    RECIPE_FILE,
+    REPORT_FILE,
+    RUN_FILE,
+    is_hub_id,
+    last_part,
+    read_json,
+    whole_file,
+)
 from deitlt_hf.foreign.adapters import ADAPTER_FILE, CLASSES_FILE, is_adapter
 
 CARD_FILE = "README.md"
@@ -150,7 +159,7 @@ def _adapter_card(directory: str | os.PathLike[str], repo_id: str | None, branch
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise DeiTLTError(f"{path / ADAPTER_FILE} names no base_model_name_or_path; pass an adapter that PEFT saved")
-    base_id = find_hub_ids({"init_from": base}).get("init_from")
+    base_id = base if is_hub_id(base) else None
     is_elsewhere = base_id is None and (repo_id is not None or Path(base).is_absolute())
     has_classes = (path / CLASSES_FILE).is_file()
     shapes = {} if has_classes else read_shapes(path, "adapter_model*.safetensors")

@@ -297,7 +297,7 @@ def teacher_record(source: str, config: PreTrainedConfig) -> dict[str, Any]:
     metrics = read_json(directory / METRICS_FILE) or {}
     measured = metrics.get("accuracy") or (metrics.get("experts") or {}).get("average")
     return {
-        "name": find_hub_ids({"teacher": source}).get("teacher") or last_part(source),
+        "name": source if is_hub_id(source) else last_part(source),
         "model_type": config.model_type,
         "architecture": describe_architecture(config),
         "accuracy": measured and {one.key: measured[one.key] for one in MEASURES if one.key in measured},

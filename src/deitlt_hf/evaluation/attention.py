@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -66,13 +67,11 @@ def run_with_attention(
     attention = model.deit.layers[-1].attention
     projected: dict[str, torch.Tensor] = {}
 
-    def keep(name: str, output: torch.Tensor) -> None:
+    def keep(name: str, _module: torch.nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
         projected[name] = output.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
 
-    hooks = [
-        getattr(attention, name).register_forward_hook(lambda _module, _input, output, name=name: keep(name, output))
-        for name in ("q_proj", "k_proj")
-    ]
+    names = ("q_proj", "k_proj")
+    hooks = [getattr(attention, name).register_forward_hook(partial(keep, name)) for name in names]
     try:
         outputs = model(pixel_values)
     finally:

@@ -114,6 +114,7 @@ def plot(axes: Axes, x: Iterable[float], y: Iterable[float | None], line: Series
 
 def legend_below(figure: Figure) -> None:
     """Draw one legend for all panels, with each label once, as it is drawn first."""
+    # Not matplotlib's own labels: it leaves out those that begin with "_", as a model's name may.
     drawn: dict[str, Any] = {}
     for axes in figure.axes:
         for handle in [*axes.get_lines(), *axes.containers]:
