@@ -109,7 +109,7 @@ def students_table(runs: Runs) -> str:
     """Every student's own prediction, and what the paper published."""
     rows = [["student", "seeds", *COLUMNS]]
     for name, of_seeds in runs.items():
-        accuracies = [_spread(run.accuracy(group) for run in of_seeds.values()) for group in COLUMNS]
+        accuracies = [spread(run.accuracy(group) for run in of_seeds.values()) for group in COLUMNS]
         rows.append([STUDENTS[name].title, str(len(of_seeds)), *accuracies])
     setting, recipe = PAPER_SETTINGS[PAPERS], load_recipe(PAPERS)
     title = f"*the paper's DeiT-LT: ViT-B/16, {recipe['image_size']} pixels, {recipe['num_train_epochs']} epochs*"
@@ -121,7 +121,7 @@ def experts_table(runs: Runs) -> str:
     rows = [["student", "prediction", *COLUMNS]]
     for name in (name for name in runs if STUDENTS[name].teacher is not None):
         for expert in EXPERTS:
-            accuracies = [_spread(run.accuracy(group, expert) for run in runs[name].values()) for group in COLUMNS]
+            accuracies = [spread(run.accuracy(group, expert) for run in runs[name].values()) for group in COLUMNS]
             rows.append([STUDENTS[name].title, EXPERT_LABELS[expert], *accuracies])
     return markdown_table(rows)
 
@@ -191,7 +191,8 @@ def _flags(settings: Mapping[str, Any]) -> str:
     return "".join(f" --{name} {value}" for name, value in said)
 
 
-def _spread(values: Iterable[float]) -> str:
+def spread(values: Iterable[float]) -> str:
+    """Mean and standard deviation over seeds; the mean alone of one seed, and a dash of none."""
     values = list(values)
     if not values:
         return "-"

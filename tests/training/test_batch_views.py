@@ -105,13 +105,30 @@ def test_views_follow_from_seed_step_place_and_process() -> None:
         assert not torch.equal(made(**others), made()), others
 
 
-def test_auto_stays_with_the_loader_without_a_gpu(arguments) -> None:
-    rows = rows_of(2)
-    assert [augments_on_device(arguments(augmentation_device=name), rows, 8) for name in ("auto", "cpu", "device")] == [
-        False,
-        False,
-        True,
-    ]
+@pytest.mark.parametrize(
+    ("device", "image_size", "size", "expected"),
+    [
+        ("cpu", 32, 300, True),
+        ("cpu", 33, 8, False),
+        ("cuda", 8, 300, True),
+        ("cuda", 64, 8, True),
+        ("cuda", 64, 300, False),
+        ("mps", 8, 8, False),
+    ],
+)
+def test_auto_is_the_device_where_batched_views_are_faster(
+    arguments, monkeypatch, device, image_size, size, expected
+) -> None:
+    rows = rows_of(2, size)
+    args = {name: arguments(augmentation_device=name) for name in ("auto", "cpu", "device")}
+    monkeypatch.setattr(type(args["auto"]), "device", torch.device(device))
+    assert augments_on_device(args["auto"], rows, image_size) is expected
+    assert augments_on_device(args["cpu"], rows, image_size) is False
+    if device != "mps":
+        assert augments_on_device(args["device"], rows, image_size) is True
+
+
+def test_another_augmentation_device_is_refused(arguments) -> None:
     with pytest.raises(DeiTLTError, match="unknown augmentation_device 'gpu'; pass one of auto, cpu, device"):
         arguments(augmentation_device="gpu")
 
@@ -121,13 +138,6 @@ def test_a_device_without_double_precision_is_refused(arguments, monkeypatch) ->
     monkeypatch.setattr(type(args), "device", torch.device("mps"))
     with pytest.raises(DeiTLTError, match="augmentation_device is 'device', which a mps device lacks; pass auto or"):
         augments_on_device(args, rows_of(2), 8)
-
-
-@pytest.mark.parametrize(("image_size", "size", "expected"), [(8, 300, True), (64, 8, True), (64, 300, False)])
-def test_auto_goes_to_a_gpu_with_small_images(arguments, monkeypatch, image_size, size, expected) -> None:
-    args = arguments()
-    monkeypatch.setattr(type(args), "device", torch.device("cuda"))
-    assert augments_on_device(args, rows_of(2, size), image_size) is expected
 
 
 @pytest.mark.parametrize("kind", ["student", "teacher", "teacher on strong views"])

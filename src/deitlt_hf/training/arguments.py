@@ -97,8 +97,8 @@ class LongTailTrainingArguments(DurableTrainingArguments):
         default="auto",
         metadata={
             "help": "Where training images are augmented: cpu (one by one by the loader's workers), device (in batches "
-            "where the model is), or auto (device on a GPU for images up to 32 pixels or of one size up to 256, else "
-            "cpu)."
+            "where the model is), or auto (device for images up to 32 pixels, and on a GPU for images of one size up "
+            "to 256; else cpu)."
         },
     )
 

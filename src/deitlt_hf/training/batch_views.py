@@ -73,11 +73,13 @@ def training_views(
 def augments_on_device(args: LongTailTrainingArguments, dataset: Dataset, image_size: int) -> bool:
     """Whether `args.augmentation_device` puts the training views of a run on the device.
 
-    `"auto"` does on a CUDA device where images are small: trained on at up to 32 pixels, or of one size up to 256.
+    `"auto"` does where images are trained on at up to 32 pixels, on a GPU or a CPU, because batched views are faster
+    there than timm's (`docs/augmentation.md`). On a CUDA device it also does where images have one size up to 256.
     """
     if args.augmentation_device == "device" and args.device.type not in ("cpu", "cuda"):
         raise DeiTLTError(f"augmentation_device is 'device', which a {args.device.type} device lacks; pass auto or cpu")
     if args.augmentation_device != "auto":
         return args.augmentation_device == "device"
-    is_small = image_size <= LARGEST_PADDED_SIZE
-    return args.device.type == "cuda" and (is_small or small_common_size(dataset) is not None)
+    if image_size <= LARGEST_PADDED_SIZE:
+        return args.device.type in ("cpu", "cuda")
+    return args.device.type == "cuda" and small_common_size(dataset) is not None
