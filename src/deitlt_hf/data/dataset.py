@@ -6,7 +6,7 @@ import mmap
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -224,21 +224,17 @@ def collate_for_workers(loader: DataLoader, processes: int = 1) -> None:
     if loader.num_workers:
         # Each worker holds its prefetched batches and one more; half of the memory is left to others.
         batches = loader.num_workers * (loader.prefetch_factor + 1) * processes
-        loader.collate_fn = _Collate(loader.collate_fn, memory.f_bavail * memory.f_frsize // (2 * batches))
+        room = memory.f_bavail * memory.f_frsize // (2 * batches)
+        loader.collate_fn = partial(_collate_for_worker, loader.collate_fn, room)
 
 
-class _Collate:
-    """Collates a batch, and makes one of more than `room` bytes travel through the pipe to the main process."""
-
-    def __init__(self, collate: Callable[[Sequence[Any]], dict[str, Any]], room: int):
-        self._collate, self._room = collate, room
-
-    def __call__(self, examples: Sequence[Any]) -> dict[str, Any]:
-        batch = self._collate(examples)
-        tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
-        if get_worker_info() is None or sum(tensor.nbytes for tensor in tensors.values()) <= self._room:
-            return batch
-        return batch | {name: _ByPipe(tensor) for name, tensor in tensors.items()}
+def _collate_for_worker(collate: Callable, room: int, examples: Sequence[Any]) -> dict[str, Any]:
+    """Collate a batch, and make one of more than `room` bytes travel through the pipe to the main process."""
+    batch = collate(examples)
+    tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+    if get_worker_info() is None or sum(tensor.nbytes for tensor in tensors.values()) <= room:
+        return batch
+    return batch | {name: _ByPipe(tensor) for name, tensor in tensors.items()}
 
 
 class _ByPipe:

@@ -158,7 +158,7 @@ def inspect_dataset(
         splits={name: found for name, (found, _) in read.items()},
         duplicates=find_duplicates(
             {name: images for name, (_, images) in read.items()},
-            lambda name, index: _name(name, index, undecoded(splits[name])[index]["image"]),
+            lambda name, index: image_name(index, name, undecoded(splits[name])[index]["image"]["path"]),
         ),
     )
 
@@ -184,7 +184,7 @@ def _read_split(name: str, dataset: Dataset, num_classes: int, progress: bool) -
     for index, value, image in look_at_images(dataset, _look_at, **bar):
         if isinstance(image, BadImage):
             if len(first_unreadable) < SHOWN:
-                first_unreadable.append(f"{_name(name, index, value)}: {image}")
+                first_unreadable.append(f"{image_name(index, name, value and value['path'])}: {image}")
             continue
         digest, size, mode, file_format = image
         seen[index] = (*np.frombuffer(digest, np.uint64), *size, True)
@@ -206,10 +206,6 @@ def _read_split(name: str, dataset: Dataset, num_classes: int, progress: bool) -
         formats=dict(formats.most_common()),
     )
     return found, images
-
-
-def _name(split: str, index: int, value: Mapping[str, Any] | None) -> str:
-    return image_name(index, split, value and value["path"])
 
 
 def _look_at(value: Mapping[str, Any] | None) -> tuple[bytes, tuple[int, int], str, str] | BadImage:

@@ -84,9 +84,12 @@ def by_split(tables: Sequence[Path], directory: Path) -> dict[str, list[Path]]:
     """
     suffix = next(suffix for suffix in LISTED_SUFFIXES if any(_suffix(path) == suffix for path in tables))
     of_suffix = [path for path in tables if _suffix(path) == suffix]
-    named = {path: _split_in(path.relative_to(directory)) for path in of_suffix}
-    found = {split: [path for path in of_suffix if named[path] == split] for split in SPLITS}
-    found = {split: paths for split, paths in found.items() if paths} or {"train": of_suffix}
+    named: dict[str | None, list[Path]] = {split: [] for split in (*SPLITS, None)}
+    for path in of_suffix:
+        inner = path.relative_to(directory)
+        names = (path.stem, *reversed(inner.parent.parts))  # the innermost folder first
+        named[next(filter(None, map(split_named, names)), None)].append(path)
+    found = {split: named[split] for split in SPLITS if named[split]} or {"train": of_suffix}
     taken = [path for paths in found.values() for path in paths]
     left = [str(path.relative_to(directory)) for path in tables if path not in taken]
     family = {path: _SHARD.sub("", path.stem) for path in of_suffix}  # the name without the number of the part
@@ -97,12 +100,6 @@ def by_split(tables: Sequence[Path], directory: Path) -> dict[str, list[Path]]:
         )
         notice(f"tables: {shown}" + (f"; passed over: {some(left)}" if left else ""))
     return found
-
-
-def _split_in(path: Path) -> str | None:
-    """The split that the file's name means, or else that of the innermost folder whose name means one."""
-    names = (path.stem, *reversed(path.parent.parts))
-    return next((split for split in map(split_named, names) if split is not None), None)
 
 
 def read_tables(

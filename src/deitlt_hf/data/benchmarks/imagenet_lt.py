@@ -6,26 +6,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import DatasetDict
 
+from deitlt_hf.data.benchmarks import lists
 from deitlt_hf.data.benchmarks.benchmark import Benchmark
-from deitlt_hf.data.benchmarks.lists import (
-    ImageList,
-    ListFacts,
-    check_labels,
-    check_published,
-    directories_of,
-    file_names_of,
-    find_beside,
-    images_directory,
-    places_searched,
-    read_list,
-    referenced_splits,
-    unique_names,
-)
+from deitlt_hf.data.benchmarks.lists import ImageList, ListFacts
 from deitlt_hf.data.long_tail import check_class_counts
 from deitlt_hf.errors import DeiTLTError
 
@@ -45,15 +34,16 @@ SYNSET_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "classnames.txt", 
 
 def imagenet_lt_files(data_dir: str | Path | None, lists_dir: str | Path | None = None) -> dict[str, Path]:
     """The tree as `images`, the lists by split and, if found, its folder `val` and the synsets' names as `names`."""
-    directory = images_directory("imagenet-lt", data_dir, "train", "the ILSVRC2012 tree with its folders train and val")
-    files = {split: find_beside(directory, lists_dir, [name]) for split, name in LIST_FILES.items()}
+    what = "the ILSVRC2012 tree with its folders train and val"
+    directory = lists.images_directory("imagenet-lt", data_dir, "train", what)
+    files = {split: lists.find_beside(directory, lists_dir, [name]) for split, name in LIST_FILES.items()}
     for split in ("train", "test"):
         if files[split] is None:
             raise DeiTLTError(
-                f"{LIST_FILES[split]} is not in {places_searched(directory, lists_dir)}: put ImageNet-LT's published "
-                "lists there, or pass lists_dir, the directory with them"
+                f"{LIST_FILES[split]} is not in {lists.places_searched(directory, lists_dir)}: put ImageNet-LT's "
+                "published lists there, or pass lists_dir, the directory with them"
             )
-    files["names"] = find_beside(directory, lists_dir, SYNSET_FILES) or find_beside(directory, None, SYNSET_FILES)
+    files["names"] = lists.find_beside(directory, lists_dir, SYNSET_FILES, also_above=True)
     files["val"] = directory / "val" if (directory / "val").is_dir() else None
     return {"images": directory, **{name: file for name, file in files.items() if file is not None}}
 
@@ -63,21 +53,21 @@ def read_imagenet_lt(
 ) -> DatasetDict:
     """Read and check the lists, name the classes, and point images of `val` to where the tree has them."""
     files = imagenet_lt_files(data_dir, lists_dir)
-    splits = {split: read_list(files[split]) for split in LIST_FILES if split in files}
+    splits = {split: lists.read_list(files[split]) for split in LIST_FILES if split in files}
     if check_lists:
-        check_published(splits, PUBLISHED)
+        lists.check_published(splits, PUBLISHED)
     num_classes = int(splits["train"].labels.max()) + 1
-    check_class_counts(splits["train"].class_counts(num_classes))
+    check_class_counts(np.bincount(splits["train"].labels))
     synsets = _synsets(splits["train"])
-    check_labels(splits, num_classes)
+    lists.check_labels(splits, num_classes)
     by_synset = "val" in files and any(entry.is_dir() for entry in files["val"].glob("n*"))
     splits = {name: _as_in_the_tree(images, synsets if by_synset else None) for name, images in splits.items()}
-    return referenced_splits(files["images"], splits, synset_names(synsets, files.get("names")))
+    return lists.referenced_splits(files["images"], splits, synset_names(synsets, files.get("names")))
 
 
 def _synsets(train: ImageList) -> list[str]:
     """The synset of each label, which is the folder of its training images."""
-    folders = file_names_of(directories_of(train.paths)).dictionary_encode()
+    folders = lists.file_names_of(lists.directories_of(train.paths)).dictionary_encode()
     pairs = pd.DataFrame({"label": train.labels, "synset": folders.to_pandas()}).drop_duplicates()
     second = pairs[pairs["label"].duplicated()]
     if len(second):
@@ -99,7 +89,7 @@ def _as_in_the_tree(images: ImageList, synsets: list[str] | None) -> ImageList:
         folders = pa.repeat("val", len(images.paths))
     else:
         folders = pa.array([f"val/{synset}" for synset in synsets]).take(pa.array(images.labels))
-    paths = pc.binary_join_element_wise(folders, file_names_of(images.paths), "/")
+    paths = pc.binary_join_element_wise(folders, lists.file_names_of(images.paths), "/")
     return ImageList(images.name, pc.if_else(in_val, paths, images.paths), images.labels)
 
 
@@ -127,7 +117,7 @@ def synset_names(synsets: Sequence[str], file: Path | None) -> list[str]:
             f"{where} has no name for {len(unknown)} of {len(synsets)} synsets, first {unknown[0]}: put a "
             f"{SYNSET_FILES[0]} that has beside the lists"
         )
-    return unique_names([table[synset].strip() for synset in synsets], synsets)
+    return lists.unique_names([table[synset].strip() for synset in synsets], synsets)
 
 
 BENCHMARKS = [

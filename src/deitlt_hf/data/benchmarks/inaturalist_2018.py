@@ -11,19 +11,9 @@ import pyarrow as pa
 from datasets import DatasetDict
 from pyarrow import json as arrow_json
 
+from deitlt_hf.data.benchmarks import lists
 from deitlt_hf.data.benchmarks.benchmark import Benchmark
-from deitlt_hf.data.benchmarks.lists import (
-    ImageList,
-    ListFacts,
-    check_labels,
-    check_published,
-    find_beside,
-    images_directory,
-    places_searched,
-    read_list,
-    referenced_splits,
-    unique_names,
-)
+from deitlt_hf.data.benchmarks.lists import ImageList, ListFacts
 from deitlt_hf.errors import DeiTLTError
 
 IMAGES = "train_val2018"
@@ -48,16 +38,15 @@ _JSON_SCHEMA = pa.schema(
 def inaturalist_2018_files(data_dir: str | Path | None, lists_dir: str | Path | None = None) -> dict[str, Path]:
     """The directory as `images`, the JSON files or else the lists by split, and any `categories.json` as `names`."""
     what = f"the directory with iNaturalist-2018's folder {IMAGES}"
-    directory = images_directory("inaturalist-2018", data_dir, IMAGES, what)
+    directory = lists.images_directory("inaturalist-2018", data_dir, IMAGES, what)
     for names in (JSON_FILES, LIST_FILES):
-        files = {split: find_beside(directory, lists_dir, [name]) for split, name in names.items()}
+        files = {split: lists.find_beside(directory, lists_dir, [name]) for split, name in names.items()}
         if all(files.values()):
-            names_file = find_beside(directory, lists_dir, [CATEGORIES_FILE])
-            files["names"] = names_file or find_beside(directory, None, [CATEGORIES_FILE])
+            files["names"] = lists.find_beside(directory, lists_dir, [CATEGORIES_FILE], also_above=True)
             return {"images": directory, **{name: file for name, file in files.items() if file is not None}}
     raise DeiTLTError(
         f"neither {' and '.join(JSON_FILES.values())} nor {' and '.join(LIST_FILES.values())} are in "
-        f"{places_searched(directory, lists_dir)}: put either there, or pass lists_dir, the directory with them"
+        f"{lists.places_searched(directory, lists_dir)}: put either there, or pass lists_dir, the directory with them"
     )
 
 
@@ -70,11 +59,11 @@ def read_inaturalist_2018(
     if sources["train"].suffix == ".json":
         splits, names = _read_json_splits(sources)
     else:
-        splits = {split: read_list(file) for split, file in sources.items()}
+        splits = {split: lists.read_list(file) for split, file in sources.items()}
         names = {label: str(label) for label in range(int(splits["train"].labels.max()) + 1)}
     if check_lists:
-        check_published(splits, PUBLISHED)
-    check_labels(splits, len(names))
+        lists.check_published(splits, PUBLISHED)
+    lists.check_labels(splits, len(names))
     if "names" in files and all(name.isdecimal() or not name for name in names.values()):
         better = read_categories(files["names"])
         lacking = names.keys() - better.keys()
@@ -84,8 +73,8 @@ def read_inaturalist_2018(
                 "has: pass the categories of the same data set, or move it away"
             )
         names = {category: better[category] for category in names}
-    class_names = unique_names([name.strip() for name in names.values()], [str(category) for category in names])
-    return referenced_splits(files["images"], splits, class_names)
+    class_names = lists.unique_names([name.strip() for name in names.values()], [str(category) for category in names])
+    return lists.referenced_splits(files["images"], splits, class_names)
 
 
 def read_categories(file: Path) -> dict[int, str]:

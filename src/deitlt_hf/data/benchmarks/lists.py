@@ -48,12 +48,8 @@ class ImageList:
     paths: pa.Array
     labels: np.ndarray
 
-    def class_counts(self, num_classes: int) -> np.ndarray:
-        """Images per class, int64 `(num_classes,)`."""
-        return np.bincount(self.labels, minlength=num_classes)
-
     def facts(self) -> ListFacts:
-        counts = self.class_counts(0)
+        counts = np.bincount(self.labels)
         counts = counts[counts > 0]
         return ListFacts(len(self.labels), len(counts), int(counts.max()), int(counts.min()))
 
@@ -116,7 +112,7 @@ def check_labels(splits: Mapping[str, ImageList], num_classes: int) -> None:
                 f"{images.name} gives {images.paths[beyond[0]].as_py()} the label {images.labels[beyond[0]]}, but the "
                 f"{num_classes} classes have labels from 0 to {num_classes - 1}: pass the list of the same data set"
             )
-    check_class_counts(splits["train"].class_counts(num_classes))
+    check_class_counts(np.bincount(splits["train"].labels, minlength=num_classes))
 
 
 def referenced_splits(directory: Path, splits: Mapping[str, ImageList], class_names: Sequence[str]) -> DatasetDict:
@@ -163,13 +159,16 @@ def images_directory(name: str, data_dir: str | Path | None, folder: str, what: 
     raise DeiTLTError(f"{str(data_dir)!r} has no folder {folder}: pass {what} as data_dir")
 
 
-def find_beside(directory: Path, lists_dir: str | Path | None, names: Sequence[str]) -> Path | None:
-    """The first of the files: in `lists_dir` or, without one, in `directory` or up to three folders above it."""
+def find_beside(
+    directory: Path, lists_dir: str | Path | None, names: Sequence[str], also_above: bool = False
+) -> Path | None:
+    """The first of the files in `lists_dir`; without it, or with `also_above`, in the tree and three folders above."""
     places = [directory, *list(directory.parents)[:LEVELS_ABOVE]]
     if lists_dir is not None:
-        places = [absolute(lists_dir)]
-        if not places[0].is_dir():
-            raise DeiTLTError(f"lists directory {str(places[0])!r} does not exist: pass the directory with the lists")
+        lists = absolute(lists_dir)
+        if not lists.is_dir():
+            raise DeiTLTError(f"lists directory {str(lists)!r} does not exist: pass the directory with the lists")
+        places = [lists, *places] if also_above else [lists]
     return next((place / name for place in places for name in names if (place / name).is_file()), None)
 
 
