@@ -173,7 +173,7 @@ def test_warnings_say_what_to_look_at():
     found = look(train=[(one, 0), (encoded(9, 9, seed=1), 0), (encoded(9, 9, seed=2), 1)], test=[(one, 1)])
     assert found.warnings() == [
         "1 image of test (100.0 %) is in train too: the measured accuracy will be too high",
-        "1 image is there more than once with different labels; for instance image 0 of train and image 0 of test",
+        "1 image occurs more than once with different labels; for instance image 0 of train and image 0 of test",
         "1 class with a single training image: lynx",
         "1 class without images in test: cat",
         "test has 1 image: one of them is 100.0 points of accuracy",

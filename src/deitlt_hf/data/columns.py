@@ -22,9 +22,9 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target",
 def with_image_and_label(
     splits: DatasetDict, image_column: str | None = None, label_column: str | None = None, needs_train: bool = True
 ) -> DatasetDict:
-    """Give the splits of `known_splits` the columns `image` (`datasets.Image`) and `label` (`ClassLabel`) alone.
+    """Give the splits of `known_splits` only the columns `image` (`datasets.Image`) and `label` (`ClassLabel`).
 
-    The columns are found, see `find_columns`, unless they are given. No image is decoded. Labels that are names become
+    For the columns see `find_columns`. No image is decoded. Labels that are names become
     classes in the order of the sorted names; labels that are numbers are the class ids.
     """
     splits = DatasetDict(
@@ -136,7 +136,7 @@ def say_similar(names: Sequence[str]) -> None:
     groups = [group for group in alike.values() if len(group) > 1]
     if groups:
         shown = "; ".join(", ".join(map(repr, group)) for group in groups[:3]) + ("; ..." if len(groups) > 3 else "")
-        notice(f"classes that differ by case, spaces or encoding alone ({shown}): give them one name if they are one")
+        notice(f"classes that differ only by case, spaces or encoding ({shown}): give them one name if they are one")
 
 
 def _column(kind: str, given: str | None, features: Features, of_type: list[str], usual_names: tuple[str, ...]) -> str:
@@ -216,7 +216,7 @@ def _with_whole_labels(split: Dataset) -> Dataset:
         return split.cast_column("label", Value("string"))
     if dtype in ("float16", "float32", "float64"):
         column = pc.drop_null(split.data.column("label"))
-        whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), 2.0**53))  # nor infinite, nor nan
+        whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), 2.0**53))  # and finite
         other = pc.filter(column, pc.invert(whole))
         if len(other):
             raise DeiTLTError(f"the label column holds {other[0].as_py():g}: pass class names, or class ids from 0 up")

@@ -65,9 +65,9 @@ class ViewTransform:
 class ViewedDataset(torch.utils.data.Dataset):
     """A split as training and evaluation see it: views of each image, and an error that names an unreadable image.
 
-    An example is a dict of a tensor `(3, image_size, image_size)` per view, and an int under `labels`. Where the
-    indices of a batch are `Draw`s, what its views draw follows from their seeds alone. Images are decoded once and kept
-    where all of the split's fit into memory, see `keep_images`.
+    An example is a dict of a tensor `(3, image_size, image_size)` per view, and an int under `labels`. If the
+    indices of a batch are `Draw`s, the random numbers of its views depend only on their seeds. Images are
+    decoded once and kept if all images of the split fit into memory, see `keep_images`.
 
     Args:
         dataset: rows with an `image` and a `label` column.

@@ -39,7 +39,7 @@ _FIRST_ON_ITS_SIDE = 5  # from this orientation on, width and height are exchang
 
 
 class BadImage(DeiTLTError):  # noqa: N818 - it is the image that is bad, as in on_bad_image
-    """An image that cannot be read; the message is the reason alone, and the caller knows which image it was."""
+    """An image that cannot be read; the message is only the reason, and the caller adds which image it was."""
 
 
 def decode_image(value: Mapping[str, Any] | Image.Image | None) -> Image.Image:

@@ -112,10 +112,10 @@ def inspect_dataset(
     beta: float = 0.9999,
     progress: bool = True,
 ) -> Inspection:
-    """Read every image of a data set once and say what there is.
+    """Read every image of a data set once and report what it contains.
 
     Each image is decoded in full, as training would, so that damage is found. Images pass through in small portions,
-    on as many threads as there are cores (at most 16); what stays of each are a few bytes: the hash of its file, its
+    on as many threads as there are cores (at most 16); only a few bytes of each are kept: the hash of its file, its
     size and its label.
 
     Args:
@@ -123,7 +123,7 @@ def inspect_dataset(
             source that it takes, such as a directory.
         groups: head, mid and tail; None (default) is `class_groups` of the training counts.
         beta: of the class-balanced weights, DRW's default.
-        progress: show a bar, where there is a terminal to show it on.
+        progress: show a progress bar if there is a terminal.
 
     Returns:
         An `Inspection`; images that cannot be read are counted in it, and no error.
@@ -247,9 +247,10 @@ def _file_warnings(inspection: Inspection) -> Iterator[str]:
                 "accuracy will be too high"
             )
     if duplicates.conflicting:
+        occur = "occurs" if duplicates.conflicting == 1 else "occur"
         yield (
-            f"{counted(duplicates.conflicting, 'image')} {_is(duplicates.conflicting)} there more than once with "
-            f"different labels; for instance {duplicates.examples[0][0]} and {duplicates.examples[0][1]}"
+            f"{counted(duplicates.conflicting, 'image')} {occur} more than once with different labels; for instance "
+            f"{duplicates.examples[0][0]} and {duplicates.examples[0][1]}"
         )
 
 

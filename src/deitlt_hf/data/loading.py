@@ -74,8 +74,8 @@ def load_long_tailed_dataset(
             the cache of `datasets`. False (default) refuses them: whoever wrote the data would choose the hosts.
 
     Returns:
-        Splits `train` (long-tailed), `test`, and `validation` where there is one besides `test`, with columns `image`
-        (`datasets.Image`) and `label` (`ClassLabel`). Encoded images stay as they are, those in files stay there.
+        Splits `train` (long-tailed), `test`, and `validation` if the data have one besides `test`, with columns `image`
+        (`datasets.Image`) and `label` (`ClassLabel`). Encoded images are not changed, images in files not copied.
 
     Raises:
         DeiTLTError: for an unknown source, data that are missing or cannot be read, an imbalance factor below 1, a

@@ -9,7 +9,7 @@ import numpy as np
 
 from deitlt_hf.errors import DeiTLTError
 
-# Upwards for once: `evaluate` copies that file out of the package with the metric, so that it has to hold the rule.
+# The only import from above: `evaluate` copies that file out of the package with the metric, so the rule must be in it.
 from deitlt_hf.long_tail_accuracy.scores import groups_by_count
 
 PROFILES = ("exp", "step")
@@ -89,7 +89,7 @@ def _shares(num_classes: int, imbalance_factor: float, profile: str) -> list[flo
 def long_tailed_indices(
     labels: Sequence[int] | np.ndarray, imbalance_factor: float, profile: str = "exp", seed: int = 0
 ) -> np.ndarray:
-    """Select a long-tailed subset of a training set: the very images that the reference selects, in its order.
+    """Select a long-tailed subset of a training set: exactly the images that the reference selects, in its order.
 
     Of a balanced set, as the reference's are, the first class keeps all images and the others what
     `class_counts_for_imbalance` gives them. Of an uneven one, the most frequent class stays the most frequent and so
@@ -135,7 +135,7 @@ def _counts_within(available: np.ndarray, imbalance_factor: float, profile: str)
     shares = np.array(_shares(len(available), imbalance_factor, profile))
     largest = (available[by_frequency] / shares).min()
     if largest < available.max():
-        largest *= 1 + 1e-12  # a product that ought to be whole is not cut off
+        largest *= 1 + 1e-12  # or rounding could cut off a whole product
     counts = np.empty_like(available)
     counts[by_frequency] = class_counts_for_imbalance(len(available), largest, imbalance_factor, profile)
     return counts.tolist()

@@ -97,8 +97,8 @@ def refuse_addresses(splits: DatasetDict) -> None:
         if "://" in path
     ]
     if found:
-        many = "1 image lies at an address" if len(found) == 1 else f"{len(found)} images lie at addresses"
-        raise DeiTLTError(f"{many}, from which nothing is fetched: {_first(found)}; {REMOTE_HINT}")
+        one, many = "1 image lies at an address and is", f"{len(found)} images lie at addresses and are"
+        raise DeiTLTError(f"{one if len(found) == 1 else many} not fetched: {_first(found)}; {REMOTE_HINT}")
 
 
 def fetch_images(splits: DatasetDict, on_bad_image: str = "error") -> DatasetDict:

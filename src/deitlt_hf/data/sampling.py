@@ -1,4 +1,4 @@
-"""The order of training images, and random views that depend on the seed, the epoch and the place in it alone.
+"""The order of training images, and random views that depend only on the seed, the epoch and the place in it.
 
 With loader workers, prefetching, or a resumed run that skips batches, random numbers are drawn in another order than in
 an undisturbed run. So a training sampler gives each index its own seed (`Draw`), which sets the generators before the
@@ -26,14 +26,14 @@ def repeated_augmentation_sampler(
 
     Each image drawn comes `repeats` times in a row, spread over the processes, and every view of it is augmented anew.
     Only `1 / repeats` of the images are drawn in an epoch, so the epoch keeps its length (rounded down to a multiple of
-    256 images). Call `set_epoch(epoch)` before each epoch: the order depends on the epoch alone.
+    256 images). Call `set_epoch(epoch)` before each epoch: the order depends only on the epoch.
     """
     # The sampler asks its data set for nothing but a length.
     return RepeatAugSampler(range(length), num_replicas=num_replicas, rank=rank, num_repeats=repeats)
 
 
 class ShufflingSampler(Sampler[int]):
-    """Every index once, in an order that follows from the seed and the epoch alone, the same in all processes."""
+    """Every index once, in an order that depends only on the seed and the epoch, the same in all processes."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.length = length

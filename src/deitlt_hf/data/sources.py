@@ -103,7 +103,7 @@ def _tables_that_count(directory: Path) -> list[Path]:
 
 
 def load_from_hub(name: str, config: str | None = None) -> DatasetDict:
-    """Load a data set of the hub, from the cache where it is there already."""
+    """Load a data set of the hub, or of the cache if it was downloaded before."""
     try:
         loaded = datasets.load_dataset(name, config)
     except Exception as error:  # the network, the hub's client and datasets each raise their own
@@ -162,7 +162,7 @@ def _rows(stream: IterableDataset, image: str, allow_remote: bool) -> Iterator[d
         if isinstance(value, dict) and value.get("bytes") is None and "://" in (value.get("path") or ""):
             # A file of the hub may be in an archive there, zip://cat.jpg::hf://datasets/...
             if not allow_remote and not value["path"].split("::")[-1].startswith("hf://"):
-                raise DeiTLTError(f"an image lies at {value['path']}, from which nothing is fetched; {REMOTE_HINT}")
+                raise DeiTLTError(f"an image lies at {value['path']} and is not fetched; {REMOTE_HINT}")
             row = row | {image: {"bytes": read_bytes(value["path"]), "path": value["path"]}}
         elif isinstance(value, PIL.Image.Image):
             row = row | {image: value.copy()}  # without its format, or a JPEG would be compressed again

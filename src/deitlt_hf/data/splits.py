@@ -67,7 +67,7 @@ def take_splits(names: Iterable[str], passed_over: Iterable[str] = ()) -> dict[s
 def known_splits(
     splits: Mapping[str, Split], needs_train: bool = True, is_labelled: Callable[[Split], bool] = lambda split: True
 ) -> dict[str, Split]:
-    """`train`, `test` (a validation split where there is no test), and `validation` where there is one besides `test`.
+    """`train`; `test`, or the validation split in its place; and `validation` if there are both.
 
     Notices say which names were taken for them, see `take_splits`, and what became of the others. Splits other than
     train are passed over where `is_labelled` is false. Data without a train split are refused if `needs_train`; else

@@ -25,7 +25,7 @@ SAMPLER_ROUND = 256  # the sampler of repeated augmentation cuts an epoch to a m
 
 # hidden size, layers, heads: DeiT's published sizes
 STUDENT_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
-# Students, by training images: below the first number tiny, below the second small, base from there on.
+# The largest numbers of training images, exclusive, for which these students are suggested; base for more.
 STUDENT_LIMITS = {"tiny": 10_000, "small": 100_000}
 STUDENT_VIEWS = 20_000_000  # views of training images, all epochs together; the paper's on CIFAR-10-LT are 15 million
 STUDENT_EPOCHS = (100, 1200)

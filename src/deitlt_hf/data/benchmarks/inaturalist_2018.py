@@ -53,7 +53,7 @@ def inaturalist_2018_files(data_dir: str | Path | None, lists_dir: str | Path | 
 def read_inaturalist_2018(
     data_dir: str | Path | None, lists_dir: str | Path | None = None, check_lists: bool = True
 ) -> DatasetDict:
-    """Read and check the JSON files or lists; `categories.json` names the species where these have mere numbers."""
+    """Read and check the JSON files or lists; `categories.json` names the species if these have only numbers."""
     files = inaturalist_2018_files(data_dir, lists_dir)
     sources = {split: files[split] for split in JSON_FILES}
     if sources["train"].suffix == ".json":

@@ -1,4 +1,4 @@
-"""Lists of images, `path label` on each line, as ImageNet-LT and iNaturalist-2018 publish them, and where they lie.
+"""Lists of images, `path label` on each line, as ImageNet-LT and iNaturalist-2018 publish them, and where to find them.
 
 Half a million lines stay in Arrow's and NumPy's memory, a few bytes each; none becomes a Python object.
 """
@@ -116,7 +116,7 @@ def check_labels(splits: Mapping[str, ImageList], num_classes: int) -> None:
 
 
 def referenced_splits(directory: Path, splits: Mapping[str, ImageList], class_names: Sequence[str]) -> DatasetDict:
-    """The splits, whose images are absolute paths; no file is opened."""
+    """The splits with the images as absolute paths; no file is opened."""
     return DatasetDict(
         {
             split: referenced_images(
@@ -138,7 +138,7 @@ def file_names_of(paths: pa.Array) -> pa.Array:
 
 
 def unique_names(names: Sequence[str], keys: Sequence[str]) -> list[str]:
-    """The names, with the key appended where several classes share one; the key alone for an empty name."""
+    """The names, with the key appended if several classes share one; for an empty name only the key."""
     count = Counter(names)
     return [
         key if not name else name if count[name] == 1 else f"{name} ({key})"
