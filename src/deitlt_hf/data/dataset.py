@@ -161,6 +161,7 @@ def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
             f"examples hold {other!r} of type {type(examples[0][other]).__name__}, where a batch is made of tensors: "
             "give the data set the transform ViewTransform, which makes pixel_values of images"
         )
+    # Not by torch's default_collate: in a worker it takes shared memory, which `collate_for_workers` avoids.
     batch = {name: torch.stack([example[name] for example in examples]) for name in examples[0] if name != "labels"}
     if "labels" in examples[0]:
         batch["labels"] = torch.tensor([example["labels"] for example in examples], dtype=torch.int64)

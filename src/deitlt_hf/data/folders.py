@@ -85,6 +85,7 @@ def files_in(
     that this package wrote are added to `passed`. `above` are the real paths of the folders that `folder` lies in; if
     it is empty, `folder` is searched even if this package wrote it.
     """
+    # Not by os.walk, which would follow a circle of links for ever.
     passed = PassedOver() if passed is None else passed
     real = os.path.realpath(folder)
     if real in above:
@@ -126,9 +127,12 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def has_class_folders(directory: Path) -> bool:
-    """Whether the directory has folders that hold images."""
-    return any(map(_holds_images, folders_in(directory)))
+def full_folders(directory: Path) -> Iterator[Path]:
+    """The folders directly in a directory that hold images, at any depth: classes, or splits with class folders."""
+    above = (os.path.realpath(directory),)
+    for folder in folders_in(directory):
+        if next(files_in(folder, IMAGE_SUFFIXES, above=above), None) is not None:
+            yield folder
 
 
 def class_folders_certain(directory: Path) -> bool:
@@ -136,15 +140,15 @@ def class_folders_certain(directory: Path) -> bool:
 
     A single folder, and folders of splits with images directly in them, may belong to a list beside them.
     """
-    full = [folder for folder in folders_in(directory) if _holds_images(folder)]
+    full = list(full_folders(directory))
     if full and all(split_named(folder.name) for folder in full):
-        return any(has_class_folders(folder) for folder in full)
+        return any(any(full_folders(folder)) for folder in full)
     return len(full) > 1
 
 
 def split_folders(directory: Path) -> list[Path]:
     """The folders of splits in a directory of class folders; empty where its folders are classes."""
-    return [folder for folder in folders_in(directory) if split_named(folder.name) and has_class_folders(folder)]
+    return [folder for folder in folders_in(directory) if split_named(folder.name) and any(full_folders(folder))]
 
 
 def read_image_folder(directory: Path, needs_train: bool = True) -> DatasetDict:
@@ -192,10 +196,10 @@ def read_image_folder(directory: Path, needs_train: bool = True) -> DatasetDict:
 def _folders_of_splits(directory: Path) -> dict[str, Path]:
     """The folder of each split; empty where the directory's folders are classes, which may be called train or test."""
     folders = {folder.name: folder for folder in folders_in(directory)}
-    full = [name for name, folder in folders.items() if _holds_images(folder)]
+    full = [folder.name for folder in full_folders(directory)]
     named = [name for name in full if split_named(name)]
     others = [name for name in full if name not in named]
-    divided = [name for name in named if has_class_folders(folders[name])]
+    divided = [name for name in named if any(full_folders(folders[name]))]
     has_train = any(split_named(name) == "train" for name in divided)
     if not named:
         return {}
@@ -275,11 +279,6 @@ def _class_folders(directory: Path, passed: PassedOver) -> Classes:
             f"({', '.join(IMAGE_SUFFIXES)}) or remove it"
         )
     return found
-
-
-def _holds_images(folder: Path) -> bool:
-    above = (os.path.realpath(folder.parent),)
-    return next(files_in(folder, IMAGE_SUFFIXES, above=above), None) is not None
 
 
 def _and_more(names: list[str]) -> str:

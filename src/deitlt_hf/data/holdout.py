@@ -28,7 +28,7 @@ class HeldOut:
 
 
 def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0, kept: Collection[str] = ()) -> HeldOut:
-    """Split off a part of every class.
+    """Split off a part of every class, where `Dataset.train_test_split` would move images whenever others are added.
 
     The hash of an image's file and the seed make a number from 0 to 1; the image is tested if that is below
     `test_fraction`. So an image stays where it is when others come or go, and identical files are on one side. A class

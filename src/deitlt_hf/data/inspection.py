@@ -274,8 +274,8 @@ def _is(number: int) -> str:
     return "is" if number == 1 else "are"
 
 
-def _first(names: Sequence[str], shown: int = 3) -> str:
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def format_inspection(inspection: Inspection) -> str:

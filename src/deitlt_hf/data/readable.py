@@ -179,7 +179,10 @@ def _files_in(folder: str) -> set[str]:
 
 
 def cache_file(dataset: Dataset, kind: str, suffix: str) -> Path:
-    """The file for a result about all images; its name changes with the rows and with the files that they refer to."""
+    """The file for a result about all images; its name changes with the rows and with the files that they refer to.
+
+    `Dataset.map` would keep no result for data in memory, and would not notice that a file has changed.
+    """
     digest = hashlib.sha256(dataset._fingerprint.encode())
     for _, path in referenced_files(dataset):
         try:

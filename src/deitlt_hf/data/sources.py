@@ -13,7 +13,7 @@ import PIL.Image
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
 
 from deitlt_hf.data.columns import find_columns, with_image_and_label
-from deitlt_hf.data.folders import class_folders_certain, files_in, has_class_folders, read_image_folder, split_folders
+from deitlt_hf.data.folders import class_folders_certain, files_in, full_folders, read_image_folder, split_folders
 from deitlt_hf.data.images import IMAGE_SUFFIXES, REMOTE_HINT, read_bytes
 from deitlt_hf.data.tables import (
     LISTED_SUFFIXES,
@@ -70,7 +70,7 @@ def read_directory(
             return with_image_and_label(saved, image_column, label_column, needs_train)
         if tables := _tables_that_count(directory):
             return read_tables(by_split(tables, directory), image_column, label_column, needs_train)
-        if not has_class_folders(directory):
+        if not any(full_folders(directory)):
             images = sum(path.name.lower().endswith(IMAGE_SUFFIXES) for path in directory.iterdir())
             what = f"holds {counted(images, 'image')} but no class folders" if images else "holds no data"
             raise DeiTLTError(

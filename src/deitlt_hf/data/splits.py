@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from deitlt_hf.errors import DeiTLTError, notice, some
 
-# Words that name a split, in lower case.
+# Words that name a split, in lower case; `datasets` knows fewer, and only between separators.
 _WORDS = {
     "train": ("train", "training", "trn"),
     "test": ("test", "testing", "tst", "eval", "evaluation", "holdout", "heldout"),

@@ -230,8 +230,8 @@ def _with_suffixes(path: Path, values: list[str], places: list[str]) -> list[str
     return [files[0] if files else place for files, place in zip(found, places, strict=True)]
 
 
-# Not by pandas or load_dataset("csv"): labels stay text (001 is another class than 1, and NA is one), a field may hold
-# a whole image, and messages name the line.
+# CSV and JSON are not read by pandas or `datasets`: labels stay text (001 is another class than 1, and NA is one), a
+# field may hold a whole image, and messages name the line.
 def _read_separated(path: Path) -> Columns:
     before = csv.field_size_limit(MAX_TEXT)
     try:

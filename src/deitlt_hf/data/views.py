@@ -194,7 +194,7 @@ def paco_key_view(image_size: int, horizontal_flip: bool = True) -> View:
 class Cutout:
     """Sets one square of an image `(C, H, W)` to zero (DeVries and Taylor, 2017), in a copy.
 
-    The square's centre is uniform over the pixels, so that what lies beyond the border is cut off.
+    The square's centre is uniform over the pixels, so a part may lie outside, unlike in torchvision's `RandomErasing`.
     """
 
     def __init__(self, length: int) -> None:
@@ -209,7 +209,10 @@ class Cutout:
 
 
 class GaussianBlur:
-    """Blurs a PIL image with a radius that is uniform in a range, in pixels (Chen et al., 2020, SimCLR)."""
+    """Blurs a PIL image with a radius that is uniform in a range, in pixels (Chen et al., 2020, SimCLR).
+
+    Pillow's filter, as published; torchvision's needs the size of a kernel.
+    """
 
     def __init__(self, radius: tuple[float, float]) -> None:
         self.radius = radius
