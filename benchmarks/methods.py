@@ -147,8 +147,10 @@ class Place(NamedTuple):
     base: Base
     data: list[str]
 
-    def of(self, name: str, seed: int) -> Path:
-        return self.directory / f"{name}-seed{seed}"
+    def of(self, name: str, seed: int | str, budget: float = 1) -> Path:
+        """Where a method's run is, which has `budget` times the recipe's epochs."""
+        times = "" if budget == 1 else f"-x{budget:g}"
+        return self.directory / f"{name}{times}-seed{seed}"
 
 
 def held_out(base: Base, recipe: dict[str, Any], data_dir: str | None) -> DatasetDict:
@@ -176,19 +178,19 @@ def prepare(options: argparse.Namespace) -> Place:
     return Place(directory, base, ["--data", str(data), "--imbalance_factor", "none"])
 
 
-def train(name: str, seed: int, place: Place) -> None:
+def train(name: str, seed: int, place: Place, budget: float = 1) -> None:
     """Run `deitlt` for a method, after the methods that it needs, unless its result is there."""
-    method, directory = METHODS[name], place.of(name, seed)
+    method, directory = METHODS[name], place.of(name, seed, budget)
     if read_run(directory) is not None:
         return
     for needed in (method.teacher, method.start):
         if needed is not None:
             train(needed, seed, place)
     recipe = place.base.teacher if method.kind == "cnn" else place.base.student
-    epochs = load_recipe(recipe)["num_train_epochs"]
+    epochs = round(budget * load_recipe(recipe)["num_train_epochs"])
     flags = method.flags.replace("LATE", str(round(LATE * epochs))).replace("HALF", str(round(HALF * epochs)))
     command = ["teacher" if method.kind == "cnn" else "train", "--recipe", recipe, "--seed", str(seed)]
-    command += [*flags.split(), *place.data, "--output_dir", str(directory)]
+    command += [*flags.split(), *place.data, "--num_train_epochs", str(epochs), "--output_dir", str(directory)]
     if method.teacher is not None:
         command += ["--teacher", str(place.of(method.teacher, seed))]
     if method.start is not None:
@@ -200,8 +202,9 @@ def train(name: str, seed: int, place: Place) -> None:
         raise SystemExit(status)
 
 
-def runs_of(name: str, place: Place) -> list[Run]:
-    found = (read_run(directory) for directory in sorted(place.directory.glob(f"{name}-seed*")))
+def runs_of(name: str, place: Place, budget: float = 1) -> list[Run]:
+    """The finished runs of a method, one for each seed."""
+    found = (read_run(directory) for directory in sorted(place.directory.glob(place.of(name, "*", budget).name)))
     return [run for run in found if run is not None]
 
 
