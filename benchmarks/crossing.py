@@ -3,9 +3,9 @@
     python benchmarks/crossing.py --base digits-lt --figure docs/images/crossing.png       # about an hour on one core
     python benchmarks/crossing.py --base cifar10-lt-small --data_dir cifar10 --budgets 1 2 4 8 --seeds 0
 
-Each point is a training of its own, with a whole schedule: the recipe's epochs times the budget. A student learns
-from the teacher of its seed, which has the recipe's own epochs. The accuracies are those on the test split; nothing is chosen
-by them. What is trained already is not trained again, and what was stopped goes on from its last checkpoint.
+Each point is a training of its own, with a whole schedule: the recipe's epochs times the budget. A student learns from
+the teacher of its seed with the recipe's own epochs. The accuracies are those on the test split; nothing is chosen by
+them. What is trained already is not trained again, and what was stopped goes on from its last checkpoint.
 """
 
 from __future__ import annotations
