@@ -1,8 +1,8 @@
 """What is measured, for the average of the two heads and for each expert alone, and how it is printed.
 
-`MEASURES` is the one list of measures. Tables, `metrics.json`, cards, the Trainer's logs, `metric_for_best_model`,
-comparisons, the analysis page and the metric of `evaluate` all go by it: a new measure is one entry. It is defined in
-`long_tail_accuracy/scores.py`, which `evaluate` copies out of the package.
+`MEASURES` is the one list of measures, and a new measure is one entry: tables, `metrics.json`, cards, the Trainer's
+logs, `metric_for_best_model`, comparisons, the analysis page and the metric of `evaluate` use the list. It is defined
+in `long_tail_accuracy/scores.py`, which `evaluate` copies out of the package.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, counted
 from deitlt_hf.long_tail_accuracy.scores import (
     GROUPS,
     MEASURES,
@@ -62,12 +62,7 @@ def grouped_accuracy(predictions: Any, labels: Any, groups: Mapping[str, Sequenc
 
 
 def mean_accuracies(predictions: Any, labels: Any, groups: Mapping[str, Sequence[int]]) -> dict[str, float]:
-    """Every measure of `MEASURES` by its key, floats in percent; nan for a group without classes or test images.
-
-    Example:
-        >>> mean_accuracies([0, 0, 1, 0], [0, 0, 1, 1], {"head": [0], "mid": [1], "tail": []})
-        {'overall': 75.0, 'head': 100.0, 'mid': 50.0, 'tail': nan, 'balanced_accuracy': 75.0}
-    """
+    """Every measure of `MEASURES` by its key, floats in percent; nan for a group without classes or test images."""
     with _users_mistakes():
         means = accuracies(*grouped_tally(predictions, labels, groups))
     return {name: float(mean) for name, mean in means.items()}
@@ -103,8 +98,8 @@ def expert_metrics(
         `against_teacher`, for each expert what `paired_differences` from the teacher gives.
 
     Raises:
-        DeiTLTError: as for `grouped_accuracy`; `predictions` have not a column for each of `experts`; `class_names`,
-            `class_counts` and `groups` speak of different numbers of classes.
+        DeiTLTError: as for `grouped_accuracy`; `predictions` do not have a column for each of `experts`; `class_names`,
+            `class_counts` and `groups` have different numbers of classes.
 
     Example:
         >>> groups = {"head": [0], "mid": [], "tail": [1]}
@@ -134,22 +129,21 @@ def expert_metrics(
         measured[row] = accuracies(images, correct, of_groups) | {"per_class": percent(correct, images)}
         if confidence_intervals:
             measured[row]["confidence_intervals"] = bootstrap_intervals(images, correct, of_groups)
-    beside = {}
-    if teacher is not None:
-        beside[TEACHER] = none_for_nan(measured.pop(TEACHER))
-        beside["against_teacher"] = {
-            expert: paired_differences(to_numpy(teacher), ids, to_numpy(labels), members)
-            for expert, ids in columns.items()
-        }
-    return {
+    metrics = {
         "num_images": len(predictions),
         "class_names": [str(name) for name in class_names],
         "class_counts": [int(count) for count in class_counts],
         "test_counts": images.tolist(),
         "groups": members,
-        "experts": none_for_nan(measured),
-        **beside,
+        "experts": {expert: measured[expert] for expert in experts},
     }
+    if teacher is not None:
+        metrics[TEACHER] = measured[TEACHER]
+        metrics["against_teacher"] = {
+            expert: paired_differences(to_numpy(teacher), ids, to_numpy(labels), members)
+            for expert, ids in columns.items()
+        }
+    return none_for_nan(metrics)
 
 
 def paired_differences(
@@ -166,12 +160,6 @@ def paired_differences(
     resamples and the difference is known better than either of them. Images are drawn as in `bootstrap_intervals`.
     Predictions and labels are class ids `(N,)`. The result has `value`, `interval` and `excludes_zero` by measure, in
     points; value and interval are None where there is no test image.
-
-    Example:
-        >>> labels = np.repeat([0, 1], 50)
-        >>> groups = {"head": [0], "mid": [], "tail": [1]}
-        >>> paired_differences(np.zeros(100, int), labels, labels, groups)["tail"]
-        {'value': 100.0, 'interval': [100.0, 100.0], 'excludes_zero': True}
     """
     images, _, members = grouped_tally(first, labels, groups)
     # Four cells per class: neither is right, only the second, only the first, both.
@@ -199,8 +187,8 @@ def paired_differences(
 def format_table(metrics: Mapping[str, Any]) -> str:
     """The result of `expert_metrics`, also one read back from JSON, as aligned text: a row per expert, in percent.
 
-    "-" stands for a group without test images. Intervals follow in brackets if `metrics` has them. If `metrics` has its
-    teacher, a row and a line of differences follow. The last lines say what the intervals and the groups are.
+    "-" stands for a group without test images. If `metrics` has intervals, they follow in brackets; if it has a
+    teacher, there are a row and a line of differences for it. The last lines say what the intervals and groups are.
 
     Example:
         >>> groups = {"head": [0], "mid": [], "tail": [1]}
@@ -232,15 +220,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
 
 
 def format_difference(metrics: Mapping[str, Any], expert: str) -> str:
-    """How far an expert is from its teacher, in points with 95 % intervals, as one line of text.
-
-    Example:
-        >>> groups = {"head": [0], "mid": [], "tail": [1]}
-        >>> labels = [0] * 10 + [1] * 10
-        >>> metrics = expert_metrics([[0, 0, 0]] * 20, labels, [90, 3], groups, ["cat", "lynx"], teacher=labels)
-        >>> format_difference(metrics, "cls")[54:110]
-        'head +0.0 [+0.0, +0.0], mid -, tail -100.0 [-100.0, -100'
-    """
+    """How far an expert is from its teacher, in points with 95 % intervals, as one line of text."""
     found = metrics["against_teacher"][expert]
     parts = [
         f"{measure.label} {measure.text(of['value'], of['interval'], sign='+')}{' *' if of['excludes_zero'] else ''}"
@@ -252,7 +232,7 @@ def format_difference(metrics: Mapping[str, Any], expert: str) -> str:
 
 
 def describe_intervals(test_counts: Sequence[int]) -> str:
-    """What the intervals are, and what they leave out, for test images per class."""
+    """What the intervals are, and that they are too narrow where one class has a single test image."""
     text = "95 % intervals from bootstrap resamples of each class's test images"
     # Several classes with a single image tell how much these vary, one tells nothing; see `resample_cells`.
     return f"{text}; too narrow, for one class has a single one" if list(test_counts).count(1) == 1 else text
@@ -264,12 +244,11 @@ def describe_group(metrics: Mapping[str, Any], name: str) -> str:
     counts = [metrics["class_counts"][class_id] for class_id in members]
     if not counts:
         return "no classes"
-    classes = "1 class" if len(counts) == 1 else f"{len(counts)} classes"
     images = f"{max(counts)}" if max(counts) == min(counts) else f"{max(counts)}-{min(counts)}"
     test_counts = metrics.get("test_counts")  # results of earlier versions have none
     tested = len(counts) if test_counts is None else sum(test_counts[class_id] > 0 for class_id in members)
     untested = "" if tested == len(counts) else f" ({tested or 'none'} with test images)"
-    return f"{classes} with {images} training images{untested}"
+    return f"{counted(len(counts), 'class')} with {images} training images{untested}"
 
 
 @contextmanager
@@ -282,7 +261,7 @@ def _users_mistakes() -> Iterator[None]:
 
 
 def none_for_nan(values: Any) -> Any:
-    """Arrays and floats, and dicts and lists of them, as JSON has them: lists, and None for nan."""
+    """Arrays, floats, and dicts and lists of them as JSON has them: arrays become lists, nan becomes None."""
     if isinstance(values, dict):
         return {name: none_for_nan(value) for name, value in values.items()}
     if isinstance(values, np.ndarray):

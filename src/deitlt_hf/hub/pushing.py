@@ -173,7 +173,7 @@ def _load_from_hub(card: Path, local: ModelCard, on_hub: ModelCard) -> None:
     try:
         text = card.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise DeiTLTError(f"{card.name} is no UTF-8 text, which the hub takes alone; save it as UTF-8") from error
+        raise DeiTLTError(f"{card.name} is no UTF-8 text, and the hub takes nothing else; save it as UTF-8") from error
     old, new = (re.findall(r"^```.*?^```$", str(one), flags=re.DOTALL | re.MULTILINE) for one in (local, on_hub))
     if len(old) == len(new):
         for block, replacement in zip(old, new, strict=True):

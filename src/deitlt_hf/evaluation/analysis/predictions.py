@@ -1,4 +1,4 @@
-"""What the predictions of a test set tell: calibration, confused groups, where the experts cross, and agreement."""
+"""Measures of a test set's predictions: calibration, confused groups, where the experts cross, and agreement."""
 
 from __future__ import annotations
 
@@ -54,12 +54,7 @@ def expected_calibration_error(probabilities: Any, labels: Any, num_bins: int = 
 
 
 def reliability(confidences: np.ndarray, correct: np.ndarray, num_bins: int = NUM_BINS) -> dict[str, Any]:
-    """The expected calibration error in percent and its bins, with mean confidence and accuracy; None without images.
-
-    Example:
-        >>> reliability(np.array([0.9, 0.7]), np.array([True, False]), num_bins=2)["bins"][1]
-        {'confidence': 80.0, 'accuracy': 50.0, 'count': 2}
-    """
+    """`ece`, in percent, and `bins`, each with mean `confidence`, `accuracy` and `count`; None without images."""
     edges = np.linspace(0, 1, num_bins + 1, dtype=confidences.dtype)
     bins = np.clip(np.searchsorted(edges, confidences, side="right") - 1, 0, num_bins - 1)
     images = np.bincount(bins, minlength=num_bins)
@@ -89,16 +84,8 @@ def group_confusions(
     """The groups that images are predicted into, and the commonest mistakes between head and tail.
 
     `groups` has three rows, for true head, mid and tail: percentages of their images that are predicted as head, mid
-    and tail, as means over the row's classes; nan without images. `pairs` are the at most ten commonest mistakes of a
-    head for a tail class or the reverse, with class ids, the commonest first.
-
-    Example:
-        >>> groups = {"head": [0], "mid": [], "tail": [1]}
-        >>> confusions = group_confusions(np.array([0, 0, 1, 0]), np.array([0, 1, 1, 1]), groups)
-        >>> confusions["pairs"]
-        [{'true': 1, 'predicted': 0, 'count': 2}]
-        >>> [round(share, 1) for share in confusions["groups"][2]]
-        [66.7, 0.0, 33.3]
+    and tail, as means over the row's classes; nan without images. `pairs` are the at most ten commonest mistakes
+    `{"true", "predicted", "count"}` of a head for a tail class or the reverse, the commonest first.
     """
     num_classes = sum(len(ids) for ids in groups.values())
     group_of = np.zeros(num_classes, dtype=np.int64)
@@ -108,12 +95,9 @@ def group_confusions(
     cells = np.bincount(len(GROUPS) * labels + group_of[predictions], minlength=len(GROUPS) * num_classes)
     cells = cells.reshape(num_classes, len(GROUPS))
     shares = percent(cells, np.broadcast_to(cells.sum(1, keepdims=True), cells.shape))
-    rows = [_mean(shares[(group_of == index) & (cells.sum(1) > 0)]) for index in range(len(GROUPS))]
+    of_groups = [shares[(group_of == index) & (cells.sum(1) > 0)] for index in range(len(GROUPS))]
+    rows = [of.mean(0).tolist() if len(of) else [float("nan")] * len(GROUPS) for of in of_groups]
     return {"groups": rows, "pairs": _pairs(predictions, labels, group_of)}
-
-
-def _mean(shares: np.ndarray) -> list[float]:
-    return shares.mean(0).tolist() if len(shares) else [float("nan")] * len(GROUPS)
 
 
 def _pairs(predictions: np.ndarray, labels: np.ndarray, group_of: np.ndarray) -> list[dict[str, int]]:
@@ -137,13 +121,8 @@ def find_crossing(
     of their training images; they cross where it is 0. Classes without test images (None) or training images are left
     out. The result has `class_count`, the training images where they cross, None if that is beyond the rarest or the
     most frequent class; `at_most` and `at_fewest`, the line's difference at the most frequent and the rarest class;
-    `slope`, points for each factor of ten in training images, below 0 where DIST is the expert on rare classes. All are
-    None for classes of fewer than two counts.
-
-    Example:
-        >>> crossing = find_crossing([90.0, 60.0, 30.0], [80.0, 60.0, 40.0], [1000, 100, 10])
-        >>> {name: round(value, 1) for name, value in crossing.items()}
-        {'class_count': 100.0, 'slope': -10.0, 'at_most': -10.0, 'at_fewest': 10.0}
+    `slope`, points for each factor of ten in training images, below 0 where DIST is better on rare classes. All are
+    None if fewer than two counts occur.
     """
     tested = [index for index, accuracy in enumerate(cls_accuracy) if accuracy is not None and class_counts[index] > 0]
     logarithms = np.log10([class_counts[index] for index in tested])
