@@ -39,14 +39,14 @@ def notice(message: str) -> None:
         logger.warning("%s", printable(message))
 
 
-def some(names: Iterable[object], shown: int = 3) -> str:
+def some(names: Iterable[object], shown: int = 3, quoted: bool = True) -> str:
     """The first of several names, for a message.
 
     Example:
         >>> some(["a", "b", "c", "d", "e"])
         "'a', 'b', 'c' and 2 more"
     """
-    names = [repr(str(name)) for name in names]
+    names = [repr(str(name)) if quoted else str(name) for name in names]
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 

@@ -84,7 +84,7 @@ def find_duplicates(splits: Mapping[str, pd.DataFrame], name_of: Callable[[str, 
     conflicting = images.groupby("group")["label"].nunique() > 1
     ranked = pd.DataFrame({"conflicting": conflicting, "across": across})
     ranked = ranked.sort_values(["conflicting", "across"], ascending=False, kind="stable")
-    members = {group: images[images["group"] == group] for group in ranked.index[:EXAMPLES]}
+    shown = [images[images["group"] == group].head(MEMBERS_SHOWN) for group in ranked.index[:EXAMPLES]]
     return Duplicates(
         groups=len(in_split),
         copies=len(images) - len(in_split),
@@ -92,10 +92,7 @@ def find_duplicates(splits: Mapping[str, pd.DataFrame], name_of: Callable[[str, 
         across=int(across.sum()),
         in_train={name: int(in_split.loc[in_split[first] > 0, name].sum()) for name in others},
         conflicting=int(conflicting.sum()),
-        examples=[
-            [name_of(split, int(position)) for split, position in zip(of["split"], of["position"], strict=True)]
-            for of in (group.head(MEMBERS_SHOWN) for group in members.values())
-        ],
+        examples=[[name_of(row.split, row.position) for row in of.itertuples()] for of in shown],
     )
 
 

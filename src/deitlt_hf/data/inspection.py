@@ -25,7 +25,7 @@ from deitlt_hf.data.loading import load_long_tailed_dataset
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.data.readable import image_name, look_at_images, undecoded
 from deitlt_hf.data.sources import Source
-from deitlt_hf.errors import counted, printable
+from deitlt_hf.errors import counted, printable, some
 from deitlt_hf.losses.class_balanced import class_balanced_weights
 
 SHOWN = 5  # unreadable files named, most common sizes listed
@@ -258,13 +258,13 @@ def _class_warnings(inspection: Inspection) -> Iterator[str]:
     names = inspection.class_names
     single = [names[label] for label, count in enumerate(inspection.class_counts) if count < 2]
     if single:
-        yield f"{counted(len(single), 'class')} with a single training image: {_first(single)}"
+        yield f"{counted(len(single), 'class')} with a single training image: {some(single, quoted=False)}"
     for split, found in inspection.splits.items():
         if split == "train":
             continue
         missing = [names[label] for label, count in enumerate(found.class_counts) if not count]
         if missing:
-            yield f"{counted(len(missing), 'class')} without images in {split}: {_first(missing)}"
+            yield f"{counted(len(missing), 'class')} without images in {split}: {some(missing, quoted=False)}"
         if found.images < SMALL_TEST_SPLIT:
             points = 100 / found.images if found.images else float("nan")
             yield f"{split} has {counted(found.images, 'image')}: one of them is {points:.1f} points of accuracy"
@@ -272,10 +272,6 @@ def _class_warnings(inspection: Inspection) -> Iterator[str]:
 
 def _is(number: int) -> str:
     return "is" if number == 1 else "are"
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def format_inspection(inspection: Inspection) -> str:

@@ -16,12 +16,7 @@ from deitlt_hf.data.benchmarks import BENCHMARKS
 from deitlt_hf.data.columns import labels_of, say_similar, with_image_and_label
 from deitlt_hf.data.holdout import HeldOut, check_test_fraction, hold_out
 from deitlt_hf.data.long_tail import check_class_counts, check_imbalance_factor, long_tailed_indices
-from deitlt_hf.data.readable import (
-    check_files_exist,
-    fetch_images,
-    leave_out_unreadable,
-    refuse_addresses,
-)
+from deitlt_hf.data.readable import check_files_exist, fetch_images, leave_out_unreadable, refuse_addresses
 from deitlt_hf.data.sources import Source, load_from_hub, read_path, read_streams
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.files import is_hub_id
