@@ -58,9 +58,7 @@ def check_is_writable(directory: Path, flag: str = "") -> None:
     except OSError as error:  # a name that is too long
         raise DeiTLTError(f"cannot write {directory}: {error.strerror}; {another}") from error
     try:
-        os.rmdir(
-            tempfile.mkdtemp(dir=existing)
-        )  # only trying is certain: /proc has the mode of a writable one
+        os.rmdir(tempfile.mkdtemp(dir=existing))  # only trying is certain: /proc has the mode of a writable one
     except OSError as error:
         raise DeiTLTError(f"cannot write {directory}: {existing} is no directory to write into; {another}") from error
 
@@ -154,7 +152,7 @@ def _read(file: Path, parse: Any, what: str) -> dict[str, Any] | None:
         for part in name.split("."):
             value = (value or {}).get(part)
         if not isinstance(value, of | None):
-            raise DeiTLTError(f"{file}: {name} is {value!r:.60}, as this package never writes it; mend it")
+            raise DeiTLTError(f"{file}: {name} is {value!r:.60}, which this package never writes; mend it")
     return content
 
 

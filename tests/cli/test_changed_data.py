@@ -157,7 +157,7 @@ def test_a_held_out_split_of_another_draw_is_refused(work: Path, said) -> None:
 def test_a_run_without_a_record_says_what_is_not_known(work: Path, said) -> None:
     (work / "runs" / "pics" / "data.json").unlink()
     printed = said("evaluate", "runs/pics")
-    assert f"data pics: the run runs/pics noted no place of it; {work / 'pics'} is taken" in printed
+    assert f"data pics: the run runs/pics recorded no path of it; {work / 'pics'} is taken" in printed
     assert "runs/pics has no data.json, which lists held-out images: some test images may be" in printed
     write_images(work / "pics", {"c": 20}, first=100)
     assert "pics has changed since runs/pics was trained: " in said("evaluate", "runs/pics")

@@ -81,7 +81,7 @@ def test_a_path_of_this_directory_is_taken_with_a_notice(
         RECORD.write("run")
     with caplog.at_level(logging.WARNING, "deitlt_hf"):
         assert at_recorded_places({"data": "pets"}, "run") == {"data": "pets"}
-    why = "had /far/pets, which is gone" if is_recorded else "noted no place of it"
+    why = "had /far/pets, which is gone" if is_recorded else "recorded no path of it"
     assert caplog.messages == [f"data pets: the run run {why}; {tmp_path / 'pets'} is taken"]
 
 

@@ -11,9 +11,9 @@ from deitlt_hf.data.arguments import group_classes
     ("boundaries", "said"),
     [
         ([1, 3], None),
-        ([2, 3], "part classes of 7 training images each"),
-        ([1, 4], "part classes of 3 training images each"),
-        ([2, 4], "part classes of 7 and 3 training images each"),
+        ([2, 3], "divide classes of 7 training images each"),
+        ([1, 4], "divide classes of 3 training images each"),
+        ([2, 4], "divide classes of 7 and 3 training images each"),
         ([0, 5], None),
     ],
 )

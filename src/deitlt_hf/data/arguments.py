@@ -178,6 +178,7 @@ def group_classes(class_counts: list[int], boundaries: list[int] | None) -> dict
     if parted:
         images = " and ".join(str(count) for count in dict.fromkeys(parted))
         notice(
-            f"group_boundaries {boundaries} part classes of {images} training images each: by the order of their labels"
+            f"group_boundaries {boundaries} divide classes of {images} training images each: by the order of their "
+            "labels"
         )
     return groups

@@ -30,7 +30,7 @@ class DataRecord:
     train_counts: list[int]
     test_counts: list[int]
     places: dict[str, str] = field(default_factory=dict)  # the absolute path of each path that the settings have
-    test_fraction: float | None = None  # of a test split that was held out, as is the seed
+    test_fraction: float | None = None  # of a held-out test split, as is `split_seed`
     split_seed: int | None = None
     kept: list[str] = field(default_factory=list)  # hash of a training image of each class; if held out, of `HeldOut`
 
@@ -87,7 +87,7 @@ def at_recorded_places(settings: Mapping[str, Any], source: str | os.PathLike[st
         if recorded is not None and (os.path.exists(recorded) or not os.path.exists(path)):
             found[name] = recorded
         elif os.path.exists(path):
-            did = "noted no place of it" if recorded is None else f"had {recorded}, which is gone"
+            did = "recorded no path of it" if recorded is None else f"had {recorded}, which is gone"
             notice(f"{name} {path}: the run {source} {did}; {os.path.abspath(path)} is taken")
     return found
 
