@@ -151,7 +151,7 @@ def test_what_was_trained_on_is_not_tested_after_the_data_grew(work: Path, said,
 def test_a_held_out_split_of_another_draw_is_refused(work: Path, said) -> None:
     for flags in (["--test_fraction", "0.5"], ["--split_seed", "1"]):
         line = said("evaluate", "runs/pics", *flags, status=2)
-        assert "was trained on what test_fraction 0.2 and split_seed 0 left" in line
+        assert "was trained with test_fraction 0.2 and split_seed 0" in line
 
 
 def test_a_run_without_a_record_says_what_is_not_known(work: Path, said) -> None:

@@ -160,5 +160,5 @@ def test_every_process_has_the_teachers_weights(runs):
 
 def test_a_checkpoint_of_fsdp_is_not_resumed_without_it(runs):
     trainer = student_trainer(runs.directory / "fsdp", processes=1)
-    with pytest.raises(DeiTLTError, match=r"checkpoint-10 was written under FSDP; resume it so"):
+    with pytest.raises(DeiTLTError, match=r"checkpoint-10 was written under FSDP; resume it in the same way"):
         trainer.train(resume_from_checkpoint=str(runs.directory / "fsdp" / f"checkpoint-{SAVED}"))

@@ -77,7 +77,7 @@ def _build(argv: Sequence[str]) -> None:
 
 
 def _settings(parser: OneLineParser, args: argparse.Namespace, benchmarks: dict[str, Benchmark]) -> dict[str, Any]:
-    """What the flags say to `Benchmark.build`; refuses those that the data set has no use for."""
+    """The arguments of `Benchmark.build` from the flags; refuses flags that the data set does not use."""
     of_selection = {"imbalance_factor": args.imbalance_factor, "profile": args.imbalance_profile, "seed": args.seed}
     of_lists = {"lists_dir": args.lists_dir, "check_lists": False if args.no_check else None}
     selected = [name for name, benchmark in benchmarks.items() if benchmark.imbalance_factor is not None]

@@ -34,7 +34,7 @@ COMMANDS = {
 }
 
 _TRAINING = ("teacher", "train")
-# Errors of a disk that is full, read-only or not ours: one line says what a user has to put right.
+# Errors of a disk that is full, read-only or of another user: one line tells the user what to fix.
 _OF_THE_DISK = {getattr(errno, name) for name in "ENOSPC EDQUOT EFBIG EROFS EACCES ENOTDIR EPERM EBUSY".split()}
 
 
@@ -100,7 +100,7 @@ def _reader_has_enough() -> bool:
 
 
 def _way_back(error: BaseException, arguments: Sequence[str]) -> str:
-    """How to go on with a training that was stopped."""
+    """How to continue a stopped training."""
     remains = getattr(error, "remains", None)
     if remains is None or arguments[0] not in _TRAINING:
         return ""

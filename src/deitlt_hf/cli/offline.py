@@ -1,4 +1,4 @@
-"""Commands that need a hub which does not answer: they use the cache, or say at once that it does not."""
+"""Where the hub does not answer, commands use the cache or fail at once."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 _SECONDS = 5
-_TO_THE_HUB = ("push", "--push_to_hub", "--hub_model_id")  # these commands say themselves why they cannot send
+_TO_THE_HUB = ("push", "--push_to_hub", "--hub_model_id")  # these report themselves why they cannot send
 
 
 @contextmanager
 def offline_where_the_hub_is_silent(arguments: Sequence[str]) -> Iterator[None]:
-    """Set the hub's client offline inside if the hub does not answer: it would ask again for half a minute."""
+    """Set the hub's client offline inside if the hub does not answer: it would retry for half a minute."""
     from huggingface_hub import constants
 
     from deitlt_hf.files import is_hub_id

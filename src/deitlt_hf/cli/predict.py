@@ -10,7 +10,7 @@ from pathlib import Path
 from deitlt_hf.cli.console import OneLineParser, quiet_libraries
 from deitlt_hf.errors import DeiTLTError, printable
 
-_MANY = 100  # images: so many get a progress bar
+_MANY = 100  # from this number of images on, a progress bar is shown
 
 
 def run(argv: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The command that goes on with a run which was stopped."""
+"""The command that continues a stopped run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def resume_command(arguments: Sequence[str], checkpoint: str) -> str:
     resume = ["--resume"] if is_newest else ["--resume_from_checkpoint", checkpoint]
     options = _options(flags)
     in_no_recipe = OF_THE_MACHINE | PRIVATE_SETTINGS
-    # A resumed run keeps its first recipe, so that flags of the resumed one are in no recipe either.
+    # A resumed run keeps its first recipe, which does not hold the flags of the later command.
     was_resumed = any(name in ("resume", "resume_from_checkpoint") for name, _ in options)
     ours = {"output_dir", "resume", "resume_from_checkpoint", "overwrite"} | _NEVER_SHOWN
     kept = [words for name, words in options if name not in ours and (was_resumed or name in in_no_recipe)]

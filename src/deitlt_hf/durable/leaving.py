@@ -1,4 +1,4 @@
-"""How the processes of a training agree to leave at a signal; apart from `signals.py`, which must load quickly."""
+"""How the processes of a training agree to leave at a signal; not in `signals.py`, which must load without torch."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ class EvaluationCutError(Exception):
 
 class LeaveAtSignal(TrainerCallback):
     """Ends a training at a signal: after a step or inside an evaluation, at the same step in all processes.
+
+    transformers' `enable_jit_checkpoint` knows SIGTERM only, and lets each process save at a step of its own.
 
     `signum` is 0 until they agree on one. They agree one step after it came, because then nobody waits for a message:
     it arrives while the step is computed.

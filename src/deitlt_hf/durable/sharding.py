@@ -46,7 +46,7 @@ def sharding_on_cpus(args: TrainingArguments) -> Iterator[None]:
 
 @contextmanager
 def whole_weights(args: TrainingArguments) -> Iterator[None]:
-    """Let accelerate train with DDP, whether FSDP or DeepSpeed was asked for."""
+    """Let accelerate train with DDP even if FSDP or DeepSpeed was asked for."""
     args.fsdp_plugin_args = args.deepspeed_plugin = None
     state = PartialState._shared_state
     if state["distributed_type"] == DistributedType.DEEPSPEED:

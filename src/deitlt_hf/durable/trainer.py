@@ -192,7 +192,7 @@ class DurableTrainer(Trainer):
             raise DeiTLTError("rewind_at_non_finite needs whole weights; train without FSDP and DeepSpeed")
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if self.args.rewind_at_non_finite and resume_from_checkpoint is None:
-            self._save_checkpoint(prepared[0], None)  # the start, to which a rewind before the first save goes
+            self._save_checkpoint(prepared[0], None)  # a rewind before the first save returns to this start
         return prepared
 
     def _check_steps_are_as_before(self, checkpoint: str, train_dataloader: DataLoader) -> None:
@@ -367,13 +367,15 @@ class DurableTrainer(Trainer):
         was_sharded = (Path(checkpoint) / "optimizer.bin").is_file()
         if was_sharded != self.is_fsdp_enabled and not self.is_deepspeed_enabled:
             how = "under FSDP" if was_sharded else "without FSDP"
-            raise DeiTLTError(f"{checkpoint} was written {how}; resume it so, or train anew from its weights")
+            raise DeiTLTError(
+                f"{checkpoint} was written {how}; resume it in the same way, or train anew from its weights"
+            )
         self.load_extra_state(checkpoint)
         super()._load_optimizer_and_scheduler(checkpoint)
         file = Path(checkpoint) / REWINDS_FILE
         saved = json.loads(file.read_text())["rewinds"] if file.is_file() else 0
         self._rewinds = max(self._rewinds, saved)
-        if not isinstance(self.lr_scheduler, LambdaLR):  # its rate is what the checkpoint says, and what rewinds add
+        if not isinstance(self.lr_scheduler, LambdaLR):  # no function of the step: lower the checkpoint's rate
             for group in self.optimizer.param_groups:
                 group["lr"] *= RATE_FACTOR ** (self._rewinds - saved)
             return
@@ -567,29 +569,22 @@ class DurableTrainer(Trainer):
         resumable_as: str | None = None,
     ) -> Callable[[], CommitInfo]:
         """Copy a model's files, because a checkpoint may be deleted before its upload; returns the upload."""
-        folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=self.args.output_dir))
+        staging = tempfile.TemporaryDirectory(prefix=_STAGING, dir=self.args.output_dir, ignore_cleanup_errors=True)
+        folder, name, branch = Path(staging.name), self.hub_model_id, revision or self.args.hub_revision
+        token = token or self.args.hub_token
 
         def commit() -> CommitInfo:
-            try:
-                return commit_folder(
-                    folder,
-                    self.hub_model_id,
-                    message,
-                    branch=revision or self.args.hub_revision,
-                    stale=stale_files(folder),
-                    token=token or self.args.hub_token,
-                )
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+            with staging:
+                return commit_folder(folder, name, message, branch=branch, stale=stale_files(folder), token=token)
 
         try:
-            stage_model(directory, folder, self.hub_model_id, revision or self.args.hub_revision)
+            stage_model(directory, folder, name, branch)
             if resumable_as is not None:
                 resumable = folder / resumable_as
                 shutil.copytree(directory, resumable, ignore=_pickled_arguments_and_links, copy_function=link_or_copy)
                 _hide_the_best_checkpoint(resumable / TRAINER_STATE_NAME)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            staging.cleanup()
             raise
         return commit
 

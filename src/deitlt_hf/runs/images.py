@@ -50,7 +50,7 @@ class MeasuredImages:
 def load_images_to_train(data: DataArguments, checkpoint: str | None = None) -> Images:
     """Load a training's images; refuse data that changed since the checkpoint, and warn of test images in train."""
     images = load_images(data)
-    if images.held_out is not None:  # identical images are on one side
+    if images.held_out is not None:  # identical images were held out together
         leaked, images.one_of_each_class = 0, images.held_out.kept
     else:
         in_train = image_hashes(images.train, "train")
@@ -118,8 +118,8 @@ def _of_the_run(data: DataArguments, config: PreTrainedConfig, sources: Sequence
     drawn = (data.test_fraction, data.split_seed)
     if own and own.test_fraction is not None and drawn != (own.test_fraction, own.split_seed):
         raise DeiTLTError(
-            f"{sources[0]} was trained on what test_fraction {own.test_fraction:g} and split_seed {own.split_seed} "
-            f"left; {drawn[0]:g} and {drawn[1]} would test training images: leave these flags out"
+            f"{sources[0]} was trained with test_fraction {own.test_fraction:g} and split_seed {own.split_seed}; "
+            f"with {drawn[0]:g} and {drawn[1]}, test images would be training images: leave these flags out"
         )
     images = load_images(data, {name for record in records.values() for name in record.kept})
     if own is None and images.held_out:
@@ -147,7 +147,7 @@ def _records(data: DataArguments, sources: Sequence[str]) -> dict[str, DataRecor
 
 
 def _say_changes(images: Images, name: str, source: str, record: DataRecord) -> None:
-    """Say that the images of a class have changed; other classes are refused later."""
+    """Log that images of a class have changed; changed classes are refused later."""
     if differing_classes(record.class_names, images.class_names):
         return
     changed = _changed_images(images, images.held_out.kept if images.held_out else [], record)

@@ -288,7 +288,7 @@ def make_student_trainer(
     if student.init_from is not None:
         model = load_start(student, data.image_size, classes)
     else:
-        model = DeiTLTForImageClassification(_checked(student_config, student, data.image_size, **classes))
+        model = DeiTLTForImageClassification(student_config(student, data.image_size, **classes))
     strong = {"pixel_values": True} | ({"weak_pixel_values": False} if args.distillation_view == "weak" else {})
     views, batch_views = training_views(args, images.train, strong, data.image_size, data.horizontal_flip)
     return DeiTLTTrainer(

@@ -209,13 +209,11 @@ class LongTailTrainer(DurableTrainer):
             logs |= dict(zip(self._part_names, means, strict=True))
             images = self._recorded_batches * self.args.train_batch_size * self.args.world_size
             logs["images_per_second"] = images / max(self.seconds_of_training(), 1e-9)
-            logs["drw"] = float(self._drw_at_last_step())
+            # Whether the last step was in the phase; `state.epoch` counts that step as done already.
+            start = self.args.drw_start_epoch
+            logs["drw"] = float(start is not None and math.ceil(self.state.epoch or 0.0) > start)
             self._parts, self._recorded_steps, self._recorded_batches = None, 0.0, 0
         super().log(logs, start_time)
-
-    def _drw_at_last_step(self) -> bool:
-        start = self.args.drw_start_epoch
-        return start is not None and math.ceil(self.state.epoch or 0.0) > start
 
     def train(self, *args, **kwargs):
         if self.args.world_size > 1:
@@ -292,15 +290,12 @@ class LongTailTrainer(DurableTrainer):
         """
         if not self._measures_groups:
             return super().predict(test_dataset, ignore_keys, metric_key_prefix)
-        self.preprocess_logits_for_metrics = self._logits_and_class_ids
+        self.preprocess_logits_for_metrics = lambda *batch: (first_output(*batch), self._class_ids(*batch))
         try:
             predicted = super().predict(test_dataset, ignore_keys, metric_key_prefix)
         finally:
             self.preprocess_logits_for_metrics = self._class_ids
         return predicted._replace(predictions=predicted.predictions[0])
-
-    def _logits_and_class_ids(self, outputs, labels) -> tuple[torch.Tensor, torch.Tensor]:
-        return first_output(outputs, labels), self._class_ids(outputs, labels)
 
     def get_train_dataloader(self) -> DataLoader:
         dataloader = super().get_train_dataloader()

@@ -17,7 +17,8 @@ def cosine_with_warmup(
 ) -> float:
     """The student's schedule: a cosine over all epochs, whose start is replaced by a linear warm-up.
 
-    The cosine starts at epoch 0 and not at the end of the warm-up, where it is therefore below `learning_rate` already.
+    The cosine starts at epoch 0, unlike transformers', which start at the end of the warm-up; so it is below
+    `learning_rate` there already.
 
     Example:
         >>> round(cosine_with_warmup(600, epochs=1200, learning_rate=2.5e-4), 8)
