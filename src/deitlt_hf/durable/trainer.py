@@ -268,7 +268,9 @@ class DurableTrainer(Trainer):
         directory = self._get_output_dir(trial=trial)
         checkpoint = Path(directory, f"checkpoint-{self.state.global_step}")
         self.store_flos()
-        self._remember_best(directory)
+        best = os.path.join(directory, f"checkpoint-{self.state.best_global_step}")
+        if self.state.best_global_step and (os.path.isdir(best) or Path(best) == checkpoint):
+            self.state.best_model_checkpoint = best
         self._or_stop(self._make_room, checkpoint)
         self._or_stop(self._write, checkpoint)
         self._or_stop(self._finish, checkpoint)
@@ -277,12 +279,6 @@ class DurableTrainer(Trainer):
             self._push_from_checkpoint(self.last_checkpoint)
         if self.args.should_save:
             rotate(directory, self.args.save_total_limit, self.state.best_model_checkpoint)
-
-    def _remember_best(self, directory: str) -> None:
-        best = self.state.best_global_step
-        path = os.path.join(directory, f"checkpoint-{best}")
-        if best and (best == self.state.global_step or os.path.isdir(path)):
-            self.state.best_model_checkpoint = path
 
     def _make_room(self, checkpoint: Path) -> None:
         if self.args.should_save:
