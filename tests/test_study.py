@@ -147,6 +147,9 @@ def test_the_page_is_made_of_what_was_saved(page):
     assert papers == ["", "*87.5*", "*94.5*", "*84.1*", "*85.0*"]
     assert row(page, "experts", "DeiT-LT", "average") == of_student[1:]
     assert row(page, "experts", "DeiT-LT", "DIST expert") == ["46.3 ± 3.0", "50.0 ± 0.0", "40.0 ± 0.0", "51.0 ± 10.0"]
+    assert row(page, "experts", "DeiT-LT", "teacher") == ["61.8", "77.3", "57.3", "52.3"]
+    against = row(page, "experts", "DeiT-LT", "average - teacher")  # 52.0 - 61.8 and so on
+    assert against == ["-9.8 ± 3.0", "-7.3 ± 0.0", "-17.3 ± 0.0", "-2.3 ± 10.0"]
     assert "| ViT " not in part(page, "experts")
     assert row(page, "teachers", "as the paper's: weak views, SAM") == ["61.8", "77.3", "57.3", "52.3"]
     assert row(page, "budget", "DeiT-LT") == ["148,224", "12", "0.25, 0.25, 0.25", "0.75"]

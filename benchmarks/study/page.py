@@ -11,7 +11,7 @@ from typing import Any
 from interleaved import markdown_table
 
 from deitlt_hf.cards.paper_settings import PAPER_SETTINGS
-from deitlt_hf.evaluation.measures import EXPERT_LABELS, EXPERTS, GROUPS
+from deitlt_hf.evaluation.measures import EXPERT_LABELS, EXPERTS, GROUPS, TEACHER
 from deitlt_hf.recipes import load_recipe
 from study.claims import CLAIMS, differences, standard_error, verdict
 from study.saved_runs import (
@@ -58,7 +58,7 @@ def make_parts(base: str, runs: Runs, teachers: Mapping[str, Run]) -> dict[str, 
     """
     return {
         "students": students_table(runs),
-        "experts": experts_table(runs),
+        "experts": experts_table(runs, teachers),
         "claims": claims_table(runs),
         "teachers": teachers_table(teachers),
         "budget": budget_table(runs | {f"teacher{suffix}": {0: run} for suffix, run in teachers.items()}),
@@ -116,13 +116,21 @@ def students_table(runs: Runs) -> str:
     return markdown_table([*rows, [title, "", *(f"*{value:.1f}*" for value in setting.accuracy)]])
 
 
-def experts_table(runs: Runs) -> str:
-    """Average and experts of every student that has a teacher, and with it two experts."""
+def experts_table(runs: Runs, teachers: Mapping[str, Run]) -> str:
+    """Average and experts of every student that has a teacher, its teacher, and the average's difference from it."""
     rows = [["student", "prediction", *COLUMNS]]
     for name in (name for name in runs if STUDENTS[name].teacher is not None):
         for expert in EXPERTS:
             accuracies = [spread(run.accuracy(group, expert) for run in runs[name].values()) for group in COLUMNS]
             rows.append([STUDENTS[name].title, EXPERT_LABELS[expert], *accuracies])
+        if runs[name] and STUDENTS[name].teacher in teachers:
+            taught = teachers[STUDENTS[name].teacher].metrics["accuracy"]
+            rows.append([STUDENTS[name].title, TEACHER, *(f"{taught[group]:.1f}" for group in COLUMNS)])
+            behind = [
+                spread((run.accuracy(group, "average") - taught[group] for run in runs[name].values()), sign="+")
+                for group in COLUMNS
+            ]
+            rows.append([STUDENTS[name].title, f"average - {TEACHER}", *behind])
     return markdown_table(rows)
 
 
@@ -191,13 +199,13 @@ def _flags(settings: Mapping[str, Any]) -> str:
     return "".join(f" --{name} {value}" for name, value in said)
 
 
-def spread(values: Iterable[float]) -> str:
+def spread(values: Iterable[float], sign: str = "") -> str:
     """Mean and standard deviation over seeds; the mean alone of one seed, and a dash of none."""
     values = list(values)
     if not values:
         return "-"
     mean, deviation = mean_and_deviation(values)
-    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+    return f"{mean:{sign}.1f}" if deviation is None else f"{mean:{sign}.1f} ± {deviation:.1f}"
 
 
 def _each(texts: Iterable[str]) -> str:

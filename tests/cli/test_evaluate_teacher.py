@@ -1,18 +1,29 @@
-"""`deitlt evaluate` with a teacher that cannot be used: the student is measured all the same."""
+"""A student whose teacher cannot be used: `deitlt evaluate`, `analyze` and `compare` measure it all the same."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification
 from deitlt_hf.cli.main import main
+from deitlt_hf.evaluation import page
 
 
+@pytest.mark.parametrize(
+    ("command", "row"),
+    [
+        ("evaluate student", "DIST expert"),
+        ("analyze student --out analysis", "no teacher was found to compare with; --teacher DIR names one"),
+        ("compare student again=student", "again - student"),
+    ],
+)
 @pytest.mark.parametrize(
     ("broken", "said"),
     [(False, "no row for the teacher gone: it was not found"), (True, "no row for the teacher cnn: ")],
 )
-def test_the_student_is_measured_without_its_teacher(broken, said, tmp_path, monkeypatch, capsys, caplog):
+def test_the_student_is_measured_without_its_teacher(command, row, broken, said, tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.chdir(tmp_path)
     names = [str(digit) for digit in range(10)]
     DeiTLTForImageClassification(
@@ -26,8 +37,14 @@ def test_the_student_is_measured_without_its_teacher(broken, said, tmp_path, mon
         (tmp_path / "cnn").mkdir()
         (tmp_path / "cnn" / "config.json").write_text("{")
     (tmp_path / "student" / "recipe.yaml").write_text(f"data: digits-lt\nteacher: {'cnn' if broken else 'gone'}\n")
-    assert main(["evaluate", "student"]) in (0, None)
+    monkeypatch.setattr(page, "save_figure", lambda figure, path: _touch(path))  # takes seconds
+    assert main(command.split()) in (0, None)
     printed = capsys.readouterr()
-    assert "DIST expert" in printed.out
-    assert "teacher" not in printed.out
+    assert row in printed.out
+    assert "teacher" not in printed.out.replace(row, "")
     assert said in printed.err + caplog.text
+
+
+def _touch(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"")

@@ -10,6 +10,7 @@ import pytest
 from made_up_analysis import GROUPS, made_up_analysis
 
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.analysis.analyze import Analysis
 from deitlt_hf.evaluation.compare import compare_models, format_comparison, paired_differences
 from deitlt_hf.evaluation.measures import MEASURES, expert_metrics, mean_accuracies
 
@@ -139,6 +140,70 @@ def test_models_are_compared_by_their_own_prediction_with_the_first():
     overall = found["differences"]["DeiT-LT"]["overall"]
     low, high = overall["interval"]
     assert f"{overall['value']:+.1f} [{low:+.1f}, {high:+.1f}] *" in text[5]
+
+
+def taught(right: tuple[int, int], teachers: tuple[int, int] | None) -> Analysis:
+    """An analysis of ten images of each of two classes: how many a model gets right of each, and how many its teacher.
+
+    The two are right on as many of the same images as they can be.
+    """
+    labels = np.repeat([0, 1], 10)
+
+    def predict(of_class: tuple[int, int]) -> np.ndarray:
+        return np.concatenate([np.where(np.arange(10) < of_class[label], label, 1 - label) for label in (0, 1)])
+
+    predictions, teacher = predict(right)[:, None], None if teachers is None else predict(teachers)
+    groups = {"head": [0], "mid": [], "tail": [1]}
+    metrics = expert_metrics(predictions, labels, [90, 3], groups, ["cat", "lynx"], experts=["cls"], teacher=teacher)
+    return Analysis(metrics | {"model": {"prediction": "cls"}}, ("cls",), predictions, labels, [], teacher)
+
+
+def test_a_teacher_has_a_row_and_its_students_their_differences_from_it():
+    found = compare_models({"a": taught((8, 9), (10, 2)), "b": taught((10, 2), (10, 2))})
+    values = {key: of["value"] for key, of in found["teachers"]["teacher"].items()}
+    assert values == {"overall": 60.0, "head": 100.0, "mid": None, "tail": 20.0, "balanced_accuracy": 60.0}
+    against = found["against_teachers"]
+    assert {key: of["value"] for key, of in against["a"].items()} == {
+        "overall": pytest.approx(25),  # 17 of 20 images and 12 of 20
+        "head": pytest.approx(-20),
+        "mid": None,
+        "tail": pytest.approx(70),
+        "balanced_accuracy": pytest.approx(25),
+    }
+    # No image on which they differ is in 0.8^10, 11 %, of the head's resamples, and in 0.3^10 of the tail's.
+    assert not against["a"]["head"]["excludes_zero"]
+    assert against["a"]["tail"]["excludes_zero"]
+    assert not any(of["excludes_zero"] for of in against["b"].values())  # it predicts what its teacher does
+    lines = format_comparison(found).splitlines()
+    assert [line.split("  ")[0] for line in lines[:8]] == [
+        "", "a", "b", "teacher", "", "b - a", "a - its teacher", "b - its teacher",
+    ]  # fmt: skip
+    assert lines[3].split()[1] == "60.0"
+    assert lines[6].split()[4] == "+25.0"
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("analyses", "rows"),
+    [
+        ({"a": taught((8, 5), None), "b": taught((9, 1), None)}, None),
+        ({"a": taught((8, 5), None), "b": taught((9, 1), (10, 2))}, {"teacher of b": 60.0}),
+        (
+            {"a": taught((8, 5), (10, 2)), "b": taught((9, 1), (3, 3)), "c": taught((5, 5), (10, 2))},
+            {"teacher of a, c": 60.0, "teacher of b": 30.0},
+        ),
+        ({"teacher": taught((8, 5), (10, 2)), "b": taught((9, 1), (10, 2))}, {"teacher of teacher, b": 60.0}),
+    ],
+)
+def test_a_teachers_row_names_its_students_unless_it_is_everyones(analyses, rows):
+    found = compare_models(analyses)
+    measured = {row: of["overall"]["value"] for row, of in found.get("teachers", {}).items()}
+    assert measured == (rows or {})
+    with_teacher = [name for name, analysis in analyses.items() if analysis.teacher is not None]
+    assert list(found.get("against_teachers", {})) == with_teacher
+    text = format_comparison(found)
+    assert all(f"\n{row} " in text for row in measured)
+    assert text.count(" - its teacher ") == len(with_teacher)
 
 
 def test_what_cannot_be_compared_is_refused():

@@ -79,6 +79,32 @@ def test_tables_of_one_model_hold_the_records_numbers(one):
     assert "crosses 0 at 70 training images" in page
 
 
+def test_the_teacher_has_its_row_its_column_and_a_table_of_differences(tmp_path, monkeypatch):
+    monkeypatch.setattr(analysis_page, "save_figure", lambda figure, path: _touch(path))
+    analysis = made_up_analysis()
+    teacher = {"overall": 60.0, "head": 100.0, "mid": None, "tail": 20.0, "balanced_accuracy": 61.25}
+    better = {"value": 1.5, "interval": [0.5, 2.5], "excludes_zero": True}
+    unsure = {"value": -1.5, "interval": [-3.0, 0.0], "excludes_zero": False}
+    against = dict.fromkeys(teacher, better) | {"mid": {"value": None, "interval": None, "excludes_zero": False}}
+    analysis.record["teacher"] = teacher | {"per_class": [12.5] * len(NAMES)}
+    analysis.record["against_teacher"] = {"average": against, "cls": dict.fromkeys(teacher, unsure)}
+    write_analysis({"DeiT-LT": analysis}, tmp_path / "page")
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert [row[0] for row in cells(page, "prediction")] == ["average", "CLS expert", "DIST expert", "teacher"]
+    assert cells(page, "prediction")[-1][1:] == ["60.0", "100.0", "-", "20.0", "61.2"]
+    average, cls = cells(page, "better than the teacher by (points)")
+    assert average == ["average", *["+1.5 [+0.5, +2.5] *"] * 2, "-", *["+1.5 [+0.5, +2.5] *"] * 2]
+    assert [cell.rstrip() for cell in cls] == ["CLS expert", *["-1.5 [-3.0, +0.0]"] * 5]
+    assert "A star: significant" in page
+    assert {row[-1] for row in cells(page, "class")} == {"12.5"}
+
+
+def test_a_model_without_a_teacher_has_no_differences(one):
+    page = (one / "index.html").read_text()
+    assert "(points)" not in page
+    assert "A star" not in page
+
+
 def test_names_stay_text(several):
     page = (several / "index.html").read_text()
     assert "<script" not in page
@@ -93,6 +119,7 @@ def test_several_models_come_with_their_differences(several, models):
     assert {key: content[key] for key in comparison} == comparison
     page = (several / "index.html").read_text()
     (row,) = cells(page, "better than ViT by (points)")
+    assert "better than its teacher" not in page
     assert row == [NASTY, *difference_cells(comparison["differences"][NASTY])]
     assert "*" in row[1]
     assert {path.stem for path in (several / "figures").glob("examples*")} == {"examples_2"}  # the first has none

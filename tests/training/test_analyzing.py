@@ -110,6 +110,20 @@ def test_a_student_is_measured_as_by_its_evaluation(student, images):
     assert analysis.record["model"]["source"] == Path(student).name  # a page to send around names no place
 
 
+def test_the_teachers_row_is_that_of_the_evaluation(student, teacher, images):
+    record_teacher(student, teacher)
+    record = analyze_saved_model(student, images, DATA, batch_size=16).record
+    model = DeiTLTForImageClassification.from_pretrained(student)
+    own = images_for_model(images, DATA, model.config, student)
+    frozen = FrozenTeacher(teacher, model, "cpu")
+    metrics = evaluate_student(model, own, 16, Accelerator(cpu=True), batch_size=7, teacher=frozen)
+    assert {name: record[name] for name in metrics} == metrics
+    right = metrics["teacher"]["overall"] * 50 / 100  # of 50 images
+    assert right == pytest.approx(round(right))
+    difference = record["experts"]["average"]["overall"] - metrics["teacher"]["overall"]
+    assert record["against_teacher"]["average"]["overall"]["value"] == pytest.approx(difference)
+
+
 @pytest.mark.parametrize("recorded", ["there", "gone", "on the hub"])
 def test_the_runs_teacher_is_taken_if_it_is_there(student, teacher, images, recorded, monkeypatch):
     name = {"there": teacher, "gone": "runs/no-such-teacher", "on the hub": "me/teacher"}[recorded]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from deitlt_hf.errors import DeiTLTError, notice
 
 
 @dataclass
@@ -33,6 +30,7 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.evaluation.measures import format_table
     from deitlt_hf.files import check_is_new, write_json
     from deitlt_hf.inference.loading import load_run_settings, load_student
+    from deitlt_hf.runs.analyzing import teacher_of_run
     from deitlt_hf.runs.images import load_images_to_measure
 
     parser = DataclassParser(
@@ -53,7 +51,7 @@ def run(argv: Sequence[str]) -> None:
     measured = load_images_to_measure(data, choice, model.config, [source])
     images = images_for_model(measured.images, data, model.config, source)
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # or processes on CPUs would not meet
-    teacher = _teacher_of(source, model, load_run_settings(source, of_model.revision), accelerator.device)
+    teacher = teacher_of_run(source, model, load_run_settings(source, of_model.revision), accelerator.device)
     metrics = evaluate_student(
         model,
         images,
@@ -69,22 +67,3 @@ def run(argv: Sequence[str]) -> None:
         if options.output is not None:
             write_json(Path(options.output), metrics)
             print(f"numbers: {options.output}")
-
-
-def _teacher_of(source: str, model: Any, settings: Mapping[str, Any], device: Any) -> Callable | None:
-    """The student's own teacher; without it the evaluation goes on, with a notice."""
-    from deitlt_hf.runs.analyzing import recorded_teacher
-    from deitlt_hf.teachers.frozen import FrozenTeacher
-
-    name = settings.get("teacher")
-    if name is None:
-        return None
-    try:
-        teacher = recorded_teacher(source, name)
-        if teacher is not None:
-            return FrozenTeacher(teacher, model, device, settings.get("teacher_pixels", "reference"))
-        reason = "it was not found"
-    except DeiTLTError as error:
-        reason = str(error)
-    notice(f"no row for the teacher {name}: {reason}")
-    return None

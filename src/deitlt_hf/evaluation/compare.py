@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deitlt_hf.errors import DeiTLTError, printable
-from deitlt_hf.evaluation.measures import MEASURES, describe_intervals, paired_differences
+from deitlt_hf.evaluation.measures import MEASURES, TEACHER, describe_intervals, paired_differences
 from deitlt_hf.long_tail_accuracy.scores import (
     accuracies,
     bootstrap_intervals,
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def compare_models(analyses: Mapping[str, Analysis]) -> dict[str, Any]:
-    """Compare each model's own prediction with that of the first model, image by image.
+    """Compare each model's own prediction with that of the first model and of its own teacher, image by image.
 
     Args:
         analyses: what `analyze_model` gave for each of at least two models, by name, all on the same images in the same
@@ -31,7 +31,9 @@ def compare_models(analyses: Mapping[str, Analysis]) -> dict[str, Any]:
         `accuracies`, for each model and each measure (`overall`, `head`, `mid`, `tail`, `balanced_accuracy`)
         `{"value", "interval"}` in percent; `differences`, for each other model and each measure `{"value", "interval",
         "excludes_zero"}` in points, above 0 where it is better than the first. Intervals are `[low, high]`, 95 % over
-        1000 bootstrap resamples of the images; None without test images.
+        1000 bootstrap resamples of the images; None without test images. For models that were analyzed with a teacher
+        also `teachers`, accuracies of the same kind, where models with one teacher share a row, and `against_teachers`,
+        by model the differences from its teacher, above 0 where the model is better.
 
     Raises:
         DeiTLTError: fewer than two models, or models that were not analyzed on the same images and classes.
@@ -57,6 +59,29 @@ def compare_models(analyses: Mapping[str, Analysis]) -> dict[str, Any]:
         "accuracies": {name: _measured(predictions[name], first.labels, groups) for name in analyses},
         "differences": {
             name: paired_differences(predictions[reference], predictions[name], first.labels, groups) for name in others
+        },
+        **_beside_teachers(analyses),
+    }
+
+
+def _beside_teachers(analyses: Mapping[str, Analysis]) -> dict[str, Any]:
+    """Accuracies of the teachers, one row for those that predict the same, and each model's difference from its own."""
+    names_of: dict[bytes, list[str]] = {}
+    for name, analysis in analyses.items():
+        if analysis.teacher is not None:
+            names_of.setdefault(analysis.teacher.tobytes(), []).append(name)
+    if not names_of:
+        return {}
+    teachers = {}
+    for names in names_of.values():
+        of_all = len(names) == len(analyses) and TEACHER not in analyses
+        row, one = TEACHER if of_all else f"{TEACHER} of {', '.join(names)}", analyses[names[0]]
+        teachers[row] = _measured(one.teacher, one.labels, one.record["groups"])
+    records = {name: analysis.record for name, analysis in analyses.items() if analysis.teacher is not None}
+    return {
+        "teachers": teachers,
+        "against_teachers": {
+            name: record["against_teacher"][record["model"]["prediction"]] for name, record in records.items()
         },
     }
 
@@ -107,7 +132,7 @@ def difference_cells(differences: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def format_comparison(comparison: Mapping[str, Any]) -> str:
-    """The result of `compare_models` as aligned text: accuracies in percent, then differences in points.
+    """The result of `compare_models` as aligned text: accuracies in percent, teachers last, then differences in points.
 
     A star marks a difference whose interval excludes 0.
 
@@ -124,17 +149,19 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
         'B - A  +2.0 [+1.0, +3.0] * '
     """
     rows = [["", *(measure.label for measure in MEASURES)]]
-    rows += [[printable(name), *accuracy_cells(of)] for name, of in comparison["accuracies"].items()]
+    measured = [*comparison["accuracies"].items(), *comparison.get("teachers", {}).items()]
+    rows += [[printable(name), *accuracy_cells(of)] for name, of in measured]
     rows += [
-        [printable(f"{name} - {comparison['reference']}"), *difference_cells(of)]
-        for name, of in comparison["differences"].items()
+        [printable(f"{name} - {other}"), *difference_cells(of)]
+        for other, key in ((comparison["reference"], "differences"), ("its teacher", "against_teachers"))
+        for name, of in comparison.get(key, {}).items()
     ]
     first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = [
         "  ".join([f"{name:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))])
         for name, *cells in rows
     ]
-    lines.insert(1 + len(comparison["accuracies"]), "")
+    lines.insert(1 + len(measured), "")
     lines.append(f"in brackets: {describe_intervals(comparison.get('test_counts', ()))}")
     lines.append("*: significant, the interval excludes 0")
     return "\n".join(line.rstrip() for line in lines)

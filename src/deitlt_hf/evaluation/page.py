@@ -29,7 +29,7 @@ from deitlt_hf.evaluation.figures.layers import (
     token_similarity_figure,
 )
 from deitlt_hf.evaluation.figures.style import WIDTH, Records, save_figure
-from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, MEASURES, describe_group, describe_intervals
+from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, MEASURES, TEACHER, describe_group, describe_intervals
 from deitlt_hf.files import new_directory
 
 if TYPE_CHECKING:
@@ -155,15 +155,19 @@ def _page(
     labels = [measure.label for measure in MEASURES]
     if comparison is None:
         rows = [
-            [EXPERT_LABELS[expert], *(measure.text(scores.get(measure.key)) for measure in MEASURES)]
-            for expert, scores in first["experts"].items()
+            [EXPERT_LABELS.get(row, row), *(measure.text(scores.get(measure.key)) for measure in MEASURES)]
+            for row, scores in _rows(first).items()
         ]
-        accuracies, differences = (["prediction", *labels], rows), None
+        accuracies = ["prediction", *labels], rows
+        against = {EXPERT_LABELS[expert]: of for expert, of in first.get("against_teacher", {}).items()}
+        differences = [("the teacher", against)]
     else:
-        rows = [[name, *accuracy_cells(of)] for name, of in comparison["accuracies"].items()]
-        accuracies = ["model", *labels], rows
-        rows = [[name, *difference_cells(of)] for name, of in comparison["differences"].items()]
-        differences = [f"better than {comparison['reference']} by (points)", *labels], rows
+        measured = [*comparison["accuracies"].items(), *comparison.get("teachers", {}).items()]
+        accuracies = ["model", *labels], [[name, *accuracy_cells(of)] for name, of in measured]
+        differences = [
+            (comparison["reference"], comparison["differences"]),
+            ("its teacher", comparison.get("against_teachers", {})),
+        ]
     pairs = [  # of head and tail, which each model's own prediction confuses most
         [name, *(record["class_names"][pair[key]] for key in ("true", "predicted")), pair["count"]]
         for name, record in records.items()
@@ -177,12 +181,24 @@ def _page(
         labels=EXPERT_LABELS,
         groups=", ".join(f"{name}: {describe_group(first, name)}" for name in GROUPS),
         accuracies=accuracies,
-        differences=differences,
-        intervals=describe_intervals((comparison or {}).get("test_counts", ())),
+        differences=[
+            (
+                [f"better than {other} by (points)", *labels],
+                [[name, *difference_cells(of)] for name, of in rows.items()],
+            )
+            for other, rows in differences
+            if rows
+        ],
+        intervals=describe_intervals((comparison or first).get("test_counts", ())),
         sections=sections,
         classes=_class_table(records),
         pairs=pairs,
     )
+
+
+def _rows(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The measures of each of a model's experts, then those of its teacher if it was analyzed with one."""
+    return record["experts"] | ({TEACHER: record[TEACHER]} if TEACHER in record else {})
 
 
 def _environment() -> Environment:
@@ -196,12 +212,12 @@ def _environment() -> Environment:
 
 
 def _class_table(records: Records) -> tuple[list[str], list[list[Any]]] | None:
-    """Accuracy of every class: of one model by expert, of several by each one's own prediction."""
+    """Accuracy of every class: of one model by expert and of its teacher, of several by each one's own prediction."""
     first = next(iter(records.values()))
     if len(first["class_names"]) > MOST_CLASSES:
         return None
     if len(records) == 1:
-        columns = {EXPERT_LABELS[expert]: scores["per_class"] for expert, scores in first["experts"].items()}
+        columns = {EXPERT_LABELS.get(row, row): scores["per_class"] for row, scores in _rows(first).items()}
     else:
         columns = {name: of["experts"][of["model"]["prediction"]]["per_class"] for name, of in records.items()}
     group_of = {label: group for group in GROUPS for label in first["groups"][group]}

@@ -16,7 +16,7 @@ from deitlt_hf.data.arguments import DataArguments, Images, images_for_model
 from deitlt_hf.data.dataset import ViewedDataset, collate
 from deitlt_hf.data.images import upright_rgb
 from deitlt_hf.data.views import View, evaluation_view
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, notice
 from deitlt_hf.evaluation.analysis.analyze import Analysis, analyze_model
 from deitlt_hf.evaluation.attention import patches_of
 from deitlt_hf.files import RUN_FILE, is_hub_id, last_part, read_json
@@ -45,8 +45,8 @@ def analyze_saved_model(
         images: what `load_images` gave for `data`.
         data: the flags that chose the images.
         revision: branch, tag or commit of a model on the hub.
-        teacher: directory or hub id of a teacher, to compare predictions with; by default the one in the run's record,
-            if it can still be found.
+        teacher: directory or hub id of a teacher, to compare predictions with; by default the one in the run's record.
+            If that one is not found or cannot be loaded, a notice says so, and the model is analyzed without it.
         batch_size: images per step. Default 64.
         device: where to run; by default the CPU.
 
@@ -112,17 +112,34 @@ def _teacher_of(
     pixels: OwnPixels,
     device: torch.device | str,
 ) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    teacher = teacher or recorded_teacher(source, settings.get("teacher"))
     if teacher is None:
+        frozen = teacher_of_run(source, model, settings, device)
+    else:
+        frozen = FrozenTeacher(teacher, model, device, settings.get("teacher_pixels", "reference"))
+    if frozen is None:
         return None
-    frozen = FrozenTeacher(teacher, model, device, settings.get("teacher_pixels", "reference"))
     scale, shift = (value.to(device) for value in pixels.from_students())
     return lambda pixel_values: frozen((pixel_values - shift) / scale)  # a student's own pixels stay as they are
 
 
-def recorded_teacher(source: str, teacher: str | None) -> str | None:
-    """The teacher in a run's settings, if its directory exists here or it was a hub id."""
-    if teacher is None or Path(teacher).is_dir():
-        return teacher
+def teacher_of_run(
+    source: str, model: PreTrainedModel, settings: Mapping[str, Any], device: torch.device | str
+) -> FrozenTeacher | None:
+    """The teacher that a run's settings name; without it the model is measured alone, with a notice."""
+    teacher = settings.get("teacher")
+    if teacher is None:
+        return None
+    reason = "it was not found"
+    if Path(teacher).is_dir() or _was_hub_id(source, teacher):
+        try:
+            return FrozenTeacher(teacher, model, device, settings.get("teacher_pixels", "reference"))
+        except DeiTLTError as error:
+            reason = str(error)
+    notice(f"no row for the teacher {teacher}: {reason}")
+    return None
+
+
+def _was_hub_id(source: str, teacher: str) -> bool:
+    """Whether the run's record says that the name is of the hub, and not of a directory that is gone."""
     records = (read_json(directory / RUN_FILE) or {} for directory in (Path(source), Path(source).parent))
-    return teacher if any((record.get("hub_ids") or {}).get("teacher") == teacher for record in records) else None
+    return any((record.get("hub_ids") or {}).get("teacher") == teacher for record in records)

@@ -38,6 +38,7 @@ class Analysis:
         predictions: class ids int64 `(N, number of experts)`.
         labels: true class ids int64 `(N,)`.
         examples: a few of the images.
+        teacher: class ids int64 `(N,)` that the teacher predicts, or None, the default.
     """
 
     record: dict[str, Any]
@@ -45,6 +46,7 @@ class Analysis:
     predictions: np.ndarray
     labels: np.ndarray
     examples: list[Example]
+    teacher: np.ndarray | None = None
 
 
 def analyze_model(
@@ -125,8 +127,8 @@ def analyze_model(
     with eager_attention(model):
         run_over(model, dataloader, use, "analyzing", device)
     record = _make_record(model, source, stream, class_names, class_counts, groups)
-    predictions, labels, _ = stream.class_ids()
-    return Analysis(record, stream.experts, predictions, labels, stream.examples())
+    predictions, labels, teachers = stream.class_ids()
+    return Analysis(record, stream.experts, predictions, labels, stream.examples(), teachers)
 
 
 def _make_record(
@@ -143,6 +145,8 @@ def _make_record(
                             patch_size, layers, heads, parameters
         num_images, class_names, class_counts, groups, experts
                             as in `expert_metrics`; a model with one head has the CLS expert alone
+        teacher, against_teacher
+                            as in `expert_metrics`, if there is a teacher
         crossing            see `find_crossing`; None throughout for a model with one head
         attention_distance  pixels, for readers all, cls, distillation: a list of heads per layer
         feature_rank        variance, the share; for tokens cls, distillation: a number per layer
@@ -150,13 +154,15 @@ def _make_record(
         token_similarity    per layer the mean cosine; None for a model with one head
         calibration         for each expert overall and by group: see `reliability`
         agreement           percent overall and by group for cls-distillation and, with a teacher, teacher-cls,
-                            teacher-distillation; teacher holds the teacher's own accuracies
+                            teacher-distillation; teacher holds the teacher's own accuracies, as above
         confusion           for each expert: see `group_confusions`
 
     Layers are numbered from the first; tokens are those that have a head. What cannot be measured is None.
     """
     predictions, labels, teachers = stream.class_ids()
-    metrics = expert_metrics(predictions, labels, class_counts, groups, class_names, experts=stream.experts)
+    metrics = expert_metrics(
+        predictions, labels, class_counts, groups, class_names, experts=stream.experts, teacher=teachers
+    )
     experts, groups = metrics["experts"], metrics["groups"]
     ids_of = dict(zip(stream.experts, predictions.T, strict=True))
     confidence_of = dict(zip(stream.experts, stream.confidences().T, strict=True))
