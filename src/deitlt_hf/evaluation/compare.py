@@ -9,11 +9,7 @@ import numpy as np
 
 from deitlt_hf.errors import DeiTLTError, printable
 from deitlt_hf.evaluation.measures import MEASURES, TEACHER, describe_intervals, paired_differences
-from deitlt_hf.long_tail_accuracy.scores import (
-    accuracies,
-    bootstrap_intervals,
-    grouped_tally,
-)
+from deitlt_hf.long_tail_accuracy.scores import accuracies, bootstrap_intervals, grouped_tally
 
 if TYPE_CHECKING:
     from deitlt_hf.evaluation.analysis.analyze import Analysis
@@ -87,7 +83,7 @@ def _beside_teachers(analyses: Mapping[str, Analysis]) -> dict[str, Any]:
 
 
 def check_same_classes(described: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse models (name -> `class_names` and `groups`) whose head, mid and tail would be of different classes."""
+    """Refuse models, `class_names` and `groups` by name, that do not have the same classes in head, mid and tail."""
     reference, *others = described
     for name in others:
         for key in ("class_names", "groups"):
@@ -99,7 +95,7 @@ def check_same_classes(described: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _own_prediction(analysis: Analysis) -> np.ndarray:
-    """Class ids `(N,)` of what the model's own logits say, usually the average of both experts."""
+    """Class ids `(N,)` by the model's own logits, usually the average of both experts."""
     return analysis.predictions[:, list(analysis.experts).index(analysis.record["model"]["prediction"])]
 
 
@@ -135,18 +131,6 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
     """The result of `compare_models` as aligned text: accuracies in percent, teachers last, then differences in points.
 
     A star marks a difference whose interval excludes 0.
-
-    Example:
-        >>> keys = [measure.key for measure in MEASURES]
-        >>> value = {"value": 50.0, "interval": [45.0, 55.0]}
-        >>> better = {"value": 2.0, "interval": [1.0, 3.0], "excludes_zero": True}
-        >>> comparison = {
-        ...     "reference": "A",
-        ...     "accuracies": {name: dict.fromkeys(keys, value) for name in "AB"},
-        ...     "differences": {"B": dict.fromkeys(keys, better)},
-        ... }
-        >>> format_comparison(comparison).splitlines()[4][:27]
-        'B - A  +2.0 [+1.0, +3.0] * '
     """
     rows = [["", *(measure.label for measure in MEASURES)]]
     measured = [*comparison["accuracies"].items(), *comparison.get("teachers", {}).items()]

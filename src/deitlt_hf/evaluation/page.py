@@ -1,4 +1,4 @@
-"""An analysis as files: `analysis.json`, figures as PNG and SVG, and a page with all of it that needs no other file."""
+"""Writes an analysis: `analysis.json`, figures as PNG and SVG, and a page that shows everything without other files."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ MOST_CLASSES = 200  # in the table of classes; more are only in the JSON file
 
 
 class Section(NamedTuple):
-    """A figure of the page: its file's name, its title, and how to read it."""
+    """A figure of the page."""
 
-    name: str
+    name: str  # of its file
     title: str
-    reading: str
+    reading: str  # how to read it
     draw: Callable[[Records], Figure | None] | None = None
 
 
@@ -150,7 +150,7 @@ def _page(
     comparison: Mapping[str, Any] | None,
     sections: Sequence[tuple[Section, str, float]],
 ) -> str:
-    """The page as HTML; `sections` have their picture in base64 and the share of its width in the widest's."""
+    """The page as HTML; `sections` have their picture in base64, and its width as a share of the widest."""
     first = next(iter(records.values()))
     labels = [measure.label for measure in MEASURES]
     if comparison is None:

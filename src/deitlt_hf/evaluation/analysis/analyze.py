@@ -30,23 +30,14 @@ Teacher = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass
 class Analysis:
-    """What `analyze_model` found.
+    """What `analyze_model` found."""
 
-    Args:
-        record: all measures, as `json.dump` writes them; see `_make_record`.
-        experts: the model's experts, in the order of the columns of `predictions`.
-        predictions: class ids int64 `(N, number of experts)`.
-        labels: true class ids int64 `(N,)`.
-        examples: a few of the images.
-        teacher: class ids int64 `(N,)` that the teacher predicts, or None, the default.
-    """
-
-    record: dict[str, Any]
-    experts: tuple[str, ...]
-    predictions: np.ndarray
-    labels: np.ndarray
-    examples: list[Example]
-    teacher: np.ndarray | None = None
+    record: dict[str, Any]  # all measures, as `json.dump` writes them; see `_make_record`
+    experts: tuple[str, ...]  # in the order of the columns of `predictions`
+    predictions: np.ndarray  # class ids int64 `(N, number of experts)`
+    labels: np.ndarray  # true class ids int64 `(N,)`
+    examples: list[Example]  # a few of the images
+    teacher: np.ndarray | None = None  # class ids int64 `(N,)` that the teacher predicts
 
 
 def analyze_model(
