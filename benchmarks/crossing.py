@@ -20,7 +20,6 @@ from interleaved import markdown_table
 from matplotlib.figure import Figure
 from methods import BASES, Place, prepare, runs_of, train
 from study.page import spread
-from study.saved_runs import Run
 
 from deitlt_hf.cli.console import quiet_libraries
 from deitlt_hf.errors import DeiTLTError
@@ -36,7 +35,7 @@ from deitlt_hf.evaluation.figures.style import (
 )
 from deitlt_hf.evaluation.measures import EXPERT_LABELS
 
-STUDENT, TEACHER = "chosen", "chosen-teacher"
+STUDENT, TEACHER = "chosen", "teacher"
 GROUPS = {"overall": "all classes", "tail": "tail classes"}
 LABELS = {"teacher": "teacher"} | EXPERT_LABELS
 STYLES = {"teacher": {"color": "#009E73", "linestyle": "-.", "marker": "D"}} | EXPERT_STYLES
@@ -61,16 +60,11 @@ def curves(place: Place, budgets: Sequence[float]) -> dict[str, list[Point]]:
         students = runs_of(STUDENT, place, budget)
         if teachers:
             found = [run.metrics["accuracy"] for run in teachers]
-            points["teacher"].append(Point(budget, images_seen(teachers[0]), found))
+            points["teacher"].append(Point(budget, teachers[0].took["images_seen"] / 1e6, found))
         for expert in EXPERT_LABELS if students else ():
             found = [run.metrics["experts"][expert] for run in students]
-            points[expert].append(Point(budget, images_seen(students[0]), found))
+            points[expert].append(Point(budget, students[0].took["images_seen"] / 1e6, found))
     return points
-
-
-def images_seen(run: Run) -> float:
-    """Views of training images in a run, in millions."""
-    return run.settings["num_train_epochs"] * sum(run.metrics["class_counts"]) / 1e6
 
 
 def crossing(points: Mapping[str, Sequence[Point]], group: str) -> str:

@@ -2,7 +2,7 @@
 
     python benchmarks/methods.py --base digits-lt                         # about five hours on one core
     python benchmarks/methods.py --base digits-lt --only cnn-ce deit-lt --seeds 0
-    python benchmarks/methods.py --base digits-lt --split test --only deit-lt chosen
+    python benchmarks/methods.py --base digits-lt --split test --only teacher deit-lt chosen
     python benchmarks/methods.py --base cifar10-lt-small --data_dir cifar10
     python benchmarks/methods.py --report_only --page docs/methods.md
 
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import DatasetDict
 from interleaved import markdown_table
-from study.page import COLUMNS, spread, write_parts
+from study.page import COLUMNS, WHOLE_RUN, spread, write_parts
 from study.saved_runs import Run, read_run
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -74,6 +74,7 @@ _CLS_ALONE = f"{_ALONE} --expert cls --distillation_alpha 0"
 # The paper's way: mixing, and hard labels of the teacher.
 _DEIT = "--mixup 0.8 --cutmix 1.0 --cls_loss ce --distillation_type hard"
 _UNMIXED = "--mixup 0 --cutmix 0 --distillation_type hard"
+_ADJUSTED = "--cls_loss logit_adjusted --logit_adjusted_tau 1.5"
 
 
 def _cnn(loss: str, more: str = "") -> str:
@@ -107,35 +108,30 @@ METHODS = {
         "ViT: logit adjustment, tau 1.5", _vit("logit_adjusted", "--logit_adjusted_tau 1.5"), "vit"
     ),
     "vit-balanced-bce": Method("ViT: balanced BCE", _vit("balanced_bce"), "vit"),
-    "cnn-strong": Method(
-        "CNN: LDAM + DRW + SAM, strong views", "--loss ldam --classifier cosine --training_view strong"
-    ),
-    "deit": Method("DeiT", f"{_DEIT} --drw_start_epoch none", "student", "cnn-strong"),
-    "deit-lt": Method("DeiT-LT, as in the paper", f"{_DEIT} --drw_start_epoch LATE", "student", "cnn-ldam-drw-sam"),
-    "unmixed": Method(
-        "... without mixing", f"{_UNMIXED} --cls_loss ce --drw_start_epoch LATE", "student", "cnn-ldam-drw-sam"
-    ),
+    "teacher": Method("CNN: the teacher's recipe", ""),
+    "teacher-strong": Method("CNN: the teacher's recipe, on strong views", "--training_view strong"),
+    "deit": Method("DeiT", f"{_DEIT} --drw_start_epoch none", "student", "teacher-strong"),
+    "deit-lt": Method("DeiT-LT, as in the paper", f"{_DEIT} --drw_start_epoch LATE", "student", "teacher"),
+    "unmixed": Method("... without mixing", f"{_UNMIXED} --cls_loss ce --drw_start_epoch LATE", "student", "teacher"),
     "adjusted": Method(
-        "... and logit-adjusted CLS",
-        f"{_UNMIXED} --cls_loss logit_adjusted --drw_start_epoch LATE",
+        "... and logit-adjusted CLS, tau 1.5",
+        f"{_UNMIXED} {_ADJUSTED} --drw_start_epoch LATE",
         "student",
-        "cnn-ldam-drw-sam",
+        "teacher",
     ),
     "early": Method(
         "... and DRW from half of the epochs",
-        f"{_UNMIXED} --cls_loss logit_adjusted --drw_start_epoch HALF",
+        f"{_UNMIXED} {_ADJUSTED} --drw_start_epoch HALF",
         "student",
-        "cnn-ldam-drw-sam",
+        "teacher",
     ),
-    "ltkd": Method(
-        "... and LTKD in place of hard labels",
-        f"{_UNMIXED} --cls_loss logit_adjusted --drw_start_epoch HALF --distillation_type ltkd "
-        "--distillation_temperature 2",
+    "soft": Method(
+        "... and soft labels at temperature 2",
+        f"{_UNMIXED} {_ADJUSTED} --drw_start_epoch HALF --distillation_type soft --distillation_temperature 2",
         "student",
-        "cnn-ldam-drw-sam",
+        "teacher",
     ),
-    "chosen": Method("DeiT-LT, as chosen", "", "student", "chosen-teacher"),
-    "chosen-teacher": Method("CNN: as chosen", ""),
+    "chosen": Method("... and LTKD instead: the student's recipe", "", "student", "teacher"),
 }
 LATE, HALF = 0.8, 0.5  # of the epochs
 
@@ -213,7 +209,7 @@ def rows_of(name: str, place: Place) -> Iterator[list[str]]:
     runs, method = runs_of(name, place), METHODS[name]
     if not runs:
         return
-    minutes = [run.took["seconds"] / 60 for run in runs if "seconds" in run.took]
+    minutes = [60 * run.took["hours"] for run in runs if run.took.get("hours_of") == WHOLE_RUN]
     took = f"{statistics.fmean(minutes):.1f}" if minutes else "-"
     if method.kind == "cnn":
         yield [method.title, *_cells(run.metrics["accuracy"] for run in runs), took, str(len(runs))]

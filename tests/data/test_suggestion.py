@@ -48,7 +48,7 @@ def test_image_size_is_never_above_the_images_from_32_pixels_on(side, image_size
 @pytest.mark.parametrize(
     ("images", "epochs", "drw", "size", "batch", "repeats"),
     [
-        (300, 1200, 1100, "tiny", 16, 1),
+        (300, 1200, 600, "tiny", 16, 1),
         (1280, 1200, 1100, "tiny", 128, 1),
         (12_406, 1200, 1100, "small", 128, 3),  # CIFAR-10-LT
         (50_000, 400, 366, "small", 128, 3),
@@ -145,13 +145,32 @@ def test_groups_are_thirds_where_thresholds_leave_one_empty(counts, boundaries):
         assert class_groups(counts, boundaries=tuple(boundaries))["head"]
 
 
+@pytest.mark.parametrize(
+    ("images", "given", "expected"),
+    [
+        (800, {}, {"mixup": 0.0, "cls_loss": "logit_adjusted", "distillation_type": "ltkd"}),  # 0.96 million views
+        (840, {}, {"mixup": 0.8, "cutmix": 1.0}),  # 1.01 million
+        (300, {}, {"mixup": 0.0, "cls_loss": "logit_adjusted", "logit_adjusted_tau": 1.5}),  # batches of 16
+        (800, {"distillation_type": "none", "cls_loss": "ce"}, {"mixup": 0.0, "cls_loss": "ce"}),
+    ],
+)
+def test_a_small_budget_gets_the_settings_that_won_at_one(images, given, expected):
+    settings = suggest_recipe(inspection_of(images), given).settings
+    names = ("mixup", "cutmix", "cls_loss", "logit_adjusted_tau", "distillation_type", "distillation_temperature")
+    assert expected.items() <= settings.items()
+    is_small = expected["mixup"] == 0.0
+    assert ("logit_adjusted_tau" in settings) is (settings.get("cls_loss") == "logit_adjusted")
+    assert ("distillation_temperature" in settings) is ("distillation_type" in expected)
+    assert set(names) & settings.keys() >= ({"mixup", "cutmix", "cls_loss"} if is_small else {"mixup", "cutmix"})
+
+
 def test_what_is_given_stays_and_what_hangs_on_it_follows():
     given = {"image_size": 36, "num_train_epochs": 24.0, "per_device_train_batch_size": 10, "mixup": 0.0}
     suggestion = suggest_recipe(inspection_of(3000, 64), given)
     settings = suggestion.settings
     assert {name: settings[name] for name in given} == given
     assert all(suggestion.reasons[name] == "given" for name in given)
-    assert (settings["patch_size"], settings["drw_start_epoch"], settings["warmup_epochs"]) == (6, 22, 2.4)
+    assert (settings["patch_size"], settings["drw_start_epoch"], settings["warmup_epochs"]) == (6, 12, 2.4)
     assert suggestion.reasons["drw_start_epoch"] != "given"
     assert suggest_recipe(inspection_of(3000), {"max_steps": 50}).settings["drw_start_epoch"] is None
 
@@ -212,7 +231,7 @@ class TestParsing:
     def test_flags_over_the_suggestion_over_defaults(self):
         settings, (given,) = self.parse("--data", "a/b/my-birds", "--num_train_epochs", "12", "--no_horizontal_flip")
         assert settings["image_size"] == 64  # suggested
-        assert (settings["num_train_epochs"], settings["drw_start_epoch"]) == (12, 11)  # given, and what follows
+        assert (settings["num_train_epochs"], settings["drw_start_epoch"]) == (12, 6)  # given, and what follows
         assert settings["horizontal_flip"] is False
         assert settings["weight_decay"] == 0.05  # the command's default
         assert settings["output_dir"] == "runs/my-birds"

@@ -29,6 +29,9 @@ STUDENT_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 
 STUDENT_LIMITS = {"tiny": 10_000, "small": 100_000}
 STUDENT_VIEWS = 20_000_000  # views of training images, all epochs together; the paper's on CIFAR-10-LT are 15 million
 STUDENT_EPOCHS = (100, 1200)
+# Below so many views the settings that won at 0.08 and 0.25 million (docs/methods.md), from there on the paper's.
+SMALL_BUDGET = 1_000_000
+LTKD_FROM = 32  # images in a batch, over which LTKD balances the groups
 TEACHER_VIEWS = 10_000_000  # the published ResNet-50's on ImageNet-LT: 90 epochs of 115,846 images
 TEACHER_EPOCHS = (90, 200)
 CIFAR_RESNET_LIMIT = 64  # pixels, up to which the CIFAR ResNet is suggested
@@ -101,8 +104,12 @@ def suggest_recipe(inspection: Inspection, given: Mapping[str, Any] | None = Non
         _choose_image_size(choices, inspection)
         _choose_student(choices, images, len(inspection.class_names))
     epochs = _choose_epochs(choices, images, STUDENT_VIEWS, STUDENT_EPOCHS, "the paper's 1200 on CIFAR-LT")
-    reason = "DRW for the last twelfth of the epochs, as in the paper: 1100 of 1200"
-    _choose_drw_and_warmup(choices, epochs, int(11 * epochs / 12), reason)
+    is_small = images * epochs < SMALL_BUDGET
+    if is_small:
+        start, reason = int(epochs / 2), "DRW for half of the epochs: better than the paper's twelfth at a small budget"
+    else:
+        start, reason = int(11 * epochs / 12), "DRW for the last twelfth of the epochs, as in the paper: 1100 of 1200"
+    _choose_drw_and_warmup(choices, epochs, start, reason)
     batch = _choose_batch(choices, images)
     if choices.value("student_size") in STUDENT_LIMITS:
         scaled = 5e-4 * batch / 512
@@ -110,8 +117,11 @@ def suggest_recipe(inspection: Inspection, given: Mapping[str, Any] | None = Non
         reason = f"off: the paper's scaling to a batch of {batch} would make it {scaled:.1e}"
         choices.add("scale_learning_rate", False, reason)
     _choose_repeats(choices, images)
-    choices.add("mixup", 0.8, "the paper's; off while DRW is on")
-    choices.add("cutmix", 1.0, "the paper's, in turns with mixup; off while DRW is on")
+    if is_small:
+        _choose_for_small_budget(choices, batch)
+    else:
+        choices.add("mixup", 0.8, "the paper's; off while DRW is on")
+        choices.add("cutmix", 1.0, "the paper's, in turns with mixup; off while DRW is on")
     _choose_the_rest(choices, inspection, epochs)
     return choices
 
@@ -233,6 +243,19 @@ def _choose_repeats(choices: Suggestion, images: int) -> None:
     if images < SAMPLER_ROUND:  # the sampler does not cut such an epoch
         reason = f"off: repeating would show {-(-images // 3):,} of the {images:,} training images in an epoch"
     choices.add("repeated_augmentation", 3 if enough else 1, reason)
+
+
+def _choose_for_small_budget(choices: Suggestion, batch: int) -> None:
+    """What replaces the paper's mixing, and cross-entropy and hard labels; measured in docs/methods.md."""
+    choices.add("mixup", 0.0, f"off: mixing costs more than it gives below {SMALL_BUDGET / 1e6:g} million views")
+    choices.add("cutmix", 0.0, "off, like mixup")
+    loss = choices.add("cls_loss", "logit_adjusted", "takes out the class prior, so that CLS is good on rare classes")
+    if loss == "logit_adjusted":
+        choices.add("logit_adjusted_tau", 1.5, "a little more than the prior")
+    if choices.value("distillation_type") != "none" and batch >= LTKD_FROM:
+        kind = choices.add("distillation_type", "ltkd", "the teacher's distribution, balanced between the groups")
+        if kind == "ltkd":
+            choices.add("distillation_temperature", 2.0, "so that its second guesses count")
 
 
 def _choose_the_rest(choices: Suggestion, inspection: Inspection, epochs: float) -> None:
