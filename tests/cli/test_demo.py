@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from deitlt_hf.cli import demo as demo_command
 from deitlt_hf.cli import parsing
 from deitlt_hf.cli.main import main
 from deitlt_hf.recipes import is_teacher_recipe, load_recipe
@@ -57,6 +58,25 @@ def test_it_names_the_best_experts_by_what_it_measured(demo):
         assert set(sentence.partition(": ")[2].split(" and ")) == named
 
 
+@pytest.mark.parametrize(
+    ("overall", "tail", "expected"),
+    [
+        ((-3.21, True), (0.5, False),
+         "The student's average is 3.2 points behind its teacher; on tail classes it is 0.5 points ahead of its "
+         "teacher, which may be chance."),
+        ((2.0, True), (4.0, True),
+         "The student's average is 2.0 points ahead of its teacher; on tail classes it is 4.0 points ahead of its "
+         "teacher."),
+    ],
+)  # fmt: skip
+def test_it_says_who_is_better_and_whether_it_may_be_chance(overall, tail, expected):
+    of = {
+        name: {"value": value, "excludes_zero": sure}
+        for name, (value, sure) in {"overall": overall, "tail": tail}.items()
+    }
+    assert demo_command._against_teacher({"against_teacher": {"average": of}}).startswith(expected)
+
+
 def test_it_replaces_only_what_a_demo_left(demo, tmp_path, capsys):
     directory = demo[0]
     before = (directory / "metrics.json").read_bytes()
@@ -64,6 +84,6 @@ def test_it_replaces_only_what_a_demo_left(demo, tmp_path, capsys):
     assert "is not empty; pass --overwrite" in capsys.readouterr().err
     (tmp_path / "mine").write_text("")
     assert main(["demo", "--output_dir", str(tmp_path), "--overwrite"]) == 2
-    assert "files that are no demo's" in capsys.readouterr().err
+    assert "files that a demo does not write" in capsys.readouterr().err
     assert (directory / "metrics.json").read_bytes() == before
     assert (tmp_path / "mine").exists()

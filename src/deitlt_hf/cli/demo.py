@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> None:
     write_analysis({"student": analyze_saved_model(str(student_dir), load_images(data), data)}, analysis_dir)
     print(f"\nAccuracy in percent on {result.metrics['num_images']} test images, as many of each digit:\n")
     print(format_table(result.metrics))
-    print(f"\n{_best_experts(result.metrics)}\n")
+    print(f"\n{_best_experts(result.metrics)}\n{_against_teacher(result.metrics)}\n")
     print(f"teacher  {teacher_dir}\nstudent  {student_dir}")
     print(f"numbers  {options.output_dir / 'metrics.json'}\npicture  {options.output_dir / 'report.png'}")
     print(f"analysis {analysis_dir / PAGE_FILE}")
@@ -87,6 +87,21 @@ def _best_experts(metrics: dict) -> str:
     )
 
 
+def _against_teacher(metrics: dict) -> str:
+    """Whether the student's own prediction is better than its teacher's, overall and on the tail, or may be."""
+    differences = metrics["against_teacher"]["average"]
+
+    def compared(group: str) -> str:
+        points, is_sure = differences[group]["value"], differences[group]["excludes_zero"]
+        which = "ahead of" if points > 0 else "behind"
+        return f"{abs(points):.1f} points {which} its teacher{'' if is_sure else ', which may be chance'}"
+
+    return (
+        f"The student's average is {compared('overall')}; on tail classes it is {compared('tail')}. A longer training "
+        "makes the student better: see docs/methods.md."
+    )
+
+
 def _prepare(directory: Path, overwrite: bool) -> None:
     """Empty the directory, unless it holds files that no demo wrote."""
     if not directory.is_dir() or not any(directory.iterdir()):
@@ -94,5 +109,5 @@ def _prepare(directory: Path, overwrite: bool) -> None:
     if not overwrite:
         raise DeiTLTError(f"{directory} is not empty; pass --overwrite, or another --output_dir")
     if not {path.name for path in directory.iterdir()} <= DEMO_FILES:
-        raise DeiTLTError(f"{directory} holds files that are no demo's; pass another --output_dir")
+        raise DeiTLTError(f"{directory} holds files that a demo does not write; pass another --output_dir")
     shutil.rmtree(directory)
