@@ -235,6 +235,11 @@ def test_options_out_of_their_range_are_refused(options: dict, message: str, tmp
         load_long_tailed_dataset(tmp_path, **options)
 
 
+def test_a_named_source_has_no_configuration_to_choose() -> None:
+    with pytest.raises(DeiTLTError, match="data_config 'small' goes with a data set of the hub"):
+        load_long_tailed_dataset("digits-lt", data_config="small")
+
+
 def test_given_columns_of_a_dataset_dict() -> None:
     splits = _splits([0, 1, 1]).rename_columns({"img": "front", "label": "y"})
     loaded = load_long_tailed_dataset(splits, image_column="front", label_column="y")

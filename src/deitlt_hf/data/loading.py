@@ -149,7 +149,7 @@ def read_splits(
         raise DeiTLTError(
             f"data_dir {str(data_dir)!r} goes with {', '.join(BENCHMARKS)}: pass it as the source instead"
         )
-    if data_config is not None and not (on_hub or named):
+    if data_config is not None and not on_hub:
         raise DeiTLTError(f"data_config {data_config!r} goes with a data set of the hub, owner/name: leave it out")
     if isinstance(source, (str, Path)) and not (on_hub or named):
         splits = read_path(Path(source).expanduser(), BENCHMARKS, needs_train=needs_train, **columns)
