@@ -113,13 +113,14 @@ class ViewedDataset(torch.utils.data.Dataset):
                 # Not for each image: setting the three generators takes a twentieth of a small image's time.
                 follow(indices[start])
                 examples += [{name: view(images[index]) for name, view in self.views.items()} for index in plain[few]]
-        if self._labels is not None:
+        if self.labels is not None:
             for index, example in zip(plain, examples, strict=True):
-                example["labels"] = int(self._labels[index])
+                example["labels"] = int(self.labels[index])
         return examples
 
     @cached_property
-    def _labels(self) -> np.ndarray | None:
+    def labels(self) -> np.ndarray | None:
+        """The class of each image, int64 `(images,)`; None for a split without labels."""
         return np.asarray(self.rows["label"][:]) if "label" in self.rows.column_names else None
 
     def _image(self, index: int, rows: dict[int, Any]) -> Image.Image:

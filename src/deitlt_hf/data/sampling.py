@@ -52,6 +52,33 @@ class ShufflingSampler(Sampler[int]):
         self.epoch = epoch
 
 
+class ClassBalancedSampler(Sampler[int]):
+    """For each place in an epoch a class, all being equally likely, then any image of it (Kang et al., 2020, eq. 1).
+
+    Images are drawn with replacement, and an epoch keeps its length. The order depends only on the seed and the epoch,
+    the same in all processes. A class without images is never drawn.
+    """
+
+    def __init__(self, labels: np.ndarray, seed: int) -> None:
+        self.seed = seed
+        self.epoch = 0
+        self._by_class = np.argsort(labels, kind="stable")
+        _, self._starts, self._counts = np.unique(
+            np.asarray(labels)[self._by_class], return_index=True, return_counts=True
+        )
+
+    def __len__(self) -> int:
+        return len(self._by_class)
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng(draw_seed(self.seed, self.epoch, 0))
+        classes = random.integers(len(self._counts), size=len(self))
+        return iter(self._by_class[self._starts[classes] + random.integers(self._counts[classes])].tolist())
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+
 class Draw(int):
     """An index with a 64-bit seed for the random numbers of its view, and of the few views that are read with it."""
 

@@ -40,7 +40,7 @@ from deitlt_hf.teachers.build import (
     load_classifier,
     make_classifier,
 )
-from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
+from deitlt_hf.training.arguments import DeiTLTTrainingArguments, LongTailTrainingArguments, TeacherTrainingArguments
 from deitlt_hf.training.batch_views import training_views
 from deitlt_hf.training.long_tail import LongTailTrainer
 from deitlt_hf.training.student import DeiTLTTrainer
@@ -90,7 +90,7 @@ def check_teacher(teacher: TeacherArguments, args: TeacherTrainingArguments) -> 
     """Refuse settings that cannot work, before any image is read; returns the checkpoint to resume from."""
     checkpoint = check_output_directory(args)
     args.check_built_in_measures()
-    check_is_there(teacher.init_from)
+    _check_start(teacher.init_from, args)
     if teacher.init_from is None:
         _checked(check_architecture, teacher.architecture, teacher.classifier, teacher.depth or 32)
     return checkpoint
@@ -101,10 +101,17 @@ def check_student(student: StudentArguments, args: DeiTLTTrainingArguments, imag
     checkpoint = check_output_directory(args)
     args.check_built_in_measures()
     check_is_there(student.teacher)
-    check_is_there(student.init_from)
+    _check_start(student.init_from, args)
     if student.init_from is None:
         _checked(check_shape, student, image_size)
     return checkpoint
+
+
+def _check_start(init_from: str | None, args: LongTailTrainingArguments) -> None:
+    """Refuse weights to start from that are not there, and a new classifier on features of no training."""
+    check_is_there(init_from)
+    if args.retrain_classifier and init_from is None:
+        raise DeiTLTError("retrain_classifier needs trained features; pass init_from, such as the first stage's run")
 
 
 def train_teacher(

@@ -93,6 +93,12 @@ def has_cosine_classifier(model: PreTrainedModel) -> bool:
     return config.model_type == TimmCosineConfig.model_type or getattr(config, "classifier", None) == "cosine"
 
 
+def maps_to_classes(layer: nn.Module, num_labels: int) -> bool:
+    """Whether the layer has a matrix with a row per class, as linear and cosine classifiers have."""
+    weight = getattr(layer, "weight", None)
+    return isinstance(weight, torch.Tensor) and weight.ndim == 2 and len(weight) == num_labels
+
+
 def _timm_data(image_size: int) -> dict:
     """`evaluation_view` as timm's settings, from which a timm model's image processor is made."""
     shortest_edge = evaluation_resize(image_size)
@@ -125,8 +131,7 @@ def _accept_only_a_new_head(model: PreTrainedModel, report: dict, source: str) -
     heads = {
         f"{name}.{part}"
         for name, module in model.named_modules()
-        if isinstance(getattr(module, "weight", None), nn.Parameter) and module.weight.ndim == 2
-        if len(module.weight) == model.config.num_labels
+        if maps_to_classes(module, model.config.num_labels)
         for part in ("weight", "bias")
     }
     for key, in_file, in_model in report["mismatched_keys"]:

@@ -72,6 +72,20 @@ class LongTailTrainingArguments(DurableTrainingArguments):
     balanced_bce_tau: float = field(
         default=1.0, metadata={"help": "Share of the class prior that balanced_bce takes out; 0 is none."}
     )
+    class_balanced_sampling: bool = field(
+        default=False,
+        metadata={
+            "help": "Draw a class, all being equally likely, then an image of it, for each place in an epoch. Images "
+            "of rare classes then come many times."
+        },
+    )
+    retrain_classifier: bool = field(
+        default=False,
+        metadata={
+            "help": "Train a new classifier on the features of init_from, which stay as they are: the second stage of "
+            "cRT, which goes with class_balanced_sampling."
+        },
+    )
     lr_scheduler_type: str = field(
         default="cosine",
         metadata={"help": "Left at cosine, the reference's schedule over epochs; another name is transformers' own."},
@@ -146,6 +160,8 @@ class LongTailTrainingArguments(DurableTrainingArguments):
         self._check_schedule()
         if self.overwrite and self.resume:
             raise DeiTLTError("both overwrite and resume were asked for; pass one of them")
+        if self.class_balanced_sampling and self.train_sampling_strategy == "sequential":
+            raise DeiTLTError("both class_balanced_sampling and train_sampling_strategy were passed; pass one of them")
         one_of("augmentation_device", self.augmentation_device, AUGMENTATION_DEVICES)
         if self.drw_start_epoch is not None and self.max_steps <= 0 and self.drw_start_epoch >= self.num_train_epochs:
             raise DeiTLTError(
@@ -303,6 +319,11 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         self._check_optimizer()
+        if self.class_balanced_sampling and self.repeated_augmentation > 1:
+            raise DeiTLTError(
+                f"repeated_augmentation is {self.repeated_augmentation}, which draws images in another way than "
+                "class_balanced_sampling; pass repeated_augmentation 1 with it"
+            )
         if self.distillation_view == "weak" and (self.mixup > 0 or self.cutmix > 0):
             raise DeiTLTError(
                 "in-distribution distillation labels weak views, which are not mixed; pass mixup 0 and cutmix 0 with it"
@@ -451,6 +472,8 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
                 f"drw_start_epoch is {self.drw_start_epoch}, but PaCo adjusts by the class prior and takes no weights; "
                 "leave it out"
             )
+        if self.retrain_classifier:
+            raise DeiTLTError("retrain_classifier keeps the features, which PaCo trains; pass another loss")
         if self.per_device_train_batch_size < 2:
             raise DeiTLTError(
                 f"per_device_train_batch_size is {self.per_device_train_batch_size}; PaCo's projection normalises "

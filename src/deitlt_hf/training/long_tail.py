@@ -8,6 +8,7 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler
@@ -18,7 +19,7 @@ from transformers.trainer_utils import PredictionOutput
 
 from deitlt_hf.data.dataset import ViewedDataset, collate
 from deitlt_hf.data.device_augmentation.device_views import BatchView
-from deitlt_hf.data.sampling import DrawingSampler, ShufflingSampler
+from deitlt_hf.data.sampling import ClassBalancedSampler, DrawingSampler, ShufflingSampler
 from deitlt_hf.durable.trainer import DurableTrainer
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.losses.by_name import TEACHER_LOSSES
@@ -26,6 +27,7 @@ from deitlt_hf.losses.class_balanced import class_balanced_weights
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.batch_views import BatchViews
 from deitlt_hf.training.callbacks import LogPrinter, ProgressBar, SetSamplerEpoch
+from deitlt_hf.training.classifier import start_retraining
 from deitlt_hf.training.stages import stage
 
 
@@ -66,6 +68,8 @@ class LongTailTrainer(DurableTrainer):
     ):
         self._check_what_is_passed(model, args, kwargs)
         kwargs.setdefault("data_collator", collate)
+        if model is not None and args.retrain_classifier:
+            start_retraining(model, args.seed)
         super().__init__(model=model, args=args, **kwargs)
         model = self.model
         self.class_groups = class_groups or getattr(model.config, "class_groups", None)
@@ -104,6 +108,12 @@ class LongTailTrainer(DurableTrainer):
                 f"compute_loss_func has no place in {type(self).__name__}, which has a loss of its own; override "
                 "compute_loss, or use transformers' Trainer"
             )
+
+    def call_model_init(self, trial=None) -> PreTrainedModel:
+        model = super().call_model_init(trial)
+        if self.args.retrain_classifier:
+            start_retraining(model, self.args.seed)
+        return model
 
     def _choose_measures(self) -> None:
         """Measure head, mid and tail by class ids; the user's own `compute_metrics` gets logits."""
@@ -185,6 +195,13 @@ class LongTailTrainer(DurableTrainer):
         with stage(self.learner):
             return super().training_step(model, inputs, num_items_in_batch)
 
+    def compute_loss_context_manager(self):
+        if self.args.retrain_classifier:
+            # The Trainer has just put all of the model into training mode, in which batch statistics would move.
+            for part in self.model.children():
+                part.eval()
+        return super().compute_loss_context_manager()
+
     def _with_views(self, inputs: dict) -> dict:
         """Make the views that are made on the device; a batch that has them stays as it is."""
         if not self.batch_views.views:
@@ -244,6 +261,8 @@ class LongTailTrainer(DurableTrainer):
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.class_balanced_sampling and dataset is not None:
+            return self._drawing(ClassBalancedSampler(_labels_of(dataset), self._data_seed))
         sampler = super()._get_train_sampler(train_dataset)
         if type(sampler) is RandomSampler:
             sampler = ShufflingSampler(len(dataset), self._data_seed)
@@ -319,6 +338,20 @@ class LongTailTrainer(DurableTrainer):
                 f"{len(sampler.sampler)} training images in batches of {size} leave a last batch of one, too few for "
                 "batch normalisation; pass dataloader_drop_last true or another per_device_train_batch_size"
             )
+
+
+def _labels_of(dataset: Any) -> np.ndarray:
+    """The class of each image of a training set, `(images,)`, without reading an image."""
+    labels = getattr(dataset, "labels", None)
+    if isinstance(dataset, Dataset):
+        column = next((name for name in ("label", "labels") if name in dataset.column_names), None)
+        labels = None if column is None else dataset.with_format("numpy")[column][:]
+    if labels is None or not hasattr(dataset, "__len__") or len(labels) != len(dataset):
+        raise DeiTLTError(
+            f"class_balanced_sampling must know all labels first, and a {type(dataset).__name__} does not tell them; "
+            "pass a ViewedDataset, or a datasets.Dataset with a label column"
+        )
+    return np.asarray(labels)
 
 
 def first_output(outputs: torch.Tensor | tuple, labels: torch.Tensor | None) -> torch.Tensor:

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, TrainerCallback
 
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.teachers.build import maps_to_classes
 
 PACO_FILE = "paco.safetensors"
 
@@ -173,7 +174,6 @@ class _InputOf:
 def _feature_layer(model: PreTrainedModel) -> nn.Module:
     """The last layer that maps feature vectors to as many numbers as there are classes."""
     for layer in reversed(list(model.modules())):
-        weight = getattr(layer, "weight", None)
-        if isinstance(weight, torch.Tensor) and weight.ndim == 2 and len(weight) == model.config.num_labels:
+        if maps_to_classes(layer, model.config.num_labels):
             return layer
     raise DeiTLTError(f"PaCo needs a classifier that ends in a linear layer; {type(model).__name__} has none")
