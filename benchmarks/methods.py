@@ -108,6 +108,7 @@ METHODS = {
         "ViT: logit adjustment, tau 1.5", _vit("logit_adjusted", "--logit_adjusted_tau 1.5"), "vit"
     ),
     "vit-balanced-bce": Method("ViT: balanced BCE", _vit("balanced_bce"), "vit"),
+    "vit-crt": Method("ViT: cRT", _vit("ce", _CRT), "vit", start="vit-ce"),
     "teacher": Method("CNN: the teacher's recipe", ""),
     "teacher-strong": Method("CNN: the teacher's recipe, on strong views", "--training_view strong"),
     "deit": Method("DeiT", f"{_DEIT} --drw_start_epoch none", "student", "teacher-strong"),
