@@ -132,7 +132,7 @@ METHODS = {
         "student",
         "teacher",
     ),
-    "chosen": Method("... and LTKD instead: the student's recipe", "", "student", "teacher"),
+    "chosen": Method("DeiT-LT: the student's recipe (LTKD)", "", "student", "teacher"),
 }
 LATE, HALF = 0.8, 0.5  # of the epochs
 

@@ -96,7 +96,7 @@ def test_the_table_has_means_deviations_and_minutes(module, place):
     assert rows[0] == ["method", "overall", "head", "mid", "tail", "minutes", "seeds"]
     assert rows[2] == ["CNN: the teacher's recipe", *expected, "3.0", "2"]
     assert [row[0] for row in rows[3:]] == [
-        "... and LTKD instead: the student's recipe",
+        "DeiT-LT: the student's recipe (LTKD)",
         "- CLS expert",
         "- DIST expert",
     ]
