@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from deitlt_hf import (
+    CifarResNetConfig,
+    CifarResNetForImageClassification,
     DeiTLTError,
     DeiTLTForImageClassification,
     DeiTLTTrainer,
@@ -457,3 +459,21 @@ def test_ltkd_uses_the_groups_of_the_configuration(tiny_student, tiny_teacher, i
         student(pixels).distillation_logits, teacher(pixels).logits, list(groups.values())
     )
     torch.testing.assert_close(loss, divergence.mean())
+
+
+@pytest.mark.parametrize(("classifier", "scale"), [("cosine", 30.0), ("linear", 1.0)])
+def test_a_cosine_teachers_soft_labels_are_those_of_ldams_scaled_cosines(
+    tiny_student, images, arguments, classifier, scale
+):
+    config = CifarResNetConfig(depth=20, image_size=8, num_labels=10, classifier=classifier)
+    teacher, student = CifarResNetForImageClassification(config).eval(), tiny_student().train()
+    args = arguments(distillation_type="soft", distillation_alpha=1.0, mixup=0.0, cutmix=0.0)
+    trainer = DeiTLTTrainer(student, args, teacher=teacher)
+    pixels = images(4).pixel_values
+    loss = trainer.compute_loss(student, {"pixel_values": pixels, "labels": torch.zeros(4, dtype=torch.int64)})
+    expected = F.kl_div(
+        F.log_softmax(student(pixels).distillation_logits, -1),
+        F.softmax(scale * teacher(pixels).logits, -1),
+        reduction="mean",
+    )
+    torch.testing.assert_close(loss, expected)

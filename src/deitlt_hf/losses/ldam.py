@@ -10,6 +10,8 @@ from torch import nn
 
 from deitlt_hf.errors import DeiTLTError
 
+LDAM_SCALE = 30.0  # the published factor on cosines
+
 
 class LDAMLoss(nn.Module):
     """Cross-entropy with a margin per class that grows as the class gets rarer: proportional to `n ** -1/4`.
@@ -32,7 +34,7 @@ class LDAMLoss(nn.Module):
 
     margins: torch.Tensor
 
-    def __init__(self, class_counts: Sequence[int], max_margin: float = 0.5, scale: float = 30.0):
+    def __init__(self, class_counts: Sequence[int], max_margin: float = 0.5, scale: float = LDAM_SCALE):
         super().__init__()
         if min(class_counts) < 1:
             raise DeiTLTError(

@@ -19,6 +19,7 @@ from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.measures import EXPERTS, MEASURES
 from deitlt_hf.losses.by_name import CLS_LOSSES, TEACHER_LOSSES
 from deitlt_hf.losses.distillation import DISTILLATION_TYPES
+from deitlt_hf.losses.ldam import LDAM_SCALE
 from deitlt_hf.ranges import check_ranges, one_of
 from deitlt_hf.teachers.pixels import TEACHER_PIXELS
 
@@ -395,7 +396,7 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
         },
     )
     ldam_max_margin: float = field(default=0.5, metadata={"help": "LDAM's margin of the rarest class."})
-    ldam_scale: float = field(default=30.0, metadata={"help": "LDAM's factor on the logits."})
+    ldam_scale: float = field(default=LDAM_SCALE, metadata={"help": "LDAM's factor on the logits."})
     paco_alpha: float = field(default=0.01, metadata={"help": "PaCo's weight of a sample of the class (224 px: 0.05)."})
     paco_beta: float = field(default=1.0, metadata={"help": "PaCo's weight of the class's own logit."})
     paco_gamma: float = field(default=1.0, metadata={"help": "PaCo's factor on samples in the denominator."})

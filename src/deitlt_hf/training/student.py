@@ -147,7 +147,7 @@ class DeiTLTTrainer(LongTailTrainer):
                 raise DeiTLTError("in-distribution distillation needs a weak view; give examples weak_pixel_values")
             pixel_values = inputs["weak_pixel_values"]
         with self.accelerator.autocast():
-            logits = self.teacher(pixel_values)
+            logits = self.teacher.logit_scale * self.teacher(pixel_values)
         return logits if self.teacher_prior is None else logits - self.teacher_prior
 
     def _record(self, parts, outputs, teacher_logits, targets) -> None:
