@@ -90,7 +90,8 @@ def test_it_trains_as_long_as_the_recipes_unless_told_otherwise():
     run_cell(CODE[0], names)
     for parameter, recipe in (("TEACHER_EPOCHS", "digits-lt-teacher"), ("STUDENT_EPOCHS", "digits-lt")):
         assert names[parameter] == load_recipe(recipe)["num_train_epochs"]
-        assert names[parameter] * 4 // 5 == load_recipe(recipe)["drw_start_epoch"]
+    assert names["TEACHER_EPOCHS"] * 4 // 5 == load_recipe("digits-lt-teacher")["drw_start_epoch"]
+    assert names["STUDENT_EPOCHS"] // 2 == load_recipe("digits-lt")["drw_start_epoch"]
 
 
 def test_it_shows_pictures_and_the_table(executed):
