@@ -249,9 +249,7 @@ def _choose_for_small_budget(choices: Suggestion, batch: int) -> None:
     """What replaces the paper's mixing, and cross-entropy and hard labels; measured in docs/methods.md."""
     choices.add("mixup", 0.0, f"off: mixing costs more than it gives below {SMALL_BUDGET / 1e6:g} million views")
     choices.add("cutmix", 0.0, "off, like mixup")
-    loss = choices.add("cls_loss", "logit_adjusted", "takes out the class prior, so that CLS is good on rare classes")
-    if loss == "logit_adjusted":
-        choices.add("logit_adjusted_tau", 1.5, "a little more than the prior")
+    choices.add("cls_loss", "logit_adjusted", "takes out the class prior, so that CLS is good on rare classes")
     if choices.value("distillation_type") != "none" and batch >= LTKD_FROM:
         kind = choices.add("distillation_type", "ltkd", "the teacher's distribution, balanced between the groups")
         if kind == "ltkd":
