@@ -166,7 +166,7 @@ def test_recipes_lists_and_prints(capsys):
     assert listed["cifar10-lt-small-no-drw"].endswith("; teacher: cifar10-lt-small-teacher")
     assert "; teacher" not in listed["cifar10-lt-small-vit"] + listed["digits-lt-teacher"]
     assert main(["recipes", "digits-lt"]) == 0
-    assert "num_train_epochs: 180" in capsys.readouterr().out
+    assert "num_train_epochs: 240" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if not is_teacher_recipe(name)])
@@ -335,7 +335,7 @@ def train(*more: str) -> list[str]:
         (train("--imbalance_factor", "0.5"), ["0.5", "at least 1"]),
         (train("--imbalance_factor", "500"), ["500", "class 8", "134"]),
         (train("--patch_size", "5"), ["16", "patch_size 5"]),
-        (train("--drw_start_epoch", "180"), ["180", "beyond"]),
+        (train("--drw_start_epoch", "240"), ["240", "beyond"]),
         (train("--group_boundaries", "3"), ["[3]", "3 7"]),
         (train("--student_size", "huge"), ["'huge'", "tiny"]),
         (train("--teacher", "/no/such/teacher"), ["/no/such/teacher", "no such directory"]),

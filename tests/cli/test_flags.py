@@ -66,10 +66,10 @@ def test_epochs_of_a_recipe_are_scaled_and_that_is_said(caplog, recipe, epochs, 
 
 
 def test_fewer_epochs_of_a_recipe_need_no_other_flag(caplog):
-    args = parse(["--recipe", "digits-lt", "--num_train_epochs", "5"])  # 144 of 180
-    assert (args.num_train_epochs, args.drw_start_epoch, args.warmup_epochs) == (5, 4, pytest.approx(5 * 5 / 180))
+    args = parse(["--recipe", "digits-lt", "--num_train_epochs", "4"])  # 120 of 240
+    assert (args.num_train_epochs, args.drw_start_epoch, args.warmup_epochs) == (4, 2, pytest.approx(5 * 4 / 240))
     assert notices(caplog) == [
-        "5 epochs in place of the recipe's 180; in proportion: drw_start_epoch 4, warmup_epochs 0.138889"
+        "4 epochs in place of the recipe's 240; in proportion: drw_start_epoch 2, warmup_epochs 0.0833333"
     ]
     args = parse(["--recipe", "digits-lt", "--num_train_epochs", "5", "--drw_start_epoch", "2"])
     assert args.drw_start_epoch == 2

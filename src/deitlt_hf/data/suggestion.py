@@ -96,7 +96,7 @@ def suggest_recipe(inspection: Inspection, given: Mapping[str, Any] | None = Non
         >>> inspection = inspect_dataset(load_long_tailed_dataset("digits-lt"))
         >>> settings = suggest_recipe(inspection, given={"num_train_epochs": 600}).settings
         >>> settings["image_size"], settings["student_size"], settings["drw_start_epoch"]
-        (32, 'tiny', 550)
+        (32, 'tiny', 300)
     """
     choices = Suggestion(given or {})
     images = sum(inspection.class_counts)

@@ -85,7 +85,7 @@ def frequency_order(class_counts: Sequence[int]) -> list[int]:
 
 def read_class_counts(path: str | os.PathLike[str]) -> list[int]:
     """Training images per class of a list in the published format of ImageNet-LT and iNaturalist-2018."""
-    return read_list(path).class_counts(0).tolist()
+    return np.bincount(read_list(path).labels).tolist()
 
 
 def read_class_order(path: str | os.PathLike[str]) -> list[int]:
