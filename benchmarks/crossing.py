@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from interleaved import markdown_table
 from matplotlib.figure import Figure
-from methods import BASES, Place, prepare, runs_of, train
+from methods import Place, parser_of_runs, prepare, runs_of, train
 from study.page import spread
 
 from deitlt_hf.cli.console import quiet_libraries
@@ -109,14 +109,9 @@ def draw(points: Mapping[str, Sequence[Point]]) -> Figure:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", choices=list(BASES), default="digits-lt", help="default: %(default)s")
+    parser = parser_of_runs(__doc__.splitlines()[0])
     budgets = [0.25, 0.5, 1, 2, 4, 8]
     parser.add_argument("--budgets", nargs="+", type=float, default=budgets, help="default: 0.25 0.5 1 2 4 8")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
-    parser.add_argument("--data_dir", help="Parquet files of CIFAR-10; left out, the hub's")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/methods"), help="default: %(default)s")
-    parser.add_argument("--report_only", action="store_true", help="train nothing, report what is trained")
     parser.add_argument("--figure", type=Path, help="draw the curves into this file")
     return parser.parse_args(argv, argparse.Namespace(split="test"))
 

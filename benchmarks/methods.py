@@ -11,9 +11,10 @@ of each class, taken before the train split is made long-tailed. A class keeps t
 whole train split, if enough are left. The test split (`--split test`) is for what was chosen, once.
 
 A method is a CNN, a Vision Transformer on ground truth alone, or a student with a teacher: one of the CNNs of its
-seed. All CNNs see equally many images, and so do all Vision Transformers. One process trains one after the other with
-the user's commands; what is trained already is not trained again, and what was stopped goes on from its last
-checkpoint. The table has the mean over seeds and the standard deviation, and the time of a training.
+seed. All CNNs see equally many images, and so do all Vision Transformers; only cRT's second stage comes on top of its
+first. One process trains one after the other with the user's commands; what is trained already is not trained again,
+and what was stopped goes on from its last checkpoint. The table has the mean over seeds and the standard deviation, and
+the time of a training.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import DatasetDict
 from interleaved import markdown_table
-from study.page import COLUMNS, WHOLE_RUN, spread, write_parts
+from study.page import COLUMNS, WHOLE_RUN, check_markers, spread, write_parts
 from study.saved_runs import Run, read_run
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -232,21 +233,30 @@ def table(place: Place) -> str:
     return markdown_table([head, *(row for name in METHODS for row in rows_of(name, place))])
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parser_of_runs(description: str) -> argparse.ArgumentParser:
+    """The options that say which runs there are, and where."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--base", choices=list(BASES), default="digits-lt", help="default: %(default)s")
-    parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help="what is measured on; default: %(default)s")
-    parser.add_argument("--only", nargs="+", choices=list(METHODS), metavar="NAME", help=f"of {', '.join(METHODS)}")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--data_dir", help="Parquet files of CIFAR-10; left out, the hub's")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/methods"), help="default: %(default)s")
     parser.add_argument("--report_only", action="store_true", help="train nothing, report what is trained")
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = parser_of_runs(__doc__.splitlines()[0])
+    parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help="what is measured on; default: %(default)s")
+    parser.add_argument("--only", nargs="+", choices=list(METHODS), metavar="NAME", help=f"of {', '.join(METHODS)}")
     parser.add_argument("--page", type=Path, help="put the table between this Markdown page's markers")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argv)
+    part = f"{options.base}, {options.split}"
+    if options.page is not None:
+        check_markers(options.page, [part])
     quiet_libraries()
     try:
         place = prepare(options)
@@ -258,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(str(error)) from error
     print(table(place))
     if options.page is not None:
-        write_parts(options.page, {f"{options.base}, {options.split}": table(place)})
+        write_parts(options.page, {part: table(place)})
 
 
 if __name__ == "__main__":

@@ -119,3 +119,12 @@ def test_the_crossing_is_where_the_students_mean_reaches_the_teachers(module, pl
         "all classes: the student does not reach its teacher, 100.0 %; its best is 66.7 %"
     )
     assert [axes.get_title() for axes in crossing.draw(points).axes] == ["all classes", "tail classes"]
+
+
+def test_a_page_without_the_markers_is_refused_before_anything_is_trained(module, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("no marker")
+    with pytest.raises(SystemExit, match="lacks the lines <!-- digits-lt, test -->"):
+        module("methods").main(["--split", "test", "--output_dir", str(tmp_path / "runs"), "--page", str(page)])
+    assert page.read_text() == "no marker"
+    assert not (tmp_path / "runs").exists()

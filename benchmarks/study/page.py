@@ -82,15 +82,20 @@ def check_page(page: Path) -> None:
     numbers = page.with_suffix(".json")
     if numbers.exists() and not holds_numbers(numbers):
         raise SystemExit(f"{numbers} is no such page's; take it away, for the numbers of {page} go there")
-    text = page.read_text(encoding="utf-8")
-    for name in PARTS:
+    check_markers(page, PARTS)
+
+
+def check_markers(page: Path, names: Iterable[str]) -> None:
+    """Refuse a page without the pair of markers of each part, to whose end `write_parts` would add them."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    for name in names:
         begin, end = _markers(name)
         if end not in text.partition(begin)[2]:
             raise SystemExit(f"{page} lacks the lines {begin} and {end}, between which its {name} go")
 
 
 def write_parts(page: Path, parts: Mapping[str, str]) -> None:
-    """Put each part between its markers; the page, which `check_page` has seen, is there whole or unchanged."""
+    """Put each part between its markers, see `check_markers`; the page is there whole or unchanged."""
     text = page.read_text(encoding="utf-8")
     for name, part in parts.items():
         begin, end = _markers(name)

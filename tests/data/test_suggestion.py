@@ -151,6 +151,7 @@ def test_groups_are_thirds_where_thresholds_leave_one_empty(counts, boundaries):
         (800, {}, {"mixup": 0.0, "cls_loss": "logit_adjusted", "distillation_type": "ltkd"}),  # 0.96 million views
         (840, {}, {"mixup": 0.8, "cutmix": 1.0}),  # 1.01 million
         (300, {}, {"mixup": 0.0, "cls_loss": "logit_adjusted"}),  # batches of 16
+        (800, {"distillation_view": "weak"}, {"mixup": 0.0, "cls_loss": "logit_adjusted"}),
         (800, {"distillation_type": "none", "cls_loss": "ce"}, {"mixup": 0.0, "cls_loss": "ce"}),
     ],
 )
