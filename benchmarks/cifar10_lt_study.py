@@ -35,6 +35,7 @@ from study.saved_runs import (
     read_teachers,
     save_numbers,
     student_directory,
+    student_recipe,
     teacher_directory,
 )
 from study.settings import check_comparable, check_is_as_told
@@ -77,7 +78,7 @@ def train_teacher(student: Student, options: argparse.Namespace) -> None:
 
 def train_student(name: str, seed: int, options: argparse.Namespace) -> None:
     student = STUDENTS[name]
-    recipe = options.base + student.recipe
+    recipe = student_recipe(options.base, student)
     command = ["train", "--recipe", recipe, "--seed", str(seed), *options.student_flags]
     if student.teacher is not None:
         command += ["--teacher", str(teacher_directory(options.output_dir, student.teacher))]

@@ -94,7 +94,7 @@ def folder(tmp_path_factory) -> Path:
             "distillation": accuracies(50.0, 40.0, tail + 1.0),
         }
         settings = {"seed": seed, "drw_start_epoch": 9, "teacher": "runs/study/teacher"}
-        save_run(directory / f"deit-lt-seed{seed}", "cifar10-lt-small", experts, 10.0 + seed, 20, **settings)
+        save_run(directory / f"deit-lt-seed{seed}", "cifar10-lt-small-paper", experts, 10.0 + seed, 20, **settings)
     for seed in range(2):
         nothing = accuracies(10.0, 10.0, 10.0)
         experts = {"average": nothing, "cls": accuracies(60.0, 10.0, 0.0), "distillation": nothing}
@@ -170,7 +170,7 @@ def test_the_commands_are_those_that_were_run(page):
     study = "python benchmarks/cifar10_lt_study.py --data_dir cifar10 --epochs 12 --seeds 0 1 2 -- --patch_size 8"
     assert lines.count(study) == 1
     (vit,) = [line for line in lines if line.startswith("deitlt train --recipe cifar10-lt-small-vit ")]
-    (student,) = [line for line in lines if line.startswith("deitlt train --recipe cifar10-lt-small ")]
+    (student,) = [line for line in lines if line.startswith("deitlt train --recipe cifar10-lt-small-paper ")]
     for flag in ("--num_train_epochs 12", "--patch_size 8", "--data_dir cifar10", "--seed SEED"):
         assert flag in vit
         assert flag in student

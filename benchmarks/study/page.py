@@ -24,6 +24,7 @@ from study.saved_runs import (
     holds_numbers,
     mean_and_deviation,
     student_directory,
+    student_recipe,
     teacher_directory,
 )
 from study.settings import FOLLOWS, changed_settings
@@ -181,11 +182,11 @@ def commands(base: str, runs: Runs) -> str:
     for name, of_seeds in runs.items():
         student = STUDENTS[name]
         for run in list(of_seeds.values())[:1]:
-            changed = changed_settings(run, base + student.recipe)
+            changed = changed_settings(run, student_recipe(base, student))
             common |= changed
             taught = "" if student.teacher is None else f" --teacher {teacher_directory(RUNS, student.teacher)}"
             students.append(
-                f"deitlt train --recipe {base}{student.recipe}{taught}{_flags(changed)} --seed SEED "
+                f"deitlt train --recipe {student_recipe(base, student)}{taught}{_flags(changed)} --seed SEED "
                 f"--output_dir {student_directory(RUNS, name, 'SEED')} --data_dir cifar10"
             )
     common.pop(FOLLOWS, None)

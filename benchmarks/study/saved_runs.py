@@ -31,6 +31,8 @@ STUDENTS = {
     "deit-lt": Student("DeiT-LT", "", ""),
 }
 TEACHERS = {"cifar10-lt-small": "cifar10-lt-small-teacher", "cifar10-lt-if100": "cifar10-lt-if100-teacher-ldam"}
+# Of a base whose own recipe has settings that the paper's does not have.
+PAPERS_WAY = {"cifar10-lt-small": "cifar10-lt-small-paper"}
 TEACHER_TITLES = {"": "as the paper's: weak views, SAM", "-no-sam": "without SAM", "-strong": "on strong views"}
 
 
@@ -74,6 +76,11 @@ def read_run(directory: Path) -> Run | None:
     took = (read_json(directory / RUN_FILE) or {}).get("training", {})
     analysis = read_json(directory / ANALYSIS_FILE) or {}
     return Run(read_settings(directory / RECIPE_FILE) or {}, metrics, took, analysis)
+
+
+def student_recipe(base: str, student: Student) -> str:
+    """The recipe of a student of the study over a base; DeiT-LT's is the paper's way."""
+    return base + student.recipe if student.recipe else PAPERS_WAY.get(base, base)
 
 
 def student_directory(directory: Path, name: str, seed: int | str) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from deitlt_hf import DeiTLTTrainingArguments, StudentArguments, TeacherArguments, TrainingDataArguments
 from deitlt_hf.recipes import load_recipe
-from study.saved_runs import STUDENTS, Run, Runs, student_directory, teacher_directory
+from study.saved_runs import STUDENTS, Run, Runs, student_directory, student_recipe, teacher_directory
 
 # Settings that say where a run computed, or that its command names anyway.
 _NAMED = {"data_dir", "teacher", "seed", "augmentation_device", "dataloader_num_workers"}
@@ -35,7 +35,7 @@ def check_comparable(base: str, runs: Runs) -> None:
         for seed, run in of_seeds.items():
             here, changed = (
                 student_directory(Path(), name, seed).name,
-                changed_settings(run, base + STUDENTS[name].recipe),
+                changed_settings(run, student_recipe(base, STUDENTS[name])),
             )
             changed.pop(FOLLOWS, None)
             first = first or (here, changed)

@@ -201,10 +201,12 @@ BASELINES = {
 OF_DRW = {"mixup_in_drw", "class_balanced_beta"}  # say nothing without it
 
 
-@pytest.mark.parametrize("base", ["cifar10-lt-small", "cifar10-lt-if100"])
+@pytest.mark.parametrize(
+    ("paper", "base"), [("cifar10-lt-small-paper", "cifar10-lt-small"), ("cifar10-lt-if100", "cifar10-lt-if100")]
+)
 @pytest.mark.parametrize("suffix", BASELINES)
-def test_a_baseline_differs_in_what_it_is_for_alone(base, suffix):
-    settings, baseline = load_recipe(base), load_recipe(f"{base}{suffix}")
+def test_a_baseline_differs_in_what_it_is_for_alone(paper, base, suffix):
+    settings, baseline = load_recipe(paper), load_recipe(f"{base}{suffix}")
     differ = {name for name in settings | baseline if settings.get(name) != baseline.get(name)}
     assert differ - OF_DRW == BASELINES[suffix]
     assert baseline.get("drw_start_epoch") is None
