@@ -30,6 +30,7 @@ from deitlt_hf.runs.directory import (
     refuse_within,
     save_model,
 )
+from deitlt_hf.runs.estimate import TimeEstimate
 from deitlt_hf.runs.images import data_record, load_images_to_train
 from deitlt_hf.runs.profiling import StepProfile, profile_training
 from deitlt_hf.runs.settings import say_what_is_unused
@@ -321,6 +322,7 @@ def save_result(result: RunResult, directory: str | Path) -> None:
 
 def _train(trainer: LongTailTrainer, checkpoint: str | None) -> float:
     """Train, from a checkpoint if one is given; returns the seconds it took."""
+    trainer.add_callback(TimeEstimate(trainer, test_passes=1 + bool(getattr(trainer.args, "evaluate_ema", False))))
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     return time.perf_counter() - started
