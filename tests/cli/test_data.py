@@ -47,6 +47,8 @@ def test_cifar_is_built_as_asked(tmp_path: Path, cifar: str, capsys) -> None:
     assert capsys.readouterr().out.splitlines() == [
         "CIFAR-10-LT: train 210, test 20 images, 10 classes, largest 40, smallest 2 training images",
         f"saved to {out}",
+        f"next: deitlt data inspect {out}",
+        f"      deitlt teacher --data {out}",
     ]
     loaded = datasets.load_dataset(out)
     assert class_counts(loaded["train"]) == [40] * 5 + [2] * 5
@@ -119,7 +121,11 @@ def test_pushing_embeds_and_prints_the_address(tmp_path: Path, capsys, monkeypat
         hub.connect(monkeypatch)
         assert main(["data", *argv]) == 0
     printed = capsys.readouterr()
-    assert printed.out.splitlines()[-1] == f"pushed to {hub.endpoint}/datasets/me/lt"
+    assert printed.out.splitlines()[-3:] == [
+        f"pushed to {hub.endpoint}/datasets/me/lt",
+        "next: deitlt data inspect me/lt",
+        "      deitlt teacher --data me/lt",
+    ]
     (warning,) = [line for line in printed.err.splitlines() if "anyone will see these images" in line]
     assert "do not allow passing the images on" in warning
     assert warning.endswith("--private keeps them to you")

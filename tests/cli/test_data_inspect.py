@@ -58,7 +58,8 @@ def test_the_table_says_what_matters_first(animals, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split(maxsplit=1) == ["classes", "3, from 24 images (cat) down to 2 (рысь)"]
     assert lines[1].split(maxsplit=2)[2] == "12; Gini coefficient 0.43"  # half of (16 + 22 + 6) 2 / 9 over 34 / 3
-    assert lines[-1] == "warning: test has 6 images: one of them is 16.7 points of accuracy"
+    assert lines[-2] == "warning: test has 6 images: one of them is 16.7 points of accuracy"
+    assert lines[-1] == f"next: deitlt teacher --data {animals}"
 
 
 def test_json_alone_goes_to_stdout(animals, capsys):

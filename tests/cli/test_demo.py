@@ -37,7 +37,9 @@ def test_it_ends_with_the_analysis_of_its_student(demo):
     assert {path.name for path in directory.iterdir()} == {
         *("teacher", "student", "analysis", "metrics.json", "report.png")
     }
-    assert printed.splitlines()[-1] == f"analysis {directory / 'analysis' / 'index.html'}"
+    *_, analysis, following, _ = printed.splitlines()
+    assert analysis == f"analysis {directory / 'analysis' / 'index.html'}"
+    assert following == f"next: deitlt app {directory / 'student'}"
     assert "<html" in (directory / "analysis" / "index.html").read_text()
     record = json.loads((directory / "analysis" / "analysis.json").read_text())
     metrics = json.loads((directory / "metrics.json").read_text())

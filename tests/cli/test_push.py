@@ -30,10 +30,11 @@ def test_the_address_is_printed_and_the_flags_arrive(
     hub: HubServer, directory: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["push", directory, "me/teacher", "--private"]) == 0
-    assert capsys.readouterr().out == f"pushed to {hub.endpoint}/me/teacher\n"
+    following = "next: deitlt predict me/teacher photo.jpg\n"
+    assert capsys.readouterr().out == f"pushed to {hub.endpoint}/me/teacher\n{following}"
     assert hub.repos["models", "me/teacher"].private
     assert main(["push", directory, "me/teacher", "--private", "--branch", "early", "--message", "Two words"]) == 0
-    assert capsys.readouterr().out == f"pushed to {hub.endpoint}/me/teacher/tree/early\n"
+    assert capsys.readouterr().out == f"pushed to {hub.endpoint}/me/teacher/tree/early\n{following}"
     # The same files, but for the card, which says where it is.
     assert hub.messages("me/teacher", "early") == ["initial commit", "Push the model", "Two words"]
     assert main(["push", directory, "me/other", "--message", "Two words"]) == 0

@@ -24,6 +24,7 @@ def run(argv: Sequence[str]) -> None:
     from accelerate import PartialState
 
     from deitlt_hf.cli.console import quiet_libraries
+    from deitlt_hf.cli.next_steps import say_next
     from deitlt_hf.cli.parsing import DataclassParser, check_analysis, parse_with_data_of_run
     from deitlt_hf.data.arguments import DataArguments
     from deitlt_hf.evaluation.measures import format_table
@@ -65,3 +66,4 @@ def run(argv: Sequence[str]) -> None:
     if "teacher" not in analysis.record["agreement"]:
         print("no teacher was found to compare with; --teacher DIR names one")
     print(f"numbers: {Path(options.out) / ANALYSIS_FILE}\npage: {Path(options.out) / PAGE_FILE}")
+    say_next(["app", source], ["export", source])

@@ -25,6 +25,7 @@ def run(argv: Sequence[str]) -> None:
     from accelerate import PartialState
 
     from deitlt_hf.cli.console import quiet_libraries
+    from deitlt_hf.cli.next_steps import after_measuring, say_next
     from deitlt_hf.cli.parsing import DataclassParser, check_analysis, parse_with_data_of_run
     from deitlt_hf.data.arguments import DataArguments, images_for_model
     from deitlt_hf.evaluation.attention import patches_of
@@ -69,10 +70,13 @@ def run(argv: Sequence[str]) -> None:
         for name, source in sources.items()
     }
     print(f"Accuracy in percent on {measured}\n")
-    print(format_comparison(compare_models(analyses)))
+    comparison = compare_models(analyses)
+    print(format_comparison(comparison))
     if options.out is not None:
         write_analysis(analyses, options.out)
         print(f"numbers: {Path(options.out) / ANALYSIS_FILE}\npage: {Path(options.out) / PAGE_FILE}")
+    best = max(sources, key=lambda name: comparison["accuracies"][name]["overall"]["value"])
+    say_next(*after_measuring(sources[best]))
 
 
 def name_models(models: Sequence[str]) -> dict[str, str]:

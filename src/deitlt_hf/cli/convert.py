@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deitlt_hf.cli.console import OneLineParser, quiet_libraries
+from deitlt_hf.cli.next_steps import say_next
 
 
 def run(argv: Sequence[str]) -> None:
@@ -51,3 +52,4 @@ def run(argv: Sequence[str]) -> None:
     pixels = f"pixels normalised as {normalisation_of(model.config).name}'s"
     print(f"{args.file}: {description}{', EMA weights' if args.ema else ''}, {pixels}")
     print(f"saved to {args.out}")
+    say_next(["evaluate", args.out, "--data", "DATA"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deitlt_hf.cli.console import OneLineParser
+from deitlt_hf.cli.next_steps import say_next
 
 if TYPE_CHECKING:
     from deitlt_hf.cards.dataset_card import BuiltDataset
@@ -74,6 +75,8 @@ def _build(argv: Sequence[str]) -> None:
             print(f"saved to {args.out}")
         if args.push_to_hub is not None:
             print(f"pushed to {push_dataset(directory, args.push_to_hub, args.private)}")
+    place = args.out or args.push_to_hub
+    say_next(["data", "inspect", place], ["teacher", "--data", place])
 
 
 def _settings(parser: OneLineParser, args: argparse.Namespace, benchmarks: dict[str, Benchmark]) -> dict[str, Any]:

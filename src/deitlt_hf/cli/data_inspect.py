@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deitlt_hf.cli.next_steps import data_flags, say_next
 from deitlt_hf.errors import DeiTLTError, notice
 from deitlt_hf.files import check_is_writable
 
@@ -66,6 +67,8 @@ def run(argv: Sequence[str]) -> None:
         (directory / NUMBERS_FILE).write_text(inspection.to_json() + "\n")
         if not options.json:
             print(f"\npicture  {directory / PICTURE_FILE}\nnumbers  {directory / NUMBERS_FILE}")
+    if not options.json:
+        say_next(["teacher", "--data", named.source, *data_flags(argv)])
 
 
 def _say_paths_that_leave(source: str, splits: DatasetDict) -> None:

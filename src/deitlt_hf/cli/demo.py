@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deitlt_hf.cli.console import OneLineParser, quiet_libraries
+from deitlt_hf.cli.next_steps import say_next
 from deitlt_hf.errors import DeiTLTError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def run(argv: Sequence[str]) -> None:
     print(f"teacher  {teacher_dir}\nstudent  {student_dir}")
     print(f"numbers  {options.output_dir / 'metrics.json'}\npicture  {options.output_dir / 'report.png'}")
     print(f"analysis {analysis_dir / PAGE_FILE}")
+    say_next(["app", student_dir], ["data", "inspect", "PICTURES"])
 
 
 def _train(teacher_dir: Path, student_dir: Path) -> tuple[TrainingDataArguments, RunResult]:

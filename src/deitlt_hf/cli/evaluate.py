@@ -24,6 +24,7 @@ def run(argv: Sequence[str]) -> None:
     from accelerate import Accelerator
 
     from deitlt_hf.cli.console import quiet_libraries
+    from deitlt_hf.cli.next_steps import after_measuring, say_next
     from deitlt_hf.cli.parsing import DataclassParser, parse_with_data_of_run
     from deitlt_hf.data.arguments import DataArguments, images_for_model
     from deitlt_hf.evaluation.evaluate import evaluate_student
@@ -67,3 +68,4 @@ def run(argv: Sequence[str]) -> None:
         if options.output is not None:
             write_json(Path(options.output), metrics)
             print(f"numbers: {options.output}")
+        say_next(*after_measuring(source))

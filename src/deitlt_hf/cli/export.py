@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deitlt_hf.cli.console import OneLineParser, quiet_libraries
+from deitlt_hf.cli.next_steps import say_next
 
 
 def run(argv: Sequence[str]) -> None:
@@ -33,3 +34,4 @@ def run(argv: Sequence[str]) -> None:
     if report.agreement is not None:
         print(f"same top class as PyTorch on random input: {100 * report.agreement:.1f} %")
         print("8 bits change predictions; measure the accuracy on images of your own before relying on them")
+    say_next(["predict", options.out or name, "photo.jpg"])

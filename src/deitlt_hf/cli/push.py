@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deitlt_hf.cli.console import OneLineParser
+from deitlt_hf.cli.next_steps import say_next
 
 
 def run(argv: Sequence[str]) -> None:
@@ -28,3 +29,4 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.hub.pushing import push_model
 
     print("pushed to", push_model(options.directory, options.repo, options.private, options.branch, options.message))
+    say_next(["predict", options.repo, "photo.jpg"])

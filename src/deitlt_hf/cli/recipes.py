@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from deitlt_hf.cli.console import OneLineParser
+from deitlt_hf.cli.next_steps import say_next
 from deitlt_hf.recipes import recipe_description, recipe_names, recipe_text, teacher_recipe
 
 
@@ -19,3 +21,5 @@ def run(argv: Sequence[str]) -> None:
     for name in recipe_names():
         teacher = teacher_recipe(name)
         print(f"{name:<{width}}  {recipe_description(name)}{f'; teacher: {teacher}' if teacher else ''}")
+    if sys.stdout.isatty():  # scripts read the list
+        say_next(["recipes", "digits-lt"], ["teacher", "--recipe", "digits-lt-teacher"])

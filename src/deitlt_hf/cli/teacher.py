@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deitlt_hf.cli.console import quiet_libraries
+from deitlt_hf.cli.next_steps import after_training_a_teacher, say_next
 
 
 def run(argv: Sequence[str]) -> None:
@@ -46,3 +47,4 @@ def run(argv: Sequence[str]) -> None:
         print(f"teacher: {args.output_dir}")
         if args.push_to_hub:
             print(f"on the hub: {address_of(args.hub_model_id, args.hub_revision)}")
+        say_next(*after_training_a_teacher(argv, args.output_dir))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deitlt_hf.cli.console import quiet_libraries
+from deitlt_hf.cli.next_steps import after_measuring, say_next
 from deitlt_hf.errors import DeiTLTError
 
 
@@ -52,3 +53,4 @@ def run(argv: Sequence[str]) -> None:
         print(f"student, metrics.json and report.png: {args.output_dir}")
         if args.push_to_hub:
             print(f"on the hub: {address_of(args.hub_model_id, args.hub_revision)}")
+        say_next(*after_measuring(args.output_dir))

@@ -1,0 +1,73 @@
+"""The last lines of a command: the one or two commands that make sense next, with the paths filled in."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+
+from deitlt_hf.errors import printable
+from deitlt_hf.recipes import recipe_names, teacher_recipe
+
+
+def say_next(*commands: Sequence[object]) -> None:
+    """Print commands of `deitlt`, each given as its words.
+
+    Example:
+        >>> say_next(["app", "my runs/owls"], ["analyze", "my runs/owls", "--out", "owls"])
+        next: deitlt app 'my runs/owls'
+              deitlt analyze 'my runs/owls' --out owls
+    """
+    lines = [printable(shlex.join(["deitlt", *map(str, words)])) for words in commands]
+    print("next: " + "\n      ".join(lines))
+
+
+def after_training_a_teacher(argv: Sequence[str], directory: str) -> list[list[str]]:
+    """The command that trains a student of a teacher on the same data, with a recipe if the teacher had one."""
+    recipe = flag_value(argv, "recipe")
+    student = None if recipe is None else _student_recipe(recipe)
+    start = ["train"] if student is None else ["train", "--recipe", student]
+    return [[*start, *data_flags(argv), "--teacher", directory]]
+
+
+def after_measuring(model: str) -> list[list[str]]:
+    """A page with figures, and the model on pictures of one's own."""
+    return [["analyze", model, "--out", f"{model.rstrip('/')}-analysis"], ["app", model]]
+
+
+def data_flags(argv: Sequence[str]) -> list[str]:
+    """Those of a command's words that choose the data, as the next command needs them too.
+
+    Example:
+        >>> data_flags(["--data", "owls", "--epochs", "9", "--group-boundaries", "3", "7"])
+        ['--data', 'owls', '--group-boundaries', '3', '7']
+    """
+    from deitlt_hf.data.arguments import DataArguments
+
+    names = {part.name for part in dataclasses.fields(DataArguments)}
+    kept, keeps = [], False
+    for word in argv:
+        if word.startswith("--"):
+            keeps = _name(word) in names
+        if keeps:
+            kept.append(word)
+    return kept
+
+
+def flag_value(argv: Sequence[str], name: str) -> str | None:
+    """What follows a flag in a command's words, None where the flag is not there."""
+    for word, following in zip(argv, [*argv[1:], None], strict=True):
+        if word.startswith("--") and _name(word) == name:
+            return word.partition("=")[2] or following
+    return None
+
+
+def _name(word: str) -> str:
+    return word.removeprefix("--").partition("=")[0].replace("-", "_")
+
+
+def _student_recipe(teacher: str) -> str | None:
+    """The recipe whose teacher this one is: the one named like it if there are several."""
+    own = teacher.partition("-teacher")[0]
+    students = [name for name in recipe_names() if teacher_recipe(name) == teacher]
+    return own if own in students else next(iter(students), None)

@@ -1,0 +1,37 @@
+"""The commands that the last lines of a command name."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from deitlt_hf.cli.next_steps import after_training_a_teacher, data_flags, flag_value, say_next
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        # The recipe that is named like the teacher's, not one of its comparisons with the same teacher.
+        ("--recipe cifar10-lt-small-teacher", "train --recipe cifar10-lt-small --teacher out"),
+        ("--recipe=digits-lt-teacher --epochs 3", "train --recipe digits-lt --teacher out"),
+        (
+            "--data owls --test-fraction 0.3 --loss ce --group_boundaries 3 7",
+            "train --data owls --test-fraction 0.3 --group_boundaries 3 7 --teacher out",
+        ),
+        ("--recipe own.yaml --data owls", "train --data owls --teacher out"),
+    ],
+)
+def test_after_a_teacher_comes_its_student_on_the_same_data(argv, command):
+    assert shlex.join(after_training_a_teacher(argv.split(), "out")[0]) == command
+
+
+def test_words_are_quoted_for_a_shell_and_safe_to_print(capsys):
+    say_next(["app", "my runs/\x1b[2J"], ["push", "a", "b"])
+    assert capsys.readouterr().out == "next: deitlt app 'my runs/\\x1b[2J'\n      deitlt push a b\n"
+
+
+def test_flags_are_found_with_dashes_and_equals_signs():
+    assert data_flags(["runs/owls", "--data-dir=here", "--lr", "1"]) == ["--data-dir=here"]
+    assert flag_value(["--recipe", "one"], "recipe") == flag_value(["--recipe=one"], "recipe") == "one"
+    assert flag_value(["--recipes", "one"], "recipe") is None
