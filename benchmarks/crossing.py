@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ class Point(NamedTuple):
         return statistics.fmean(of[group] for of in self.accuracies)
 
 
-def curves(place: Place, budgets: Sequence[float]) -> dict[str, list[Point]]:
+def curves(place: Place, budgets: Collection[float]) -> dict[str, list[Point]]:
     """The points of the teacher and of each of the student's predictions, by rising budget."""
     points: dict[str, list[Point]] = {name: [] for name in LABELS}
     for budget in sorted(budgets):
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         train(name, seed, place, budget)
     except DeiTLTError as error:  # such as data that are not there
         raise SystemExit(str(error)) from error
-    points = curves(place, options.budgets)
+    points = curves(place, {1, *options.budgets})  # the students' own teachers have the recipe's epochs
     print(table(points), *(crossing(points, group) for group in GROUPS), sep="\n")
     if options.figure is not None:
         save_figure(draw(points), options.figure)
