@@ -71,13 +71,13 @@ def expected(**splits: list[tuple[str, str, int]]) -> dict[str, list[tuple[str, 
 
 def test_class_folders_with_odd_names(tmp_path: Path) -> None:
     train = write_tree(tmp_path / "Train", {OWL: 3, LYNX: 2, NA: 1})
-    test = write_tree(tmp_path / "val", {NA: 1, OWL: 1}, first=50)
+    validation = write_tree(tmp_path / "val", {NA: 1, OWL: 1}, first=50)
     (tmp_path / "Train" / ".cache").mkdir()
     (tmp_path / "Train" / OWL / ".hidden.png").write_bytes(b"")
     (tmp_path / "Train" / OWL / "notes.txt").write_text("no image")
     splits = read_splits(tmp_path)
-    assert splits["train"].features["label"].names == splits["test"].features["label"].names == NAMES
-    assert seen(splits) == expected(train=train, test=test)
+    assert splits["train"].features["label"].names == splits["validation"].features["label"].names == NAMES
+    assert seen(splits) == expected(train=train, validation=validation)
 
 
 def test_class_folders_are_read_at_any_depth_and_through_links(tmp_path: Path) -> None:

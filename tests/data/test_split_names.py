@@ -88,7 +88,7 @@ def test_each_name_is_understood_everywhere_and_said(kind: str, train: str, test
         lines = [f"{name}{row}.png,{label},{name}" for name, of in rows.items() for row, label in enumerate(of)]
         source = tmp_path / "all.csv"
         source.write_text("\n".join(["file,label,split", *lines]))
-    assert sizes(read(source)) == {"train": 5, "test": 2}
+    assert sizes(read(source)) == {"train": 5, split_named(test): 2}
     if kind != "values":
         assert train in said()[0]
         assert test in said()[0]
@@ -120,7 +120,7 @@ def test_three_folders_of_splits(tmp_path: Path) -> None:
             {"train": 2, "test": 1},
             "passed over: 'train_masks'",
         ),
-        (["train/cat", "train/owl", "val/cat", "extra/cat"], {"train": 2, "test": 1}, "passed over: 'extra'"),
+        (["train/cat", "train/owl", "val/cat", "extra/cat"], {"train": 2, "validation": 1}, "passed over: 'extra'"),
         # Images of the test split without classes, as Kaggle publishes them.
         (["train/cat", "train/owl", "test"], {"train": 2}, "passed over: 'test'"),
         # Classes called like splits.
@@ -182,7 +182,7 @@ def test_tables_that_name_no_split_are_passed_over_beside_those_that_do(tmp_path
 
 
 @pytest.mark.parametrize("kind", ["-1", "", "column", "keys"])
-def test_a_test_split_without_labels_gives_way_to_a_labelled_one(kind: str, tmp_path: Path, said) -> None:
+def test_a_test_split_without_labels_is_passed_over(kind: str, tmp_path: Path, said) -> None:
     source: object = tmp_path
     missing = "" if kind == "" else "-1"
     if kind == "keys":
@@ -199,9 +199,8 @@ def test_a_test_split_without_labels_gives_way_to_a_labelled_one(kind: str, tmp_
     else:
         for name, labels in {"train": ["cat", "owl"], "validation": ["cat"], "test": [missing] * 3}.items():
             write_list(tmp_path / f"{name}.csv", labels)
-    assert sizes(read(source)) == {"train": 2, "test": 1}
+    assert sizes(read(source)) == {"train": 2, "validation": 1}
     assert any("no image of the test split has a label" in line for line in said())
-    assert "there is no test split: the validation split is used as test" in said()
 
 
 def test_a_test_split_with_some_labels_missing_is_refused(tmp_path: Path) -> None:

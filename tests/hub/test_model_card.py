@@ -347,7 +347,7 @@ def test_the_teachers_command_trains_a_student_on_a_folder_of_pictures(here) -> 
     (command,) = re.findall(r"```sh\n(.*?)\n```", section(card, "How to use"), re.DOTALL)
     assert main([*command.split()[1:], "--num_train_epochs", "1", *SIZE, *TINY]) == 0
     card = Path("runs/pictures/README.md").read_text()
-    assert "It was tested on its own test or validation split or, where it has none, on images held out" in card
+    assert "It was tested on its own test split or, where it has none, on images held out of its train split." in card
     assert ModelCard(card).data.eval_results[0].dataset_split is None  # the folder has none
     # Its teacher was measured on the digits, by another run.
     assert "Its accuracy on the test split of its own run, in percent: overall" in card

@@ -85,7 +85,7 @@ def test_a_teachers_run_leaves_a_model_and_its_accuracy(teacher):
     }
     assert isinstance(AutoModelForImageClassification.from_pretrained(directory), CifarResNetForImageClassification)
     written = json.loads((directory / "metrics.json").read_text())
-    assert written == {"accuracy": accuracies, "class_counts": COUNTS}
+    assert written == {"split": "test", "accuracy": accuracies, "class_counts": COUNTS}
     assert accuracies["overall"] == pytest.approx(accuracy_by_hand(directory), abs=1)  # processors round otherwise
     assert yaml.safe_load((directory / "recipe.yaml").read_text())["depth"] == 20
     config = AutoModelForImageClassification.from_pretrained(directory).config

@@ -27,7 +27,7 @@ class DataDescription:
     test_split: str | None = None
 
 
-_TEST = "It was tested on its own test or validation split or, where it has none, on images held out of each class."
+_TEST = "It was tested on its own test split or, where it has none, on images held out of its train split."
 
 
 def kind_of_data(source: str, on_hub: bool = False) -> str:

@@ -132,7 +132,8 @@ def _header(record: RunRecord) -> ModelCardData:
 
 def _model_index(record: RunRecord) -> list[EvalResult]:
     data = record.data
-    name = "test split of the run" if data is None else data.title
+    is_validation = record.measured_split == "validation"
+    name = f"{record.measured_split} split of the run" if data is None else data.title
     if record.settings and record.settings.get("imbalance_factor") is not None:
         name += f" (imbalance factor {record.settings['imbalance_factor']:g})"
     return [
@@ -140,7 +141,7 @@ def _model_index(record: RunRecord) -> list[EvalResult]:
             task_type="image-classification",
             dataset_type="unknown" if data is None else data.model_index_type,
             dataset_name=name,
-            dataset_split=None if data is None else data.test_split,
+            dataset_split="validation" if is_validation else None if data is None else data.test_split,
             metric_type="accuracy",
             metric_name=measure.name + ("" if row == ONLY_ROW else f" ({ROW_LABELS[row]})"),
             metric_value=round(accuracies[measure.key], 2),

@@ -18,6 +18,7 @@ from transformers import AutoConfig, PreTrainedConfig
 import deitlt_hf
 from deitlt_hf.cards.descriptions import DataDescription, describe_architecture, describe_data, kind_of_data
 from deitlt_hf.data.long_tail import class_groups
+from deitlt_hf.data.record import read_data_record
 from deitlt_hf.errors import DeiTLTError, loading_reason
 from deitlt_hf.evaluation.measures import EXPERTS, MEASURES, TEACHER, format_difference
 from deitlt_hf.files import (
@@ -84,6 +85,7 @@ class RunRecord:
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # percentages by expert, or by ONLY_ROW
     averaged_results: Mapping[str, Mapping[str, Any]] | None = None  # of the averaged weights beside these
     results_step: int | None = None  # where the Trainer measured them in the middle of a run
+    measured_split: str = "test"  # or "validation", where the Trainer measured them on that
     num_test_images: int | None = None
     paper: PaperSetting | None = None  # where there are no weights, and the results are the paper's
 
@@ -202,6 +204,7 @@ def read_record(directory: str | os.PathLike[str], repo_id: str | None = None, b
         difference=difference,
         averaged_results=None if averaged or step is not None else metrics.get("averaged_weights"),
         results_step=results_step,
+        measured_split="validation" if results_step is not None and _has_validation(run, run_path) else "test",
         num_test_images=metrics.get("num_images") if results and results_step is None else None,
     )
 
@@ -232,6 +235,14 @@ def _data(settings: Mapping[str, Any] | None, of_run: Mapping[str, Any], hub_id:
     if not isinstance(name, str) or kind not in ("named", "hub", "local"):
         raise ValueError(f"data {name!r} of kind {kind!r}")
     return describe_data(name, kind)
+
+
+def _has_validation(run: Mapping[str, Any], run_path: Path) -> bool:
+    """Whether the Trainer evaluated a validation split; until a run's end, only `data.json` tells."""
+    if run:
+        return bool((run.get("data") or {}).get("validation_images"))
+    record = read_data_record(run_path)
+    return record is not None and bool(record.validation_counts)
 
 
 def _logged_results(state: Mapping[str, Any], experts: Sequence[str], prefix: str) -> dict[str, dict[str, Any]]:

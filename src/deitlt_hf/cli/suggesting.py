@@ -35,7 +35,9 @@ def settings_for_data(suggest: Suggest, data: DataArguments, given: Mapping[str,
 def _inspect_and_show(suggest: Suggest, data: DataArguments, given: Mapping[str, Any]) -> dict[str, Any]:
     quiet_libraries()
     images = load_images(data)
-    inspection = inspect_dataset({"train": images.train, "test": images.test}, groups=images.class_groups)
+    splits = {"train": images.train, "test": images.test}
+    splits |= {} if images.validation is None else {"validation": images.validation}
+    inspection = inspect_dataset(splits, groups=images.class_groups)
     if inspection.unreadable:
         more = ["..."] if inspection.unreadable > len(inspection.first_unreadable) else []
         raise DeiTLTError(

@@ -87,6 +87,7 @@ class Images:
     class_names: list[str]  # in label order
     class_counts: list[int]  # training images, in label order
     class_groups: dict[str, list[int]]  # class ids of head, mid and tail
+    validation: Dataset | None = None  # evaluated during training, in place of `test`, and never as test
     held_out: HeldOut | None = None  # None where the data have a test split
     test_images_in_train: int | None = None  # test images identical to training images; None if not counted
     one_of_each_class: list[str] = field(default_factory=list)  # hash of a training image; empty if not made
@@ -125,7 +126,7 @@ def load_images(data: DataArguments, kept: Collection[str] = ()) -> Images:
         kept: hashes of images that an earlier run trained on, and that are never held out for testing.
 
     Returns:
-        Both splits, with class names, counts and groups.
+        The splits, with class names, counts and groups.
 
     Raises:
         DeiTLTError: data that cannot be read, or group boundaries that do not fit.
@@ -137,10 +138,17 @@ def load_images(data: DataArguments, kept: Collection[str] = ()) -> Images:
         ([134, 96, 68], 400)
     """
     splits, held_out = load_splits(data, kept)
-    train, test = splits["train"], splits["test"]
+    train = splits["train"]
     counts = class_counts(train)
-    groups = group_classes(counts, data.group_boundaries)
-    return Images(train, test, train.features["label"].names, counts, groups, held_out)
+    return Images(
+        train=train,
+        test=splits["test"],
+        class_names=train.features["label"].names,
+        class_counts=counts,
+        class_groups=group_classes(counts, data.group_boundaries),
+        validation=splits.get("validation"),
+        held_out=held_out,
+    )
 
 
 def images_for_model(images: Images, data: DataArguments, config: PreTrainedConfig, source: str) -> Images:

@@ -18,7 +18,7 @@ from deitlt_hf.data.holdout import HeldOut, check_test_fraction, hold_out
 from deitlt_hf.data.long_tail import check_class_counts, check_imbalance_factor, long_tailed_indices
 from deitlt_hf.data.readable import check_files_exist, fetch_images, leave_out_unreadable, refuse_addresses
 from deitlt_hf.data.sources import Source, load_from_hub, read_path, read_streams
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, notice
 from deitlt_hf.files import is_hub_id
 
 
@@ -59,8 +59,8 @@ def load_long_tailed_dataset(
         image_column: the column of images or their paths; by default found by its type or name.
         label_column: the column of class names or ids; by default found by its type or name.
         data_config: configuration of a data set of the hub.
-        test_fraction: share of each class that is held out where the data have neither test nor validation split,
-            before the train split is made long-tailed. Adding an image moves no other, identical images are on one
+        test_fraction: share of each class of train that is held out where the data have no test split, before the train
+            split is made long-tailed. Adding an image moves no other, identical images are on one
             side, and every class keeps a training image; see `hold_out`.
         on_bad_image: `"error"` (default) raises where an image is read that cannot be, and here for files that are
             missing. `"skip"` reads all images once, leaves out those that cannot be read before anything is counted,
@@ -69,7 +69,7 @@ def load_long_tailed_dataset(
             the cache of `datasets`. False (default) refuses them: whoever wrote the data would choose the hosts.
 
     Returns:
-        Splits `train` (long-tailed), `test`, and `validation` if the data have one besides `test`, with columns `image`
+        Splits `train` (long-tailed), `test`, and `validation` if the data have one, with columns `image`
         (`datasets.Image`) and `label` (`ClassLabel`). Encoded images are not changed, images in files not copied.
 
     Raises:
@@ -120,8 +120,14 @@ def load_data(
     check_class_counts(counts, names)
     held_out = None
     if "test" not in splits:
+        if "validation" in splits:
+            notice(
+                f"there is no test split: one is held out of train (test_fraction {test_fraction:g}), and the "
+                "validation split is used for validation only"
+            )
         held_out = hold_out(splits["train"], test_fraction, seed, kept)
-        splits["train"], splits["test"] = held_out.train, held_out.test
+        of_source = {name: split for name, split in splits.items() if name != "train"}
+        splits = DatasetDict(train=held_out.train, test=held_out.test, **of_source)
     if imbalance_factor is not None:
         indices = long_tailed_indices(labels_of(splits["train"]), imbalance_factor, profile, seed)
         splits["train"] = splits["train"].select(indices)

@@ -33,6 +33,7 @@ class DataRecord:
     test_fraction: float | None = None  # of a held-out test split, as is `split_seed`
     split_seed: int | None = None
     kept: list[str] = field(default_factory=list)  # hash of a training image of each class; if held out, of `HeldOut`
+    validation_counts: list[int] = field(default_factory=list)  # empty without a validation split
 
     def write(self, directory: str | os.PathLike[str]) -> None:
         """Write `data.json` into the directory of a run."""
@@ -48,6 +49,7 @@ def read_data_record(source: str | os.PathLike[str]) -> DataRecord | None:
     content = read_json(file)
     lists = {"class_names": str, "train_counts": int, "test_counts": int, "kept": str}
     is_sound = {name: _is_list(content.get(name), of) for name, of in lists.items()} | {
+        "validation_counts": _is_list(content.get("validation_counts", []), int),
         "places": isinstance(content.get("places"), dict) and _is_list([*content["places"].values()], str),
         "test_fraction": isinstance(content.get("test_fraction"), float | None),
         "split_seed": isinstance(content.get("split_seed"), int | None),

@@ -67,23 +67,20 @@ def take_splits(names: Iterable[str], passed_over: Iterable[str] = ()) -> dict[s
 def known_splits(
     splits: Mapping[str, Split], needs_train: bool = True, is_labelled: Callable[[Split], bool] = lambda split: True
 ) -> dict[str, Split]:
-    """`train`; `test`, or the validation split in its place; and `validation` if there are both.
+    """`train`, and `test` and `validation` as far as there are such splits.
 
     Notices say which names were taken for them, see `take_splits`, and what became of the others. Splits other than
     train are passed over where `is_labelled` is false. Data without a train split are refused if `needs_train`; else
-    their test split is called `train`, as all images of data without splits are.
+    their test split (or, without one, the validation split) is called `train`, as all images of data without splits
+    are.
     """
     taken = {split: splits[name] for split, name in take_splits(splits).items()}
     for split in ("test", "validation"):
         if split in taken and not is_labelled(taken[split]):
             notice(f"no image of the {split} split has a label (all are -1 or empty): the split is passed over")
             del taken[split]
-    if "test" not in taken and "validation" in taken:
-        if "train" in taken:
-            notice("there is no test split: the validation split is used as test")
-        taken["test"] = taken.pop("validation")
-    if "train" not in taken and "test" in taken and not needs_train:
-        return {"train": taken["test"]}
+    if "train" not in taken and taken and not needs_train:
+        return {"train": taken.get("test", taken.get("validation"))}
     if "train" not in taken:
         raise DeiTLTError(
             f"the data have no train split, only {', '.join(splits)}: name the training images' split 'train'"

@@ -279,6 +279,8 @@ def finish_run(
                 "test_images": len(images.test),
                 "test_counts": class_counts(images.test),
                 "test_images_in_train": images.test_images_in_train,
+                "test_split": "given" if images.held_out is None else "held out of train",
+                "validation_images": None if images.validation is None else len(images.validation),
             },
             "hub_ids": hub_ids,
             "teacher": taught_by,

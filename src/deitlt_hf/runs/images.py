@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +91,7 @@ def data_record(images: Images, sources: Mapping[str, str | None]) -> DataRecord
         class_names=images.class_names,
         train_counts=images.class_counts,
         test_counts=class_counts(images.test),
+        validation_counts=[] if images.validation is None else class_counts(images.validation),
         places=places_of(sources),
         test_fraction=held_out and held_out.test_fraction,
         split_seed=held_out and held_out.seed,
@@ -122,6 +123,11 @@ def _of_the_run(data: DataArguments, config: PreTrainedConfig, sources: Sequence
             f"with {drawn[0]:g} and {drawn[1]}, test images would be training images: leave these flags out"
         )
     images = load_images(data, {name for record in records.values() for name in record.kept})
+    if own and own.test_fraction is None and images.held_out:
+        raise DeiTLTError(
+            f"{sources[0]} was trained on all training images of {data.data}, which have no test split now (or only a "
+            "validation split, which earlier versions tested on): pass images to test on with --data"
+        )
     if own is None and images.held_out:
         notice(
             f"{sources[0]} has no {DATA_FILE}, which lists held-out images: some test images may be ones that it was "
@@ -164,12 +170,12 @@ def _changed_images(images: Images, kept: Sequence[str], record: DataRecord) -> 
 
 def _of_another_source(data: DataArguments, config: PreTrainedConfig, source: str) -> MeasuredImages:
     splits = read_splits(data.data, needs_train=False, **reading_arguments(data))
-    has_both = "test" in splits
-    test = splits["test"] if has_both else splits["train"]
-    taken = f"the test split of {data.data}" if has_both else f"all images of {data.data}"
+    split = next((name for name in ("test", "validation") if name in splits), "train")
+    has_both, test = split != "train", splits[split]
+    taken = f"the {split} split of {data.data}" if has_both else f"all images of {data.data}"
     counts, groups = (getattr(config, name, None) for name in ("class_counts", "class_groups"))
     if counts is None and has_both:  # not a model of a run: the training images define head and tail
-        return MeasuredImages(load_images(data), taken)
+        return MeasuredImages(replace(load_images(data), test=test), taken)
     test = with_classes(test, names_of(config), source, data.data)
     if counts is None:
         counts = class_counts(test)

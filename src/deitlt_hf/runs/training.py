@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers import PreTrainedModel, set_seed
 
 from deitlt_hf.cards.record import teacher_record
@@ -150,11 +151,12 @@ def train_teacher(
     with claimed_directory(trainer, [data, teacher, args], checkpoint, data_record(images, sources)):
         seconds = _train(trainer, checkpoint)
         save_model(trainer)
-        measured = trainer.evaluate()
+        measured = trainer.evaluate(None if images.validation is None else _viewed(images.test, data, "test"))
         accuracies = {of.key: measured[f"eval_{of.key}"] for of in MEASURES}
         if args.should_save:
             shown = {group: None if math.isnan(value) else value for group, value in accuracies.items()}
-            write_json(Path(args.output_dir) / METRICS_FILE, {"accuracy": shown, "class_counts": images.class_counts})
+            metrics = {"split": "test", "accuracy": shown, "class_counts": images.class_counts}
+            write_json(Path(args.output_dir) / METRICS_FILE, metrics)
         finish_run(trainer, images, sources, seconds, checkpoint)
     return accuracies
 
@@ -182,7 +184,7 @@ def make_teacher_trainer(
         class_groups=images.class_groups,
         train_dataset=ViewedDataset(images.train, views, "train"),
         batch_views=batch_views,
-        eval_dataset=ViewedDataset(images.test, {"pixel_values": evaluation_view(data.image_size)}, "test"),
+        eval_dataset=_evaluated_in_training(images, data),
         processing_class=image_processor(data.image_size),
     )
 
@@ -267,7 +269,7 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
     with claimed_directory(trainer, [data, student, args], checkpoint, data_record(images, sources)):
         seconds = _train(trainer, checkpoint)
         save_model(trainer)
-        metrics = evaluate(trainer.model)
+        metrics = {"split": "test"} | evaluate(trainer.model)
         if args.evaluate_ema:
             with trainer.averaged_weights():
                 metrics["averaged_weights"] = evaluate(trainer.model)["experts"]
@@ -305,9 +307,20 @@ def make_student_trainer(
         teacher=student.teacher,
         train_dataset=ViewedDataset(images.train, views, "train"),
         batch_views=batch_views,
-        eval_dataset=ViewedDataset(images.test, {"pixel_values": evaluation_view(data.image_size)}, "test"),
+        eval_dataset=_evaluated_in_training(images, data),
         processing_class=image_processor(data.image_size),
     )
+
+
+def _evaluated_in_training(images: Images, data: TrainingDataArguments) -> ViewedDataset:
+    """The validation split, or the test split where there is none."""
+    if images.validation is None:
+        return _viewed(images.test, data, "test")
+    return _viewed(images.validation, data, "validation")
+
+
+def _viewed(split: Dataset, data: TrainingDataArguments, name: str) -> ViewedDataset:
+    return ViewedDataset(split, {"pixel_values": evaluation_view(data.image_size)}, name)
 
 
 def save_result(result: RunResult, directory: str | Path) -> None:
