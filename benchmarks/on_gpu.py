@@ -41,10 +41,9 @@ from deitlt_hf import (
     load_images,
 )
 from deitlt_hf.data.suggestion import STUDENT_SIZES
-from deitlt_hf.runs.profiling import profile_training
+from deitlt_hf.runs.profiling import PREFETCH_FACTOR, WARM_UP_STEPS, profile_training
 from deitlt_hf.runs.training import StudentArguments, make_student_trainer
 
-WARM_UP_STEPS = 5
 REFERENCE_WORKERS = 10
 # Dense bfloat16 or float16 operations per second of the data sheets, by words of the device's name.
 PEAK_FLOPS = {
@@ -89,8 +88,8 @@ def training_flops(model: nn.Module, image_size: int) -> int:
     return 3 * counter.get_total_flops()
 
 
-def images_per_second(step: Callable[[], object], options: argparse.Namespace) -> float:
-    for _ in range(WARM_UP_STEPS):
+def images_per_second(step: Callable[[], object], options: argparse.Namespace, warm_up: int = WARM_UP_STEPS) -> float:
+    for _ in range(warm_up):
         step()
     start = now()
     for _ in range(options.steps):
@@ -194,8 +193,9 @@ def time_reference(size: str, options: argparse.Namespace) -> float:
     weights = class_balanced_weights(CLASS_COUNTS).to(device)
     optimizer = create_optimizer_v2(model, opt="adamw", lr=5e-4, weight_decay=0.05)
     scaler = torch.amp.GradScaler(device.type, enabled=is_cuda)
-    data = Cifar(options.image_size, (WARM_UP_STEPS + options.steps) * options.batch_size)
     workers = min(REFERENCE_WORKERS, options.workers)
+    warm_up = WARM_UP_STEPS + workers * PREFETCH_FACTOR
+    data = Cifar(options.image_size, (warm_up + options.steps) * options.batch_size)
     loader = DataLoader(data, options.batch_size, shuffle=True, num_workers=workers, pin_memory=is_cuda, drop_last=True)
 
     def steps() -> Iterator[float]:
@@ -216,47 +216,54 @@ def time_reference(size: str, options: argparse.Namespace) -> float:
             yield loss.item()  # the reference looks at the loss of every step
 
     taken = steps()
-    return images_per_second(lambda: next(taken), options)
+    return images_per_second(lambda: next(taken), options, warm_up)
 
 
-def measure(options: argparse.Namespace) -> str:
-    """The tables, in Markdown."""
+HEAD = ["", "images/s, steps alone", "of the peak", "images/s, whole training", "of it waiting for data"]
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Print the tables, in Markdown, line by line: a run that is cut short keeps what it measured."""
     flops, source = peak_flops(options.device)
+    say(
+        f"{options.image_size} pixels, batches of {options.batch_size}, {options.workers} workers; the peak, "
+        f"{flops / 1e12:.1f} TFLOP/s, is from {source}\n"
+    )
+    say(*markdown_table([HEAD]).splitlines())
     compilations = (False, True) if options.compile else (False,)
-    steps, whole = {}, {}
-    head = ["", "images/s, steps alone", "of the peak", "images/s, whole training", "of it waiting for data"]
-    rows = []
     for size in options.sizes:
         options.size = size
         needed = training_flops(build_models(options)[0], options.image_size)
         for compiled in compilations:
-            steps[size], (whole[size], waiting) = (
-                time_steps(size, compiled, options),
-                time_training(size, compiled, options),
-            )
+            steps = time_steps(size, compiled, options)
+            whole, waiting = time_training(size, compiled, options)
             name = f"DeiT {size}, {'compiled' if compiled else 'not compiled'}"
-            share = f"{100 * steps[size] * needed / flops:.1f} %"
-            rows.append([name, f"{steps[size]:,.0f}", share, f"{whole[size]:,.0f}", f"{100 * waiting:.1f} %"])
+            share = f"{100 * steps * needed / flops:.1f} %"
+            say_row(name, f"{steps:,.0f}", share, f"{whole:,.0f}", f"{100 * waiting:.1f} %")
     largest = options.sizes[-1]
     reference = time_reference(largest, options)
-    rows.append([f"DeiT {largest}, reference's settings", "", "", f"{reference:,.0f}", ""])
+    say_row(f"DeiT {largest}, reference's settings", "", "", f"{reference:,.0f}", "")
+    say(f"\nwhole training of DeiT {largest} against the reference's settings: {whole / reference:.2f} (aim: >= 1.5)\n")
     with_resnet50 = time_steps(largest, compilations[-1], options, teacher=resnet50(options))
-    speeds = dict(zip(RECIPES, (whole[largest], with_resnet50), strict=True))
+    speeds = dict(zip(RECIPES, (whole, with_resnet50), strict=True))
     hours = [
         [name, f"{epochs:,}", f"{images:,}", f"{speeds[name]:,.0f}", f"{epochs * images / speeds[name] / 3600:,.1f}"]
         for name, (epochs, images) in RECIPES.items()
     ]
-    return "\n".join(
-        [
-            f"{options.image_size} pixels, batches of {options.batch_size}, {options.workers} workers; the peak, "
-            f"{flops / 1e12:.1f} TFLOP/s, is from {source}\n",
-            markdown_table([head, *rows]),
-            f"\nwhole training of DeiT {largest} against the reference's settings: {whole[largest] / reference:.2f} "
-            "(aim: >= 1.5)\n",
-            markdown_table([["recipe", "epochs", "images", "images/s", "hours on this device"], *hours]),
-            f"\nDeiT {largest}; ImageNet-LT with a ResNet-50 teacher, provided that the images arrive in time",
-        ]
+    say(
+        markdown_table([["recipe", "epochs", "images", "images/s", "hours on this device"], *hours]),
+        f"\nDeiT {largest}; ImageNet-LT with a ResNet-50 teacher, provided that the images arrive in time",
     )
+
+
+def say(*lines: str) -> None:
+    print(*lines, sep="\n", flush=True)
+
+
+def say_row(name: str, *cells: str) -> None:
+    """A line of the table, as wide as its head."""
+    widths = map(len, HEAD[1:])
+    say(f"| {' | '.join([name, *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])} |")
 
 
 def resnet50(options: argparse.Namespace) -> nn.Module:
@@ -290,8 +297,8 @@ def main(argv: list[str] | None = None) -> None:
     if options.device.type == "cuda" and not torch.cuda.is_available():
         print("no GPU here, so that there are no figures of one")
         return
-    print(f"{machine(options.device)}\n")
-    print(measure(options))
+    say(f"{machine(options.device)}\n")
+    measure(options)
 
 
 if __name__ == "__main__":

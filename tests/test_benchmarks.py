@@ -38,6 +38,21 @@ def test_what_is_for_a_gpu_runs(benchmark_module, capsys):
     assert hours == pytest.approx(epochs * images / rate / 3600, rel=0.2)
 
 
+def test_a_benchmark_that_is_cut_short_has_printed_what_it_measured(benchmark_module, capsys, monkeypatch):
+    on_gpu = benchmark_module("on_gpu")
+
+    def cut(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(on_gpu, "time_steps", lambda *_: 1234.0)
+    monkeypatch.setattr(on_gpu, "time_training", lambda *_: (567.0, 0.25))
+    monkeypatch.setattr(on_gpu, "time_reference", cut)
+    with pytest.raises(KeyboardInterrupt):
+        on_gpu.main("--device cpu --sizes tiny --image-size 32 --no-compile".split())
+    row = capsys.readouterr().out.splitlines()[-1].split("|")
+    assert [cell.strip() for cell in row if "%" not in cell] == ["", "DeiT tiny, not compiled", "1,234", "567", ""]
+
+
 def test_flops_are_those_of_the_arithmetic(benchmark_module):
     on_gpu = benchmark_module("on_gpu")
     options = argparse.Namespace(size="tiny", image_size=64, patch_size=16, teacher_depth=20)

@@ -22,6 +22,7 @@ from deitlt_hf.runs.profiling import (
     StepProfile,
     format_profile,
     profile_training,
+    warm_up_steps,
 )
 from deitlt_hf.training import stages
 from deitlt_hf.training.stages import OTHER, Timeline, stage
@@ -29,6 +30,9 @@ from deitlt_hf.training.stages import OTHER, Timeline, stage
 STAGES = {"data", "mixing", "teacher", "student", "loss", "optimiser", OTHER}
 NAP = 0.02
 STEPS = 4
+
+
+WORKERS_NAP = 0.1
 
 
 class Clock:
@@ -98,6 +102,50 @@ def test_a_nap_shows_in_its_stage(slow, tiny_student, tiny_teacher, arguments, i
     assert profile.milliseconds == pytest.approx(dict.fromkeys(profile.milliseconds, 0) | {slow: 1000 * naps * NAP})
     assert profile.step == pytest.approx(1000 * naps * NAP)
     assert (profile.images, profile.steps, profile.busy) == (8, STEPS, None)
+
+
+@pytest.mark.parametrize(
+    ("workers", "prefetch", "accumulated", "ahead"), [(0, None, 1, 0), (8, None, 1, 16), (3, 5, 4, 4), (2, 2, 8, 1)]
+)
+def test_the_warm_up_uses_up_what_the_workers_have_made(arguments, workers, prefetch, accumulated, ahead):
+    args = arguments(
+        dataloader_num_workers=workers,
+        dataloader_prefetch_factor=prefetch,
+        gradient_accumulation_steps=accumulated,
+    )
+    assert warm_up_steps(args) == WARM_UP_STEPS + ahead
+
+
+def test_waiting_for_workers_is_seen_although_they_filled_their_queue(tiny_student, arguments, images):
+    class SlowlyMade(images):
+        def __getitem__(self, index):
+            time.sleep(WORKERS_NAP / 4)  # a batch has four
+            return super().__getitem__(index)
+
+    class SlowBegin(TrainerCallback):  # as that of a compilation
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == WARM_UP_STEPS:
+                time.sleep(4 * WORKERS_NAP)
+
+    args = arguments(distillation_type="none", dataloader_num_workers=1, num_train_epochs=1)
+    trainer = DeiTLTTrainer(tiny_student(), args, train_dataset=SlowlyMade(60), callbacks=[SlowBegin()])
+    profile = profile_training(trainer, 2)
+    assert trainer.state.global_step == WARM_UP_STEPS + 2 + 2 + TRACED_STEPS
+    assert profile.milliseconds["data"] > profile.step / 3  # it was a hundredth
+
+
+@pytest.mark.parametrize(
+    ("steps", "workers", "instead"),
+    [
+        (3, 0, "the training ended after 9 steps; to profile 3 it takes 11: pass a smaller profile or more epochs"),
+        (3, 1, "the training ended after 9 steps; to profile 3 it takes 13: pass more epochs, or fewer dataloader_"),
+    ],
+)
+def test_what_helps_a_training_that_is_too_short(tiny_student, arguments, images, steps, workers, instead):
+    args = arguments(distillation_type="none", dataloader_num_workers=workers, num_train_epochs=1)
+    trainer = DeiTLTTrainer(tiny_student(), args, train_dataset=images(36))
+    with pytest.raises(DeiTLTError, match=instead):
+        profile_training(trainer, steps)
 
 
 def test_trace_shows_the_stages_and_nothing_else_is_written(tiny_student, tiny_teacher, arguments, images, tmp_path):

@@ -5,6 +5,7 @@ The table has a clock of its own: torch's profiler records every operation, whic
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
@@ -27,6 +28,7 @@ from deitlt_hf.training.stages import Ranges, Timeline, record_with, stage
 
 TRACE_FILE = "trace.json"
 WARM_UP_STEPS = 5  # compilation, the first batches of the loader's workers, the choice of convolutions
+PREFETCH_FACTOR = 2  # batches that a worker of torch's DataLoader makes ahead where no number is given
 TRACED_STEPS = 3  # not the timed ones: recording every operation slows a step down
 
 
@@ -71,7 +73,7 @@ def profile_training(trainer: LongTailTrainer, steps: int = 20, checkpoint: str 
     for callback in list(trainer.callback_handler.callbacks):
         if isinstance(callback, PrinterCallback | ProgressCallback):  # they show the progress of a whole training
             trainer.remove_callback(callback)
-    profiler = _ProfileSteps(steps, args.device, traces=args.should_save, silent=args.disable_tqdm)
+    profiler = _ProfileSteps(steps, args)
     trainer.add_callback(profiler)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -79,9 +81,12 @@ def profile_training(trainer: LongTailTrainer, steps: int = 20, checkpoint: str 
         profiler.close()
         trainer.remove_callback(profiler)
     if profiler.steps_done < profiler.total:
+        smallest = profiler.total - steps + 1
+        smaller = "a smaller profile or more" if profiler.steps_done >= smallest else "more"
+        fewer = ", or fewer dataloader_num_workers" * (smaller == "more" and args.dataloader_num_workers > 0)
         raise DeiTLTError(
             f"the training ended after {profiler.steps_done} steps; to profile {steps} it takes {profiler.total}: pass "
-            "a smaller profile or more epochs"
+            f"{smaller} epochs{fewer}"
         )
     return StepProfile(
         milliseconds={name: 1000 * seconds / steps for name, seconds in profiler.timeline.seconds().items()},
@@ -93,18 +98,34 @@ def profile_training(trainer: LongTailTrainer, steps: int = 20, checkpoint: str 
     )
 
 
+def warm_up_steps(args: TrainingArguments) -> int:
+    """Steps before the timed ones: until the device is warm, and then those whose batches workers have made by then.
+
+    While the first steps compile, the workers fill their queue. Steps that live on it wait for nothing, and would hide
+    that the workers are slower than the model.
+    """
+    return WARM_UP_STEPS + math.ceil(batches_ahead(args) / args.gradient_accumulation_steps)
+
+
+def batches_ahead(args: TrainingArguments) -> int:
+    """The batches that the workers of a training's loader have made or begun while the model has one."""
+    return args.dataloader_num_workers * (args.dataloader_prefetch_factor or PREFETCH_FACTOR)
+
+
 class _ProfileSteps(TrainerCallback):
     """Warms up, times, traces, and stops the training. It has to be the last callback: what others do is timed too."""
 
-    def __init__(self, steps: int, device: torch.device, traces: bool, silent: bool):
+    def __init__(self, steps: int, args: TrainingArguments):
         self.steps_done = 0
-        self.total = WARM_UP_STEPS + steps + TRACED_STEPS
+        self._warm_up = warm_up_steps(args)
+        self.total = self._warm_up + steps + TRACED_STEPS
         self.timeline: Timeline | None = None
         self.trace: torch.profiler.profile | None = None
         self.busy: float | None = None
-        self._steps, self._device, self._traces = steps, device, traces
+        self._steps, self._device, self._traces = steps, args.device, args.should_save
         self._optimiser = stage("optimiser")
-        self._bar = tqdm(total=self.total, desc="profiling", unit="step", leave=False, disable=silent or not traces)
+        silent = args.disable_tqdm or not self._traces
+        self._bar = tqdm(total=self.total, desc="profiling", unit="step", leave=False, disable=silent)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         self._optimiser = stage("optimiser")  # until the end of the step: also schedule and averaged weights
@@ -114,10 +135,10 @@ class _ProfileSteps(TrainerCallback):
         self._optimiser.__exit__()
         self.steps_done += 1
         self._bar.update()
-        if self.steps_done == WARM_UP_STEPS:
+        if self.steps_done == self._warm_up:
             self.timeline = Timeline(self._device)
             record_with(self.timeline)
-        elif self.steps_done == WARM_UP_STEPS + self._steps:
+        elif self.steps_done == self._warm_up + self._steps:
             self.timeline.finish()
             self._start_trace()
         elif self.steps_done == self.total:
