@@ -151,7 +151,8 @@ def train_teacher(
     with claimed_directory(trainer, [data, teacher, args], checkpoint, data_record(images, sources)):
         seconds = _train(trainer, checkpoint)
         save_model(trainer)
-        measured = trainer.evaluate(None if images.validation is None else _viewed(images.test, data, "test"))
+        with trainer.without_autocast():
+            measured = trainer.evaluate(None if images.validation is None else _viewed(images.test, data, "test"))
         accuracies = {of.key: measured[f"eval_{of.key}"] for of in MEASURES}
         if args.should_save:
             shown = {group: None if math.isnan(value) else value for group, value in accuracies.items()}
@@ -269,10 +270,12 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
     with claimed_directory(trainer, [data, student, args], checkpoint, data_record(images, sources)):
         seconds = _train(trainer, checkpoint)
         save_model(trainer)
-        metrics = {"split": "test"} | evaluate(trainer.model)
-        if args.evaluate_ema:
-            with trainer.averaged_weights():
-                metrics["averaged_weights"] = evaluate(trainer.model)["experts"]
+        # What a run reports is what `deitlt evaluate` finds in its files.
+        with trainer.without_autocast():
+            metrics = {"split": "test"} | evaluate(trainer.model)
+            if args.evaluate_ema:
+                with trainer.averaged_weights():
+                    metrics["averaged_weights"] = evaluate(trainer.model)["experts"]
         result = RunResult(metrics, trainer.state.log_history)
         if args.should_save:
             save_result(result, args.output_dir)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -278,6 +279,19 @@ class LongTailTrainer(DurableTrainer):
     @property
     def _data_seed(self) -> int:
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    @contextmanager
+    def without_autocast(self) -> Iterator[None]:
+        """Inside this context the model computes as the one that was saved does; after it, as it trains again.
+
+        accelerate leaves its autocast in the model's own `forward`, around that of the class.
+        """
+        autocast = self.model.__dict__.pop("forward", None)
+        try:
+            yield
+        finally:
+            if autocast is not None:
+                self.model.forward = autocast
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """As in transformers, but each image counts once in the loss.
