@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -15,6 +16,7 @@ from deitlt_hf import (
     DeiTLTTrainingArguments,
     TeacherTrainer,
 )
+from deitlt_hf.recipes import load_recipe, recipe_names
 
 BOTH = [
     ({"num_train_epochs": 10, "drw_start_epoch": 10}, r"drw_start_epoch 10 is beyond the last epoch.*\(10\)"),
@@ -192,3 +194,20 @@ def test_no_workers_are_kept_where_there_are_none(tmp_path):
     settings = {"output_dir": str(tmp_path), "dataloader_persistent_workers": True}
     assert not DeiTLTTrainingArguments(**settings, dataloader_num_workers=0).dataloader_persistent_workers
     assert DeiTLTTrainingArguments(**settings, dataloader_num_workers=2).dataloader_persistent_workers
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, 24), ({"per_device_eval_batch_size": 6}, 6)])
+def test_an_evaluation_takes_as_many_images_as_the_training(tmp_path, given, expected):
+    args = DeiTLTTrainingArguments(str(tmp_path), per_device_train_batch_size=24, use_cpu=True, **given)
+    assert args.eval_batch_size == expected
+    assert dataclasses.replace(args, per_device_train_batch_size=12).eval_batch_size == (6 if given else 12)
+
+
+def test_recipes_of_the_paper_keep_a_few_of_fifty_checkpoints():
+    names = [name for name in recipe_names() if "small" not in name and "digits" not in name]
+    assert len(names) == 23
+    for name in names:
+        recipe = load_recipe(name)
+        assert (recipe["save_strategy"], recipe["save_steps"]) == ("steps", 0.02), name
+        assert recipe["dataloader_persistent_workers"] is True, name
+        assert "save_total_limit" not in recipe  # the default: the last two, and the best

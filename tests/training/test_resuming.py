@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -149,6 +151,55 @@ def test_the_best_checkpoint_is_loaded_whole(tiny_student, images, arguments):
     best = f"{args.output_dir}/checkpoint-4"
     assert trainer.state.best_model_checkpoint == best
     assert_same(trainer.model, DeiTLTForImageClassification.from_pretrained(best))
+
+
+def test_checkpoints_at_a_share_of_all_steps(tiny_student, images, arguments):
+    """The recipes save so: a run resumes from one without a word, and keeps the last two and the best."""
+
+    def train(checkpoint: str | None = None, limit: int | None = None, **settings) -> DeiTLTTrainer:
+        shares = {"save_strategy": "steps", "save_steps": 0.2, "eval_strategy": "steps", "eval_steps": 0.2}
+        args = arguments(
+            distillation_type="none",
+            load_best_model_at_end=True,
+            metric_for_best_model="loss",
+            greater_is_better=True,  # so that the best is not the last
+            learning_rate=0.01,
+            num_train_epochs=5,
+            save_total_limit=limit,
+            **shares,
+        )
+        trainer = DeiTLTTrainer(tiny_student(), args, train_dataset=images(), eval_dataset=images())
+        trainer.train(resume_from_checkpoint=checkpoint and f"{args.output_dir}/{checkpoint}")
+        assert (args.save_steps, trainer.state.save_steps, trainer.state.eval_steps) == (0.2, 4, 4)
+        return trainer
+
+    def saved(trainer: DeiTLTTrainer) -> set[str]:
+        return {path.name for path in Path(trainer.args.output_dir).glob("checkpoint-*")}
+
+    whole = train()
+    assert saved(whole) == {f"checkpoint-{step}" for step in (4, 8, 12, 16, 20)}
+    best = whole.state.best_model_checkpoint
+    with watched_warnings() as warned:
+        resumed = train("checkpoint-8")
+    assert not [line for line in warned if "do not match" in line]
+    assert resumed.state.log_history[-2]["eval_loss"] == whole.state.log_history[-2]["eval_loss"]
+    assert resumed.state.best_model_checkpoint == best
+    assert_same(resumed.model, whole.model)
+    assert saved(train(limit=2)) == {Path(best).name, "checkpoint-20"}
+
+
+@contextmanager
+def watched_warnings():
+    """What transformers logs as warnings, which does not reach the root logger."""
+    warned: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warned.append(record.getMessage())
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    try:
+        yield warned
+    finally:
+        logger.removeHandler(handler)
 
 
 def test_a_checkpoint_without_weights_is_refused(tiny_student, images, arguments, tmp_path):

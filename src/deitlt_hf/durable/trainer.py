@@ -183,6 +183,18 @@ class DurableTrainer(Trainer):
             raise Stopped(request.signum)
         return result
 
+    def _init_training_state(self, max_steps, *args, **kwargs) -> tuple[int, int]:
+        # transformers compares a share of all steps with the number of steps that a checkpoint holds, and warns.
+        shares = {name: getattr(self.args, name) for name in ("logging_steps", "eval_steps", "save_steps")}
+        shares = {name: share for name, share in shares.items() if share is not None and share < 1}
+        for name, share in shares.items():
+            setattr(self.args, name, math.ceil(max_steps * share))
+        try:
+            return super()._init_training_state(max_steps, *args, **kwargs)
+        finally:
+            for name, share in shares.items():
+                setattr(self.args, name, share)
+
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         # transformers has no hook between counting the steps and preparing the optimiser.
         self.before_training(max_steps)

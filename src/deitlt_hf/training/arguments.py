@@ -133,6 +133,9 @@ class LongTailTrainingArguments(DurableTrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Left off: views are made from the `image` column when an image is read."}
     )
+    per_device_eval_batch_size: int | None = field(
+        default=None, metadata={"help": "Images per device while evaluating; left out, as many as in training."}
+    )
     save_strategy: str = field(default="epoch", metadata={"help": "When to save checkpoints: no, steps or epoch."})
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})
 
@@ -218,6 +221,13 @@ class LongTailTrainingArguments(DurableTrainingArguments):
         names = ("loss", *self.measures)
         if self.metric_for_best_model is not None:
             one_of("metric_for_best_model", self.metric_for_best_model.removeprefix("eval_"), names)
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Images in a batch of this process while evaluating: what fits in training fits without gradients too."""
+        if self.per_device_eval_batch_size is None:
+            return self.train_batch_size
+        return super().eval_batch_size
 
     @property
     def measures(self) -> tuple[str, ...]:
