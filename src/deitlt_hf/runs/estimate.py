@@ -1,0 +1,148 @@
+"""Says after a few steps how long a training will take on this machine, and what it needs."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable
+
+import psutil
+import torch
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from deitlt_hf.errors import counted
+from deitlt_hf.training.long_tail import LongTailTrainer
+
+WARM_UP_STEPS = 3  # compilation, memory that is asked for the first time
+TIMED_STEPS = 10  # at least, and for so many seconds, unless the training is shorter
+TIMED_SECONDS = 4.0
+SHORT = 10.0  # seconds of a training that needs no estimate
+LONG = 3600.0  # seconds on a CPU, from which on the estimate says what would make it shorter
+EVALUATED = 1 / 3  # of the time of a training image: there is no backward pass
+
+
+class TimeEstimate(TrainerCallback):
+    """Times the first steps of a training, and prints once what the whole will take.
+
+    Args:
+        trainer: whose steps it is called for.
+        test_passes: evaluations of the test images after the training.
+    """
+
+    def __init__(self, trainer: LongTailTrainer, test_passes: int = 1) -> None:
+        self._trainer, self._test_passes = trainer, test_passes
+        self._steps = 0
+        self._started = 0.0
+        self._done = False
+
+    def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
+        if self._done:
+            return
+        self._steps += 1
+        if self._steps == self._warm_up:
+            self._started = self._now()
+        timed = self._steps - self._warm_up
+        # Looking at the clock waits for a GPU, which slows a step down: not in every step of a long training.
+        if timed >= TIMED_STEPS and timed % TIMED_STEPS == 0:
+            seconds = self._now() - self._started
+            if seconds >= TIMED_SECONDS or timed >= 10 * TIMED_STEPS:
+                self._done = True
+                self._say(seconds / timed, state.max_steps - state.global_step, optimizer)
+
+    @property
+    def _warm_up(self) -> int:
+        """Steps until the time of a step is that of the whole training; before, workers have fetched batches ahead."""
+        args = self._trainer.args
+        ahead = args.dataloader_num_workers * (args.dataloader_prefetch_factor or 2)
+        return WARM_UP_STEPS + -(-ahead // args.gradient_accumulation_steps)
+
+    def _now(self) -> float:
+        if self._trainer.args.device.type == "cuda":
+            torch.cuda.synchronize(self._trainer.args.device)
+        return time.perf_counter()
+
+    def _say(self, step: float, steps_left: int, optimizer: torch.optim.Optimizer) -> None:
+        trainer, args = self._trainer, self._trainer.args
+        images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        evaluation = self._evaluations() * len(trainer.eval_dataset) * EVALUATED * step / images
+        whole = step * steps_left + evaluation
+        if whole < SHORT or not trainer.is_world_process_zero():
+            return
+        lines = [
+            f"about {duration(whole)} more on this machine: {steps_left:,} steps of {counted(images, 'image')}, "
+            f"{images / step:,.3g} images per second; {duration(evaluation)} of it for evaluation",
+            f"it needs {self._memory()}, and {self._disk(optimizer)}",
+        ]
+        if whole > LONG and args.device.type == "cpu":
+            lines.append(
+                "shorter: fewer --num_train_epochs; for a student a smaller --image_size, --student_size tiny, or a "
+                "pretrained start (--init_from); or a GPU"
+            )
+        tqdm.write("\n".join(lines))  # above the progress bar
+
+    def _evaluations(self) -> int:
+        """How often the test images are evaluated from now on."""
+        args, state = self._trainer.args, self._trainer.state
+        during = 0
+        if args.eval_strategy == IntervalStrategy.EPOCH:
+            during = round(state.num_train_epochs - (state.epoch or 0))
+        elif args.eval_strategy == IntervalStrategy.STEPS and state.eval_steps:
+            during = (state.max_steps - state.global_step) // state.eval_steps
+        return during + self._test_passes
+
+    def _memory(self) -> str:
+        """What a process takes by now."""
+        device = self._trainer.args.device
+        if device.type == "cuda":
+            return f"{size(torch.cuda.max_memory_allocated(device))} of memory on each GPU"
+        taken = psutil.Process().memory_info().rss
+        return f"{size(taken)} of memory (of {size(psutil.virtual_memory().total)})"
+
+    def _disk(self, optimizer: torch.optim.Optimizer) -> str:
+        trainer, args = self._trainer, self._trainer.args
+        model = _bytes([*trainer.model.parameters(), *trainer.model.buffers()])
+        state = _bytes(value for of in optimizer.state.values() for value in of.values() if torch.is_tensor(value))
+        kept = min(self._saves(), args.save_total_limit or self._saves())
+        needed = model + kept * (model + state)
+        free = shutil.disk_usage(args.output_dir).free
+        few = f", and only {size(free)} are free" if free < needed else ""
+        return f"{size(needed)} of disk for the model and {counted(kept, 'checkpoint')}{few}"
+
+    def _saves(self) -> int:
+        """How many checkpoints a whole training saves."""
+        args, state = self._trainer.args, self._trainer.state
+        if args.save_strategy == SaveStrategy.NO:
+            return 0
+        if args.save_strategy == SaveStrategy.STEPS and state.save_steps:
+            return state.max_steps // state.save_steps
+        return state.num_train_epochs
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that one would say it in.
+
+    Example:
+        >>> duration(42), duration(150), duration(7200), duration(400_000)
+        ('42 seconds', '2.5 minutes', '2 hours', '4.6 days')
+    """
+    for name, unit in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * unit:
+            count = seconds / unit
+            return f"{count:.2g} {name}" if count < 10 else f"{count:.0f} {name}"
+    return f"{seconds:.0f} seconds"
+
+
+def size(count: float) -> str:
+    """Bytes in MB or GB.
+
+    Example:
+        >>> size(14_000_000), size(2_500_000_000)
+        ('14 MB', '2.5 GB')
+    """
+    return f"{count / 1e9:.2g} GB" if count >= 1e9 else f"{max(count / 1e6, 1):.0f} MB"
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
