@@ -35,6 +35,32 @@ def inspection_of(images: int | list[int], side: float = 32) -> Inspection:
     )
 
 
+@pytest.fixture(autouse=True)
+def has_gpu(monkeypatch):
+    """What is suggested on a machine with a GPU, whatever this machine is."""
+    monkeypatch.setattr("deitlt_hf.data.suggestion.on_gpu", lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("images", "side", "student", "teacher"),
+    [
+        # 50,000 and 20,000 views in tens of epochs: 83 and 33 for 600 images.
+        (600, 500, (64, 80, 40, "tiny"), (64, 30, 20)),
+        (600, 32, (32, 80, 40, "tiny"), (32, 30, 20)),
+        (50, 32, (32, 400, 200, "tiny"), (32, 400, 20)),
+        (50_000, 224, (64, 10, 5, "tiny"), (64, 10, 20)),
+    ],
+)
+def test_without_a_gpu_a_shorter_run_is_suggested(images, side, student, teacher, monkeypatch):
+    monkeypatch.setattr("deitlt_hf.data.suggestion.on_gpu", lambda: False)
+    of_student = suggest_recipe(inspection_of(images, side))
+    names = ("image_size", "num_train_epochs", "drw_start_epoch", "student_size")
+    assert tuple(of_student.settings[name] for name in names) == student
+    of_teacher = suggest_teacher_recipe(inspection_of(images, side)).settings
+    assert tuple(of_teacher[name] for name in ("image_size", "num_train_epochs", "depth")) == teacher
+    assert "no GPU" in of_student.reasons["num_train_epochs"]
+
+
 @pytest.mark.parametrize(
     ("side", "image_size", "patch_size"),
     [(8, 32, 4), (32, 32, 4), (63, 32, 4), (64, 64, 8), (111, 64, 8), (112, 112, 8), (160, 160, 16), (500, 224, 16)],

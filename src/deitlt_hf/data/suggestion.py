@@ -37,6 +37,10 @@ TEACHER_EPOCHS = (90, 200)
 CIFAR_RESNET_LIMIT = 64  # pixels, up to which the CIFAR ResNet is suggested
 RESNET50_FROM = 20_000  # training images
 MANY_EPOCHS = 100
+# Without a GPU: a few hundred images take about half an hour on two cores, teacher and student together.
+CPU_IMAGE_SIZE = 64  # at most
+CPU_STUDENT_VIEWS, CPU_TEACHER_VIEWS = 50_000, 20_000
+CPU_EPOCHS = (10, 400)
 GIVEN = "given"
 
 
@@ -103,7 +107,10 @@ def suggest_recipe(inspection: Inspection, given: Mapping[str, Any] | None = Non
     if choices.given.get("init_from") is None:
         _choose_image_size(choices, inspection)
         _choose_student(choices, images, len(inspection.class_names))
-    epochs = _choose_epochs(choices, images, STUDENT_VIEWS, STUDENT_EPOCHS, "the paper's 1200 on CIFAR-LT")
+    if on_gpu():
+        epochs = _choose_epochs(choices, images, STUDENT_VIEWS, STUDENT_EPOCHS, "the paper's 1200 on CIFAR-LT")
+    else:
+        epochs = _choose_epochs(choices, images, CPU_STUDENT_VIEWS, CPU_EPOCHS)
     is_small = images * epochs < SMALL_BUDGET
     if is_small:
         start, reason = int(epochs / 2), "DRW for half of the epochs: better than the paper's twelfth at a small budget"
@@ -132,7 +139,10 @@ def suggest_teacher_recipe(inspection: Inspection, given: Mapping[str, Any] | No
     images = sum(inspection.class_counts)
     image_size = _choose_image_size(choices, inspection)
     _choose_cnn(choices, images, image_size)
-    epochs = _choose_epochs(choices, images, TEACHER_VIEWS, TEACHER_EPOCHS, "the published CIFAR teachers' 200")
+    if on_gpu():
+        epochs = _choose_epochs(choices, images, TEACHER_VIEWS, TEACHER_EPOCHS, "the published CIFAR teachers' 200")
+    else:
+        epochs = _choose_epochs(choices, images, CPU_TEACHER_VIEWS, CPU_EPOCHS)
     reason = "DRW for the last fifth of the epochs, as published: 160 of 200"
     _choose_drw_and_warmup(choices, epochs, int(0.8 * epochs), reason)
     batch = _choose_batch(choices, images)
@@ -156,6 +166,11 @@ def format_suggestion(suggestion: Suggestion, width: int = 120) -> str:
     return "\n".join(lines)
 
 
+def on_gpu() -> bool:
+    """Whether this machine has a GPU or another accelerator; without one, a shorter run is suggested."""
+    return torch.accelerator.is_available()
+
+
 def _choose_image_size(choices: Suggestion, inspection: Inspection) -> int:
     sides = inspection.splits["train"].shorter_side
     if not sides:
@@ -163,7 +178,10 @@ def _choose_image_size(choices: Suggestion, inspection: Inspection) -> int:
     side = sides["median"]
     size = max((size for size in IMAGE_SIZES if size <= side), default=IMAGE_SIZES[0])
     how = "the largest usual size that is not above" if size <= side else "the smallest usual size; it is above"
-    return choices.add("image_size", size, f"{how} the shorter side of the median training image, {side:g} pixels")
+    reason = f"{how} the shorter side of the median training image, {side:g} pixels"
+    if size > CPU_IMAGE_SIZE and not on_gpu():
+        size, reason = CPU_IMAGE_SIZE, f"there is no GPU here, and larger images take long; with one {size}"
+    return choices.add("image_size", size, reason)
 
 
 def _choose_student(choices: Suggestion, images: int, classes: int) -> None:
@@ -171,7 +189,7 @@ def _choose_student(choices: Suggestion, images: int, classes: int) -> None:
     usual = next((PATCH_SIZES[size] for size in PATCH_SIZES if image_size <= size), 16)
     patch = next(patch for patch in range(usual, 0, -1) if image_size % patch == 0)
     choices.add("patch_size", patch, f"{(image_size // patch) ** 2} patches of an image of {image_size} pixels")
-    size = next((size for size, limit in STUDENT_LIMITS.items() if images < limit), "base")
+    size = next((size for size, limit in STUDENT_LIMITS.items() if images < limit or not on_gpu()), "base")
     own = {name: choices.value(name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
     sizes = {"image_size": image_size, "patch_size": choices.value("patch_size")}
     shape = student_shape(choices.given.get("student_size", size), **own)
@@ -181,8 +199,9 @@ def _choose_student(choices: Suggestion, images: int, classes: int) -> None:
         raise DeiTLTError(str(error)) from error
     with torch.device("meta"):  # tensors without values
         weights = DeiTLTForImageClassification(config).num_parameters() / 1e6
-    limits = ", ".join(f"{size} below {limit:,}" for size, limit in STUDENT_LIMITS.items())
-    reason = f"{weights:.2g} million weights for {images:,} training images ({limits}, then base)"
+    limits = ", ".join(f"{size} below {limit:,}" for size, limit in STUDENT_LIMITS.items()) + ", then base"
+    limits = limits if on_gpu() else "the smallest, for there is no GPU here"
+    reason = f"{weights:.2g} million weights for {images:,} training images ({limits})"
     choices.add("student_size", size, reason)
 
 
@@ -198,7 +217,8 @@ def _choose_cnn(choices: Suggestion, images: int, image_size: int) -> None:
         name, reason = "resnet50", "the paper's for ImageNet-LT and iNaturalist-2018"
     architecture = choices.add("architecture", name, reason)
     if architecture == "cifar_resnet":
-        choices.add("depth", 32, "the paper's")
+        depth, reason = (32, "the paper's") if on_gpu() else (20, "faster than the paper's 32: there is no GPU here")
+        choices.add("depth", depth, reason)
     if architecture != name and architecture != "cifar_resnet":
         choices.add("loss", "ce", "goes with any architecture")
         return
@@ -207,15 +227,22 @@ def _choose_cnn(choices: Suggestion, images: int, image_size: int) -> None:
         choices.add("classifier", "cosine", "LDAM's")
 
 
-def _choose_epochs(choices: Suggestion, images: int, views: int, bounds: tuple[int, int], most: str) -> float:
-    """As many epochs as make `views` of the images, within bounds and in tens."""
+def _choose_epochs(
+    choices: Suggestion, images: int, views: int, bounds: tuple[int, int], most: str | None = None
+) -> float:
+    """As many epochs as make `views` of the images, within bounds and in tens; `most` says whose the upper bound is."""
     least, largest = bounds
     epochs = min(max(round(views / images, -1), least), largest)
-    reason = f"about {views / 1e6:g} million views of {images:,} training images"
-    if epochs == largest:
-        reason = f"{most}, the most that is suggested: {images * epochs / 1e6:.3g} million views"
+    # Unlike `views`, in the unit that one reads best.
+    seen = f"{images * epochs / 1e6:.3g} million" if images * epochs >= 1e5 else f"{images * epochs:,.0f}"
+    if most is None:
+        reason = f"{seen} views of {images:,} training images: there is no GPU here; more are better"
+    elif epochs == largest:
+        reason = f"{most}, the most that is suggested: {seen} views"
     elif epochs == least:
-        reason = f"the least that is suggested: {images * epochs / 1e6:.3g} million views; more are better"
+        reason = f"the least that is suggested: {seen} views; more are better"
+    else:
+        reason = f"about {views / 1e6:g} million views of {images:,} training images"
     return choices.add("num_train_epochs", int(epochs), reason)
 
 
