@@ -52,7 +52,7 @@ def test_every_method_is_a_command_that_exists(module, base, monkeypatch, tmp_pa
         kinds = [TrainingDataArguments, StudentArguments, DeiTLTTrainingArguments]
         if own[0] == "teacher":
             kinds = [TrainingDataArguments, TeacherArguments, TeacherTrainingArguments]
-        *_, args = parsing.parse_with_recipe("x", "", kinds, [*own[1:], "--use_cpu"])
+        *_, args = parsing.parse_with_recipe("x", kinds, [*own[1:], "--use_cpu"])
         assert args.num_train_epochs == load_recipe(own[2])["num_train_epochs"]
     methods.train("deit-lt", 0, place, budget=2)
     epochs = 2 * load_recipe(base)["num_train_epochs"]

@@ -12,6 +12,11 @@ logger = logging.getLogger("deitlt_hf")
 
 _MOST_CHARACTERS = 400  # of a library's message
 _NOT_THERE = "there is no such directory"
+_ADVICE = {
+    "a model": "pass a directory with config.json and model.safetensors, such as the output of `deitlt train`, or a "
+    "hub id",
+    "a teacher": "pass the directory of an image classifier, such as the output of `deitlt teacher`, or a hub id",
+}
 
 # Marks that make a terminal or a browser write from right to left: a name could pose as another.
 _DIRECTION_MARKS = set("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -97,6 +102,17 @@ def check_is_there(source: str | None) -> None:
     """Refuse a model's directory that does not exist before anything else is loaded; hub ids pass."""
     if source is not None and _is_missing_path(source):
         raise DeiTLTError(f"{source}: {_NOT_THERE}; pass the directory of a model, or a hub id")
+
+
+def check_model_is_there(source: str) -> None:
+    """Refuse a directory that does not exist as loading a model would, before the libraries for that are loaded."""
+    if _is_missing_path(source):
+        raise cannot_load("a model", source, _NOT_THERE)
+
+
+def cannot_load(what: str, source: str, reason: str) -> DeiTLTError:
+    """The error about "a model" or "a teacher" that cannot be loaded."""
+    return DeiTLTError(f"cannot load {what} from {source}: {reason}; {_ADVICE[what]}")
 
 
 def _is_missing_path(source: str) -> bool:

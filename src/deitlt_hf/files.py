@@ -41,6 +41,12 @@ _TYPES: dict[str, dict[str, Any]] = {
 _MOST_BYTES = 2**25  # a hundred thousand classes with names and counts fit
 
 
+def check_is_directory(directory: str | os.PathLike[str]) -> None:
+    """Refuse a directory of a model that does not exist."""
+    if not Path(directory).is_dir():
+        raise DeiTLTError(f"there is no directory {directory}; pass the output of `deitlt train`, or a saved model")
+
+
 def check_is_free(directory: str | os.PathLike[str]) -> None:
     """Refuse a directory that is not empty, or that cannot be made."""
     path = Path(directory)

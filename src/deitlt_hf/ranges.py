@@ -62,9 +62,13 @@ RANGES = {name: of for of, names in _NAMES.items() for name in names.split()}
 def check_ranges(settings: object) -> None:
     """Refuse a dataclass with a field that is not in its range."""
     for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if field.name in RANGES and value is not None and value not in RANGES[field.name]:
-            raise DeiTLTError(f"{field.name} is {value!r}; pass {RANGES[field.name]}")
+        check_range(field.name, getattr(settings, field.name))
+
+
+def check_range(name: str, value: object) -> None:
+    """Refuse a value that is not in the range of the setting `name`."""
+    if name in RANGES and value is not None and value not in RANGES[name]:
+        raise DeiTLTError(f"{name} is {value!r}; pass {RANGES[name]}")
 
 
 def one_of(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -177,7 +177,7 @@ def test_every_recipe_has_its_teacher_and_says_known_settings(name, tmp_path, mo
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
 
     data, student, args = parse_with_recipe(
-        "train", "", [TrainingDataArguments, StudentArguments, DeiTLTTrainingArguments], ["--recipe", name]
+        "train", [TrainingDataArguments, StudentArguments, DeiTLTTrainingArguments], ["--recipe", name]
     )
     assert args.output_dir == f"runs/{name}"
     assert data.image_size % student.patch_size == 0
@@ -186,7 +186,6 @@ def test_every_recipe_has_its_teacher_and_says_known_settings(name, tmp_path, mo
         return
     teacher_data, *_ = parse_with_recipe(
         "teacher",
-        "",
         [TrainingDataArguments, TeacherArguments, TeacherTrainingArguments],
         ["--recipe", teacher_recipe(name)],
     )
@@ -289,7 +288,7 @@ def test_teachers_recipes_parse_and_have_the_papers_settings(name):
     from deitlt_hf.training.arguments import TeacherTrainingArguments
 
     kinds = [TrainingDataArguments, TeacherArguments, TeacherTrainingArguments]
-    data, teacher, args = parse_with_recipe("teacher", "", kinds, ["--recipe", name])
+    data, teacher, args = parse_with_recipe("teacher", kinds, ["--recipe", name])
     settings = vars(data) | vars(teacher) | vars(args)
     paper = PAPERS_TEACHERS.get(name, {})
     assert {name: settings[name] for name in paper} == paper
@@ -317,7 +316,7 @@ def test_a_flag_stands_over_the_recipe_and_a_file_is_a_recipe_too(tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("learning_rate: 1e-3\nnum_train_epochs: 7\n")
     (args,) = parse_with_recipe(
-        "train", "", [DeiTLTTrainingArguments], ["--recipe", str(recipe), "--num-train-epochs", "9"]
+        "train", [DeiTLTTrainingArguments], ["--recipe", str(recipe), "--num-train-epochs", "9"]
     )
     assert (args.learning_rate, args.num_train_epochs, args.output_dir) == (1e-3, 9, "runs/mine")
 

@@ -15,7 +15,7 @@ TEACHER = [TrainingDataArguments, TeacherArguments, TeacherTrainingArguments]
 
 
 def parse(argv, dataclasses=STUDENT):
-    return parse_with_recipe("train", "", dataclasses, [*argv, "--use_cpu", "true"])[2]
+    return parse_with_recipe("train", dataclasses, [*argv, "--use_cpu", "true"])[2]
 
 
 def notices(caplog) -> list[str]:
@@ -25,9 +25,9 @@ def notices(caplog) -> list[str]:
 @pytest.mark.parametrize(
     ("flag", "meant"),
     [
-        ("--lr", "did you mean --learning_rate?"),
-        ("--epochs", "did you mean --num_train_epochs?"),
-        ("--batch-size", "did you mean --per_device_train_batch_size?"),
+        ("--learn_rate", "did you mean --learning_rate?"),
+        ("--num-epochs", "did you mean --num_train_epochs?"),
+        ("--bs", "did you mean --per_device_train_batch_size?"),
         ("--pretrained=x", "did you mean --init_from?"),
         ("--distillation_typ", "--distillation_type"),
         ("--imagesize", "did you mean --image_size?"),

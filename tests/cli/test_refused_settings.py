@@ -54,6 +54,7 @@ TEACHER = [
 @pytest.mark.parametrize(("flags", "message"), TRAIN)
 def test_a_students_settings_are_refused_at_once(capsys, tmp_path, monkeypatch, source, flags, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
     refused_in_one_line(capsys, ["train", *source, "--distillation_type", "none", *flags], message)
 
 
@@ -63,6 +64,7 @@ def test_a_students_settings_are_refused_at_once(capsys, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(("flags", "message"), TEACHER)
 def test_a_teachers_settings_are_refused_at_once(capsys, tmp_path, monkeypatch, source, flags, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
     refused_in_one_line(capsys, ["teacher", *source, *flags], message)
 
 

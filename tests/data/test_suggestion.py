@@ -251,7 +251,7 @@ class TestParsing:
             seen.append(given)
             return suggest_recipe(inspection_of(3000, 64), given).settings
 
-        data, student, args = parse_with_recipe("train", "", self.KINDS, ["--use_cpu", *argv], suggest)
+        data, student, args = parse_with_recipe("train", self.KINDS, ["--use_cpu", *argv], suggest)
         return vars(data) | vars(student) | vars(args), seen
 
     def test_flags_over_the_suggestion_over_defaults(self):

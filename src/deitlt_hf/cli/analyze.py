@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from deitlt_hf.cli.flags import check_flags
+from deitlt_hf.errors import check_model_is_there
 
 
 @dataclass
@@ -19,7 +23,25 @@ class AnalyzeArguments:
     batch_size: int = field(default=64, metadata={"help": "Images per step."})
 
 
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="directory or hub id of a student, DeiT or ViT")
+    parser.add_argument("--revision", default="main", help="Branch, tag or commit of a model on the hub.")
+
+
 def run(argv: Sequence[str]) -> None:
+    check_model_is_there(
+        check_flags(
+            "analyze",
+            "MODEL --out DIR [options]",
+            "Accuracy, attention, features and calibration of a student, DeiT or ViT, as a page with figures. "
+            "The data are those of the run unless flags say otherwise.",
+            ["DataArguments", "AnalyzeArguments"],
+            argv,
+            _add_model,
+            of_run=True,
+        ).model
+    )
+
     import torch
     from accelerate import PartialState
 
@@ -34,15 +56,8 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.runs.analyzing import analyze_saved_model
     from deitlt_hf.runs.images import load_images_to_measure
 
-    parser = DataclassParser(
-        "analyze",
-        "MODEL --out DIR [options]",
-        "Accuracy, attention, features and calibration of a student, DeiT or ViT, as a page with figures. "
-        "The data are those of the run unless flags say otherwise.",
-        [DataArguments, AnalyzeArguments],
-    )
-    parser.add_argument("model", help="directory or hub id of a student, DeiT or ViT")
-    parser.add_argument("--revision", default="main", help="Branch, tag or commit of a model on the hub.")
+    parser = DataclassParser("analyze", [DataArguments, AnalyzeArguments])
+    _add_model(parser)
     choice, data, options, of_model = parse_with_data_of_run(parser, argv, lambda known: known.model)
     state = PartialState(cpu=not torch.accelerator.is_available())
     check_analysis(options.out, state.num_processes)

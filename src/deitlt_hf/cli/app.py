@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deitlt_hf.cli.console import OneLineParser, quiet_libraries
+from deitlt_hf.errors import check_model_is_there
 
 
 def run(argv: Sequence[str]) -> None:
@@ -19,6 +20,7 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--examples", type=Path, metavar="DIR", help="pictures to try, or a folder of them per class")
     parser.add_argument("--revision", help="branch, tag or commit of a model of the hub")
     options = parser.parse_args(argv)
+    check_model_is_there(options.model)
 
     from deitlt_hf.inference.app import build_app, check_address, import_gradio, serve
     from deitlt_hf.inference.app_examples import examples_in_folder, examples_of_run

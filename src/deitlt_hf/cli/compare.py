@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.cli.flags import check_flags
+from deitlt_hf.errors import DeiTLTError, check_model_is_there
 
 
 @dataclass
@@ -20,7 +22,30 @@ class CompareArguments:
     batch_size: int = field(default=64, metadata={"help": "Images per step."})
 
 
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "models",
+        metavar="MODEL",
+        nargs="+",
+        help="directory or hub id of a student, DeiT or ViT, or NAME=DIR to show it under another name",
+    )
+
+
 def run(argv: Sequence[str]) -> None:
+    given = check_flags(
+        "compare",
+        "MODEL MODEL ... [options]",
+        "Models side by side: accuracies with 95 % intervals, differences from the first, and figures. "
+        "The data are those of the first model's run unless flags say otherwise.",
+        ["DataArguments", "CompareArguments"],
+        argv,
+        _add_models,
+        of_run=True,
+    )
+    sources = name_models(given.models)
+    for source in sources.values():
+        check_model_is_there(source)
+
     import torch
     from accelerate import PartialState
 
@@ -35,23 +60,9 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.runs.analyzing import analyze_saved_model
     from deitlt_hf.runs.images import load_images_to_measure
 
-    parser = DataclassParser(
-        "compare",
-        "MODEL MODEL ... [options]",
-        "Models side by side: accuracies with 95 % intervals, differences from the first, and figures. "
-        "The data are those of the first model's run unless flags say otherwise.",
-        [DataArguments, CompareArguments],
-    )
-    parser.add_argument(
-        "models",
-        metavar="MODEL",
-        nargs="+",
-        help="directory or hub id of a student, DeiT or ViT, or NAME=DIR to show it under another name",
-    )
-    choice, data, options, compared = parse_with_data_of_run(
-        parser, argv, lambda known: next(iter(name_models(known.models).values()))
-    )
-    sources = name_models(compared.models)
+    parser = DataclassParser("compare", [DataArguments, CompareArguments])
+    _add_models(parser)
+    choice, data, options, _ = parse_with_data_of_run(parser, argv, lambda known: next(iter(sources.values())))
     state = PartialState(cpu=not torch.accelerator.is_available())
     check_analysis(options.out, state.num_processes)
 

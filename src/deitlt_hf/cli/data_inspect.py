@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deitlt_hf.cli.flags import check_data_is_there, check_flags
 from deitlt_hf.cli.next_steps import data_flags, say_next
 from deitlt_hf.errors import DeiTLTError, notice
 from deitlt_hf.files import check_is_writable
@@ -28,8 +30,22 @@ class InspectArguments:
     )
 
 
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="as for --data: a name, directory, file or hub id")
+
+
 def run(argv: Sequence[str]) -> None:
     """Inspect the data set named in `argv` and print its inspection."""
+    given = check_flags(
+        "data inspect",
+        "SOURCE [options]",
+        "What a data set looks like: its tail, its images, its damage and its duplicates.",
+        ["DataArguments", "InspectArguments"],
+        argv,
+        _add_source,
+    )
+    check_data_is_there(given.source)
+
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.parsing import DataclassParser
     from deitlt_hf.data.arguments import DataArguments, group_classes, load_splits
@@ -38,13 +54,8 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.evaluation.figures.inspection import inspection_figure
     from deitlt_hf.evaluation.figures.style import save_figure
 
-    parser = DataclassParser(
-        "data inspect",
-        "SOURCE [options]",
-        "What a data set looks like: its tail, its images, its damage and its duplicates.",
-        [DataArguments, InspectArguments],
-    )
-    parser.add_argument("source", metavar="SOURCE", help="as for --data: a name, directory, file or hub id")
+    parser = DataclassParser("data inspect", [DataArguments, InspectArguments])
+    _add_source(parser)
     data, options, named = parser.parse_into(argv)
     data.data = named.source
     if data.on_bad_image == "error":

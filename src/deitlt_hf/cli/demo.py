@@ -58,7 +58,6 @@ def _train(teacher_dir: Path, student_dir: Path) -> tuple[TrainingDataArguments,
     train_teacher(
         *parse_with_recipe(
             "demo",
-            "",
             [TrainingDataArguments, TeacherArguments, TeacherTrainingArguments],
             ["--recipe", "digits-lt-teacher", "--output_dir", str(teacher_dir)],
         )
@@ -66,7 +65,6 @@ def _train(teacher_dir: Path, student_dir: Path) -> tuple[TrainingDataArguments,
     print("2/3 student: a small Vision Transformer that learns from the labels (CLS) and from the teacher (DIST)")
     data, student, args = parse_with_recipe(
         "demo",
-        "",
         [TrainingDataArguments, StudentArguments, DeiTLTTrainingArguments],
         ["--recipe", "digits-lt", "--teacher", str(teacher_dir), "--output_dir", str(student_dir)],
     )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from deitlt_hf.cli.flags import check_flags
+from deitlt_hf.errors import check_model_is_there
 
 
 @dataclass
@@ -19,7 +23,24 @@ class EvaluateArguments:
     )
 
 
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="directory or hub id of a student")
+    parser.add_argument("--revision", default="main", help="Branch, tag or commit of a model on the hub.")
+
+
 def run(argv: Sequence[str]) -> None:
+    check_model_is_there(
+        check_flags(
+            "evaluate",
+            "MODEL [options]",
+            "Accuracy of a student's experts. The data are those of the run unless flags say otherwise.",
+            ["DataArguments", "EvaluateArguments"],
+            argv,
+            _add_model,
+            of_run=True,
+        ).model
+    )
+
     import torch
     from accelerate import Accelerator
 
@@ -34,14 +55,8 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.runs.analyzing import teacher_of_run
     from deitlt_hf.runs.images import load_images_to_measure
 
-    parser = DataclassParser(
-        "evaluate",
-        "MODEL [options]",
-        "Accuracy of a student's experts. The data are those of the run unless flags say otherwise.",
-        [DataArguments, EvaluateArguments],
-    )
-    parser.add_argument("model", help="directory or hub id of a student")
-    parser.add_argument("--revision", default="main", help="Branch, tag or commit of a model on the hub.")
+    parser = DataclassParser("evaluate", [DataArguments, EvaluateArguments])
+    _add_model(parser)
     choice, data, options, of_model = parse_with_data_of_run(parser, argv, lambda known: known.model)
     if options.output is not None:
         check_is_new(Path(options.output), "--output")

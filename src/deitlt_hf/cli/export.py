@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deitlt_hf.cli.console import OneLineParser, quiet_libraries
 from deitlt_hf.cli.next_steps import say_next
+from deitlt_hf.errors import check_model_is_there
 
 
 def run(argv: Sequence[str]) -> None:
@@ -23,6 +24,7 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--int8", action="store_true", help="quantise to 8 bits: smaller, faster, other logits")
     parser.add_argument("--revision", help="branch, tag or commit of a model on the hub (default: main)")
     options = parser.parse_args(argv)
+    check_model_is_there(options.model)
 
     from deitlt_hf.inference.export import export_model
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from transformers import HfArgumentParser
 
 from deitlt_hf.cli.console import OneLineParser
+from deitlt_hf.cli.flag_parser import or_none
+from deitlt_hf.cli.flags import near_names, refuse_unknown
+from deitlt_hf.cli.training_flags import add_recipe
 from deitlt_hf.data.record import DATA_FILE, at_recorded_places
 from deitlt_hf.data.suggestion import format_setting
 from deitlt_hf.errors import DeiTLTError, notice
@@ -24,63 +25,12 @@ if TYPE_CHECKING:
     from deitlt_hf.data.arguments import DataArguments
     from deitlt_hf.runs.images import DataChoice
 
-# Our flags, and what other programs call them.
-_OTHER_NAMES = {
-    "learning_rate": "lr",
-    "num_train_epochs": "epochs num_epochs",
-    "per_device_train_batch_size": "batch batch_size bs train_batch_size",
-    "per_device_eval_batch_size": "eval_batch_size",
-    "dataloader_num_workers": "workers num_workers",
-    "weight_decay": "wd",
-    "warmup_epochs": "warmup",
-    "label_smoothing_factor": "smoothing label_smoothing",
-    "drop_path_rate": "drop_path",
-    "ema_decay": "ema",
-    "student_size": "model arch",
-    "architecture": "model arch",
-    "image_size": "size img_size input_size resolution",
-    "data": "dataset data_path",
-    "output_dir": "output out",
-    "out": "output",
-    "init_from": "pretrained weights",
-    "resume_from_checkpoint": "checkpoint",
-    "resume": "continue",
-    "overwrite": "force",
-    "use_cpu": "cpu",
-    "bf16": "amp",
-    "distillation_temperature": "temperature",
-    "distillation_alpha": "alpha",
-    "drw_start_epoch": "drw",
-}
-
-
-def _near(word: str, names: Iterable[str]) -> list[str]:
-    """The flags that an unknown one may mean: those with that name in other programs, or with similar letters."""
-    names, word = set(names) - {"help"}, word.lstrip("-").replace("-", "_").lower()
-    known = [name for name, others in _OTHER_NAMES.items() if name in names and word in others.split()]
-    return known or difflib.get_close_matches(word, sorted(names), n=3, cutoff=0.75)
-
-
-class _ShownDefaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that ends with the default, unless that is None or the text says it already."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        has_default = action.default is not None and "(default:" not in (action.help or "")
-        return super()._get_help_string(action) if has_default else action.help
-
 
 class DataclassParser(OneLineParser, HfArgumentParser):
-    """transformers' parser of dataclasses, for the command `deitlt COMMAND` with the usage `deitlt COMMAND USAGE`."""
+    """transformers' parser of dataclasses for `deitlt COMMAND`; `check_flags` has shown the help before."""
 
-    def __init__(self, command: str, usage: str, description: str, dataclass_types: Sequence[type]):
-        super().__init__(
-            dataclass_types,
-            formatter_class=_ShownDefaults,
-            prog=f"deitlt {command}",
-            usage=f"deitlt {command} {usage}",
-            description=description,
-            allow_abbrev=False,
-        )
+    def __init__(self, command: str, dataclass_types: Sequence[type]):
+        super().__init__(dataclass_types, prog=f"deitlt {command}", add_help=False, allow_abbrev=False)
 
     def parse_into(self, argv: Sequence[str]) -> list[Any]:
         """Instances of the dataclasses, and a namespace of the other arguments."""
@@ -93,9 +43,7 @@ class DataclassParser(OneLineParser, HfArgumentParser):
         except (ValueError, ImportError) as error:  # of transformers' own arguments: no bf16 here, or no DeepSpeed
             reason = str(error).removeprefix("No package metadata was found for ")
             self.error(reason.splitlines()[0].rstrip(". "))
-        if unknown:
-            near = [f"--{name}" for name in _near(unknown[0].split("=")[0], {action.dest for action in self._actions})]
-            self.error(f"unknown option {unknown[0]}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+        refuse_unknown(self, unknown)
         return instances
 
 
@@ -112,9 +60,6 @@ def parse_with_data_of_run(
     from deitlt_hf.runs.images import DataChoice
 
     of_data = {part.name for part in dataclasses.fields(DataArguments)}
-    for action in parser._actions:
-        if action.dest in of_data:
-            action.help = f"{action.help} (default: as in the model's run)"
     known = parser.parse_known_args(argv)[0]
     given = {name: value for name, value in _given_settings(parser, argv).items() if name in of_data}
     settings = load_run_settings(model_of(known), getattr(known, "revision", None))
@@ -141,7 +86,6 @@ def _is_same(data: str, other: str) -> bool:
 
 def parse_with_recipe(
     command: str,
-    description: str,
     dataclass_types: Sequence[type],
     argv: Sequence[str],
     suggest: Callable[[Sequence[Any], dict[str, Any]], dict[str, Any]] | None = None,
@@ -152,9 +96,9 @@ def parse_with_recipe(
     recipe has the recipe in its directory. Otherwise, with `--data`, `suggest` makes settings from the instances
     without a recipe and from the settings that flags give.
     """
-    parser = DataclassParser(command, "[--recipe RECIPE] [options]", description, dataclass_types)
-    parser.add_argument("--recipe", help="name of a recipe (see `deitlt recipes`) or a YAML file")
-    _accept_none(parser, dataclass_types)
+    parser = DataclassParser(command, dataclass_types)
+    add_recipe(parser)
+    accept_none(parser, dataclass_types)
     given = _given_settings(parser, argv)
     recipe = given.pop("recipe", None)
     if recipe is None and "data" in given:
@@ -185,7 +129,7 @@ def _recipe_settings(
     known = {part.name for dataclass_type in dataclass_types for part in dataclasses.fields(dataclass_type)}
     for name in settings:
         if name not in known:
-            near = _near(name, known)
+            near = near_names(name, known)
             hint = f"did you mean {' or '.join(near)}?" if near else "see --help for what it knows"
             raise DeiTLTError(f"recipe {recipe} has an unknown setting {name!r}; {hint}")
     if not resumed:
@@ -236,18 +180,10 @@ def _given_settings(parser: DataclassParser, argv: Sequence[str]) -> dict[str, A
     return vars(given)
 
 
-def _accept_none(parser: HfArgumentParser, dataclass_types: Sequence[type]) -> None:
+def accept_none(parser: HfArgumentParser, dataclass_types: Sequence[type]) -> None:
     """Let `none` mean no number, so that a flag can undo a recipe's setting: `--drw_start_epoch none`."""
     hints = {name: hint for dataclass_type in dataclass_types for name, hint in get_type_hints(dataclass_type).items()}
     for action in parser._actions:
         of_type = get_args(hints.get(action.dest))
         if type(None) in of_type and {int, float} & set(of_type):
-            action.type = _or_none(action.type)
-
-
-def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
-    @wraps(convert)  # argparse names the type in its errors
-    def parse(text: str) -> Any:
-        return None if text == "none" else convert(text)
-
-    return parse
+            action.type = or_none(action.type)

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from deitlt_hf.cli.console import OneLineParser, quiet_libraries
-from deitlt_hf.errors import DeiTLTError, printable
+from deitlt_hf.errors import DeiTLTError, check_model_is_there, printable
 
 _MANY = 100  # from this number of images on, a progress bar is shown
 
@@ -32,6 +32,7 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--output", metavar="FILE", type=Path, help="write the result to FILE.json or FILE.csv")
     parser.add_argument("--revision", help="branch, tag or commit of a model on the hub (default: main)")
     options = parser.parse_args(argv)
+    check_model_is_there(options.model)
 
     from deitlt_hf.evaluation.measures import EXPERTS
     from deitlt_hf.inference.classifier import ExpertClassifier, find_images

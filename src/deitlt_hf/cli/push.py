@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from deitlt_hf.cli.console import OneLineParser
 from deitlt_hf.cli.next_steps import say_next
+from deitlt_hf.files import check_is_directory
 
 
 def run(argv: Sequence[str]) -> None:
@@ -25,6 +26,7 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--branch", metavar="NAME", help="made if it does not exist (default: main)")
     parser.add_argument("--message", metavar="TEXT", help="message of the commit")
     options = parser.parse_args(argv)
+    check_is_directory(options.directory)
 
     from deitlt_hf.hub.pushing import push_model
 

@@ -8,9 +8,14 @@ from typing import Any
 
 from deitlt_hf.cli.console import quiet_libraries
 from deitlt_hf.cli.next_steps import after_training_a_teacher, say_next
+from deitlt_hf.cli.training_flags import check_training
+
+_ABOUT = "Train a CNN teacher. With --data and without a recipe, the settings follow from the data and are shown."
 
 
 def run(argv: Sequence[str]) -> None:
+    check_training("teacher", _ABOUT, ["TrainingDataArguments", "TeacherArguments", "TeacherTrainingArguments"], argv)
+
     from deitlt_hf.cli.parsing import parse_with_recipe
     from deitlt_hf.cli.suggesting import settings_for_data
     from deitlt_hf.data.arguments import TrainingDataArguments
@@ -28,7 +33,6 @@ def run(argv: Sequence[str]) -> None:
 
     data, teacher, args = parse_with_recipe(
         "teacher",
-        "Train a CNN teacher. With --data and without a recipe, the settings follow from the data and are shown.",
         [TrainingDataArguments, TeacherArguments, TeacherTrainingArguments],
         argv,
         suggest,

@@ -7,10 +7,21 @@ from typing import Any
 
 from deitlt_hf.cli.console import quiet_libraries
 from deitlt_hf.cli.next_steps import after_measuring, say_next
+from deitlt_hf.cli.training_flags import check_training
 from deitlt_hf.errors import DeiTLTError
+
+_ABOUT = "Train a DeiT-LT student. With --data and without a recipe, the settings follow from the data and are shown."
+
+_RESUMING = ("resume", "resume_from_checkpoint")
 
 
 def run(argv: Sequence[str]) -> None:
+    given = vars(
+        check_training("train", _ABOUT, ["TrainingDataArguments", "StudentArguments", "DeiTLTTrainingArguments"], argv)
+    )
+    if "data" in given and not given.keys() & {"recipe", "teacher", "distillation_type", *_RESUMING}:
+        raise _no_teacher("hard", given["data"])  # the default
+
     from deitlt_hf.cli.parsing import parse_with_recipe
     from deitlt_hf.cli.suggesting import settings_for_data
     from deitlt_hf.data.arguments import TrainingDataArguments
@@ -25,15 +36,11 @@ def run(argv: Sequence[str]) -> None:
         data, student, args = instances
         check_student(student, args, data.image_size if {"image_size", "patch_size"} <= given.keys() else None)
         if student.teacher is None and args.distillation_type != "none":
-            raise DeiTLTError(
-                f"{args.distillation_type} distillation needs a teacher; pass one, which `deitlt teacher --data "
-                f"{data.data}` trains, or distillation_type 'none'"
-            )
+            raise _no_teacher(args.distillation_type, data.data)
         return settings_for_data(suggest_recipe, data, given)
 
     data, student, args = parse_with_recipe(
         "train",
-        "Train a DeiT-LT student. With --data and without a recipe, the settings follow from the data and are shown.",
         [TrainingDataArguments, StudentArguments, DeiTLTTrainingArguments],
         argv,
         suggest,
@@ -54,3 +61,10 @@ def run(argv: Sequence[str]) -> None:
         if args.push_to_hub:
             print(f"on the hub: {address_of(args.hub_model_id, args.hub_revision)}")
         say_next(*after_measuring(args.output_dir))
+
+
+def _no_teacher(distillation_type: str, data: str) -> DeiTLTError:
+    return DeiTLTError(
+        f"{distillation_type} distillation needs a teacher; pass one, which `deitlt teacher --data {data}` trains, or "
+        "distillation_type 'none'"
+    )

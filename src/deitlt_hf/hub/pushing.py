@@ -22,6 +22,7 @@ from deitlt_hf.files import (
     RECIPE_FILE,
     REPORT_FILE,
     RUN_FILE,
+    check_is_directory,
     last_part,
     read_json,
     read_settings,
@@ -113,9 +114,8 @@ def model_files(directory: str | os.PathLike[str]) -> list[Path]:
         >>> [file.name for file in model_files("demo-output/student")][:2]  # doctest: +SKIP
         ['README.md', 'config.json']
     """
+    check_is_directory(directory)
     path = Path(directory)
-    if not path.is_dir():
-        raise DeiTLTError(f"there is no directory {directory}; pass the output of `deitlt train`, or a saved model")
     files = {file.name: file for file in _uploaded_files(path) if is_inside(file, path)}
     if not any(name in files for name in ("config.json", "adapter_config.json")):
         raise DeiTLTError(f"{directory} has no config.json; pass the output of `deitlt train`, or a saved model")

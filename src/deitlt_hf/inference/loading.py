@@ -17,18 +17,13 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from deitlt_hf.data.record import at_recorded_places
-from deitlt_hf.errors import DeiTLTError, loading_reason
+from deitlt_hf.errors import DeiTLTError, cannot_load, loading_reason
 from deitlt_hf.files import RECIPE_FILE, is_hub_id, read_settings
 from deitlt_hf.foreign.configurations import check_config, check_processor, find_file
 from deitlt_hf.foreign.weights import check_finite, check_size
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 
-_ADVICE = {
-    "a model": "pass a directory with config.json and model.safetensors, such as the output of `deitlt train`, or a "
-    "hub id",
-    "a teacher": "pass the directory of an image classifier, such as the output of `deitlt teacher`, or a hub id",
-}
 _PLACES = {"data_dir", "teacher", "init_from"}  # paths on the machine where the model was trained
 
 
@@ -91,9 +86,7 @@ def loading(source: str, what: str = "a model") -> Iterator[None]:
     except DeiTLTError:
         raise
     except Exception as error:
-        raise DeiTLTError(
-            f"cannot load {what} from {source}: {loading_reason(source, error)}; {_ADVICE[what]}"
-        ) from error
+        raise cannot_load(what, source, loading_reason(source, error)) from error
 
 
 def load_image_processor(source: str, revision: str | None = None) -> BaseImageProcessor:

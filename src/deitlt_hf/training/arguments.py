@@ -96,6 +96,21 @@ class LongTailTrainingArguments(DurableTrainingArguments):
     bf16: bool | None = field(
         default=None, metadata={"help": "bfloat16 autocast; left out, it is on where a GPU supports it, off on CPUs."}
     )
+    dataloader_num_workers: int = field(
+        default=0, metadata={"help": "Processes that read and augment images; 0 is none beside the training."}
+    )
+    seed: int = field(default=42, metadata={"help": "Seed of the weights, the order of images and their views."})
+    output_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Directory of the run: checkpoints, the model, its numbers and its card; left out, runs/ and the "
+            "name of the recipe or the data."
+        },
+    )
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the model with its card to the hub."})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "Repository to push to, owner/name; left out, the name of output_dir."}
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace the run that output_dir already holds."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir."})
     profile: int = field(
@@ -257,14 +272,17 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
     """
 
     learning_rate: float = field(
-        default=5e-4, metadata={"help": "Peak learning rate; per 512 images unless scale_learning_rate is off."}
+        default=5e-4,
+        metadata={"help": "Peak learning rate; per 512 images unless scale_learning_rate is off.", "aliases": "--lr"},
     )
     scale_learning_rate: bool = field(
         default=True, metadata={"help": "Scale the learning rate by per-device batch x processes / 512."}
     )
     weight_decay: float = field(default=0.05, metadata={"help": "AdamW's; biases, norms, tokens, positions have none."})
-    num_train_epochs: float = field(default=300, metadata={"help": "Number of epochs."})
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "Images per device and step."})
+    num_train_epochs: float = field(default=300, metadata={"help": "Number of epochs.", "aliases": "--epochs"})
+    per_device_train_batch_size: int = field(
+        default=128, metadata={"help": "Images per device and step.", "aliases": "--batch_size"}
+    )
 
     distillation_type: str = field(
         default="hard",
@@ -388,11 +406,13 @@ class TeacherTrainingArguments(LongTailTrainingArguments):
         0.1
     """
 
-    learning_rate: float = field(default=0.1, metadata={"help": "Peak learning rate of SGD."})
+    learning_rate: float = field(default=0.1, metadata={"help": "Peak learning rate of SGD.", "aliases": "--lr"})
     weight_decay: float = field(default=2e-4, metadata={"help": "Weight decay, on all parameters."})
     momentum: float = field(default=0.9, metadata={"help": "Momentum of SGD."})
-    num_train_epochs: float = field(default=200, metadata={"help": "Number of epochs."})
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "Images per device and step."})
+    num_train_epochs: float = field(default=200, metadata={"help": "Number of epochs.", "aliases": "--epochs"})
+    per_device_train_batch_size: int = field(
+        default=128, metadata={"help": "Images per device and step.", "aliases": "--batch_size"}
+    )
 
     loss: str = field(
         default="ce",

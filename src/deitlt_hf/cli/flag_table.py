@@ -1,0 +1,97 @@
+"""Writes `flags.json`, the flags of the commands' dataclasses: `python -m deitlt_hf.cli.flag_table`.
+
+The dataclasses extend transformers' `TrainingArguments`, whose import loads torch and takes seconds. From the table,
+`flags.py` shows the help and refuses a mistake at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import json
+from typing import Any
+
+import transformers
+
+from deitlt_hf.cli.analyze import AnalyzeArguments
+from deitlt_hf.cli.compare import CompareArguments
+from deitlt_hf.cli.data_inspect import InspectArguments
+from deitlt_hf.cli.evaluate import EvaluateArguments
+from deitlt_hf.cli.flags import FLAGS_FILE
+from deitlt_hf.cli.parsing import DataclassParser, accept_none
+from deitlt_hf.data.arguments import TrainingDataArguments
+from deitlt_hf.runs.training import StudentArguments, TeacherArguments
+from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
+
+_OF_COMMANDS = (
+    TrainingDataArguments,
+    StudentArguments,
+    TeacherArguments,
+    DeiTLTTrainingArguments,
+    TeacherTrainingArguments,
+    EvaluateArguments,
+    AnalyzeArguments,
+    CompareArguments,
+    InspectArguments,
+)
+_TYPES = {int: "int", float: "float", "string_to_bool": "bool"}
+
+
+def flag_table() -> dict[str, Any]:
+    """`{"transformers": version, "dataclasses": {name: {"extends": name or None, "flags": [...]}}}`."""
+    found = {}
+    for leaf in _OF_COMMANDS:
+        chain = [each for each in reversed(leaf.__mro__) if dataclasses.is_dataclass(each)]
+        for each, parent in zip(chain, [None, *chain], strict=False):
+            found[each.__name__] = {"extends": parent and parent.__name__, "flags": _flags_of(each)}
+    return {"transformers": transformers.__version__, "dataclasses": found}
+
+
+def _flags_of(dataclass_type: type) -> list[dict[str, Any]]:
+    """The flags of the fields that a dataclass itself defines."""
+    parser = DataclassParser("", [dataclass_type])
+    accept_none(parser, [dataclass_type])
+    own = inspect.get_annotations(dataclass_type)
+    turned_off = {action.dest for action in parser._actions if isinstance(action, argparse._StoreFalseAction)}
+    return [
+        _flag(action, action.dest in turned_off)
+        for action in parser._actions
+        if action.dest in own and not isinstance(action, argparse._StoreFalseAction)
+    ]
+
+
+def _flag(action: argparse.Action, can_be_turned_off: bool) -> dict[str, Any]:
+    """What there is to say of a flag, without what is argparse's default."""
+    convert = getattr(action.type, "__wrapped__", action.type)
+    name = _TYPES.get(convert, _TYPES.get(getattr(convert, "__name__", "")))
+    aliases = [option for option in action.option_strings if option.strip("-").replace("-", "_") != action.dest]
+    said = {
+        "name": action.dest,
+        "aliases": [alias.strip("-") for alias in aliases if "-" not in alias.strip("-")],
+        "type": name,
+        "or_none": convert is not action.type,
+        "nargs": action.nargs,
+        "const": action.const,
+        "choices": action.choices and list(action.choices),
+        "required": action.required,
+        "no": can_be_turned_off,
+        "default": getattr(action.default, "value", action.default),  # transformers has some as enumerations
+        "help": action.help,
+    }
+    return {key: value for key, value in said.items() if value not in (None, [], "") and (value is not False)}
+
+
+def write_table() -> None:
+    """Write `flags.json`, one flag a line."""
+    table = flag_table()
+    lines = []
+    for name, of in table["dataclasses"].items():
+        flags = ",\n".join(f"      {json.dumps(flag, ensure_ascii=False)}" for flag in of["flags"])
+        lines.append(f'    "{name}": {{"extends": {json.dumps(of["extends"])}, "flags": [\n{flags}\n    ]}}')
+    version, dataclasses_ = json.dumps(table["transformers"]), ",\n".join(lines)
+    FLAGS_FILE.write_text(f'{{\n  "transformers": {version},\n  "dataclasses": {{\n{dataclasses_}\n  }}\n}}\n')
+
+
+if __name__ == "__main__":
+    write_table()
