@@ -44,17 +44,17 @@ def has_gpu(monkeypatch):
 @pytest.mark.parametrize(
     ("images", "side", "student", "teacher"),
     [
-        # 50,000 and 20,000 views in tens of epochs: 83 and 33 for 600 images.
-        (600, 500, (64, 80, 40, "tiny"), (64, 30, 20)),
-        (600, 32, (32, 80, 40, "tiny"), (32, 30, 20)),
-        (50, 32, (32, 400, 200, "tiny"), (32, 400, 20)),
-        (50_000, 224, (64, 10, 5, "tiny"), (64, 10, 20)),
+        # 40,000 and 15,000 views in tens of epochs: 67 and 25 for 600 images, and 25 is as near to 20 as to 30.
+        (600, 500, (64, 70, 35, "tiny", 6), (64, 20, 20)),
+        (600, 32, (32, 70, 35, "tiny", 6), (32, 20, 20)),
+        (50, 32, (32, 400, 200, "tiny", 6), (32, 300, 20)),
+        (50_000, 224, (64, 10, 5, "tiny", 6), (64, 10, 20)),
     ],
 )
 def test_without_a_gpu_a_shorter_run_is_suggested(images, side, student, teacher, monkeypatch):
     monkeypatch.setattr("deitlt_hf.data.suggestion.on_gpu", lambda: False)
     of_student = suggest_recipe(inspection_of(images, side))
-    names = ("image_size", "num_train_epochs", "drw_start_epoch", "student_size")
+    names = ("image_size", "num_train_epochs", "drw_start_epoch", "student_size", "num_hidden_layers")
     assert tuple(of_student.settings[name] for name in names) == student
     of_teacher = suggest_teacher_recipe(inspection_of(images, side)).settings
     assert tuple(of_teacher[name] for name in ("image_size", "num_train_epochs", "depth")) == teacher

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from deitlt_hf.runs.estimate import TimeEstimate
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from deitlt_hf.runs import estimate
+from deitlt_hf.runs.estimate import TimeEstimate
 
 
 def said(monkeypatch, capsys, directory: Path, step: float, steps: int, **changed) -> str:

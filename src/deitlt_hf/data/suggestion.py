@@ -39,7 +39,8 @@ RESNET50_FROM = 20_000  # training images
 MANY_EPOCHS = 100
 # Without a GPU: a few hundred images take about half an hour on two cores, teacher and student together.
 CPU_IMAGE_SIZE = 64  # at most
-CPU_STUDENT_VIEWS, CPU_TEACHER_VIEWS = 50_000, 20_000
+CPU_LAYERS = 6  # of the student
+CPU_STUDENT_VIEWS, CPU_TEACHER_VIEWS = 40_000, 15_000
 CPU_EPOCHS = (10, 400)
 GIVEN = "given"
 
@@ -189,6 +190,8 @@ def _choose_student(choices: Suggestion, images: int, classes: int) -> None:
     usual = next((PATCH_SIZES[size] for size in PATCH_SIZES if image_size <= size), 16)
     patch = next(patch for patch in range(usual, 0, -1) if image_size % patch == 0)
     choices.add("patch_size", patch, f"{(image_size // patch) ** 2} patches of an image of {image_size} pixels")
+    if not on_gpu() and choices.given.get("student_size") is None:
+        choices.add("num_hidden_layers", CPU_LAYERS, "half of tiny's 12, for there is no GPU here")
     size = next((size for size, limit in STUDENT_LIMITS.items() if images < limit or not on_gpu()), "base")
     own = {name: choices.value(name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
     sizes = {"image_size": image_size, "patch_size": choices.value("patch_size")}
