@@ -294,7 +294,11 @@ def public_settings(settings: Mapping[str, Any], hub_ids: Mapping[str, str]) -> 
     """
     shown = {name: value for name, value in settings.items() if name not in PRIVATE_SETTINGS}
     for name, value in shown.items():
-        is_path = isinstance(value, str) and (re.search(r"[/\\]", value) or value.startswith((".", "~")))
+        is_path = (
+            name != "group_column"
+            and isinstance(value, str)
+            and (re.search(r"[/\\]", value) or value.startswith((".", "~")))
+        )
         if is_path and hub_ids.get(name) != value:
             shown[name] = last_part(value)
     return shown

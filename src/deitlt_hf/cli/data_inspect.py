@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> None:
             raise DeiTLTError(f"{directory} holds files that no inspection wrote; pass another --out")
 
     quiet_libraries()
-    splits, _ = load_splits(data)
+    splits = load_splits(data).splits
     _say_paths_that_leave(named.source, splits)
     groups = group_classes(class_counts(splits["train"]), data.group_boundaries)
     inspection = inspect_dataset(splits, groups=groups)

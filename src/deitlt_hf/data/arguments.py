@@ -6,12 +6,13 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from transformers import PreTrainedConfig
 
 from deitlt_hf.data.benchmarks import BENCHMARKS
+from deitlt_hf.data.duplicates import Dropped
 from deitlt_hf.data.holdout import HeldOut
-from deitlt_hf.data.loading import class_counts, load_data
+from deitlt_hf.data.loading import LoadedData, class_counts, load_data
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.data.record import differing_classes
 from deitlt_hf.errors import DeiTLTError, notice
@@ -34,8 +35,21 @@ class DataArguments:
     label_column: str | None = field(
         default=None, metadata={"help": "Column of class names or ids; left out, it is found by type or name."}
     )
+    group_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the site, burst or patient of an image, each on one side of a held-out test split; for "
+            "class folders class/group or group/class, by which folder holds the other."
+        },
+    )
     test_fraction: float = field(
         default=0.2, metadata={"help": "Share of each class that is held out where the data have no test split."}
+    )
+    drop_duplicates: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep one of identical training images, none that is in test too, and no image with several labels."
+        },
     )
     on_bad_image: str = field(
         default="error", metadata={"help": "error, or skip: leave out images that cannot be read."}
@@ -90,6 +104,8 @@ class Images:
     validation: Dataset | None = None  # evaluated during training, in place of `test`, and never as test
     held_out: HeldOut | None = None  # None where the data have a test split
     test_images_in_train: int | None = None  # test images identical to training images; None if not counted
+    group_column: str | None = None  # what the column `group` of the splits is; None where they have none
+    dropped: Dropped | None = None  # None where duplicates stay
     one_of_each_class: list[str] = field(default_factory=list)  # hash of a training image; empty if not made
 
     @property
@@ -101,11 +117,12 @@ class Images:
 
 def reading_arguments(data: DataArguments) -> dict[str, Any]:
     """The arguments of `read_splits` that a command's flags give."""
-    names = ("data_dir", "data_config", "image_column", "label_column", "on_bad_image", "allow_remote_images")
+    names = ("data_dir", "data_config", "image_column", "label_column", "group_column", "on_bad_image")
+    names += ("allow_remote_images",)
     return {name: getattr(data, name) for name in names}
 
 
-def load_splits(data: DataArguments, kept: Collection[str] = ()) -> tuple[DatasetDict, HeldOut | None]:
+def load_splits(data: DataArguments, kept: Collection[str] = ()) -> LoadedData:
     """The data set of a command's flags, see `load_data`."""
     return load_data(
         data.data,
@@ -113,6 +130,7 @@ def load_splits(data: DataArguments, kept: Collection[str] = ()) -> tuple[Datase
         profile=data.imbalance_profile,
         seed=data.split_seed,
         test_fraction=data.test_fraction,
+        drop_duplicates=data.drop_duplicates,
         kept=kept,
         **reading_arguments(data),
     )
@@ -123,7 +141,7 @@ def load_images(data: DataArguments, kept: Collection[str] = ()) -> Images:
 
     Args:
         data: which images, and how they are split and grouped.
-        kept: hashes of images that an earlier run trained on, and that are never held out for testing.
+        kept: hashes of images, or names of groups, that an earlier run trained on: they are never held out for testing.
 
     Returns:
         The splits, with class names, counts and groups.
@@ -137,8 +155,8 @@ def load_images(data: DataArguments, kept: Collection[str] = ()) -> Images:
         >>> images.class_counts[:3], len(images.test)
         ([134, 96, 68], 400)
     """
-    splits, held_out = load_splits(data, kept)
-    train = splits["train"]
+    loaded = load_splits(data, kept)
+    splits, train = loaded.splits, loaded.splits["train"]
     counts = class_counts(train)
     return Images(
         train=train,
@@ -147,7 +165,9 @@ def load_images(data: DataArguments, kept: Collection[str] = ()) -> Images:
         class_counts=counts,
         class_groups=group_classes(counts, data.group_boundaries),
         validation=splits.get("validation"),
-        held_out=held_out,
+        held_out=loaded.held_out,
+        group_column=data.group_column,
+        dropped=loaded.dropped,
     )
 
 

@@ -16,30 +16,41 @@ from deitlt_hf.errors import DeiTLTError, notice
 
 # Usual names of the columns, in lower case.
 IMAGE_COLUMNS = ("image", "img", "picture", "file_name", "path", "file", "filename", "image_id")
+GROUP = "group"  # the column of groups (sites, patients) that reading with a `group_column` adds to image and label
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target", "species")
 
 
 def with_image_and_label(
-    splits: DatasetDict, image_column: str | None = None, label_column: str | None = None, needs_train: bool = True
+    splits: DatasetDict,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    needs_train: bool = True,
+    group_column: str | None = None,
 ) -> DatasetDict:
     """Give the splits of `known_splits` only the columns `image` (`datasets.Image`) and `label` (`ClassLabel`).
 
-    For the columns see `find_columns`. No image is decoded. Labels that are names become
-    classes in the order of the sorted names; labels that are numbers are the class ids.
+    With a `group_column`, its values become the texts of a column `group`. For the other columns see `find_columns`. No
+    image is decoded. Labels that are names become classes in the order of the sorted names; labels that are numbers are
+    the class ids.
     """
     splits = DatasetDict(
         known_splits(splits, needs_train, lambda split: _has_labels(split, image_column, label_column))
     )
     image, label = find_columns(splits["train"].features, image_column, label_column)
+    columns = {image: "image", label: "label"}
+    if group_column is not None:
+        columns[find_group(splits["train"].features, group_column, image, label)] = GROUP
     for name, split in splits.items():
-        missing = [column for column in (image, label) if column not in split.column_names]
+        missing = [column for column in columns if column not in split.column_names]
         if missing:
             raise DeiTLTError(
                 f"the {name} split has no column {missing[0]!r}, which train has, only "
                 f"{', '.join(split.column_names)}: give all splits the same columns"
             )
-    renamed = {column: name for column, name in ((image, "image"), (label, "label")) if column != name}
-    splits = splits.select_columns([image, label]).rename_columns(renamed)
+    renamed = {column: name for column, name in columns.items() if column != name}
+    splits = splits.select_columns(list(columns)).rename_columns(renamed)
+    if group_column is not None:
+        splits = DatasetDict({name: _with_groups(split, name, group_column) for name, split in splits.items()})
     splits = DatasetDict({name: _with_bytes(split) for name, split in splits.items()})
     try:
         splits = splits.cast_column("image", datasets.Image())
@@ -58,7 +69,9 @@ def with_image_and_label(
     return splits
 
 
-def referenced_images(paths: Sequence[str | bytes], labels: Sequence[int], names: Sequence[str]) -> Dataset:
+def referenced_images(
+    paths: Sequence[str | bytes], labels: Sequence[int], names: Sequence[str], groups: Sequence[str] | None = None
+) -> Dataset:
     """A data set that refers to image files by their paths, or holds their bytes, with labels below `len(names)`."""
     features = Features({"image": datasets.Image(), "label": ClassLabel(names=list(names))})
     try:
@@ -67,6 +80,9 @@ def referenced_images(paths: Sequence[str | bytes], labels: Sequence[int], names
         raise DeiTLTError(f"the file name {error.object!r} is not valid UTF-8: rename the file") from error
     # Half a million rows in a tenth of a second, where Dataset.from_dict encodes them one by one.
     columns = [datasets.Image().cast_storage(column), pa.array(labels, pa.int64())]
+    if groups is not None:
+        features[GROUP] = Value("string")
+        columns.append(pa.array(groups, pa.string()))
     table = pa.table(columns, schema=features.arrow_schema)
     return Dataset(table, info=datasets.DatasetInfo(features=features))
 
@@ -99,6 +115,14 @@ def find_columns(
     if image == label:
         raise DeiTLTError(f"column {image!r} cannot be the image and the label: pass image_column and label_column")
     return image, label
+
+
+def find_group(features: Features, group_column: str, image: str, label: str) -> str:
+    """The name of the group column; it must be there, and be another than those of images and labels."""
+    group = _column(GROUP, group_column, features, [], ())
+    if group in (image, label):
+        raise DeiTLTError(f"column {group!r} cannot be the {'image' if group == image else 'label'} and the group")
+    return group
 
 
 def class_names(labels: Sequence[str] | Sequence[int]) -> list[str]:
@@ -154,6 +178,23 @@ def _column(kind: str, given: str | None, features: Features, of_type: list[str]
         raise DeiTLTError(f"the columns {', '.join(fitting)} could each be the {kind}: pass {kind}_column")
     others = f"only {', '.join(features)}" if features else "nor any other"
     raise DeiTLTError(f"the data have no {kind} column, {others}: pass {kind}_column, or rename one to {kind!r}")
+
+
+def _with_groups(split: Dataset, name: str, group_column: str) -> Dataset:
+    """Turn the values of a `group` column into texts; each image must have one."""
+    column = selected(split, split.data.column(GROUP))
+    try:
+        texts = pc.cast(column, pa.string())
+    except pa.ArrowException as error:
+        raise DeiTLTError(
+            f"column {group_column!r} holds {split.features[GROUP]}, not groups: pass a column of texts or numbers"
+        ) from error
+    if number := pc.sum(pc.fill_null(pc.equal(texts, ""), True)).as_py():
+        raise DeiTLTError(
+            f"{number} of {split.num_rows} images of {name} have no {group_column!r}: give each image its group, or "
+            "remove it"
+        )
+    return split.cast_column(GROUP, Value("string"))
 
 
 def _with_bytes(split: Dataset) -> Dataset:

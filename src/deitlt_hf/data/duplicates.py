@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
+from deitlt_hf.data.columns import labels_of
 from deitlt_hf.data.readable import cache_file, look_at_images
+from deitlt_hf.errors import DeiTLTError, counted, notice
 from deitlt_hf.files import whole_file
 
 EXAMPLES, MEMBERS_SHOWN = 5, 4
@@ -94,6 +96,46 @@ def find_duplicates(splits: Mapping[str, pd.DataFrame], name_of: Callable[[str, 
         conflicting=int(conflicting.sum()),
         examples=[[name_of(row.split, row.position) for row in of.itertuples()] for of in shown],
     )
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Images that `without_duplicates` left out."""
+
+    copies: int  # training images after the first of identical ones
+    in_other_split: int  # training images that are in validation or test too, validation images that are in test too
+    conflicting: int  # images of any split whose copies have different labels
+
+
+def without_duplicates(splits: DatasetDict) -> tuple[DatasetDict, Dropped]:
+    """Leave out images that are identical to others, by the hashes of their files; a notice counts them.
+
+    Of identical training images the first stays. An image of two splits stays in `test` rather than in `validation`,
+    and in `validation` rather than in `train`. An image that has different labels is left out everywhere, because it
+    is unknown which label is right. Copies within `test` or `validation` stay, so that these splits stay comparable.
+    """
+    in_order = [name for name in ("test", "validation", "train") if name in splits]
+    hashed = {name: pd.DataFrame(image_hashes(splits[name], name), columns=["high", "low"]) for name in in_order}
+    images = pd.concat({name: of.assign(label=labels_of(splits[name])) for name, of in hashed.items()}, names=["split"])
+    images = images.reset_index("split").reset_index(drop=True)
+    same = images.groupby(["high", "low"], sort=False)
+    conflicting = same["label"].transform("nunique") > 1
+    in_other_split = ~conflicting & (same["split"].transform("first") != images["split"])
+    repeated = images.duplicated(["high", "low"]) & (images["split"] == "train")
+    copies = repeated & ~conflicting & ~in_other_split
+    left_out = conflicting | in_other_split | copies
+    kept = {}
+    for name, split in splits.items():
+        rows = np.flatnonzero(~left_out[images["split"] == name])
+        if not rows.size:
+            raise DeiTLTError(f"no image of the {name} split is left without duplicates: leave drop_duplicates out")
+        kept[name] = split if rows.size == split.num_rows else split.select(rows)
+    dropped = Dropped(*(int(of.sum()) for of in (copies, in_other_split, conflicting)))
+    notice(
+        f"drop_duplicates: {int(left_out.sum())} of {counted(len(images), 'image')} left out: {dropped.copies} copies "
+        f"in train, {dropped.in_other_split} that are in another split too, {dropped.conflicting} with different labels"
+    )
+    return DatasetDict(kept), dropped
 
 
 def one_of_each_class(hashes: np.ndarray, labels: np.ndarray) -> list[str]:

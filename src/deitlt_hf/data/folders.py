@@ -35,6 +35,8 @@ _OUTPUTS: tuple[set[str], ...] = (
 _RUNS = "runs"  # where runs are made unless told otherwise
 _FOLD = re.compile(r"(?i)(?:^|[^a-z])(?:k?-?folds?|cv)(?:[\W_]*\d+)?$")  # of cross-validation: fold_0, cv-3
 
+LEVELS = ("class/group", "group/class")  # the folders of groups: in each class folder, or with class folders in them
+
 Classes = dict[str, list[str]]
 
 
@@ -151,25 +153,28 @@ def split_folders(directory: Path) -> list[Path]:
     return [folder for folder in folders_in(directory) if split_named(folder.name) and any(full_folders(folder))]
 
 
-def read_image_folder(directory: Path, needs_train: bool = True) -> DatasetDict:
+def read_image_folder(directory: Path, needs_train: bool = True, levels: str | None = None) -> DatasetDict:
     """Refer to the images of class folders, alone or within the folders of splits such as `train` and `test`.
 
     Class folders may have any name and hold images at any depth, recognised by their suffix; none is opened. A notice
     counts what `files_in` passes over. Labels follow the sorted names, as in torchvision and `datasets`; their readers
     know no other names of splits, and do not report what lies beside the images. Without `needs_train` the images may
-    also be of a single class.
+    also be of a single class. With `levels`, one of `LEVELS`, the folders of groups are the column `group`: the same
+    name in several classes or splits is the same group.
     """
     folders = _folders_of_splits(directory)
     folders = known_splits(folders, needs_train) if folders else {"train": directory}
     passed = PassedOver()
-    found = {split: _class_folders(folder, passed) for split, folder in folders.items()}
+    read = _class_folders_of_groups if levels == "group/class" else _class_folders
+    found = {split: read(folder, passed) for split, folder in folders.items()}
     names = list(found["train"])
     if len(names) < (2 if needs_train else 1):
         what = f"one class folder, {names[0]!r}" if names else "no class folders"
         raise DeiTLTError(
             f"{str(folders['train'])!r} holds {what}: pass the directory whose folders are the classes, at least two"
         )
-    _check_same_folders(folders["train"], found["train"])
+    if levels is None:
+        _check_same_folders(folders["train"], found["train"])
     splits = DatasetDict()
     for split, classes in found.items():
         alone = [name for name in classes if name not in found["train"]]
@@ -180,8 +185,11 @@ def read_image_folder(directory: Path, needs_train: bool = True) -> DatasetDict:
             )
         paths = [path for images in classes.values() for path in images]
         labels = [label for label, name in enumerate(names) for _ in classes.get(name, ())]
-        splits[split] = referenced_images(paths, labels, names)
-    for folder in {directory, *folders.values()}:
+        splits[split] = referenced_images(paths, labels, names, levels and _groups_of(paths, folders[split], levels))
+    outer = {directory, *folders.values()}
+    if levels == "group/class":
+        outer.update(group for folder in folders.values() for group in folders_in(folder))
+    for folder in outer:
         for path in folder.absolute().iterdir():
             if path.is_dir() or path.name.startswith("."):
                 continue
@@ -261,7 +269,30 @@ def _first_part(path: str, folder: Path) -> str:
     return inner if separator else ""
 
 
-def _class_folders(directory: Path, passed: PassedOver) -> Classes:
+def _groups_of(paths: list[str], directory: Path, levels: str) -> list[str]:
+    """The group of each image, the name of its folder at the level of groups."""
+    level, start = levels.split("/").index("group"), len(str(directory.absolute())) + 1
+    parts = [path[start:].split(os.sep) for path in paths]
+    loose = [path for path, of in zip(paths, parts, strict=True) if len(of) < 3]
+    if loose:
+        lie = "lies" if len(loose) == 1 else "lie"
+        raise DeiTLTError(
+            f"group_column is {levels!r}, but {counted(len(loose), 'image')} {lie} directly in a class folder, such as "
+            f"{loose[0]}: move each into the folder of its group"
+        )
+    return [of[level] for of in parts]
+
+
+def _class_folders_of_groups(directory: Path, passed: PassedOver) -> Classes:
+    """The images of each class in all groups' folders; a group may lack a class."""
+    found: Classes = {}
+    for folder in folders_in(directory.absolute(), passed):
+        for name, images in _class_folders(folder, passed, may_be_empty=True).items():
+            found.setdefault(name, []).extend(images)
+    return {name: found[name] for name in sorted(found) if found[name]}
+
+
+def _class_folders(directory: Path, passed: PassedOver, may_be_empty: bool = False) -> Classes:
     """The images of each class, by the folders' names in sorted order."""
     directory = directory.absolute()
     found = {}
@@ -273,7 +304,7 @@ def _class_folders(directory: Path, passed: PassedOver) -> Classes:
         else:  # not an empty class: the notice names the folder in place of the runs and outputs in it
             passed.outputs = [path for path in passed.outputs if path not in inside] + [str(folder)]
     empty = [name for name, images in found.items() if not images]
-    if empty:
+    if empty and not may_be_empty:
         raise DeiTLTError(
             f"the class folder {empty[0]!r} in {str(directory)!r} holds no images{_and_more(empty)}: add images "
             f"({', '.join(IMAGE_SUFFIXES)}) or remove it"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from datasets import Dataset
@@ -25,6 +25,9 @@ class HeldOut:
     # For each class, in label order, the hash (hexadecimal) of its training image with the smallest number, which a
     # draw from changed data would test first. Passed to `hold_out` again, these images stay training images.
     kept: list[str]
+    # The names of the groups on each side, if whole groups were held out; see `hold_out_groups`.
+    train_groups: list[str] = field(default_factory=list)
+    test_groups: list[str] = field(default_factory=list)
 
 
 def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0, kept: Collection[str] = ()) -> HeldOut:
@@ -45,7 +48,7 @@ def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0, kept: 
     labels = labels_of(dataset)
     hashes, image_of = np.unique(image_hashes(dataset, "train"), axis=0, return_inverse=True)  # copies are one image
     names = [row.tobytes() for row in hashes]
-    numbers = np.array([_number(name, seed) for name in names])
+    numbers = np.array([number_of(name, seed) for name in names])
     kept = set(kept)
     stays = np.array([name.hex() in kept for name in names])
     tested = (numbers < test_fraction) & ~stays
@@ -90,6 +93,6 @@ def check_test_fraction(test_fraction: float) -> None:
         raise DeiTLTError(f"test_fraction is {test_fraction}: pass a share above 0 and below 1, such as 0.2")
 
 
-def _number(name: bytes, seed: int) -> float:
-    """A pseudo-random number in [0, 1) that follows from an image's hash and the seed."""
+def number_of(name: bytes, seed: int) -> float:
+    """A pseudo-random number in [0, 1) that follows from the seed and an image's hash, or a group's name."""
     return int.from_bytes(hashlib.sha256(b"%d " % seed + name).digest()[:6]) / 2**48

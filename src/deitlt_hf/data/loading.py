@@ -6,6 +6,7 @@ Named data sets are in `benchmarks/`, all others are read by `sources.py`.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from deitlt_hf.data.benchmarks import BENCHMARKS
 from deitlt_hf.data.columns import labels_of, say_similar, with_image_and_label
+from deitlt_hf.data.duplicates import Dropped, without_duplicates
+from deitlt_hf.data.groups import hold_out_groups, say_shared_groups
 from deitlt_hf.data.holdout import HeldOut, check_test_fraction, hold_out
 from deitlt_hf.data.long_tail import check_class_counts, check_imbalance_factor, long_tailed_indices
 from deitlt_hf.data.readable import check_files_exist, fetch_images, leave_out_unreadable, refuse_addresses
@@ -31,8 +34,10 @@ def load_long_tailed_dataset(
     data_dir: str | Path | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    group_column: str | None = None,
     data_config: str | None = None,
     test_fraction: float = 0.2,
+    drop_duplicates: bool = False,
     on_bad_image: str = "error",
     allow_remote_images: bool = False,
 ) -> DatasetDict:
@@ -58,10 +63,16 @@ def load_long_tailed_dataset(
             `uoft-cs/cifar10` or `uoft-cs/cifar100`.
         image_column: the column of images or their paths; by default found by its type or name.
         label_column: the column of class names or ids; by default found by its type or name.
+        group_column: the column of what an image belongs to (a site, a burst, a patient); for class folders
+            `"class/group"`, where each class folder holds a folder per group, or `"group/class"`. A held-out test split
+            then has whole groups, see `hold_out_groups`; if a group is in several splits of the source, a warning says
+            so. The names are kept as a column `group`.
         data_config: configuration of a data set of the hub.
         test_fraction: share of each class of train that is held out where the data have no test split, before the train
             split is made long-tailed. Adding an image moves no other, identical images are on one
             side, and every class keeps a training image; see `hold_out`.
+        drop_duplicates: keep one of identical training images (the same file), and none that is in `test` or
+            `validation` too; leave images out whose copies have different labels. See `without_duplicates`.
         on_bad_image: `"error"` (default) raises where an image is read that cannot be, and here for files that are
             missing. `"skip"` reads all images once, leaves out those that cannot be read before anything is counted,
             and says in a warning how many they were. `"keep"` looks at none, for an inspection that does.
@@ -89,12 +100,23 @@ def load_long_tailed_dataset(
         seed=seed,
         test_fraction=test_fraction,
         data_dir=data_dir,
+        drop_duplicates=drop_duplicates,
         image_column=image_column,
         label_column=label_column,
+        group_column=group_column,
         data_config=data_config,
         on_bad_image=on_bad_image,
         allow_remote_images=allow_remote_images,
-    )[0]
+    ).splits
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """The splits of a data set, and how they came about."""
+
+    splits: DatasetDict
+    held_out: HeldOut | None  # None where the data have a test split
+    dropped: Dropped | None  # None where duplicates stay
 
 
 def load_data(
@@ -104,9 +126,10 @@ def load_data(
     profile: str = "exp",
     seed: int = 0,
     test_fraction: float = 0.2,
+    drop_duplicates: bool = False,
     kept: Collection[str] = (),
     **reading: Any,
-) -> tuple[DatasetDict, HeldOut | None]:
+) -> LoadedData:
     """`load_long_tailed_dataset`, and how a test split was held out, which `kept` of an earlier draw keeps in place."""
     if imbalance_factor is not None:
         check_imbalance_factor(imbalance_factor)
@@ -114,24 +137,30 @@ def load_data(
     splits = read_splits(source, **reading)
     if imbalance_factor is None and is_named(source):
         imbalance_factor = BENCHMARKS[source].imbalance_factor
+    splits, dropped = without_duplicates(splits) if drop_duplicates else (splits, None)
     counts, names = class_counts(splits["train"]), splits["train"].features["label"].names
     if len(counts) == 1:
         raise DeiTLTError(f"all images have the label {names[0]!r}: pass data with at least two classes")
     check_class_counts(counts, names)
-    held_out = None
+    held_out, column = None, reading.get("group_column")
     if "test" not in splits:
         if "validation" in splits:
             notice(
                 f"there is no test split: one is held out of train (test_fraction {test_fraction:g}), and the "
                 "validation split is used for validation only"
             )
-        held_out = hold_out(splits["train"], test_fraction, seed, kept)
+        if column is None:
+            held_out = hold_out(splits["train"], test_fraction, seed, kept)
+        else:
+            held_out = hold_out_groups(splits["train"], column, test_fraction, seed, kept)
         of_source = {name: split for name, split in splits.items() if name != "train"}
         splits = DatasetDict(train=held_out.train, test=held_out.test, **of_source)
+    if column is not None:
+        say_shared_groups(splits, column)
     if imbalance_factor is not None:
         indices = long_tailed_indices(labels_of(splits["train"]), imbalance_factor, profile, seed)
         splits["train"] = splits["train"].select(indices)
-    return splits, held_out
+    return LoadedData(splits, held_out, dropped)
 
 
 def read_splits(
@@ -140,6 +169,7 @@ def read_splits(
     data_dir: str | Path | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    group_column: str | None = None,
     data_config: str | None = None,
     on_bad_image: str = "error",
     allow_remote_images: bool = False,
@@ -148,7 +178,7 @@ def read_splits(
     """The splits as they are in the source, see `load_long_tailed_dataset`; for `needs_train` see `known_splits`."""
     if on_bad_image not in ("error", "skip", "keep"):
         raise DeiTLTError(f"on_bad_image is {on_bad_image!r}: pass 'error', 'skip' or 'keep'")
-    columns = {"image_column": image_column, "label_column": label_column}
+    columns = {"image_column": image_column, "label_column": label_column, "group_column": group_column}
     named = is_named(source)
     on_hub = not named and isinstance(source, str) and is_hub_id(source)
     if data_dir is not None and not named:

@@ -34,6 +34,10 @@ class DataRecord:
     split_seed: int | None = None
     kept: list[str] = field(default_factory=list)  # hash of a training image of each class; if held out, of `HeldOut`
     validation_counts: list[int] = field(default_factory=list)  # empty without a validation split
+    group_column: str | None = None
+    train_groups: list[str] = field(default_factory=list)  # of a test split that was held out, as are `test_groups`
+    test_groups: list[str] = field(default_factory=list)
+    drop_duplicates: bool = False
 
     def write(self, directory: str | os.PathLike[str]) -> None:
         """Write `data.json` into the directory of a run."""
@@ -50,6 +54,10 @@ def read_data_record(source: str | os.PathLike[str]) -> DataRecord | None:
     lists = {"class_names": str, "train_counts": int, "test_counts": int, "kept": str}
     is_sound = {name: _is_list(content.get(name), of) for name, of in lists.items()} | {
         "validation_counts": _is_list(content.get("validation_counts", []), int),
+        "train_groups": _is_list(content.get("train_groups", []), str),
+        "test_groups": _is_list(content.get("test_groups", []), str),
+        "group_column": isinstance(content.get("group_column"), str | None),
+        "drop_duplicates": isinstance(content.get("drop_duplicates", False), bool),
         "places": isinstance(content.get("places"), dict) and _is_list([*content["places"].values()], str),
         "test_fraction": isinstance(content.get("test_fraction"), float | None),
         "split_seed": isinstance(content.get("split_seed"), int | None),

@@ -12,8 +12,15 @@ import datasets
 import PIL.Image
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
 
-from deitlt_hf.data.columns import find_columns, with_image_and_label
-from deitlt_hf.data.folders import class_folders_certain, files_in, full_folders, read_image_folder, split_folders
+from deitlt_hf.data.columns import find_columns, find_group, with_image_and_label
+from deitlt_hf.data.folders import (
+    LEVELS,
+    class_folders_certain,
+    files_in,
+    full_folders,
+    read_image_folder,
+    split_folders,
+)
 from deitlt_hf.data.images import IMAGE_SUFFIXES, REMOTE_HINT, read_bytes
 from deitlt_hf.data.tables import (
     LISTED_SUFFIXES,
@@ -30,16 +37,21 @@ Source = str | Path | Dataset | DatasetDict | IterableDataset | IterableDatasetD
 
 
 def read_path(
-    path: Path, names: Iterable[str], image_column: str | None, label_column: str | None, needs_train: bool
+    path: Path,
+    names: Iterable[str],
+    image_column: str | None,
+    label_column: str | None,
+    needs_train: bool,
+    group_column: str | None = None,
 ) -> DatasetDict:
     """Read a table or a directory; `names` are what the user could have meant, for the message about neither."""
     if path.is_dir():
-        return read_directory(path, image_column, label_column, needs_train)
+        return read_directory(path, image_column, label_column, needs_train, group_column)
     if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
         if holds_predictions(path):
             raise DeiTLTError(f"{str(path)!r} holds predictions, no labels: pass the images with their classes")
         with reading(path):
-            return read_tables({"train": [path]}, image_column, label_column, needs_train)
+            return read_tables({"train": [path]}, image_column, label_column, needs_train, group_column)
     if path.exists():
         raise DeiTLTError(f"{str(path)!r} is no list of images: pass a file with one of {', '.join(TABLE_SUFFIXES)}")
     near = difflib.get_close_matches(str(path), list(names), cutoff=0.8)
@@ -55,6 +67,7 @@ def read_directory(
     image_column: str | None = None,
     label_column: str | None = None,
     needs_train: bool = True,
+    group_column: str | None = None,
 ) -> DatasetDict:
     """Read what `save_to_disk` wrote, else tables of images, else class folders.
 
@@ -67,9 +80,9 @@ def read_directory(
         if any((directory / name).is_file() for name in ("dataset_dict.json", "state.json")):
             saved = datasets.load_from_disk(str(directory))
             saved = saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)
-            return with_image_and_label(saved, image_column, label_column, needs_train)
+            return with_image_and_label(saved, image_column, label_column, needs_train, group_column)
         if tables := _tables_that_count(directory):
-            return read_tables(by_split(tables, directory), image_column, label_column, needs_train)
+            return read_tables(by_split(tables, directory), image_column, label_column, needs_train, group_column)
         if not any(full_folders(directory)):
             images = sum(path.name.lower().endswith(IMAGE_SUFFIXES) for path in directory.iterdir())
             what = f"holds {counted(images, 'image')} but no class folders" if images else "holds no data"
@@ -83,7 +96,12 @@ def read_directory(
                     f"{name} {column!r} is of a table, and {str(directory)!r} has class folders: leave it out, or "
                     "pass a list of images"
                 )
-        return read_image_folder(directory, needs_train)
+        if group_column not in (None, *LEVELS):
+            raise DeiTLTError(
+                f"group_column {group_column!r} is of a table, and {str(directory)!r} has class folders: pass "
+                "class/group where each class folder holds a folder per group, or group/class"
+            )
+        return read_image_folder(directory, needs_train, group_column)
 
 
 def _tables_that_count(directory: Path) -> list[Path]:
@@ -125,10 +143,11 @@ def read_streams(
     image_column: str | None = None,
     label_column: str | None = None,
     allow_remote_images: bool = False,
+    group_column: str | None = None,
 ) -> DatasetDict:
     """Read streams once into the local cache: epochs and class counts need random access, memory stays as it is.
 
-    The image and the label column are kept. Images at addresses outside the hub are read only with
+    The image, the label and the group column are kept. Images at addresses outside the hub are read only with
     `allow_remote_images`.
     """
     streams = {"train": source} if isinstance(source, IterableDataset) else source
@@ -141,14 +160,15 @@ def read_streams(
                 raise DeiTLTError(f"the stream of {split} has no rows: pass one with images")
             features = Dataset.from_list([first]).features
         image, label = find_columns(features, image_column, label_column)
-        rows = stream.select_columns([image, label])
+        others = [label] if group_column is None else [label, find_group(features, group_column, image, label)]
+        rows = stream.select_columns([image, *others])
         if rows.features is not None and isinstance(features[image], datasets.Image):
             # Not decoded: bytes are stored unchanged, and an unreadable image raises no error yet.
             rows = rows.cast_column(image, datasets.Image(decode=False))
         try:
             read[split] = Dataset.from_generator(
                 _rows,
-                features=Features({image: datasets.Image(), label: features[label]}),
+                features=Features({image: datasets.Image()} | {column: features[column] for column in others}),
                 gen_kwargs={"stream": rows, "image": image, "allow_remote": allow_remote_images},
             )
         except Exception as error:  # the network, the hub's client and datasets each raise their own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import json
 import os
 import re
@@ -19,7 +20,14 @@ import pyarrow.parquet as pq
 from datasets import DatasetDict, Features, Value
 from datasets.table import CastError
 
-from deitlt_hf.data.columns import class_names, find_columns, referenced_images, with_image_and_label
+from deitlt_hf.data.columns import (
+    GROUP,
+    class_names,
+    find_columns,
+    find_group,
+    referenced_images,
+    with_image_and_label,
+)
 from deitlt_hf.data.folders import files_in
 from deitlt_hf.data.images import IMAGE_SUFFIXES, from_base64
 from deitlt_hf.data.splits import SPLITS, known_splits, split_named
@@ -107,8 +115,11 @@ def read_tables(
     image_column: str | None = None,
     label_column: str | None = None,
     needs_train: bool = True,
+    group_column: str | None = None,
 ) -> DatasetDict:
     """Read the files of each split into the splits of `known_splits`, with columns `image` and `label`.
+
+    With a `group_column`, its values become the texts of a column `group`.
 
     Paths of images are absolute, relative to the file that names them, or addresses. If all files are `train`, a column
     `split` says which split a row belongs to.
@@ -122,9 +133,9 @@ def read_tables(
         if features[image] not in (Value("string"), Value("large_string")):  # the images themselves
             names = {split: list(map(str, of_split)) for split, of_split in files.items()}
             embedded = datasets.load_dataset("parquet", data_files=names)
-            return with_image_and_label(embedded, image_column, label_column, needs_train)
+            return with_image_and_label(embedded, image_column, label_column, needs_train, group_column)
     rows = pd.concat(
-        _read_table(path, split, image_column, label_column, may_have_splits=len(files) == 1)
+        _read_table(path, split, image_column, label_column, group_column, may_have_splits=len(files) == 1)
         for split, of_split in files.items()
         for path in of_split
     )
@@ -138,23 +149,35 @@ def read_tables(
     index = {name: place for place, name in enumerate(names)}
     return DatasetDict(
         {
-            split: referenced_images(list(of.image), [index[str(classes[label])] for label in of.label], names)
+            split: referenced_images(
+                list(of.image),
+                [index[str(classes[label])] for label in of.label],
+                names,
+                None if group_column is None else list(of.group),
+            )
             for split, of in splits.items()
         }
     )
 
 
 def _read_table(
-    path: Path, split: str, image_column: str | None, label_column: str | None, may_have_splits: bool
+    path: Path,
+    split: str,
+    image_column: str | None,
+    label_column: str | None,
+    group_column: str | None,
+    may_have_splits: bool,
 ) -> pd.DataFrame:
-    """The `split`, `image` (a path, an address, or bytes) and `label` of each row of a file."""
+    """The `split`, `image` (a path, an address, or bytes) and `label` of each row of a file; its `group` if asked."""
     readers = {".parquet": _read_parquet, ".csv": _read_separated, ".tsv": _read_separated}
     with reading(path):
         columns = readers.get(_suffix(path), _read_json)(path)
     if not columns or not next(iter(columns.values())):
         raise DeiTLTError(f"{path} has no rows: pass a file with a row for each image")
+    features = Features(dict.fromkeys(columns, Value("string")))
     try:
-        image, label = find_columns(Features(dict.fromkeys(columns, Value("string"))), image_column, label_column)
+        image, label = find_columns(features, image_column, label_column)
+        group = None if group_column is None else find_group(features, group_column, image, label)
     except DeiTLTError as error:
         raise DeiTLTError(f"{path}: {error}") from error
     splits = [split] * len(columns[label])
@@ -171,7 +194,11 @@ def _read_table(
     _check_column(path, label, rows["label"].mask(rows["split"].isin(unlabelled), "unknown"), (str, int, float))
     labels = [str(label).lower() if isinstance(label, bool) else label for label in rows["label"]]  # as in Parquet
     images = _embedded_or_found(path, columns[image])
-    return pd.DataFrame({"split": splits, "image": images, "label": labels}, dtype=object)
+    read = pd.DataFrame({"split": splits, "image": images, "label": labels}, dtype=object)
+    if group is not None:
+        _check_column(path, group, columns[group], (str, int, float, datetime.date))
+        read[GROUP] = list(map(str, columns[group]))
+    return read
 
 
 def _all_missing(labels: Iterable) -> bool:

@@ -20,8 +20,8 @@ from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 PER_END = 3  # classes at each end of the tail that get an example
 # The settings of a run that decide which images are test images.
 _SPLIT_SETTINGS = (
-    *("data", "data_dir", "data_config", "image_column", "label_column"),
-    *("test_fraction", "split_seed", "on_bad_image"),
+    *("data", "data_dir", "data_config", "image_column", "label_column", "group_column"),
+    *("test_fraction", "split_seed", "drop_duplicates", "on_bad_image"),
 )
 
 
@@ -82,8 +82,8 @@ def examples_of_run(source: str, config: DeiTLTConfig, revision: str | None = No
     is_here = data == "digits-lt" or (Path(source).is_dir() and Path(settings.get("data_dir") or data).exists())
     if not settings or not is_here:
         return []
-    splits, _ = load_splits(DataArguments(**{name: settings[name] for name in _SPLIT_SETTINGS if name in settings}))
-    test = undecoded(splits["test"])
+    loaded = load_splits(DataArguments(**{name: settings[name] for name in _SPLIT_SETTINGS if name in settings}))
+    test = undecoded(loaded.splits["test"])
     if test.features["label"].names != names_of(config):
         return []
     labels, first_images = np.unique(labels_of(test), return_index=True)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import yaml
 from accelerate import PartialState
@@ -22,6 +23,7 @@ from deitlt_hf.cards.descriptions import kind_of_data
 from deitlt_hf.cards.model_card import write_model_card
 from deitlt_hf.cards.record import find_hub_ids, installed_versions, public_settings
 from deitlt_hf.data.arguments import Images
+from deitlt_hf.data.groups import groups_of
 from deitlt_hf.data.loading import class_counts
 from deitlt_hf.data.record import DataRecord, read_data_record
 from deitlt_hf.durable.checkpoints import REMOVING, SAVING, newest_complete, remove, tidy
@@ -280,6 +282,9 @@ def finish_run(
                 "test_counts": class_counts(images.test),
                 "test_images_in_train": images.test_images_in_train,
                 "test_split": "given" if images.held_out is None else "held out of train",
+                "group_column": images.group_column,
+                "groups": None if images.group_column is None else _number_of_groups(images),
+                "dropped": images.dropped and dataclasses.asdict(images.dropped),
                 "validation_images": None if images.validation is None else len(images.validation),
             },
             "hub_ids": hub_ids,
@@ -290,6 +295,11 @@ def finish_run(
         write_model_card(args.output_dir, trainer.hub_model_id if args.push_to_hub else None, args.hub_revision)
     if args.push_to_hub:
         trainer.push_to_hub()
+
+
+def _number_of_groups(images: Images) -> dict[str, int]:
+    splits = {"train": images.train, "test": images.test, "validation": images.validation}
+    return {name: len(np.unique(groups_of(split))) for name, split in splits.items() if split is not None}
 
 
 def _what_it_took(trainer: LongTailTrainer, seconds: float, checkpoint: str | None) -> dict[str, Any]:

@@ -27,6 +27,9 @@ from deitlt_hf.data.record import (
 from deitlt_hf.errors import DeiTLTError, counted, notice, some
 from deitlt_hf.inference.loading import load_any_config
 
+# What decides which images of the same data are held out.
+_OF_THE_DRAW = ("test_fraction", "split_seed", "group_column", "drop_duplicates")
+
 
 @dataclass(frozen=True)
 class DataChoice:
@@ -50,7 +53,7 @@ class MeasuredImages:
 def load_images_to_train(data: DataArguments, checkpoint: str | None = None) -> Images:
     """Load a training's images; refuse data that changed since the checkpoint, and warn of test images in train."""
     images = load_images(data)
-    if images.held_out is not None:  # identical images were held out together
+    if images.held_out is not None and images.group_column is None:  # identical images are on one side
         leaked, images.one_of_each_class = 0, images.held_out.kept
     else:
         in_train = image_hashes(images.train, "train")
@@ -77,6 +80,8 @@ def _check_unchanged(images: Images, name: str, checkpoint: str) -> None:
         record = DataRecord(names_of(config), getattr(config, "class_counts", None) or [], [])
     changed = differing_classes(record.class_names, images.class_names)
     changed = changed or _changed_images(images, images.one_of_each_class, record)
+    if not changed and images.held_out and images.held_out.test_groups != record.test_groups:
+        changed = f"other groups are held out ({some(images.held_out.test_groups)})"
     if changed:
         raise DeiTLTError(
             f"{name} is not what it was when the run of {checkpoint} began: {changed}; restore it, or start a new run "
@@ -96,6 +101,10 @@ def data_record(images: Images, sources: Mapping[str, str | None]) -> DataRecord
         test_fraction=held_out and held_out.test_fraction,
         split_seed=held_out and held_out.seed,
         kept=images.one_of_each_class,
+        group_column=images.group_column,
+        drop_duplicates=images.dropped is not None,
+        train_groups=[] if held_out is None else held_out.train_groups,
+        test_groups=[] if held_out is None else held_out.test_groups,
     )
 
 
@@ -108,21 +117,22 @@ def load_images_to_measure(
     Another source gives its test split, or all of its images if it has none; it may have only some of the classes.
     """
     measured = _of_the_run(data, config, sources) if choice.own else _of_another_source(data, config, sources[0])
-    if "test_fraction" in choice.given and measured.images.held_out is None:
-        notice(f"--test_fraction is not used: the test images are {measured.taken}")
+    unused = ["test_fraction"] if measured.images.held_out is None else []
+    unused += [] if choice.own else ["drop_duplicates"]
+    for name in unused:
+        if name in choice.given:
+            notice(f"--{name} is not used: the test images are {measured.taken}")
     return measured
 
 
 def _of_the_run(data: DataArguments, config: PreTrainedConfig, sources: Sequence[str]) -> MeasuredImages:
     records = _records(data, sources)
     own = records.get(sources[0])
-    drawn = (data.test_fraction, data.split_seed)
-    if own and own.test_fraction is not None and drawn != (own.test_fraction, own.split_seed):
-        raise DeiTLTError(
-            f"{sources[0]} was trained with test_fraction {own.test_fraction:g} and split_seed {own.split_seed}; "
-            f"with {drawn[0]:g} and {drawn[1]}, test images would be training images: leave these flags out"
-        )
-    images = load_images(data, {name for record in records.values() for name in record.kept})
+    for source, record in records.items():
+        if other := _other_draw(data, record):
+            raise DeiTLTError(f"{source} {other}: leave {'these flags' if record is own else 'this model'} out")
+    kept = {name for record in records.values() for name in (*record.kept, *record.train_groups)}
+    images = load_images(data, kept)
     if own and own.test_fraction is None and images.held_out:
         raise DeiTLTError(
             f"{sources[0]} was trained on all training images of {data.data}, which have no test split now (or only a "
@@ -141,15 +151,42 @@ def _of_the_run(data: DataArguments, config: PreTrainedConfig, sources: Sequence
     return MeasuredImages(images, f"{which} {data.data}")
 
 
+def say_draw_of_teacher(data: DataArguments, teacher: str | None) -> None:
+    """Give a notice if the teacher's run held out other images of the same data."""
+    record = None if teacher is None else read_data_record(teacher)
+    if record is not None and _place_of(data) in record.places.values() and (other := _other_draw(data, record)):
+        notice(f"the teacher {teacher} {other} of the teacher: train it with the same flags")
+
+
+def _other_draw(data: DataArguments, record: DataRecord) -> str | None:
+    """How a run held out other images than these data arguments do, in words; None if it did not."""
+    if record.test_fraction is None:
+        return None
+    then, now = ({name: getattr(of, name) for name in _OF_THE_DRAW} for of in (record, data))
+    if then == now:
+        return None
+    shown = [name for name in _OF_THE_DRAW if then[name] != now[name] or name in ("test_fraction", "split_seed")]
+    trained = " and ".join(f"{name} {_plain(then[name])}" for name in shown)
+    here = " and ".join(_plain(now[name]) for name in shown)
+    return f"was trained with {trained}; with {here}, test images would be training images"
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _records(data: DataArguments, sources: Sequence[str]) -> dict[str, DataRecord]:
     """The data records of the models' runs, for these data."""
     found = {source: read_data_record(source) for source in sources}
-    place = os.path.abspath(os.path.expanduser(data.data))
     return {
         source: record
         for source, record in found.items()
-        if record is not None and (source == sources[0] or place in record.places.values())
+        if record is not None and (source == sources[0] or _place_of(data) in record.places.values())
     }
+
+
+def _place_of(data: DataArguments) -> str:
+    return os.path.abspath(os.path.expanduser(data.data))
 
 
 def _say_changes(images: Images, name: str, source: str, record: DataRecord) -> None:

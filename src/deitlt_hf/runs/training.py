@@ -32,7 +32,7 @@ from deitlt_hf.runs.directory import (
     save_model,
 )
 from deitlt_hf.runs.estimate import TimeEstimate
-from deitlt_hf.runs.images import data_record, load_images_to_train
+from deitlt_hf.runs.images import data_record, load_images_to_train, say_draw_of_teacher
 from deitlt_hf.runs.profiling import StepProfile, profile_training
 from deitlt_hf.runs.settings import say_what_is_unused
 from deitlt_hf.runs.student_models import StudentArguments, check_shape, load_start, student_config
@@ -256,6 +256,7 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
     sources = {"data": data.data, "data_dir": data.data_dir, "teacher": student.teacher, "init_from": student.init_from}
     refuse_within(args.output_dir, args.overwrite, **sources)
     images = load_images_to_train(data, checkpoint)
+    say_draw_of_teacher(data, student.teacher)
     trainer = make_student_trainer(data, student, args, images)
     taught = None if trainer.teacher is None else teacher_record(student.teacher, trainer.teacher.model.config)
     evaluate = partial(

@@ -1,0 +1,101 @@
+"""Groups of images, such as the sites of camera traps or patients: each is on one side of a held-out test split."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+
+from deitlt_hf.data.columns import GROUP, labels_of, selected
+from deitlt_hf.data.holdout import HeldOut, check_test_fraction, number_of
+from deitlt_hf.errors import DeiTLTError, counted, notice, some
+
+
+def groups_of(dataset: Dataset) -> np.ndarray:
+    """The name of each image's group, an array of str `(num_rows,)`."""
+    return np.array(selected(dataset, dataset.data.column(GROUP)).to_pylist(), dtype=object)
+
+
+def hold_out_groups(
+    dataset: Dataset, column: str, test_fraction: float = 0.2, seed: int = 0, kept: Collection[str] = ()
+) -> HeldOut:
+    """Split off groups of images, as `hold_out` splits off images: by a number that follows from the group's name.
+
+    So a group stays where it is when images or groups come or go. Its number is a hash of the seed and the name, and it
+    is tested if that is below `test_fraction`, a share of the groups. Two rules more, as far as groups allow:
+
+    - A class keeps a training image: of its groups, if all would be tested, the one with the largest number is not.
+    - Classes of `n` groups that should give one (`n * test_fraction` is 0.5 or more), but have none below the fraction,
+      get theirs tested, smallest number first, while the groups of the test split are no more than that share of all.
+
+    `kept` are training groups of an earlier draw, which are never tested; a run records them. A notice counts the
+    groups and images on each side, and names the classes without a test image.
+    """
+    check_test_fraction(test_fraction)
+    labels = labels_of(dataset)
+    names, group_of = np.unique(groups_of(dataset), return_inverse=True)
+    numbers = np.array([number_of(name.encode(), seed) for name in names])
+    has = np.zeros((dataset.features["label"].num_classes, len(names)), bool)  # whether a class is in a group
+    has[labels, group_of] = True
+    tested = _draw(has[has.any(axis=1)], numbers, test_fraction, np.isin(names, list(kept)))
+    if not tested.any():
+        raise DeiTLTError(
+            f"the data have no test split, and test_fraction {test_fraction:g} of {counted(len(names), 'group')} of "
+            f"{column!r}, where every class keeps a training image, is none: add groups, pass a larger test_fraction, "
+            "or a test split"
+        )
+    is_tested = tested[group_of]
+    untested = [dataset.features["label"].int2str(int(label)) for label in np.flatnonzero(~has[:, tested].any(axis=1))]
+    in_test, in_train = (
+        f"{counted(int(of.sum()), 'group')} with {counted(int(rows.sum()), 'image')}"
+        for of, rows in ((tested, is_tested), (~tested, ~is_tested))
+    )
+    notice(
+        f"the test split is held out by {column!r}: {in_test} in test, {in_train} in train"
+        + (f"; no test image, because of the groups: {some(untested)}" if untested else "")
+    )
+    return HeldOut(
+        train=dataset.select(np.flatnonzero(~is_tested)),
+        test=dataset.select(np.flatnonzero(is_tested)),
+        test_fraction=test_fraction,
+        seed=seed,
+        kept=[],
+        train_groups=names[~tested].tolist(),
+        test_groups=names[tested].tolist(),
+    )
+
+
+def _draw(has: np.ndarray, numbers: np.ndarray, test_fraction: float, stays: np.ndarray) -> np.ndarray:
+    """Which groups are tested, bool `(groups,)`; `has` `(classes, groups)` says which class is in which group."""
+    tested = (numbers < test_fraction) & ~stays
+    for groups in has:
+        if tested[groups].all():
+            of_class = np.flatnonzero(groups)
+            tested[of_class[numbers[of_class].argmax()]] = False
+    most = int(len(numbers) * test_fraction + 0.5)
+    should_give = has.sum(axis=1) * test_fraction >= 0.5
+    for group in np.argsort(numbers):
+        if tested.sum() >= most:
+            break
+        classes = has[:, group]
+        is_needed = (classes & should_give & ~has[:, tested].any(axis=1)).any()
+        leaves_images = (has[classes][:, ~tested].sum(axis=1) > 1).all()
+        if is_needed and leaves_images and not tested[group] and not stays[group]:
+            tested[group] = True
+    return tested
+
+
+def say_shared_groups(splits: DatasetDict, column: str) -> None:
+    """Give a notice if a group has images in more than one split: these images are more alike than those of others."""
+    groups = {name: set(groups_of(split).tolist()) for name, split in splits.items()}
+    shared = [
+        f"{len(groups[name] & groups[other])} of {counted(len(groups[other]), 'group')} of {other} in {name} too"
+        for name, other in (("train", "test"), ("train", "validation"), ("validation", "test"))
+        if groups.get(name, set()) & groups.get(other, set())
+    ]
+    if shared:
+        notice(
+            f"{column!r}: {', '.join(shared)}: the accuracy measured on them will be too high for new groups; put each "
+            "group on one side"
+        )
