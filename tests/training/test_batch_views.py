@@ -17,6 +17,7 @@ from deitlt_hf.data.dataset import ViewedDataset
 from deitlt_hf.data.device_augmentation.device_views import BatchView, device_views
 from deitlt_hf.data.device_augmentation.random_numbers import Draws
 from deitlt_hf.data.long_tail import class_groups
+from deitlt_hf.data.sampling import Draw
 from deitlt_hf.runs import training as runs
 from deitlt_hf.training.batch_views import BatchViews, augments_on_device
 
@@ -58,6 +59,36 @@ def test_a_student_resumes_with_the_views_it_would_have_had(train_student, accum
     settings = {"gradient_accumulation_steps": accumulated, "mixup": 0.8, "cutmix": 1.0, "repeated_augmentation": 3}
     whole = train_student(**settings)
     torch.testing.assert_close(weights_of(train_student(checkpoint=3, **settings)), weights_of(whole), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("repeated", [1, 3])
+def test_a_loader_that_only_decodes_gets_no_seeds(train_student, monkeypatch, repeated: int) -> None:
+    kinds = set()
+    read = ViewedDataset.__getitems__
+    monkeypatch.setattr(
+        ViewedDataset,
+        "__getitems__",
+        lambda self, indices: kinds.update(map(type, indices)) or read(self, indices),
+    )
+    settings = {"mixup": 0.8, "cutmix": 1.0, "save_strategy": "no", "repeated_augmentation": repeated}
+    without = weights_of(train_student(**settings))
+    assert kinds == {int}
+    monkeypatch.setattr(DeiTLTTrainer, "_loader_draws", True)
+    torch.testing.assert_close(weights_of(train_student(**settings)), without, rtol=0, atol=0)
+    assert kinds == {int, Draw}
+
+
+@pytest.mark.parametrize(("size", "draws"), [(8, False), (300, True)])
+def test_a_loader_that_crops_gets_seeds(tiny_student, arguments, size: int, draws: bool) -> None:
+    rows = rows_of(4, size)
+    of_loader, of_batch = device_views({"pixel_values": True}, 64, True, rows)
+    trainer = DeiTLTTrainer(
+        tiny_student(image_size=64),
+        arguments(distillation_type="none"),
+        train_dataset=ViewedDataset(rows, of_loader, "train"),
+        batch_views=of_batch,
+    )
+    assert {type(index) for index in trainer._get_train_sampler()} == {Draw if draws else int}
 
 
 def test_every_batch_has_its_own_views(train_student) -> None:

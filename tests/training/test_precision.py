@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForImageClassification
 
 from deitlt_hf import (
+    DeiTLTTrainer,
     DeiTLTTrainingArguments,
     StudentArguments,
     TeacherArguments,
@@ -80,6 +81,14 @@ def test_a_student(averaged, classifiers, tmp_path, monkeypatch) -> None:
         again = evaluate.evaluate_student(model, load_images(DATA), 8, Accelerator(cpu=True))
         assert again["experts"] == experts
     assert torch.equal(torch.cat(logits, dim=1), reported)
+
+
+def test_tf32_is_off_for_what_is_reported_alone(tiny_student, arguments, monkeypatch) -> None:
+    trainer = DeiTLTTrainer(tiny_student(), arguments(distillation_type="none"))
+    monkeypatch.setattr(torch.backends, "fp32_precision", "tf32")  # as transformers does with --torch_compile
+    with trainer.in_float32():
+        assert torch.backends.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "none"
+    assert torch.backends.fp32_precision == "tf32"
 
 
 def test_a_teacher(classifiers, tmp_path) -> None:

@@ -151,7 +151,7 @@ def train_teacher(
     with claimed_directory(trainer, [data, teacher, args], checkpoint, data_record(images, sources)):
         seconds = _train(trainer, checkpoint)
         save_model(trainer)
-        with trainer.without_autocast():
+        with trainer.in_float32():
             measured = trainer.evaluate(None if images.validation is None else _viewed(images.test, data, "test"))
         accuracies = {of.key: measured[f"eval_{of.key}"] for of in MEASURES}
         if args.should_save:
@@ -272,7 +272,7 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
         seconds = _train(trainer, checkpoint)
         save_model(trainer)
         # What a run reports is what `deitlt evaluate` finds in its files.
-        with trainer.without_autocast():
+        with trainer.in_float32():
             metrics = {"split": "test"} | evaluate(trainer.model)
             if args.evaluate_ema:
                 with trainer.averaged_weights():

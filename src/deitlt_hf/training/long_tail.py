@@ -272,24 +272,33 @@ class LongTailTrainer(DurableTrainer):
 
     def _drawing(self, sampler: Sampler[int], num_replicas: int = 1, rank: int = 0) -> Sampler[int]:
         """The sampler with a seed for each view, if the data set uses it."""
-        if not isinstance(self.train_dataset, ViewedDataset):
+        if not isinstance(self.train_dataset, ViewedDataset) or not self._loader_draws:
             return sampler
         return DrawingSampler(sampler, self._data_seed, num_replicas, rank)
+
+    @property
+    def _loader_draws(self) -> bool:
+        """Whether the loader makes random views, or only decodes for views whose random numbers are the step's."""
+        of_batch = self.batch_views.views
+        return any(name not in of_batch or not of_batch[name].crops for name in self.train_dataset.views)
 
     @property
     def _data_seed(self) -> int:
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     @contextmanager
-    def without_autocast(self) -> Iterator[None]:
+    def in_float32(self) -> Iterator[None]:
         """Inside this context the model computes as the one that was saved does; after it, as it trains again.
 
-        accelerate leaves its autocast in the model's own `forward`, around that of the class.
+        accelerate leaves its autocast in the model's own `forward`, around that of the class, and `--torch_compile` and
+        `--tf32` leave TF32 on.
         """
         autocast = self.model.__dict__.pop("forward", None)
+        precision, torch.backends.fp32_precision = torch.backends.fp32_precision, "none"
         try:
             yield
         finally:
+            torch.backends.fp32_precision = precision
             if autocast is not None:
                 self.model.forward = autocast
 
