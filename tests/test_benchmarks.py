@@ -53,6 +53,13 @@ def test_a_benchmark_that_is_cut_short_has_printed_what_it_measured(benchmark_mo
     assert [cell.strip() for cell in row if "%" not in cell] == ["", "DeiT tiny, not compiled", "1,234", "567", ""]
 
 
+def test_ceilings_are_measured(benchmark_module, capsys):
+    benchmark_module("ceilings").main("--device cpu --batch-size 4".split())
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split(maxsplit=1)[0] for line in lines] == "product copy sending handing strong the".split()
+    assert all(float(line[44:54]) > 0 for line in lines)
+
+
 def test_flops_are_those_of_the_arithmetic(benchmark_module):
     on_gpu = benchmark_module("on_gpu")
     options = argparse.Namespace(size="tiny", image_size=64, patch_size=16, teacher_depth=20)
