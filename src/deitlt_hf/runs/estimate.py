@@ -17,7 +17,7 @@ from deitlt_hf.training.long_tail import LongTailTrainer
 
 WARM_UP_STEPS = 3  # compilation, memory that is asked for the first time
 TIMED_STEPS = 10  # at least, and for so many seconds, unless the training is shorter
-TIMED_SECONDS = 4.0
+TIMED_SECONDS = 10.0
 SHORT = 10.0  # seconds of a training that needs no estimate
 LONG = 3600.0  # seconds on a CPU, from which on the estimate says what would make it shorter
 EVALUATED = 1 / 3  # of the time of a training image: there is no backward pass
