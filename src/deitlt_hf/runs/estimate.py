@@ -77,7 +77,7 @@ class TimeEstimate(TrainerCallback):
         ]
         if whole > LONG and args.device.type == "cpu":
             lines.append(
-                "shorter: fewer --num_train_epochs; for a student a smaller --image_size, --student_size tiny, or a "
+                "shorter: fewer --epochs; for a student a smaller --image_size, --student_size tiny, or a "
                 "pretrained start (--init_from); or a GPU"
             )
         tqdm.write("\n".join(lines))  # above the progress bar
