@@ -13,9 +13,9 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from deitlt_hf.errors import counted
+from deitlt_hf.runs.profiling import warm_up_steps
 from deitlt_hf.training.long_tail import LongTailTrainer
 
-WARM_UP_STEPS = 3  # compilation, memory that is asked for the first time
 TIMED_STEPS = 10  # at least, and for so many seconds, unless the training is shorter
 TIMED_SECONDS = 10.0
 SHORT = 10.0  # seconds of a training that needs no estimate
@@ -33,6 +33,7 @@ class TimeEstimate(TrainerCallback):
 
     def __init__(self, trainer: LongTailTrainer, test_passes: int = 1) -> None:
         self._trainer, self._test_passes = trainer, test_passes
+        self._warm_up = warm_up_steps(trainer.args)
         self._steps = 0
         self._started = 0.0
         self._done = False
@@ -50,13 +51,6 @@ class TimeEstimate(TrainerCallback):
             if seconds >= TIMED_SECONDS or timed >= 10 * TIMED_STEPS:
                 self._done = True
                 self._say(seconds / timed, state.max_steps - state.global_step, optimizer)
-
-    @property
-    def _warm_up(self) -> int:
-        """Steps until the time of a step is that of the whole training; before, workers have fetched batches ahead."""
-        args = self._trainer.args
-        ahead = args.dataloader_num_workers * (args.dataloader_prefetch_factor or 2)
-        return WARM_UP_STEPS + -(-ahead // args.gradient_accumulation_steps)
 
     def _now(self) -> float:
         if self._trainer.args.device.type == "cuda":
