@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import unicodedata
@@ -96,6 +97,16 @@ class DeiTLTError(ValueError):
         if len(lines) > 1 and lines[0].startswith("Caught ") and "Traceback" in lines[1]:
             lines = [lines[-1].split(": ", 1)[-1]]
         super().__init__(printable(" ".join(lines)))
+
+
+def unknown_source(path: Path, names: Iterable[str]) -> DeiTLTError:
+    """The error about data that do not exist; `names` are the data sets that the user could have meant."""
+    near = difflib.get_close_matches(str(path), list(names), cutoff=0.8)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the names are {', '.join(names)}"
+    return DeiTLTError(
+        f"unknown data source {str(path)!r}, which is neither a name, a file, a directory, nor a data set of the hub "
+        f"(owner/name): {hint}"
+    )
 
 
 def check_is_there(source: str | None) -> None:

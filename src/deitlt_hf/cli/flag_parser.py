@@ -33,9 +33,13 @@ class FlagParser(OneLineParser):
     def add_flags(self, flags: Sequence[Flag], of_run: bool) -> None:
         """Add the flags, in the groups of the layout."""
         if self.layout is None:
+            of_data = self.add_argument_group("data, by default those of the model's run") if of_run else self
             for flag in flags:
-                default = "as in the model's run" if of_run and flag["of"] == "DataArguments" else flag.get("default")
-                self._add_flag(self, flag, "" if default is None else f" (default: {default})")
+                is_of_run = of_run and flag["of"] == "DataArguments"
+                default = None if is_of_run else flag.get("default")
+                self._add_flag(
+                    of_data if is_of_run else self, flag, "" if default is None else f" (default: {default})"
+                )
             return
         by_name = {flag["name"]: flag for flag in flags}
         titled = {name: title for title, names in self.layout.shown.items() for name in names.split()}
@@ -65,6 +69,10 @@ class FlagParser(OneLineParser):
             )
 
 
+# Where the last word of the name would mislead.
+_VALUES = {"init_from": "MODEL", "on_bad_image": "error|skip", "report_to": "NAME"}
+
+
 def _both_ways(*names: str) -> list[str]:
     """`--batch_size` and `--batch-size`."""
     return list(dict.fromkeys(f"--{way}" for name in names for way in (name, name.replace("_", "-"))))
@@ -75,6 +83,7 @@ def _shown(flag: Flag) -> str:
     name, is_switch = flag["name"], flag.get("type") == "bool" and flag.get("nargs") == "?"
     names = [*flag.get("aliases", ()), name, *([f"no_{name}"] if flag.get("no") else [])]
     value = "true|false" if flag.get("type") == "bool" else name.rsplit("_", 1)[-1].upper()
+    value = _VALUES.get(name, value)
     if len(flag.get("choices", ())) in range(1, 6):
         value = "|".join(flag["choices"])
     ways = {"+": f" {value} ...", "*": f" {value} ...", "?": "" if is_switch else f" [{value}]"}

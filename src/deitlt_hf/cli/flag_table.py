@@ -21,6 +21,7 @@ from deitlt_hf.cli.evaluate import EvaluateArguments
 from deitlt_hf.cli.flags import FLAGS_FILE
 from deitlt_hf.cli.parsing import DataclassParser, accept_none
 from deitlt_hf.data.arguments import TrainingDataArguments
+from deitlt_hf.data.benchmarks import BENCHMARKS
 from deitlt_hf.runs.training import StudentArguments, TeacherArguments
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
 
@@ -39,13 +40,13 @@ _TYPES = {int: "int", float: "float", "string_to_bool": "bool"}
 
 
 def flag_table() -> dict[str, Any]:
-    """`{"transformers": version, "dataclasses": {name: {"extends": name or None, "flags": [...]}}}`."""
+    """Transformers' version, the names of data sets, and `{"extends": name, "flags": [...]}` of each dataclass."""
     found = {}
     for leaf in _OF_COMMANDS:
         chain = [each for each in reversed(leaf.__mro__) if dataclasses.is_dataclass(each)]
         for each, parent in zip(chain, [None, *chain], strict=False):
             found[each.__name__] = {"extends": parent and parent.__name__, "flags": _flags_of(each)}
-    return {"transformers": transformers.__version__, "dataclasses": found}
+    return {"transformers": transformers.__version__, "data_sets": list(BENCHMARKS), "dataclasses": found}
 
 
 def _flags_of(dataclass_type: type) -> list[dict[str, Any]]:
@@ -89,8 +90,9 @@ def write_table() -> None:
     for name, of in table["dataclasses"].items():
         flags = ",\n".join(f"      {json.dumps(flag, ensure_ascii=False)}" for flag in of["flags"])
         lines.append(f'    "{name}": {{"extends": {json.dumps(of["extends"])}, "flags": [\n{flags}\n    ]}}')
-    version, dataclasses_ = json.dumps(table["transformers"]), ",\n".join(lines)
-    FLAGS_FILE.write_text(f'{{\n  "transformers": {version},\n  "dataclasses": {{\n{dataclasses_}\n  }}\n}}\n')
+    others = "".join(f"  {json.dumps(key)}: {json.dumps(table[key])},\n" for key in ("transformers", "data_sets"))
+    joined = ",\n".join(lines)
+    FLAGS_FILE.write_text(f'{{\n{others}  "dataclasses": {{\n{joined}\n  }}\n}}\n', encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from deitlt_hf.cli.flag_parser import Flag, FlagParser, Help
+from deitlt_hf.errors import unknown_source
 from deitlt_hf.files import is_hub_id
 from deitlt_hf.ranges import check_range
 
@@ -104,19 +106,18 @@ def check_flags(
 
 def check_data_is_there(source: str) -> None:
     """Refuse data that are neither a name nor a file or directory, before torch is loaded; hub ids pass."""
-    path = Path(source).expanduser()
-    if path.exists() or is_hub_id(source):
-        return
-    from deitlt_hf.data.benchmarks import BENCHMARKS
-    from deitlt_hf.data.sources import read_path
+    path, names = Path(source).expanduser(), _table()["data_sets"]
+    if not (source in names or path.exists() or is_hub_id(source)):
+        raise unknown_source(path, names)
 
-    if source not in BENCHMARKS:
-        read_path(path, BENCHMARKS, None, None, needs_train=False)  # says what it could have meant
+
+def _table() -> dict[str, Any]:
+    return json.loads(FLAGS_FILE.read_text(encoding="utf-8"))
 
 
 def _flags_of(dataclasses: Sequence[str]) -> list[Flag]:
     """The flags of dataclasses. The installed transformers may have other flags than the one of the table."""
-    table = json.loads(FLAGS_FILE.read_text(encoding="utf-8"))
+    table = _table()
 
     def inherited(name: str | None) -> dict[str, Flag]:
         if name is None:

@@ -10,8 +10,10 @@ from deitlt_hf.cli.flags import check_data_is_there, check_flags
 from deitlt_hf.errors import check_is_there
 from deitlt_hf.recipes import load_recipe
 
-_DATA = "data data_dir image_size horizontal_flip image_column label_column group_column test_fraction"
-_DATA += " drop_duplicates on_bad_image"
+_DATA = (
+    "data data_dir image_size horizontal_flip image_column label_column group_column drop_duplicates test_fraction "
+    "on_bad_image"
+)
 _STUDENT = "student_size patch_size init_from cls_loss drw_start_epoch mixup cutmix repeated_augmentation"
 _STUDENTS_TEACHER = "teacher distillation_type distillation_alpha"
 _TEACHER = "architecture depth classifier init_from loss drw_start_epoch sam_rho class_balanced_sampling"

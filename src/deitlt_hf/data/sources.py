@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,7 +30,7 @@ from deitlt_hf.data.tables import (
     reading,
     root_reason,
 )
-from deitlt_hf.errors import DeiTLTError, counted, notice, some
+from deitlt_hf.errors import DeiTLTError, counted, notice, some, unknown_source
 
 Source = str | Path | Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
@@ -54,12 +53,7 @@ def read_path(
             return read_tables({"train": [path]}, image_column, label_column, needs_train, group_column)
     if path.exists():
         raise DeiTLTError(f"{str(path)!r} is no list of images: pass a file with one of {', '.join(TABLE_SUFFIXES)}")
-    near = difflib.get_close_matches(str(path), list(names), cutoff=0.8)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the names are {', '.join(names)}"
-    raise DeiTLTError(
-        f"unknown data source {str(path)!r}, which is neither a name, a file, a directory, nor a data set of the hub "
-        f"(owner/name): {hint}"
-    )
+    raise unknown_source(path, names)
 
 
 def read_directory(
