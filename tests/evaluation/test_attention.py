@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,10 +201,15 @@ def test_a_result_is_sorted_by_any_expert():
 
 
 def test_panels_have_names_of_their_own(tmp_path):
-    files = [tmp_path / name for name in ("a/x.jpg", "b/x.jpg", "b/X.PNG", "b/x-2.gif")]
-    assert panel_names(files) == ["x.png", "x-2.png", "X-3.png", "x-2-2.png"]
-    (tmp_path / "x-2.png").touch()
-    with pytest.raises(DeiTLTError, match=r"x-2\.png exists"):
-        check_panels_are_free(tmp_path, panel_names(files))
+    files = [Path(name) for name in ("x.jpg", "b/x.jpg", "b/X.PNG", "b/x-2.gif", "c.jpg", "c.png/x.jpg")]
+    names = panel_names(files)
+    assert names == ["x.png", "b/x.png", "b/X-2.png", "b/x-2-2.png", "c-2.png", "c.png/x.png"]
+    check_panels_are_free(tmp_path, names)
+    (tmp_path / "b").touch()
+    with pytest.raises(DeiTLTError, match="b is a file"):
+        check_panels_are_free(tmp_path, names)
+    (tmp_path / "x.png").touch()
+    with pytest.raises(DeiTLTError, match=r"x\.png exists"):
+        check_panels_are_free(tmp_path, names[:1])
     with pytest.raises(DeiTLTError, match="is a file"):
-        check_panels_are_free(tmp_path / "x-2.png", [])
+        check_panels_are_free(tmp_path / "x.png", [])

@@ -23,9 +23,10 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification, ExpertClassifier
+from deitlt_hf.cli.app import _name_of
 from deitlt_hf.cli.main import main
 from deitlt_hf.inference.app import MAX_PIXELS, build_app, expert_panels, read_picture, shown_picture
-from deitlt_hf.inference.app_examples import class_caption, examples_in_folder, examples_of_run
+from deitlt_hf.inference.app_examples import ExamplePicture, class_caption, examples_in_folder, examples_of_run
 
 ROOT = Path(__file__).parents[2]
 SPACE = ROOT / "examples" / "space"
@@ -282,6 +283,31 @@ def test_without_gradio_the_command_says_what_to_install(student, monkeypatch, c
     assert capsys.readouterr().err == (
         "deitlt app: the app needs gradio, which is not installed; run pip install 'deitlt-hf[app]'\n"
     )
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_the_page_opens_with_the_first_example_answered(student, number):
+    examples = [ExamplePicture(colourful(40 + 8 * index, 32), f"number {index}") for index in range(number)]
+    app = build_app(ExpertClassifier.from_pretrained(student), "my *owls*", examples)
+    assert app.title == "my *owls*"
+    assert texts(app).startswith("# my \\*owls\\*\n")
+    on_load = [one for one in app.fns.values() if (app._id, "load") in one.targets]
+    assert len(on_load) == min(number, 1)
+    for event in on_load:
+        _, shown, *answers = event.fn()
+        assert shown.label == "Picture: number 0"
+        expected = expert_panels(ExpertClassifier.from_pretrained(student), examples[0].image)
+        assert answers[2:] == expected[2:]
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("runs/owls", "owls"), ("runs/owls/", "owls"), ("runs/owls/ema", "owls/ema"), ("owner/owls", "owner/owls")],
+)
+def test_the_title_is_the_models_name(model, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    assert _name_of(model) == name
 
 
 def test_the_app_asks_for_nothing_outside(student):

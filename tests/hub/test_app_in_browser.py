@@ -116,6 +116,12 @@ def assert_answers(visit: AppVisit, classifier: ExpertClassifier, file: Path) ->
         assert [text for _, _, text in shown] == [f"{100 * row.probability[expert]:.0f}%" for row in rows]
 
 
+def test_the_page_opens_with_the_first_example_answered(visit, classifier, folder):
+    visit.wait_for(f"Picture: {CAPTIONS['рысь']}")
+    assert_answers(visit, classifier, folder / "examples" / "рысь" / "picture.png")
+    assert visit.page.title() == f"{folder.name}/student"
+
+
 def test_an_uploaded_picture_gets_both_experts_answers_and_maps(visit, classifier, folder):
     visit.upload(folder / "a <b>photo.png")
     visit.wait_for("Picture: a bphoto.png")  # gradio takes angle brackets out of names

@@ -133,6 +133,7 @@ def _header(record: RunRecord) -> ModelCardData:
 def _model_index(record: RunRecord) -> list[EvalResult]:
     data = record.data
     is_validation = record.measured_split == "validation"
+    own = record.config.expert if record.is_student else ONLY_ROW  # the numbers of what the model answers come first
     name = f"{record.measured_split} split of the run" if data is None else data.title
     if record.settings and record.settings.get("imbalance_factor") is not None:
         name += f" (imbalance factor {record.settings['imbalance_factor']:g})"
@@ -148,7 +149,7 @@ def _model_index(record: RunRecord) -> list[EvalResult]:
             source_name=record.paper and record.paper.source,
             source_url=record.paper and record.paper.url,
         )
-        for row, accuracies in record.results.items()
+        for row, accuracies in sorted(record.results.items(), key=lambda one: one[0] != own)
         for measure in MEASURES
         if row != TEACHER and accuracies.get(measure.key) is not None
     ]

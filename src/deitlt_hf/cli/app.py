@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from deitlt_hf.cli.console import OneLineParser, quiet_libraries
 from deitlt_hf.errors import check_model_is_there
+from deitlt_hf.files import is_hub_id, last_part
+
+_SAYS_NOTHING = ("student", "ema", "model")
 
 
 def run(argv: Sequence[str]) -> None:
@@ -35,4 +39,12 @@ def run(argv: Sequence[str]) -> None:
         examples = examples_in_folder(options.examples, classifier.config)
     else:
         examples = examples_of_run(options.model, classifier.config, options.revision)
-    serve(build_app(classifier, options.model, examples), options.host, options.port)
+    serve(build_app(classifier, _name_of(options.model), examples), options.host, options.port)
+
+
+def _name_of(model: str) -> str:
+    """A hub id, or the last folder of a path, with the one above where it says nothing, as in `owls/student`."""
+    if is_hub_id(model):
+        return model
+    name = last_part(model)
+    return f"{last_part(os.path.dirname(os.path.abspath(model)))}/{name}" if name in _SAYS_NOTHING else name

@@ -25,6 +25,7 @@ COMMANDS = {
     "analyze": "what a model's experts are good at and where its tokens look: numbers, figures and a page",
     "compare": "models side by side: accuracies with intervals, their differences, and the same figures",
     "predict": "what both experts say of images",
+    "set-expert": "change which expert a saved student answers with by default",
     "app": "a page in the browser: upload a picture, see what both experts say and where they look",
     "export": "write a student for ONNX Runtime, or as a torch.export program",
     "push": "put a model with its card on the hub",
@@ -81,7 +82,7 @@ def _run(command: str, flags: Sequence[str]) -> None:
         if command in _ABOUT:
             print(_ABOUT[command]())
         else:
-            importlib.import_module(f"deitlt_hf.cli.{command}").run(flags)
+            importlib.import_module(f"deitlt_hf.cli.{command.replace('-', '_')}").run(flags)
     except SystemExit as end:  # argparse has shown its help
         if not isinstance(end, Stopped):
             sys.stdout.flush()
@@ -119,7 +120,7 @@ def _leave_process_group() -> None:
 
 
 def _help() -> str:
-    commands = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    commands = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
     return f"""usage: deitlt COMMAND [options]
 
 Vision Transformers for long-tailed images: DeiT-LT on the Hugging Face stack.

@@ -5,69 +5,128 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from deitlt_hf.cli.console import OneLineParser, quiet_libraries
 from deitlt_hf.errors import DeiTLTError, check_model_is_there, printable
 
+_TOP = 3  # classes to show of an image
 _MANY = 100  # from this number of images on, a progress bar is shown
 
 
 def run(argv: Sequence[str]) -> None:
-    parser = OneLineParser(
-        prog="deitlt predict",
-        description="Top classes of images, by the average and by each expert, and where the two tokens look.",
-    )
-    parser.add_argument("model", help="directory or hub id of a student, or a directory that deitlt export wrote")
-    parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
-    parser.add_argument("--top", type=int, default=3, help="classes to show (default: %(default)s)")
-    parser.add_argument(
-        "--expert",
-        help="sort the classes by: average, cls or distillation (default: the model's own, usually average)",
-    )
-    parser.add_argument("--batch_size", type=int, default=32, help="images per step (default: 32)")
-    parser.add_argument(
-        "--attention", metavar="DIR", type=Path, help="directory for a picture per image of where the tokens look"
-    )
-    parser.add_argument("--output", metavar="FILE", type=Path, help="write the result to FILE.json or FILE.csv")
-    parser.add_argument("--revision", help="branch, tag or commit of a model on the hub (default: main)")
-    options = parser.parse_args(argv)
+    options = _parser().parse_args(argv)
     check_model_is_there(options.model)
 
-    from deitlt_hf.evaluation.measures import EXPERTS
-    from deitlt_hf.inference.classifier import ExpertClassifier, find_images
+    from deitlt_hf.evaluation.measures import expert_named
+    from deitlt_hf.inference.classifier import load_classifier, named_images
     from deitlt_hf.inference.panels import check_panels_are_free, panel_names
-    from deitlt_hf.inference.prediction_files import check_prediction_file, prediction_file
-    from deitlt_hf.ranges import one_of
+    from deitlt_hf.inference.prediction_files import Decisions, check_prediction_file, prediction_file
 
     if options.expert is not None:
-        one_of("expert", options.expert, EXPERTS)
-    files = find_images(options.images)
+        options.expert = expert_named(options.expert)
+    _check_numbers(options)
+    found = named_images(options.images)
+    panels = dict(zip(found, panel_names(list(found.values())), strict=True))
     if options.output is not None:
         check_prediction_file(options.output)
     if options.attention is not None:
-        check_panels_are_free(options.attention, panel_names(files))
+        check_panels_are_free(options.attention, list(panels.values()))
     quiet_libraries()
-    classifier = ExpertClassifier.from_pretrained(options.model, options.revision)
-    with nullcontext(_print_result) if options.output is None else prediction_file(options.output) as show:
-        unreadable = _predict(classifier, files, options, show)
+    classifier = load_classifier(options.model, options.revision)
+    _check_no_class_is_called_uncertain(classifier, options)
+    expert = options.expert or getattr(classifier.config, "expert", classifier.experts[0])
+    decisions = Decisions(expert, classifier.experts, options.threshold)
+    top = _TOP if options.top is None else options.top
+    with (
+        nullcontext(partial(_print_result, decisions=decisions, top=top))
+        if options.output is None
+        else prediction_file(options.output, decisions, top, is_ranked=options.top is not None)
+    ) as show:
+        unreadable = _predict(classifier, panels, options, decisions, show)
+    if len(panels) - unreadable > 1:
+        print(decisions.summary())
     if options.output is not None:
         print(f"predictions: {options.output}")
     if options.attention is not None:
         print(f"attention maps: {options.attention}")
     if unreadable:
         raise DeiTLTError(
-            f"{unreadable} of {len(files)} files could not be read as images, see above; the others are done"
+            f"{unreadable} of {len(panels)} files could not be read as images, see above; the others are done"
         )
 
 
-def _predict(classifier, files: list[Path], options, show) -> int:
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog="deitlt predict",
+        description="Classes of images, by the average and by each expert, a summary, and where the two tokens look.",
+    )
+    parser.add_argument(
+        "model", help="directory or hub id of a student or another image classifier, or what deitlt export wrote"
+    )
+    parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
+    parser.add_argument(
+        "--top",
+        "--top_k",
+        dest="top",
+        metavar="K",
+        type=int,
+        help=f"classes to show of each image (default: {_TOP}); a CSV file then has a row for each of them",
+    )
+    parser.add_argument(
+        "--threshold",
+        metavar="P",
+        type=float,
+        help="images whose class has a probability below P (0 to 1) get the class 'uncertain'",
+    )
+    parser.add_argument(
+        "--expert",
+        help="decides and sorts the classes: average, cls (head) or distillation (dist, tail); default: the model's "
+        "own, usually average",
+    )
+    parser.add_argument("--batch_size", type=int, default=32, help="images per step (default: 32)")
+    parser.add_argument(
+        "--attention", metavar="DIR", type=Path, help="directory for a picture per image of where the tokens look"
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", type=Path, help="write a row per image to FILE.csv, or the top classes to FILE.json"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of a model on the hub (default: main)")
+    return parser
+
+
+def _check_numbers(options) -> None:
+    """Refuse a threshold that is no probability, or that the file has no place for, and too few classes."""
+    from deitlt_hf.ranges import Range
+
+    if options.top is not None and options.top < 1:
+        raise DeiTLTError(f"top is {options.top}; pass at least 1")
+    if options.threshold is None:
+        return
+    if options.threshold not in Range(0, 1):
+        raise DeiTLTError(f"threshold is {options.threshold:g}; pass {Range(0, 1)}")
+    if options.top is not None and options.output is not None and options.output.suffix.lower() == ".csv":
+        raise DeiTLTError("--top writes a row per class, and --threshold marks images; pass one of them for a CSV file")
+
+
+def _check_no_class_is_called_uncertain(classifier, options) -> None:
+    from deitlt_hf.inference.prediction_files import UNCERTAIN
+
+    if options.threshold is not None and UNCERTAIN in classifier.class_names:
+        raise DeiTLTError(
+            f"the model has a class {UNCERTAIN!r}, which --threshold gives to images in doubt; leave --threshold out, "
+            "and compare the column 'probability' yourself"
+        )
+
+
+def _predict(classifier, panels: dict[Path, str], options, decisions, show) -> int:
     """Show each image's result and save its panel; returns how many files could not be read."""
     from tqdm import tqdm
 
-    from deitlt_hf.inference.panels import panel_names, save_panel
+    from deitlt_hf.inference.panels import save_panel
 
-    unreadable = []
+    files, unreadable = list(panels), []
 
     def note(file: Path, error: DeiTLTError) -> None:
         unreadable.append(file)
@@ -75,29 +134,32 @@ def _predict(classifier, files: list[Path], options, show) -> int:
 
     results = classifier.stream(
         files,
-        top=len(classifier.class_names) if options.attention else options.top,  # a panel has each expert's own
+        top=len(classifier.class_names),  # each expert's own best class is among them
         expert=options.expert,
         attention=options.attention is not None,
         batch_size=options.batch_size,
         on_error=note if len(files) > 1 else None,
     )
-    names = dict(zip(files, panel_names(files), strict=True))
     # No bar for few images, nor beside results that scroll by on the terminal; None hides it unless on a terminal.
     hidden = len(files) < _MANY or (options.output is None and sys.stdout.isatty()) or None
     for result in tqdm(results, total=len(files), unit="image", leave=False, disable=hidden):
         if options.attention is not None:
-            save_panel(result, options.attention / names[result.file])
-            result.rows = result.rows[: options.top]
+            save_panel(result, options.attention / panels[result.file])
+        decisions.count(result)
         show(result)
     return len(unreadable)
 
 
-def _print_result(result) -> None:
+def _print_result(result, decisions, top: int) -> None:
     from deitlt_hf.evaluation.measures import EXPERT_LABELS
+    from deitlt_hf.inference.prediction_files import UNCERTAIN
 
-    print(printable(result.file))
-    names = [printable(row.name) for row in result.rows]
+    is_uncertain = decisions.threshold is not None and decisions.chosen(result) == UNCERTAIN
+    print(printable(result.file) + (f"  ({UNCERTAIN})" if is_uncertain else ""))
+    rows = result.rows[:top]
+    names = [printable(row.name) for row in rows]
     width = max(map(len, names))
-    print(f"  {'':<{width}}" + "".join(f"{label:>13}" for label in EXPERT_LABELS.values()))
-    for name, row in zip(names, result.rows, strict=True):
-        print(f"  {name:<{width}}" + "".join(f"{100 * row.probability[expert]:>12.1f}%" for expert in EXPERT_LABELS))
+    labels = {expert: EXPERT_LABELS.get(expert, expert) for expert in rows[0].probability}
+    print(f"  {'':<{width}}" + "".join(f"{label:>13}" for label in labels.values()))
+    for name, row in zip(names, rows, strict=True):
+        print(f"  {name:<{width}}" + "".join(f"{100 * row.probability[expert]:>12.1f}%" for expert in labels))

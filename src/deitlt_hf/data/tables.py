@@ -40,7 +40,13 @@ LISTED_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 TABLE_SUFFIXES = (*LISTED_SUFFIXES, ".json")
 
 # The columns that `deitlt predict` writes; a model's predictions are not used as labels.
-PREDICTION_COLUMNS = ("file", "rank", "class", "average", "cls", "distillation")
+# A row per file and class, of a student or of a network with one head.
+RANKED_COLUMNS = ("file", "rank", "class", "average", "cls", "distillation")
+RANKED_COLUMNS_OF_ONE_HEAD = ("file", "rank", "class", "probability")
+# A row per image; with a threshold, the class is followed by the one that is most probable.
+IMAGE_COLUMNS = ("file", "class", "probability")
+EXPERT_COLUMNS = ("cls_class", "cls_probability", "distillation_class", "distillation_probability", "experts_agree")
+BEST_CLASS = "best_class"
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _NO_LABEL = (None, "", -1, "-1")
@@ -79,9 +85,16 @@ def holds_predictions(path: Path) -> bool:
         return False
     try:
         with open(path, "rb") as file:
-            return file.readline(1000).strip() == ",".join(PREDICTION_COLUMNS).encode()
+            header = tuple(file.readline(1000).decode(errors="replace").strip().split(","))
     except OSError:
         return False  # reading the table gives the reason
+    without_best = tuple(name for name in header if name != BEST_CLASS)
+    return without_best in (
+        RANKED_COLUMNS,
+        RANKED_COLUMNS_OF_ONE_HEAD,
+        IMAGE_COLUMNS,
+        IMAGE_COLUMNS + EXPERT_COLUMNS,
+    )
 
 
 def by_split(tables: Sequence[Path], directory: Path) -> dict[str, list[Path]]:

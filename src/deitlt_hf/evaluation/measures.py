@@ -26,11 +26,20 @@ from deitlt_hf.long_tail_accuracy.scores import (
     to_numpy,
 )
 from deitlt_hf.long_tail_accuracy.scores import Measure as Measure
+from deitlt_hf.ranges import one_of
 
 # The values of `config.expert`. Not imported from the model's configuration, which would load torch and transformers.
 EXPERT_LABELS = {"average": "average", "cls": "CLS expert", "distillation": "DIST expert"}
 EXPERTS = tuple(EXPERT_LABELS)
+EXPERT_SYNONYMS = {"head": "cls", "tail": "distillation", "dist": "distillation"}  # as in the model's configuration
 TEACHER = "teacher"  # the row of the student's teacher, on the same images
+
+
+def expert_named(name: str) -> str:
+    """The expert that a user's word means, or `DeiTLTError`: `dist` and `tail` are `distillation`, `head` is `cls`."""
+    expert = EXPERT_SYNONYMS.get(name, name)
+    one_of("expert", expert, EXPERTS)
+    return expert
 
 
 def grouped_accuracy(predictions: Any, labels: Any, groups: Mapping[str, Sequence[int]]) -> dict[str, float]:

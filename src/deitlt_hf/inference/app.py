@@ -54,8 +54,8 @@ def expert_panels(classifier: ExpertClassifier, picture: Image.Image) -> list[An
 def introduction(config: DeiTLTConfig, has_attention: bool = True) -> str:
     """A few sentences about the model for the top of the page."""
     text = (
-        "This model has two experts: its CLS token for classes with many training images (head), its DIST token for "
-        "classes with few (tail). "
+        "This DeiT-LT model has two experts: its CLS token for classes with many training images (head), its DIST "
+        "token for classes with few (tail). "
     )
     if config.class_counts is not None:
         text += (
@@ -75,8 +75,8 @@ def build_app(
 
     Args:
         classifier: what answers.
-        name: the model's name, for the title.
-        examples: pictures to try.
+        name: the model's name, the title.
+        examples: pictures to try; the page opens with the answer to the first one.
         note: Markdown above the page.
 
     Raises:
@@ -102,9 +102,9 @@ def build_app(
             changed = [alert, gr.Image(None, label="Picture"), *[None] * 5]
         return [*changed, None]  # the upload becomes empty, ready for the next picture
 
-    with gr.Blocks(title=f"DeiT-LT: {name}", analytics_enabled=False, delete_cache=(600, 3600)) as app:
+    with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(600, 3600)) as app:
         plain_name = re.sub(r"([\\`*_{}\[\]<>#|&])", r"\\\1", name)  # Markdown would take these for markup
-        gr.Markdown(f"# DeiT-LT: {plain_name}\n\n{introduction(classifier.config, has_attention)}")
+        gr.Markdown(f"# {plain_name}\n\n{introduction(classifier.config, has_attention)}")
         if note is not None:
             gr.Markdown(f"**Note:** {note}")
         with gr.Row(equal_height=True):
@@ -117,6 +117,8 @@ def build_app(
         upload.upload(answer_upload, upload, [*page, upload], **shared)
         for choice, example in zip(choices, examples, strict=True):
             gr.on(choice, partial(answer, example.image, example.caption), None, page, **shared)
+        if examples:  # the page opens with an answer
+            app.load(partial(answer, examples[0].image, examples[0].caption), None, page, **shared)
     return app
 
 

@@ -17,11 +17,10 @@ from deitlt_hf.data.images import IMAGE_SUFFIXES, BadImage, decode_image
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.attention import seen_region, sides
 from deitlt_hf.evaluation.evaluate import expert_logits
-from deitlt_hf.evaluation.measures import EXPERTS
-from deitlt_hf.inference.loading import load_image_processor
-from deitlt_hf.inference.runtimes import Runtime, load_runtime
+from deitlt_hf.evaluation.measures import EXPERTS, expert_named
+from deitlt_hf.inference.loading import load_any_classifier, load_any_config, load_image_processor
+from deitlt_hf.inference.runtimes import OneHeadRuntime, Runtime, accelerator_or_cpu, load_runtime
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
-from deitlt_hf.ranges import one_of
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -31,7 +30,7 @@ _DECODED_AT_ONCE = 8
 
 @dataclass
 class ClassRow:
-    """A class and its probability in [0, 1] by `"average"`, `"cls"` and `"distillation"`."""
+    """A class and its probability in [0, 1] by `"average"`, `"cls"` and `"distillation"`, or by `"model"` alone."""
 
     name: str
     probability: dict[str, float]
@@ -64,6 +63,7 @@ class ExpertClassifier:
         class_names: in the order of the classes.
         config: the student's configuration; by default, results are sorted by its `expert`.
         runtime: `"torch"`, `"onnx"` or `"exported"`.
+        experts: whose probabilities a result has: `"average"`, `"cls"` and `"distillation"`.
 
     Example:
         >>> classifier = ExpertClassifier.from_pretrained("demo-output/student")  # doctest: +SKIP
@@ -73,6 +73,8 @@ class ExpertClassifier:
         >>> result.attention["cls"].shape  # doctest: +SKIP
         (4, 4)
     """
+
+    experts: tuple[str, ...] = EXPERTS
 
     def __init__(self, runtime: Runtime, processor: BaseImageProcessor):
         self._run = runtime
@@ -111,7 +113,8 @@ class ExpertClassifier:
             images: one picture or several: paths, PIL images of any mode, or uint8 arrays `(height, width)` or
                 `(height, width, channels)` with 1, 3 (RGB) or 4 (RGBA) channels.
             top: how many classes to give, at least 1; all where the student has fewer.
-            expert: sorts the classes: `"average"`, `"cls"` or `"distillation"`; by default the configuration's.
+            expert: sorts the classes: `"average"`, `"cls"` (or `"head"`) or `"distillation"` (or `"dist"`, `"tail"`);
+                by default the configuration's.
             attention: also say where the tokens look; needs PyTorch weights.
             batch_size: pictures per step, at least 1.
 
@@ -145,8 +148,7 @@ class ExpertClassifier:
             >>> for result in classifier.stream(sorted(Path("photos").glob("*.jpg"))):  # doctest: +SKIP
             ...     print(result.file, result.rows[0].name)
         """
-        expert = self.config.expert if expert is None else expert
-        one_of("expert", expert, EXPERTS)
+        expert = self._expert(expert)
         for name, value in (("top", top), ("batch_size", batch_size)):
             if value < 1:
                 raise DeiTLTError(f"{name} is {value}; pass at least 1")
@@ -158,6 +160,19 @@ class ExpertClassifier:
         images = images if isinstance(images, Sequence) else list(images)
         return self._results(images, top, expert, attention, batch_size, on_error)
 
+    def _expert(self, name: str | None) -> str:
+        return self.config.expert if name is None else expert_named(name)
+
+    def _pixels_taken(self) -> tuple[int, ...] | None:
+        """The shape of an image's pixel values, None where the configuration does not tell."""
+        return self.config.num_channels, *sides(self.config.image_size)
+
+    def _probabilities(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
+        """Probabilities `(experts, batch, classes)`, and attention maps if there are some."""
+        outputs = self._run(pixel_values)
+        logits = torch.stack(expert_logits(outputs.cls_logits, outputs.distillation_logits))
+        return logits.softmax(-1), outputs.attention
+
     def _results(
         self,
         images: Sequence[Picture],
@@ -167,32 +182,33 @@ class ExpertClassifier:
         batch_size: int,
         on_error: Callable[[Path, DeiTLTError], None] | None,
     ) -> Iterator[ImageResult]:
-        taken = (self.config.num_channels, *sides(self.config.image_size))
+        taken = self._pixels_taken()
         for start in range(0, len(images), batch_size):
             results, pixel_values = self._read(images, range(start, min(start + batch_size, len(images))), on_error)
             if not results:
                 continue
             made = tuple(pixel_values.shape[1:])
-            if made != taken:
+            if taken is not None and made != taken:
                 raise DeiTLTError(
                     f"the image processor makes pixel values of shape {made}, and the model takes {taken}; pass a "
                     "model with a preprocessor_config.json that fits it"
                 )
-            outputs = self._run(pixel_values)
-            probabilities = torch.stack(expert_logits(outputs.cls_logits, outputs.distillation_logits)).softmax(-1)
+            probabilities, maps_of = self._probabilities(pixel_values)
             for index, result in enumerate(results):
                 result.rows = self._top_rows(probabilities[:, index], expert, top)
                 if attention:
-                    result.attention = {token: maps[index].numpy() for token, maps in outputs.attention.items()}
+                    result.attention = {token: maps[index].numpy() for token, maps in maps_of.items()}
                 else:
                     result.region = None
                 yield result
 
     def _top_rows(self, probabilities: torch.Tensor, expert: str, top: int) -> list[ClassRow]:
         """The most probable classes of an image, from probabilities `(experts, classes)`."""
-        order = probabilities[EXPERTS.index(expert)].argsort(descending=True, stable=True)[:top].tolist()
+        order = probabilities[self.experts.index(expert)].argsort(descending=True, stable=True)[:top].tolist()
         columns = zip(order, probabilities[:, order].T.tolist(), strict=True)
-        return [ClassRow(self.class_names[index], dict(zip(EXPERTS, column, strict=True))) for index, column in columns]
+        return [
+            ClassRow(self.class_names[index], dict(zip(self.experts, column, strict=True))) for index, column in columns
+        ]
 
     def _read(
         self, images: Sequence[Picture], batch: range, on_error: Callable[[Path, DeiTLTError], None] | None
@@ -215,6 +231,38 @@ class ExpertClassifier:
             if decoded:
                 parts.append(self._processor(images=decoded, return_tensors="pt").pixel_values)
         return results, torch.cat(parts) if parts else None
+
+
+class OneHeadClassifier(ExpertClassifier):
+    """Classifies pictures with a network that has one head, such as a teacher: `"model"` stands for the experts."""
+
+    experts = ("model",)
+
+    def _expert(self, name: str | None) -> str:
+        if name is not None:
+            raise DeiTLTError(f"expert is {name!r}, and this {self.config.model_type} model has one head; leave it out")
+        return "model"
+
+    def _pixels_taken(self) -> None:
+        return None
+
+    def _probabilities(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return self._run(pixel_values).softmax(-1)[None], None
+
+    def stream(self, images, top=5, expert=None, attention=False, batch_size=32, on_error=None):
+        """As `ExpertClassifier.stream`; there are no attention maps."""
+        if attention:
+            raise DeiTLTError(f"attention maps are of DeiT-LT students, and this is a {self.config.model_type} model")
+        return super().stream(images, top, expert, attention, batch_size, on_error)
+
+
+def load_classifier(source: str, revision: str | None = None) -> ExpertClassifier:
+    """The student in a directory or hub repository, or any other image classifier as a `OneHeadClassifier`."""
+    if load_any_config(source, revision).model_type == DeiTLTConfig.model_type:
+        return ExpertClassifier.from_pretrained(source, revision)
+    processor = load_image_processor(source, revision)
+    model = load_any_classifier(source, revision).to(accelerator_or_cpu())
+    return OneHeadClassifier(OneHeadRuntime(model), processor)
 
 
 def decode_picture(picture: Picture, name: Path | str) -> Image.Image:
@@ -241,7 +289,16 @@ def decode_picture(picture: Picture, name: Path | str) -> Image.Image:
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
     """The files in `paths`, and the images in the folders in `paths`, sorted by name, each once."""
-    files = []
+    return list(named_images(paths))
+
+
+def named_images(paths: Sequence[Path]) -> dict[Path, Path]:
+    """The files of `find_images`, each with its path below the folder that was given.
+
+    Where several folders were given, the path begins with the name of its folder.
+    """
+    many = sum(path.is_dir() for path in paths) > 1
+    files: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
             passed = PassedOver()
@@ -249,9 +306,11 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
             passed.say(path)
             if not inside:
                 raise DeiTLTError(f"{path} holds no images; pass a folder with files such as photo.png or photo.jpg")
-            files += inside
+            start = Path(path.absolute().name) if many else Path()
+            for file in inside:
+                files.setdefault(file, start / file.relative_to(path))
         elif path.is_file():
-            files.append(path)
+            files.setdefault(path, Path(path.name))
         else:
             raise DeiTLTError(f"{path} does not exist; pass an image file or a folder of images")
-    return list(dict.fromkeys(files))
+    return files

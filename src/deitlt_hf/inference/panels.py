@@ -49,11 +49,13 @@ def attention_panel(image: Image.Image, result: ImageResult, title: str = "pictu
 
 
 def panel_names(files: Sequence[Path]) -> list[str]:
-    """A name for each file's panel, such as `lynx.png`, or `lynx-2.png` where that is taken."""
+    """A path for the panel of each relative path, such as `site/lynx.png`, or `site/lynx-2.png` where that is taken."""
     names: dict[str, str] = {}  # by lower case, because some file systems do not tell cases apart
+    folders = {str(parent).lower() for file in files for parent in file.parents}
     for file in files:
-        candidates = chain([f"{file.stem}.png"], (f"{file.stem}-{number}.png" for number in count(2)))
-        name = next(name for name in candidates if name.lower() not in names)
+        stem = str(file.with_name(file.stem))
+        candidates = chain([f"{stem}.png"], (f"{stem}-{number}.png" for number in count(2)))
+        name = next(name for name in candidates if name.lower() not in names and name.lower() not in folders)
         names[name.lower()] = name
     return list(names.values())
 
@@ -63,6 +65,10 @@ def check_panels_are_free(directory: Path, names: Sequence[str]) -> None:
     if directory.exists() and not directory.is_dir():
         raise DeiTLTError(f"{directory} is a file; pass a directory for the attention maps")
     check_is_writable(directory)
+    parents = {directory / parent for name in names for parent in Path(name).parents}
+    blocking = next((parent for parent in sorted(parents) if parent.exists() and not parent.is_dir()), None)
+    if blocking is not None:
+        raise DeiTLTError(f"{blocking} is a file; pass another directory for the attention maps")
     taken = next((name for name in names if (directory / name).exists()), None)
     if taken is not None:
         raise DeiTLTError(f"{directory / taken} exists; pass another directory for the attention maps")

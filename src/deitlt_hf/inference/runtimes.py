@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.attention import attention_maps, run_with_attention
@@ -55,6 +56,20 @@ class TorchRuntime:
         return HeadOutputs(outputs.cls_logits.float().cpu(), outputs.distillation_logits.float().cpu(), maps)
 
 
+class OneHeadRuntime:
+    """An image classifier with one head, on the device of its weights: pixel values to logits `(batch, classes)`."""
+
+    name = "torch"
+
+    def __init__(self, model: PreTrainedModel):
+        self.model = model
+        self.config = model.config
+
+    @torch.inference_mode()
+    def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values.to(self.model.device)).logits.float().cpu()
+
+
 class FileRuntime:
     """A student in a file that `deitlt export` wrote, on the CPU; loading a torch.export program can run any code."""
 
@@ -72,6 +87,11 @@ class FileRuntime:
 Runtime = TorchRuntime | FileRuntime
 
 
+def accelerator_or_cpu() -> torch.device | str:
+    """The accelerator of this machine, or the CPU."""
+    return (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None) or "cpu"
+
+
 def load_runtime(source: str, revision: str | None = None) -> Runtime:
     """The student in a directory or hub repository, from PyTorch weights if it has them, on the accelerator if any."""
     config = load_student_config(source, revision)  # first, because its errors are the clearest
@@ -85,8 +105,7 @@ def load_runtime(source: str, revision: str | None = None) -> Runtime:
                     "download it and pass the directory"
                 )
             return FileRuntime(file, config)
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return TorchRuntime(load_student(source, revision).to(accelerator or "cpu"))
+    return TorchRuntime(load_student(source, revision).to(accelerator_or_cpu()))
 
 
 def load_file(file: Path) -> Callable[[torch.Tensor], Sequence[torch.Tensor]]:

@@ -11,8 +11,9 @@ from torch import nn
 
 from deitlt_hf.data.suggestion import STUDENT_SIZES, student_shape
 from deitlt_hf.errors import DeiTLTError, notice
+from deitlt_hf.evaluation.measures import expert_named
 from deitlt_hf.inference.loading import load_any_config, load_model, loading
-from deitlt_hf.models.deit_lt.configuration_deit_lt import EXPERTS, DeiTLTConfig
+from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.ranges import check_ranges, one_of
 
@@ -48,7 +49,7 @@ class StudentArguments:
 
     def __post_init__(self):
         check_ranges(self)
-        one_of("expert", self.expert, EXPERTS)
+        self.expert = expert_named(self.expert)
         if self.student_size is not None:
             one_of("student size", self.student_size, tuple(STUDENT_SIZES))
 

@@ -6,6 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import DeiTConfig
 
 EXPERTS = ("average", "cls", "distillation")
+EXPERT_SYNONYMS = {"head": "cls", "tail": "distillation", "dist": "distillation"}
 _OF_ONE_DATA_SET = ("class_counts", "class_groups")
 
 
@@ -22,7 +23,7 @@ class DeiTLTConfig(DeiTConfig):
             Stochastic depth of the last layer, in [0, 1); it grows linearly from 0 at the first layer.
         expert (`str`, defaults to `"average"`):
             What `logits` are: `"average"` of both heads, `"cls"` (expert on head classes) or `"distillation"` (expert
-            on tail classes).
+            on tail classes). `"head"` is read as `"cls"`, `"tail"` and `"dist"` as `"distillation"`.
         class_counts (`list[int]`, *optional*):
             Training images per class, in label order.
         class_groups (`dict[str, list[int]]`, *optional*):
@@ -61,6 +62,7 @@ class DeiTLTConfig(DeiTConfig):
         super().__post_init__(**kwargs)
         if self.problem_type not in (None, "single_label_classification"):
             raise ValueError(f"problem_type is {self.problem_type!r}; each image has one class here, leave it out")
+        self.expert = EXPERT_SYNONYMS.get(self.expert, self.expert)
         if self.expert not in EXPERTS:
             raise ValueError(f"unknown expert {self.expert!r}; pass one of {', '.join(EXPERTS)}")
         if not 0 <= self.drop_path_rate < 1:

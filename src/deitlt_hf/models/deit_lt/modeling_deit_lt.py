@@ -22,7 +22,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_deit_lt import EXPERTS, DeiTLTConfig
+from .configuration_deit_lt import EXPERT_SYNONYMS, EXPERTS, DeiTLTConfig
 
 logger = logging.get_logger(__name__)
 
@@ -328,6 +328,7 @@ class DeiTLTForImageClassification(DeiTLTPreTrainedModel):
 
 
 def _select_expert(expert: str, cls_logits: torch.Tensor, distillation_logits: torch.Tensor) -> torch.Tensor:
+    expert = EXPERT_SYNONYMS.get(expert, expert)
     if expert == "average":
         return (cls_logits + distillation_logits) / 2
     if expert == "cls":
