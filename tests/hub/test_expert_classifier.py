@@ -220,7 +220,7 @@ def test_attention_is_that_of_the_picture(classifier, student, upright):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"expert": "dist"}, "'dist'"),
+        ({"expert": "rare"}, "'rare'"),
         ({"top": 0}, "top is 0"),
         ({"batch_size": -1}, "batch_size is -1"),
     ],

@@ -137,8 +137,8 @@ def test_expert_selects_the_logits(expert: str) -> None:
 
 
 def test_unknown_expert_in_a_call() -> None:
-    with pytest.raises(ValueError, match=r"^unknown expert 'dist'; pass one of average, cls, distillation$"):
-        make_model()(make_images(), expert="dist")
+    with pytest.raises(ValueError, match=r"^unknown expert 'rare'; pass one of average, cls, distillation$"):
+        make_model()(make_images(), expert="rare")
 
 
 # Configuration
@@ -147,7 +147,7 @@ def test_unknown_expert_in_a_call() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"expert": "dist"}, "unknown expert 'dist'; pass one of average, cls, distillation"),
+        ({"expert": "rare"}, "unknown expert 'rare'; pass one of average, cls, distillation"),
         ({"drop_path_rate": 1.0}, "drop_path_rate is 1.0; pass a number from 0 up to, not including, 1"),
         ({"drop_path_rate": -0.1}, "drop_path_rate is -0.1; pass a number from 0 up to, not including, 1"),
         (
@@ -448,8 +448,8 @@ def test_the_same_classes_keep_the_files_counts(tmp_path: Path, same: dict) -> N
 
 def test_a_change_while_loading_is_checked_too(tmp_path: Path) -> None:
     make_model().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"^unknown expert 'dist'; pass one of"):
-        DeiTLTForImageClassification.from_pretrained(tmp_path, expert="dist")
+    with pytest.raises(ValueError, match=r"^unknown expert 'rare'; pass one of"):
+        DeiTLTForImageClassification.from_pretrained(tmp_path, expert="rare")
 
 
 # Starting from a distilled DeiT

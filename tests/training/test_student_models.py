@@ -90,7 +90,7 @@ def test_shapes_that_cannot_be_are_known_before_the_data(settings, image_size, m
         ({"hidden_size": -3}, "hidden_size is -3; pass"),
         ({"hidden_size": 10**9}, "hidden_size is 1000000000; pass a number from 1 to 16384"),
         ({"drop_path_rate": 1.0}, r"drop_path_rate is 1.0; pass a number in \[0, 1\)"),
-        ({"expert": "tail"}, "unknown expert 'tail'; pass one of"),
+        ({"expert": "rare"}, "unknown expert 'rare'; pass one of"),
     ],
 )
 def test_a_students_flags_are_checked(settings, message):
