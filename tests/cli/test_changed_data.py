@@ -167,7 +167,7 @@ def test_a_relative_path_means_the_runs_place(work: Path, said, monkeypatch) -> 
     own = said("evaluate", "runs/pics")
     write_images(work / "elsewhere" / "pics", COUNTS, first=500)
     monkeypatch.chdir(work / "elsewhere")
-    assert said("evaluate", "../runs/pics") == own
+    assert said("evaluate", "../runs/pics").replace("../", "") == own  # its last lines name the run
     os.rename(work / "pics", work / "moved")
     assert f"which is gone; {work / 'elsewhere' / 'pics'} is taken" in said("evaluate", "../runs/pics")
 

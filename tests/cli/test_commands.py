@@ -99,7 +99,7 @@ def test_evaluate_repeats_what_training_measured(student, capsys, tmp_path):
     assert main(["evaluate", str(student), "--output", str(output)]) == 0
     printed = capsys.readouterr().out
     assert "CLS expert" in printed
-    assert json.loads(output.read_text()) == json.loads((student / "metrics.json").read_text())
+    assert {"split": "test"} | json.loads(output.read_text()) == json.loads((student / "metrics.json").read_text())
     assert "exists" in fails(capsys, "evaluate", str(student), "--output", str(output))
     assert main(["evaluate", str(student), "--group_boundaries", "1", "9"]) == 0
     assert "head: 1 class with 134 training images" in capsys.readouterr().out
