@@ -88,8 +88,9 @@ def test_json_and_csv_hold_what_the_classifier_says(student, photos, tmp_path, c
     (photos / "broken.png").unlink()
     for name in ("out.json", "out.csv"):
         assert predict(student, photos, "--top", 2, "--output", tmp_path / name) == 0
-        *summary, last = capsys.readouterr().out.splitlines()
+        *summary, last, maps, _ = capsys.readouterr().out.splitlines()
         assert last == f"predictions: {tmp_path / name}"
+        assert maps == f"next: deitlt predict {student} {photos} --attention maps"
         assert summary[0].startswith("3 images in ")
     files = sorted(path for path in photos.rglob("*") if path.is_file())
     expected = [

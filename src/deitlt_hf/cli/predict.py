@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from deitlt_hf.cli.console import OneLineParser, quiet_libraries
+from deitlt_hf.cli.next_steps import say_next
 from deitlt_hf.errors import DeiTLTError, check_model_is_there, printable
 
 _TOP = 3  # classes to show of an image
@@ -51,6 +52,8 @@ def run(argv: Sequence[str]) -> None:
         print(f"predictions: {options.output}")
     if options.attention is not None:
         print(f"attention maps: {options.attention}")
+    if options.attention is None and decisions.has_experts and classifier.runtime == "torch":
+        say_next(["predict", options.model, *options.images, "--attention", "maps"], ["app", options.model])
     if unreadable:
         raise DeiTLTError(
             f"{unreadable} of {len(panels)} files could not be read as images, see above; the others are done"
