@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from deitlt_hf.evaluation.analysis.analyze import Analysis
+from deitlt_hf.evaluation.analysis.predictions import class_confusions
 from deitlt_hf.evaluation.analysis.streaming import Example
 from deitlt_hf.evaluation.measures import EXPERTS
 
@@ -55,6 +56,8 @@ def made_up_analysis(seed=0, two_tokens=True, teacher=False, layers=6, heads=3, 
             }
             for expert in experts
         },
+        "class_confusion": class_confusions(predictions[:, 0], labels, COUNTS),
+        "confident_errors": [],
     }
     examples = [example(generator, label, experts, tokens) for label in range(3)]
     return Analysis(record, experts, predictions, labels, examples)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.measures import EXPERTS, expert_metrics, format_table, grouped_accuracy
+from deitlt_hf.evaluation.measures import EXPERTS, expert_metrics, format_class_table, format_table, grouped_accuracy
 from deitlt_hf.long_tail_accuracy.scores import percent, tally
 from deitlt_hf.models.deit_lt import configuration_deit_lt
 
@@ -128,18 +128,65 @@ def test_expert_metrics_keep_the_columns_order_and_fit_json(metrics):
     assert (metrics["class_names"], metrics["class_counts"]) == (["cat", "dog", "lynx", "mink"], [90, 30, 9, 3])
     assert metrics["groups"] == GROUPS
     assert metrics["experts"] == {
-        "average": expected(overall=75, head=100, mid=0, balanced_accuracy=200 / 3, per_class=[100, 100, 0, None]),
-        "cls": expected(overall=50, head=50, mid=0, balanced_accuracy=100 / 3, per_class=[100, 0, 0, None]),
-        "distillation": expected(
-            overall=75, head=75, mid=100, balanced_accuracy=250 / 3, per_class=[50, 100, 100, None]
+        "average": expected(
+            overall=75, head=100, mid=0, balanced_accuracy=200 / 3, per_class=[100, 100, 0, None],
+            taken_for=[None, None, 0, None], taken_for_images=[None, None, 1, None],
         ),
-    }
+        "cls": expected(
+            overall=50, head=50, mid=0, balanced_accuracy=100 / 3, per_class=[100, 0, 0, None],
+            taken_for=[None, 0, 0, None], taken_for_images=[None, 1, 1, None],
+        ),
+        "distillation": expected(
+            overall=75, head=75, mid=100, balanced_accuracy=250 / 3, per_class=[50, 100, 100, None],
+            taken_for=[1, None, None, None], taken_for_images=[1, None, None, None],
+        ),
+    }  # fmt: skip
 
 
 def expected(**values) -> dict:
     return {"tail": None} | {
-        name: value if name == "per_class" else pytest.approx(value) for name, value in values.items()
+        name: value if isinstance(value, list) else pytest.approx(value) for name, value in values.items()
     }
+
+
+def test_what_a_class_is_most_often_taken_for():
+    # Class 0: twice 2, once 1. Class 1: once 3, once 0: the first. Class 2: no class that there is. Class 3: right.
+    predictions, labels = [2, 1, 2, 3, 0, 4, 3], [0, 0, 0, 1, 1, 2, 3]
+    metrics = expert_metrics(np.array([predictions]).T, labels, [90, 30, 9, 3], GROUPS, "abcd", experts=("model",))
+    row = metrics["experts"]["model"]
+    assert (row["taken_for"], row["taken_for_images"]) == ([2, 0, None, None], [2, 1, None, None])
+
+
+def test_the_table_of_classes_marks_where_few_images_were_tested():
+    groups = {"head": [1], "mid": [2], "tail": [0, 3]}
+    labels = np.repeat([0, 1, 2], [9, 10, 1])
+    average = np.where(np.arange(20) < 3, 2, labels)  # three images of class 0 are taken for class 2
+    dist = np.where(labels == 1, 0, labels)
+    metrics = expert_metrics(
+        np.stack([average, average, dist], 1), labels, [5, 300, 40, 2], groups, ["owl", "fox", "elk", "cat"],
+        teacher=np.zeros(20, dtype=int),
+    )  # fmt: skip
+    assert format_class_table(metrics) == (
+        "class  group  training images  test images  average  CLS expert  DIST expert  teacher  "
+        "most often taken for (images)\n"
+        "fox    head               300         10      100.0       100.0          0.0      0.0  -\n"
+        "elk    mid                 40          1 ~    100.0       100.0        100.0      0.0  -\n"
+        "owl    tail                 5          9 ~     66.7        66.7        100.0    100.0  elk (3)\n"
+        "cat    tail                 2          0          -           -            -        -  -\n"
+        "~ fewer than 10 test images: one image changes the accuracy by more than 10 points"
+    )
+    assert format_class_table(metrics, "distillation").splitlines()[1].endswith("0.0  owl (10)")
+    assert format_class_table(metrics, most=4) == format_class_table(metrics)
+    assert format_class_table(metrics, most=3) == "4 classes: `deitlt evaluate MODEL --per_class true` lists them"
+
+
+def test_numbers_of_test_images_without_a_mark_have_no_line_about_it():
+    labels = np.repeat([0, 1], 10)
+    metrics = expert_metrics(
+        np.array([labels]).T, labels, [5, 3], {"head": [0], "mid": [], "tail": [1]}, "ab", experts=("model",)
+    )
+    assert "~" not in format_class_table(metrics)
+    assert format_class_table(metrics).splitlines()[1] == ("a      head                 5           10  100.0  -")
 
 
 def test_expert_metrics_with_intervals():

@@ -1,4 +1,4 @@
-"""The evaluation loop, and what the average and both experts of a student predict in it.
+"""The evaluation loop, and what the average and both experts of a student, or any other classifier, predict in it.
 
 Only the Trainer's evaluation during training runs in another loop, transformers' own.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,42 +15,71 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.measures import EXPERTS, expert_metrics
+from deitlt_hf.evaluation.measures import EXPERTS, MODEL, expert_metrics
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from deitlt_hf.data.arguments import Images
+    from deitlt_hf.data.views import View
+
+Teacher = Callable[[torch.Tensor], torch.Tensor]  # takes the model's pixel values and gives logits `(batch, classes)`
 
 
-def evaluate_student(
+class Evaluation(NamedTuple):
+    """What `evaluate_images` found."""
+
+    metrics: dict[str, Any]  # see `expert_metrics`
+    predictions: Predictions
+
+
+def evaluate_images(
     model: torch.nn.Module,
     images: Images,
-    image_size: int,
+    view: View,
     accelerator: Accelerator,
     batch_size: int = 64,
     num_workers: int = 0,
     confidence_intervals: bool = False,
-    teacher: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> dict[str, Any]:
-    """Evaluate the average, both experts and the teacher on the test split; see `expert_metrics`."""
+    teacher: Teacher | None = None,
+    logit_scale: float = 1.0,
+) -> Evaluation:
+    """Evaluate an image classifier and the teacher on the test split, of which `view` makes the model's pixels.
+
+    A model with two heads has a row for their average and for each expert, another one a row `model`. `logit_scale` is
+    the factor that makes logits of the model's outputs, on which only probabilities depend.
+    """
     # Here, because they load timm, which prediction does not need.
     from deitlt_hf.data.dataset import ViewedDataset, collate, collate_for_workers
-    from deitlt_hf.data.views import evaluation_view
 
-    dataset = ViewedDataset(images.test, {"pixel_values": evaluation_view(image_size)}, "test")
+    dataset = ViewedDataset(images.test, {"pixel_values": view}, "test")
     dataloader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
     collate_for_workers(dataloader, accelerator.num_processes)
-    predictions, labels = predict_experts(model, dataloader, accelerator=accelerator, teacher=teacher)
-    return expert_metrics(
-        predictions[:, : len(EXPERTS)],
-        labels,
+
+    def read(output: Any) -> dict[str, torch.Tensor]:
+        return {row: logit_scale * logits for row, logits in logits_by_row(output).items()}
+
+    predictions = predict_classes(model, dataloader, read, accelerator=accelerator, teacher=teacher)
+    metrics = expert_metrics(
+        predictions.class_ids,
+        predictions.labels,
         images.class_counts,
         images.class_groups,
         images.class_names,
         confidence_intervals,
-        teacher=None if teacher is None else predictions[:, -1],
+        predictions.rows,
+        predictions.teacher,
     )
+    return Evaluation(metrics, predictions)
+
+
+def evaluate_student(
+    model: torch.nn.Module, images: Images, image_size: int, accelerator: Accelerator, **options: Any
+) -> dict[str, Any]:
+    """The metrics of `evaluate_images` on the pixels of the evaluation's view; `options` are those of that function."""
+    from deitlt_hf.data.views import evaluation_view
+
+    return evaluate_images(model, images, evaluation_view(image_size), accelerator, **options).metrics
 
 
 def predict_experts(
@@ -58,7 +87,7 @@ def predict_experts(
     dataloader: Iterable[Mapping[str, torch.Tensor]],
     device: torch.device | str | None = None,
     accelerator: Accelerator | None = None,
-    teacher: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    teacher: Teacher | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict every image three times: by the mean of both heads' logits, by the CLS expert, by the DIST expert.
 
@@ -84,24 +113,93 @@ def predict_experts(
         >>> predictions, labels = predict_experts(model, dataloader)  # doctest: +SKIP
         >>> metrics = expert_metrics(predictions, labels, class_counts, groups, class_names)  # doctest: +SKIP
     """
-    rows = Rows()
 
-    def keep(pixel_values: torch.Tensor, labels: torch.Tensor) -> None:
-        output = model(pixel_values=pixel_values)
-        heads = [getattr(output, name, None) for name in ("cls_logits", "distillation_logits")]
-        if any(head is None for head in heads):
+    def read(output: Any) -> dict[str, torch.Tensor]:
+        if not has_two_heads(output):
             raise DeiTLTError(
                 f"{type(output).__name__} has no cls_logits and distillation_logits: pass a DeiT-LT student, which has "
                 "two heads"
             )
-        of_teacher = [] if teacher is None else [teacher(pixel_values).argmax(-1, keepdim=True)]
-        ids = torch.cat([expert_class_ids(*heads), *of_teacher, labels.long()[:, None]], dim=1)
-        # Ids stay on the device until the end: reading them here would make the device wait after each batch.
-        rows.add(ids if accelerator is None else accelerator.gather_for_metrics(ids))
+        return logits_by_row(output)
+
+    found = predict_classes(model, dataloader, read, device, accelerator, teacher)
+    of_teacher = [] if found.teacher is None else [found.teacher[:, None]]
+    return np.concatenate([found.class_ids, *of_teacher], axis=1), found.labels
+
+
+def predict_classes(
+    model: torch.nn.Module,
+    dataloader: Iterable[Mapping[str, torch.Tensor]],
+    read: Callable[[Any], Mapping[str, torch.Tensor]],
+    device: torch.device | str | None = None,
+    accelerator: Accelerator | None = None,
+    teacher: Teacher | None = None,
+) -> Predictions:
+    """What a model predicts for every image; `read` gives the logits of each row from the model's output."""
+    found = Predictions()
+
+    def keep(pixel_values: torch.Tensor, labels: torch.Tensor) -> None:
+        # A file may have its weights in half precision.
+        logits = read(model(pixel_values=pixel_values.to(getattr(model, "dtype", pixel_values.dtype))))
+        of_teacher = None if teacher is None else teacher(pixel_values)
+        found.add(logits, labels, of_teacher, accelerator and accelerator.gather_for_metrics)
 
     run_over(model, dataloader, keep, "predicting", device, accelerator)
-    table = rows.table().cpu().numpy()
-    return table[:, :-1], table[:, -1]
+    return found
+
+
+class Predictions:
+    """What a model and its teacher predict for each image: class ids, and the probabilities of the model's.
+
+    All are columns of one float32 table, which holds every class id below 2**24.
+    """
+
+    def __init__(self) -> None:
+        self._table = Rows()
+        self.rows: tuple[str, ...] = ()  # experts, or the one of a model with one head
+        self._has_teacher = False
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def add(
+        self,
+        logits: Mapping[str, torch.Tensor],
+        labels: torch.Tensor,
+        teachers_logits: torch.Tensor | None = None,
+        gather: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        """Add a batch: float32 logits `(batch, classes)` by row, true class ids, and the teacher's logits."""
+        self.rows, self._has_teacher = tuple(logits), teachers_logits is not None
+        columns = [of.argmax(-1) for of in logits.values()]
+        columns += [of.softmax(-1).amax(-1) for of in logits.values()]
+        columns += [labels] if teachers_logits is None else [labels, teachers_logits.argmax(-1)]
+        batch = torch.stack([column.float() for column in columns], dim=1)
+        # They stay on the device until the end: reading them here would make the device wait after each batch.
+        self._table.add(batch if gather is None else gather(batch))
+
+    @property
+    def class_ids(self) -> np.ndarray:
+        """Predicted class ids, int64 `(N, rows)`."""
+        return self._columns(0, len(self.rows)).astype(np.int64)
+
+    @property
+    def confidences(self) -> np.ndarray:
+        """Largest probability of each row, float32 `(N, rows)`."""
+        return self._columns(len(self.rows), 2 * len(self.rows))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """True class ids, int64 `(N,)`."""
+        return self._columns(2 * len(self.rows), 2 * len(self.rows) + 1)[:, 0].astype(np.int64)
+
+    @property
+    def teacher(self) -> np.ndarray | None:
+        """Class ids that the teacher predicts, int64 `(N,)`."""
+        return self._columns(-1, None)[:, 0].astype(np.int64) if self._has_teacher else None
+
+    def _columns(self, start: int, end: int | None) -> np.ndarray:
+        return self._table.table()[:, start:end].cpu().numpy()
 
 
 def run_over(
@@ -162,6 +260,18 @@ class Rows:
 def expert_class_ids(cls_logits: torch.Tensor, distillation_logits: torch.Tensor) -> torch.Tensor:
     """What the average and both experts predict from logits `(N, classes)`: class ids `(N, 3)` int64."""
     return torch.stack([logits.argmax(-1) for logits in expert_logits(cls_logits, distillation_logits)], dim=-1)
+
+
+def has_two_heads(output: Any) -> bool:
+    """Whether a model's output has the logits of a CLS and of a DIST head."""
+    return all(getattr(output, name, None) is not None for name in ("cls_logits", "distillation_logits"))
+
+
+def logits_by_row(output: Any) -> dict[str, torch.Tensor]:
+    """Float32 logits of the average and of both experts, or of a model with one head as the row `model`."""
+    if not has_two_heads(output):
+        return {MODEL: output.logits.float()}
+    return dict(zip(EXPERTS, expert_logits(output.cls_logits, output.distillation_logits), strict=True))
 
 
 def expert_logits(cls_logits: torch.Tensor, distillation_logits: torch.Tensor) -> tuple[torch.Tensor, ...]:

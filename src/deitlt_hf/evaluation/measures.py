@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from deitlt_hf.errors import DeiTLTError, counted
+from deitlt_hf.errors import DeiTLTError, counted, printable
 from deitlt_hf.long_tail_accuracy.scores import (
     GROUPS,
     MEASURES,
@@ -32,7 +32,11 @@ from deitlt_hf.ranges import one_of
 EXPERT_LABELS = {"average": "average", "cls": "CLS expert", "distillation": "DIST expert"}
 EXPERTS = tuple(EXPERT_LABELS)
 EXPERT_SYNONYMS = {"head": "cls", "tail": "distillation", "dist": "distillation"}  # as in the model's configuration
+MODEL = "model"  # the row of a classifier that has one head and no token for it
 TEACHER = "teacher"  # the row of the student's teacher, on the same images
+MOST_LISTED_CLASSES = 30  # in the printed table of classes, unless all are asked for
+FEW_TEST_IMAGES = 10
+MARK_READING = "~ fewer than 10 test images: one image changes the accuracy by more than 10 points"
 
 
 def expert_named(name: str) -> str:
@@ -102,9 +106,11 @@ def expert_metrics(
     Returns:
         A dict that `json.dump` writes as it is: `num_images`, `class_names`, `class_counts` (training images),
         `test_counts` (test images per class), `groups`, and `experts`, which holds for each of them the percentages
-        of `MEASURES` by key, the list `per_class`, and on request `confidence_intervals`, lists `[low, high]` by the
-        same keys; None where there is no test image. With a teacher also `teacher`, its row of the same kind, and
-        `against_teacher`, for each expert what `paired_differences` from the teacher gives.
+        of `MEASURES` by key; in label order the lists `per_class`, accuracies, `taken_for`, the class id that most of
+        the class's wrong predictions are, and `taken_for_images`, how many; and on request `confidence_intervals`,
+        lists `[low, high]` by the keys of the measures. None where there is no test image, or no wrong one. With a
+        teacher also `teacher`, its row of the same kind, and `against_teacher`, for each expert what
+        `paired_differences` from the teacher gives.
 
     Raises:
         DeiTLTError: as for `grouped_accuracy`; `predictions` do not have a column for each of `experts`; `class_names`,
@@ -115,6 +121,8 @@ def expert_metrics(
         >>> metrics = expert_metrics([[0, 0, 0], [1, 0, 1]], [0, 1], [90, 3], groups, ["cat", "lynx"])
         >>> metrics["experts"]["cls"]["head"], metrics["experts"]["cls"]["per_class"]
         (100.0, [100.0, 0.0])
+        >>> metrics["experts"]["cls"]["taken_for"]
+        [None, 0]
     """
     predictions = to_numpy(predictions)
     if predictions.ndim != 2 or predictions.shape[1] != len(experts):
@@ -136,6 +144,7 @@ def expert_metrics(
         with _users_mistakes():
             images, correct, of_groups = grouped_tally(ids, labels, members)
         measured[row] = accuracies(images, correct, of_groups) | {"per_class": percent(correct, images)}
+        measured[row] |= _taken_for(to_numpy(ids), to_numpy(labels), len(images))
         if confidence_intervals:
             measured[row]["confidence_intervals"] = bootstrap_intervals(images, correct, of_groups)
     metrics = {
@@ -153,6 +162,20 @@ def expert_metrics(
             for expert, ids in columns.items()
         }
     return none_for_nan(metrics)
+
+
+def _taken_for(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, list[int | None]]:
+    """For each class the class that most of its wrong predictions are, of several the first, and how many they are."""
+    wrong = (predictions != labels) & (predictions >= 0) & (predictions < num_classes)
+    # Not a matrix of classes by classes, which would be large for thousands of them.
+    pairs, counts = np.unique(num_classes * labels[wrong] + predictions[wrong], return_counts=True)
+    commonest = np.lexsort((-pairs, counts))  # so that what comes last for a class is what stays
+    of_class = dict(zip((pairs // num_classes)[commonest].tolist(), commonest.tolist(), strict=True))
+    found = [of_class.get(class_id) for class_id in range(num_classes)]
+    return {
+        "taken_for": [None if index is None else int(pairs[index] % num_classes) for index in found],
+        "taken_for_images": [None if index is None else int(counts[index]) for index in found],
+    }
 
 
 def paired_differences(
@@ -226,6 +249,84 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         lines.append(f"in brackets: {describe_intervals(metrics.get('test_counts', ()))}")
     lines.append(", ".join(f"{name}: {describe_group(metrics, name)}" for name in GROUPS))
     return "\n".join(lines)
+
+
+def class_rows(
+    metrics: Mapping[str, Any],
+    columns: Mapping[str, Sequence[float | None]],
+    mistakes: Mapping[str, Sequence[int | None]] | None = None,
+) -> tuple[list[str], list[list[str]]]:
+    """The heading and the rows of a table of classes, from most to fewest training images.
+
+    `columns` are accuracies in label order by their heading. `mistakes`, a row of the metrics, has what the last column
+    shows: the class that a class is most often taken for. Metrics of earlier versions have no such classes, and no
+    numbers of test images.
+    """
+    names, counts, test_counts = metrics["class_names"], metrics["class_counts"], metrics.get("test_counts")
+    taken_for, images = ((mistakes or {}).get(key) for key in ("taken_for", "taken_for_images"))
+    group_of = {class_id: group for group in GROUPS for class_id in metrics["groups"][group]}
+    rows = []
+    for class_id in sorted(group_of, key=lambda class_id: (-counts[class_id], class_id)):
+        row = [printable(names[class_id]), group_of[class_id], str(counts[class_id])]
+        if test_counts is not None:
+            row.append(f"{test_counts[class_id]}{' ~' if _are_few(test_counts[class_id]) else ''}")
+        row += ["-" if of[class_id] is None else f"{of[class_id]:.1f}" for of in columns.values()]
+        if taken_for is not None:
+            other = taken_for[class_id]
+            row.append("-" if other is None else f"{printable(names[other])} ({images[class_id]})")
+        rows.append(row)
+    heading = ["class", "group", "training images", *["test images"] * (test_counts is not None), *columns]
+    return [*heading, *["most often taken for (images)"] * (taken_for is not None)], rows
+
+
+def accuracies_by_class(metrics: Mapping[str, Any]) -> dict[str, Sequence[float | None]]:
+    """The accuracies of every class by the label of each row of the metrics, the teacher last."""
+    rows = metrics["experts"] | ({TEACHER: metrics[TEACHER]} if TEACHER in metrics else {})
+    return {EXPERT_LABELS.get(row, row): measured["per_class"] for row, measured in rows.items()}
+
+
+def format_class_table(metrics: Mapping[str, Any], own: str | None = None, most: int | None = None) -> str:
+    """The accuracy of each class as aligned text, in percent: a row per class, from most to fewest training images.
+
+    Args:
+        metrics: the result of `expert_metrics`.
+        own: the row, such as `"average"`, of the model's own prediction: the last column is the class that it most
+            often takes the images for where it is wrong. Default: the first row.
+        most: for more classes, only a line that says so. Default: a row for every class.
+
+    Returns:
+        The lines. A mark, which the last line explains, is beside numbers of test images below ten.
+
+    Example:
+        >>> groups = {"head": [0], "mid": [], "tail": [1]}
+        >>> metrics = expert_metrics([[0, 0, 0], [1, 0, 1]], [0, 1], [90, 3], groups, ["cat", "lynx"])
+        >>> print(format_class_table(metrics, "cls"))
+        class  group  training images  test images  average  CLS expert  DIST expert  most often taken for (images)
+        cat    head                90          1 ~    100.0       100.0        100.0  -
+        lynx   tail                 3          1 ~    100.0         0.0        100.0  cat (1)
+        ~ fewer than 10 test images: one image changes the accuracy by more than 10 points
+    """
+    if most is not None and len(metrics["class_names"]) > most:
+        return f"{len(metrics['class_names'])} classes: `deitlt evaluate MODEL --per_class true` lists them"
+    experts = metrics["experts"]
+    heading, rows = class_rows(metrics, accuracies_by_class(metrics), experts[own or next(iter(experts))])
+    marked = any(map(_are_few, metrics["test_counts"]))
+    if marked:  # the numbers stand below each other, with their marks beside them
+        rows = [[cell if index != 3 or "~" in cell else f"{cell}  " for index, cell in enumerate(row)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
+    is_text = [column in (0, 1, len(heading) - 1) for column in range(len(heading))]
+    lines = [
+        "  ".join(
+            f"{cell:<{width}}" if left else f"{cell:>{width}}"
+            for cell, width, left in zip(cells, widths, is_text, strict=True)
+        ).rstrip()
+        for cells in (heading, *rows)
+    ]
+    return "\n".join([*lines, *([MARK_READING] if marked else [])])
+
+
+def _are_few(test_images: int) -> bool:
+    return 0 < test_images < FEW_TEST_IMAGES
 
 
 def format_difference(metrics: Mapping[str, Any], expert: str) -> str:

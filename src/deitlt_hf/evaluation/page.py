@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from PIL import Image
 
 from deitlt_hf.errors import DeiTLTError, printable
+from deitlt_hf.evaluation.analysis.wrong_images import MOST_SHOWN
 from deitlt_hf.evaluation.compare import accuracy_cells, compare_models, difference_cells
 from deitlt_hf.evaluation.figures.classes import (
     agreement_figure,
+    class_confusion_figure,
     class_frequency_figure,
     confusion_figure,
     reliability_figure,
@@ -29,7 +33,17 @@ from deitlt_hf.evaluation.figures.layers import (
     token_similarity_figure,
 )
 from deitlt_hf.evaluation.figures.style import WIDTH, Records, save_figure
-from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, MEASURES, TEACHER, describe_group, describe_intervals
+from deitlt_hf.evaluation.measures import (
+    EXPERT_LABELS,
+    GROUPS,
+    MARK_READING,
+    MEASURES,
+    TEACHER,
+    accuracies_by_class,
+    class_rows,
+    describe_group,
+    describe_intervals,
+)
 from deitlt_hf.files import new_directory
 
 if TYPE_CHECKING:
@@ -98,6 +112,14 @@ SECTIONS = (
         "the problem that DeiT-LT starts from (Rangwani et al. 2024), has a large lower left corner.",
         confusion_figure,
     ),
+    Section(
+        "class_confusion",
+        "Confusion matrix",
+        "Row: true class. Column: what its test images are predicted as, in percent of the row. Of over 30 classes, "
+        "those with the most errors. A column that is bright beside the diagonal is a class that others are "
+        "taken for, after long-tailed training often one of the head (Rangwani et al. 2024).",
+        class_confusion_figure,
+    ),
 )
 EXAMPLES_READING = (
     "Yellow is what a token reads most: in the last block alone (attention, as the DeiT-LT paper shows it for both "
@@ -142,15 +164,16 @@ def write_analysis(analyses: Mapping[str, Analysis], directory: str | os.PathLik
                     save_figure(figure, file)
                 picture = base64.b64encode(file.read_bytes()).decode()
                 shown.append((section, picture, figure.get_figwidth() / WIDTH))
-        (unfinished / PAGE_FILE).write_text(_page(records, comparison, shown), encoding="utf-8")
+        (unfinished / PAGE_FILE).write_text(_page(analyses, comparison, shown), encoding="utf-8")
 
 
 def _page(
-    records: Records,
+    analyses: Mapping[str, Analysis],
     comparison: Mapping[str, Any] | None,
     sections: Sequence[tuple[Section, str, float]],
 ) -> str:
     """The page as HTML; `sections` have their picture in base64, and its width as a share of the widest."""
+    records = {name: analysis.record for name, analysis in analyses.items()}
     first = next(iter(records.values()))
     labels = [measure.label for measure in MEASURES]
     if comparison is None:
@@ -178,7 +201,7 @@ def _page(
         title=f"Analysis of {next(iter(records))}" if comparison is None else "Models compared",
         first=first,
         records=records,
-        labels=EXPERT_LABELS,
+        models=_model_table(records),
         groups=", ".join(f"{name}: {describe_group(first, name)}" for name in GROUPS),
         accuracies=accuracies,
         differences=[
@@ -192,8 +215,45 @@ def _page(
         intervals=describe_intervals((comparison or first).get("test_counts", ())),
         sections=sections,
         classes=_class_table(records),
+        mark=MARK_READING,
         pairs=pairs,
+        galleries={name: _gallery(analysis, len(analyses)) for name, analysis in analyses.items() if analysis.errors},
     )
+
+
+def _model_table(records: Records) -> tuple[list[str], list[list[Any]]]:
+    """What the models are; columns that no model has a value for are left out."""
+    rows = []
+    for name, record in records.items():
+        model = record["model"]
+        pairs = {"image / patch (pixels)": ("image_size", "patch_size"), "blocks / heads": ("layers", "heads")}
+        rows.append(
+            {"model": name, "from": model["source"], "type": model["model_type"]}
+            | {title: " / ".join(str(model[key]) for key in of if key in model) for title, of in pairs.items()}
+            | {"parameters": f"{model['parameters'] / 1e6:.1f} M"}
+            | {"predicts by": EXPERT_LABELS.get(model["prediction"], "")}
+        )
+    heading = [title for title in rows[0] if any(row[title] for row in rows)]
+    return heading, [[row[title] or "-" for title in heading] for row in rows]
+
+
+def _gallery(analysis: Analysis, models: int) -> list[dict[str, Any]]:
+    """The most confident errors of a model, fewer of each where several are compared."""
+    names = analysis.record["class_names"]
+    shown = []
+    for error in analysis.errors[: MOST_SHOWN if models == 1 else MOST_SHOWN // 2]:
+        picture = io.BytesIO()
+        Image.fromarray(error.image).save(picture, "PNG")
+        shown.append(
+            {
+                "row": error.row,
+                "true": names[error.label],
+                "predicted": names[error.predicted],
+                "probability": f"{100 * error.probability:.0f}",
+                "picture": base64.b64encode(picture.getvalue()).decode(),
+            }
+        )
+    return shown
 
 
 def _rows(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -217,12 +277,6 @@ def _class_table(records: Records) -> tuple[list[str], list[list[Any]]] | None:
     if len(first["class_names"]) > MOST_CLASSES:
         return None
     if len(records) == 1:
-        columns = {EXPERT_LABELS.get(row, row): scores["per_class"] for row, scores in _rows(first).items()}
-    else:
-        columns = {name: of["experts"][of["model"]["prediction"]]["per_class"] for name, of in records.items()}
-    group_of = {label: group for group in GROUPS for label in first["groups"][group]}
-    rows = []
-    for label in sorted(group_of, key=lambda label: (-first["class_counts"][label], label)):
-        accuracies = ("-" if values[label] is None else f"{values[label]:.1f}" for values in columns.values())
-        rows.append([first["class_names"][label], group_of[label], first["class_counts"][label], *accuracies])
-    return ["class", "group", "training images", *columns], rows
+        return class_rows(first, accuracies_by_class(first), first["experts"][first["model"]["prediction"]])
+    of_models = {name: of["experts"][of["model"]["prediction"]]["per_class"] for name, of in records.items()}
+    return class_rows(first, of_models)

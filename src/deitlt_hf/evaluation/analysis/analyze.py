@@ -1,31 +1,31 @@
-"""What a Vision Transformer does on a test set: every measure of the paper's analysis in one pass over the images."""
+"""What an image classifier does on a test set: every measure of the paper's analysis in one pass over the images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.analysis.predictions import (
     NO_CROSSING,
+    class_confusions,
     find_crossing,
     group_confusions,
     grouped_agreement,
     grouped_reliability,
 )
 from deitlt_hf.evaluation.analysis.streaming import Example, Stream, spread_classes
-from deitlt_hf.evaluation.analysis.vit import eager_attention, run_vit
+from deitlt_hf.evaluation.analysis.vit import eager_attention, has_tokens, run_classifier
+from deitlt_hf.evaluation.analysis.wrong_images import WrongImage
 from deitlt_hf.evaluation.attention import patches_of
-from deitlt_hf.evaluation.evaluate import run_over
-from deitlt_hf.evaluation.measures import expert_metrics, grouped_accuracy, none_for_nan
-
-Teacher = Callable[[torch.Tensor], torch.Tensor]
+from deitlt_hf.evaluation.evaluate import Teacher, run_over
+from deitlt_hf.evaluation.measures import MODEL, expert_metrics, grouped_accuracy, none_for_nan
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Analysis:
     labels: np.ndarray  # true class ids int64 `(N,)`
     examples: list[Example]  # a few of the images
     teacher: np.ndarray | None = None  # class ids int64 `(N,)` that the teacher predicts
+    errors: list[WrongImage] = field(default_factory=list)  # the most confident ones of the model's own prediction
 
 
 def analyze_model(
@@ -54,17 +55,20 @@ def analyze_model(
     dist_is_trained: bool = True,
     image_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
     image_std: Sequence[float] = IMAGENET_DEFAULT_STD,
+    logit_scale: float = 1.0,
 ) -> Analysis:
     """Measure what a Vision Transformer's experts are good at, and what its tokens do in each layer.
 
     Besides accuracies by group these are attention distance, feature rank, the tokens' similarity, calibration, who
-    agrees with whom, and confusions between head and tail. The images are read once and batch by batch; what is kept of
-    them is their class ids and confidences. The model runs in evaluation mode with eager attention, and keeps its own
-    mode and attention implementation.
+    agrees with whom, and which classes are confused. The images are read once and batch by batch; what is kept of them
+    is their class ids and confidences, and small pictures of the 24 most confident errors. The model runs in evaluation
+    mode with eager attention, and keeps its own mode and attention implementation. Of a classifier without tokens that
+    can be read, such as a CNN, what is about predictions is measured, and the rest is left out.
 
     Args:
         model: a `DeiTLTForImageClassification`, or transformers' `DeiTForImageClassificationWithTeacher`,
-            `DeiTForImageClassification` or `ViTForImageClassification`; the latter two have a CLS expert alone.
+            `DeiTForImageClassification` or `ViTForImageClassification`; the latter two have a CLS expert alone. Or any
+            other image classifier, which has one row, `model`.
         dataloader: yields dicts with `pixel_values` `(batch, 3, height, width)`, normalised, and `labels` `(batch,)`.
         class_names: names of the classes, in label order.
         class_counts: training images per class, in label order.
@@ -77,14 +81,16 @@ def analyze_model(
             spaced from the most frequent to the rarest. Default 6.
         dist_is_trained: False for a student that was trained without distillation, as the ViT baselines are: it has a
             second head that says nothing, and is analyzed as a model with one. Default True.
-        image_mean, image_std: of the pixels' normalisation, to show the examples; ImageNet's by default.
+        image_mean, image_std: of the pixels' normalisation, to show the images; ImageNet's by default.
+        logit_scale: factor that makes logits of what a classifier without tokens gives, for probabilities: LDAM's 30
+            for a cosine classifier. Default 1.
 
     Returns:
         An `Analysis`.
 
     Raises:
-        DeiTLTError: a model without patches or attention weights; names, counts, groups, labels and the model's classes
-            that do not fit together; or a dataloader without a batch.
+        DeiTLTError: names, counts, groups, labels and the model's classes that do not fit together; or a dataloader
+            without a batch.
 
     Example:
         >>> from transformers import ViTConfig, ViTForImageClassification
@@ -103,23 +109,30 @@ def analyze_model(
         >>> analysis.record["num_images"], len(analysis.record["feature_rank"]["cls"]), len(analysis.examples)
         (4, 2, 3)
     """
-    patches = patches_of(model.config)
+    patches = patches_of(model.config) if has_tokens(model.config) else None
     if model.config.num_labels != len(class_names):
         raise DeiTLTError(
             f"the model has {model.config.num_labels} classes and class_names {len(class_names)}; pass those of the "
             "model's own data"
         )
-    stream = Stream(patches, spread_classes(class_counts, num_examples), (image_mean, image_std))
+    # A plain DeiT with two heads gives their mean, and has no setting for it.
+    own = getattr(model.config, "expert", "average")
+    stream = Stream(patches, spread_classes(class_counts, num_examples), (image_mean, image_std), own)
 
     def use(pixel_values: torch.Tensor, labels: torch.Tensor) -> None:
         teachers_logits = None if teacher is None else teacher(pixel_values)
-        stream.add(pixel_values, labels, run_vit(model, pixel_values, dist_is_trained), teachers_logits)
+        found = run_classifier(model, pixel_values.to(model.dtype), dist_is_trained)
+        if MODEL in found.logits:
+            found = found._replace(logits={MODEL: logit_scale * found.logits[MODEL]})
+        stream.add(pixel_values, labels, found, teachers_logits)
 
     with eager_attention(model):
         run_over(model, dataloader, use, "analyzing", device)
     record = _make_record(model, source, stream, class_names, class_counts, groups)
-    predictions, labels, teachers = stream.class_ids()
-    return Analysis(record, stream.experts, predictions, labels, stream.examples(), teachers)
+    found = stream.predictions
+    return Analysis(
+        record, found.rows, found.class_ids, found.labels, stream.examples(), found.teacher, stream.errors()
+    )
 
 
 def _make_record(
@@ -132,10 +145,11 @@ def _make_record(
 ) -> dict[str, Any]:
     """What the analysis measured, as one dict, from which tables, figures and the page are made.
 
-        model               source, model_type, prediction (which expert the model's own logits are), image_size,
-                            patch_size, layers, heads, parameters
-        num_images, class_names, class_counts, groups, experts
-                            as in `expert_metrics`; a model with one head has the CLS expert alone
+        model               source, model_type, prediction (which expert the model's own logits are), parameters;
+                            image_size, patch_size, layers, heads of a model with tokens
+        num_images, class_names, class_counts, test_counts, groups, experts
+                            as in `expert_metrics`; a model with one head has the CLS expert alone, one without tokens
+                            the row model
         teacher, against_teacher
                             as in `expert_metrics`, if there is a teacher
         crossing            see `find_crossing`; None throughout for a model with one head
@@ -147,28 +161,27 @@ def _make_record(
         agreement           percent overall and by group for cls-distillation and, with a teacher, teacher-cls,
                             teacher-distillation; teacher holds the teacher's own accuracies, as above
         confusion           for each expert: see `group_confusions`
+        class_confusion     of the model's own prediction: see `class_confusions`
+        confident_errors    the wrong predictions with the largest probability: row in the data, true, predicted,
+                            probability
 
-    Layers are numbered from the first; tokens are those that have a head. What cannot be measured is None.
+    Layers are numbered from the first; tokens are those that have a head. What cannot be measured is None; of a model
+    without tokens, attention_distance, feature_rank, spectrum and token_similarity are left out.
     """
-    predictions, labels, teachers = stream.class_ids()
-    metrics = expert_metrics(
-        predictions, labels, class_counts, groups, class_names, experts=stream.experts, teacher=teachers
-    )
+    found = stream.predictions
+    rows, predictions, labels, teachers = found.rows, found.class_ids, found.labels, found.teacher
+    metrics = expert_metrics(predictions, labels, class_counts, groups, class_names, experts=rows, teacher=teachers)
     experts, groups = metrics["experts"], metrics["groups"]
-    ids_of = dict(zip(stream.experts, predictions.T, strict=True))
-    confidence_of = dict(zip(stream.experts, stream.confidences().T, strict=True))
-    both, config = "distillation" in ids_of, model.config
+    ids_of = dict(zip(rows, predictions.T, strict=True))
+    confidence_of = dict(zip(rows, found.confidences.T, strict=True))
+    both, own = "distillation" in ids_of, stream.own_of(rows)
     per_class = [experts[expert]["per_class"] for expert in ("cls", "distillation") if both]
     record = {
         "model": {
             "source": source,
-            "model_type": config.model_type,
-            # A plain DeiT with two heads gives their mean, and has no setting for it.
-            "prediction": getattr(config, "expert", "average") if both else "cls",
-            "image_size": config.image_size,
-            "patch_size": config.patch_size,
-            "layers": config.num_hidden_layers,
-            "heads": config.num_attention_heads,
+            "model_type": model.config.model_type,
+            "prediction": own,
+            **_shape(model.config),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
         },
         **metrics,
@@ -180,8 +193,25 @@ def _make_record(
         },
         "agreement": _agreements(ids_of, labels, teachers, groups),
         "confusion": {expert: group_confusions(ids, labels, groups) for expert, ids in ids_of.items()},
+        "class_confusion": class_confusions(ids_of[own], labels, metrics["class_counts"]),
+        "confident_errors": [
+            {"row": of.row, "true": of.label, "predicted": of.predicted, "probability": of.probability}
+            for of in stream.errors()
+        ],
     }
     return none_for_nan(record)
+
+
+def _shape(config: PreTrainedConfig) -> dict[str, Any]:
+    """What a model with tokens has of them."""
+    if not has_tokens(config):
+        return {}
+    return {
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "layers": config.num_hidden_layers,
+        "heads": config.num_attention_heads,
+    }
 
 
 def _agreements(

@@ -13,6 +13,7 @@ from deitlt_hf.long_tail_accuracy.scores import percent, to_numpy
 
 NUM_BINS = 15
 MOST_PAIRS = 10
+MOST_CONFUSED = 30  # classes of a confusion matrix
 NO_CROSSING = dict.fromkeys(("class_count", "slope", "at_most", "at_fewest"))
 
 
@@ -108,6 +109,33 @@ def _pairs(predictions: np.ndarray, labels: np.ndarray, group_of: np.ndarray) ->
         {"true": int(true), "predicted": int(predicted), "count": int(count)}
         for (true, predicted), count in zip(pairs[commonest], counts[commonest], strict=True)
     ]
+
+
+def class_confusions(
+    predictions: np.ndarray, labels: np.ndarray, class_counts: Sequence[int], most: int = MOST_CONFUSED
+) -> dict[str, Any]:
+    """The confusion matrix: percentages of each class's images that are predicted as each class.
+
+    It is of all classes, or of the `most` with the most wrong predictions, from most to fewest training images: their
+    ids are `labels`. `percent` has a row for each true class with a column for each predicted one, nan without images.
+    `others` are the percentages that are predicted as a class that is not shown, None if all are.
+    """
+    counts, ids = np.asarray(class_counts), np.arange(len(class_counts))
+    wrong = np.bincount(labels[predictions != labels], minlength=len(counts))
+    shown = np.lexsort((ids, -counts, -wrong))[:most]
+    shown = shown[np.lexsort((shown, -counts[shown]))]
+    size = len(shown)
+    place = np.full(len(counts), size)  # all other classes are the last column
+    place[shown] = np.arange(size)
+    inside = place[labels] < size
+    cells = (size + 1) * place[labels[inside]] + place[predictions[inside]]
+    cells = np.bincount(cells, minlength=size * (size + 1)).reshape(size, size + 1)
+    shares = percent(cells, np.broadcast_to(cells.sum(1, keepdims=True), cells.shape))
+    return {
+        "labels": shown.tolist(),
+        "percent": shares[:, :size].tolist(),
+        "others": shares[:, size].tolist() if size < len(counts) else None,
+    }
 
 
 def find_crossing(

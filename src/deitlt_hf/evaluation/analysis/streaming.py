@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,9 @@ from deitlt_hf.evaluation.analysis.tokens import (
     token_similarity,
 )
 from deitlt_hf.evaluation.analysis.vit import ViTPass
+from deitlt_hf.evaluation.analysis.wrong_images import MostConfidentErrors, WrongImage
 from deitlt_hf.evaluation.attention import TOKENS, Patches, on_patches
-from deitlt_hf.evaluation.evaluate import Rows
-from deitlt_hf.evaluation.measures import EXPERTS
+from deitlt_hf.evaluation.evaluate import Predictions
 
 
 @dataclass
@@ -45,24 +46,27 @@ def spread_classes(class_counts: Sequence[int], number: int) -> list[int]:
 class Stream:
     """Sums over the images, and the class ids and confidences of each image.
 
-    The first image of each of `example_classes` is kept; `normalisation` is the mean and the standard deviation of the
-    pixels' channels.
+    The first image of each of `example_classes` is kept, and the most confident errors of `own`, the row of the model's
+    own prediction where it has two heads. `normalisation` is the mean and the standard deviation of the pixels'
+    channels; without `patches`, no tokens are measured.
     """
 
     def __init__(
         self,
-        patches: Patches,
+        patches: Patches | None,
         example_classes: Sequence[int],
         normalisation: tuple[Sequence[float], Sequence[float]],
+        own: str = "average",
     ) -> None:
         self._patches = patches
         self._normalisation = normalisation
-        self._examples: dict[int, Example | None] = dict.fromkeys(example_classes)
-        self._ids, self._confidences = Rows(), Rows()
+        self._examples: dict[int, Example | None] = dict.fromkeys(example_classes if patches is not None else ())
+        self._errors = MostConfidentErrors()
+        self._own = own
+        self.predictions = Predictions()
         self._spectra: dict[str, FeatureSpectrum] = {}
         self._distances: dict[str, torch.Tensor] = {}
         self._similarity: torch.Tensor | None = None
-        self.experts: tuple[str, ...] = ()
 
     def add(
         self,
@@ -72,13 +76,10 @@ class Stream:
         teachers_logits: torch.Tensor | None = None,
     ) -> None:
         """Add a batch: its pixels and true class ids, what the model makes of it, and the teacher's prediction."""
-        self.experts = tuple(expert for expert in EXPERTS if expert in output.logits)
-        logits = torch.stack([output.logits[expert] for expert in self.experts], dim=1)
-        ids = [logits.argmax(-1), labels.long()[:, None]]
-        if teachers_logits is not None:
-            ids.append(teachers_logits.argmax(-1, keepdim=True))
-        self._ids.add(torch.cat(ids, dim=1))
-        self._confidences.add(logits.softmax(-1).amax(-1))
+        self._errors.add(output.logits[self.own_of(output.logits)], labels, partial(self._picture, pixel_values))
+        self.predictions.add(output.logits, labels, teachers_logits)
+        if self._patches is None:
+            return
 
         image_size, patch_size = self._patches
         num_special_tokens = output.attentions[0].shape[-1] - math.prod(self._patches.grid)
@@ -105,30 +106,29 @@ class Stream:
             return {token: of_tokens[TOKENS.index(token)] for token in output.tokens}
 
         layers = [layer[index : index + 1] for layer in output.attentions]
-        mean, std = map(np.asarray, self._normalisation)
-        pixels = pixel_values[index].float().cpu().numpy().transpose(1, 2, 0) * std + mean
         return Example(
-            image=(pixels * 255).round().clip(0, 255).astype(np.uint8),
+            image=self._picture(pixel_values, index),
             label=label,
             attention=maps(layers[-1].float().mean(1)[0]),
             rollout=maps(attention_rollout(layers)[0]),
             predicted={expert: int(logits[index].argmax()) for expert, logits in output.logits.items()},
         )
 
-    def class_ids(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Predictions `(N, experts)`, labels `(N,)`, and the teacher's predictions `(N,)` or None; int64."""
-        table = self._ids.table().cpu().numpy()
-        experts = len(self.experts)
-        teachers = table[:, experts + 1] if table.shape[1] > experts + 1 else None
-        return table[:, :experts], table[:, experts], teachers
+    def _picture(self, pixel_values: torch.Tensor, index: int) -> np.ndarray:
+        """An image of a batch as the model saw it, uint8 `(height, width, 3)`."""
+        mean, std = map(np.asarray, self._normalisation)
+        pixels = pixel_values[index].float().cpu().numpy().transpose(1, 2, 0) * std + mean
+        return (pixels * 255).round().clip(0, 255).astype(np.uint8)
 
-    def confidences(self) -> np.ndarray:
-        """Largest probability of each expert, float32 `(N, experts)`."""
-        return self._confidences.table().cpu().numpy()
+    def own_of(self, rows: Collection[str]) -> str:
+        """Which of the rows the model's own prediction is."""
+        return self._own if self._own in rows else next(iter(rows))
 
     def layer_measures(self) -> dict[str, Any]:
-        """The record's `attention_distance`, `feature_rank`, `spectrum` and `token_similarity`."""
-        images = len(self._ids)
+        """The record's `attention_distance`, `feature_rank`, `spectrum` and `token_similarity`; none without tokens."""
+        if self._patches is None:
+            return {}
+        images = len(self.predictions)
         shares = {token: spectrum.shares() for token, spectrum in self._spectra.items()}
         ranks = {token: count_components(of_token, VARIANCE).tolist() for token, of_token in shares.items()}
         return {
@@ -145,3 +145,7 @@ class Stream:
     def examples(self) -> list[Example]:
         """The examples, of those classes that had an image."""
         return [example for example in self._examples.values() if example is not None]
+
+    def errors(self) -> list[WrongImage]:
+        """The most confident errors, the most confident first."""
+        return self._errors.sorted()

@@ -1,4 +1,4 @@
-"""Runs a Vision Transformer and reads its tokens after each layer, its attention, and its logits."""
+"""Runs an image classifier and reads its logits; of a Vision Transformer also its attention and its tokens."""
 
 from __future__ import annotations
 
@@ -7,20 +7,33 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.attention import TOKENS, WHAT_TO_PASS, patches_of
-from deitlt_hf.evaluation.evaluate import expert_logits
-from deitlt_hf.evaluation.measures import EXPERTS
+from deitlt_hf.evaluation.evaluate import has_two_heads, logits_by_row
+
+_WITH_TOKENS = ("deit_lt", "deit", "vit")  # types of the models that `WHAT_TO_PASS` names
 
 
 class ViTPass(NamedTuple):
-    """What a model makes of a batch; a model with a single head has the CLS expert and token alone."""
+    """What a model makes of a batch; one with a single head has the CLS expert and token, or no token at all."""
 
     logits: dict[str, torch.Tensor]  # float32 `(batch, classes)` by expert
     tokens: dict[str, torch.Tensor]  # `(layers, batch, hidden_size)` after each layer, before the final normalisation
     attentions: tuple[torch.Tensor, ...]  # `(batch, heads, tokens, tokens)` per layer
+
+
+def has_tokens(config: PreTrainedConfig) -> bool:
+    """Whether the tokens and the attention of a model can be analyzed; of any other classifier, predictions alone."""
+    return config.model_type in _WITH_TOKENS
+
+
+def run_classifier(model: PreTrainedModel, pixel_values: torch.Tensor, dist_is_trained: bool = True) -> ViTPass:
+    """`run_vit` for a model whose tokens can be read; of any other image classifier the logits alone."""
+    if has_tokens(model.config):
+        return run_vit(model, pixel_values, dist_is_trained)
+    return ViTPass(logits_by_row(model(pixel_values=pixel_values)), {}, ())
 
 
 def run_vit(model: PreTrainedModel, pixel_values: torch.Tensor, dist_is_trained: bool = True) -> ViTPass:
@@ -37,12 +50,12 @@ def run_vit(model: PreTrainedModel, pixel_values: torch.Tensor, dist_is_trained:
         raise DeiTLTError(
             f"{type(model).__name__} gives no attention weights of a class token and all patches; {WHAT_TO_PASS}"
         )
-    if getattr(output, "distillation_logits", None) is None:
+    if not has_two_heads(output):
         logits = {"cls": output.logits.float()}
     elif not dist_is_trained:
         logits = {"cls": output.cls_logits.float()}
     else:
-        logits = dict(zip(EXPERTS, expert_logits(output.cls_logits, output.distillation_logits), strict=True))
+        logits = logits_by_row(output)
     after_layers = output.hidden_states[1:]  # the first are the embeddings
     tokens = {
         token: torch.stack([states[:, index] for states in after_layers])
@@ -54,7 +67,10 @@ def run_vit(model: PreTrainedModel, pixel_values: torch.Tensor, dist_is_trained:
 
 @contextmanager
 def eager_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, the model computes attention weights as a matrix, which faster implementations do not give."""
+    """Inside, a model with tokens computes attention weights as a matrix, which faster implementations do not give."""
+    if not has_tokens(model.config):
+        yield
+        return
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 
 from deitlt_hf.evaluation.figures.style import (
     FONT_SIZE,
+    WIDTH,
     Records,
     Series,
     finish,
@@ -30,16 +31,20 @@ from deitlt_hf.evaluation.figures.style import (
     running_mean,
     shortened,
 )
-from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS
+from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, MODEL
 
 PAIR_LABELS = {
     "cls-distillation": "CLS and DIST expert",
     "teacher-cls": "teacher and CLS expert",
     "teacher-distillation": "teacher and DIST expert",
+    "teacher-model": "teacher and model",
 }
 _PAIR_STYLES = {
-    pair: {"color": color} for pair, color in zip(PAIR_LABELS, ("#000000", "#0072B2", "#D55E00"), strict=True)
+    pair: {"color": color}
+    for pair, color in zip(PAIR_LABELS, ("#000000", "#0072B2", "#D55E00", "#000000"), strict=True)
 }
+_MOST_SIDE_BY_SIDE = 12  # classes of confusion matrices; more need the whole width
+_CELL = 0.25  # inches, in which a number fits
 _BAR_HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++")
 
 
@@ -148,10 +153,37 @@ def confusion_figure(records: Records) -> Figure:
     return figure
 
 
+def class_confusion_figure(records: Records) -> Figure:
+    """The confusion matrix of each model's own prediction, in percent of a row's images."""
+    most = max(len(record["class_confusion"]["labels"]) for record in records.values())
+    columns = 2 if len(records) > 1 and most <= _MOST_SIDE_BY_SIDE else 1
+    height = 2.2 + max(_CELL * most, 2)
+    figure, panels = grid(len(records), columns, height)
+    if most > _MOST_SIDE_BY_SIDE:
+        figure.set_figwidth(WIDTH)
+    for axes, (name, record) in zip(panels, records.items(), strict=True):
+        confusion = record["class_confusion"]
+        names = [shortened(record["class_names"][label], 20) for label in confusion["labels"]]
+        shares, predicted = floats(confusion["percent"]), names
+        if confusion["others"] is not None:
+            shares, predicted = np.column_stack([shares, floats(confusion["others"])]), [*names, "other classes"]
+        axes.imshow(shares, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.5:  # the others are 0, or of a class without test images
+                look = {"color": "black" if share > 55 else "white", "fontsize": FONT_SIZE - 1}
+                axes.text(column, row, f"{share:.0f}", ha="center", va="center", **look)
+        axes.set_xticks(range(len(predicted)), predicted, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(names)), names, parse_math=False)
+        finish(axes, shortened(name), "predicted class", "true class, most frequent first")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+    return figure
+
+
 def _own_or_experts(records: Records) -> list[Series]:
     """Every expert of one model, or each model's own prediction."""
     if len(records) == 1:
-        return panels_of_series(records, EXPERT_LABELS, "experts")[""]
+        return panels_of_series(records, EXPERT_LABELS | {MODEL: MODEL}, "experts")[""]
     styles = model_styles(records)
     return [Series(name, styles[name], record, record["model"]["prediction"]) for name, record in records.items()]
 

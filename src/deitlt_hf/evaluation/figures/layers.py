@@ -20,18 +20,24 @@ from deitlt_hf.evaluation.figures.style import (
 )
 
 
-def attention_distance_figure(records: Records) -> Figure:
-    """Mean attention distance per block: a dot for each head, and the line of their mean; a panel per kind of token."""
+def attention_distance_figure(records: Records) -> Figure | None:
+    """Mean attention distance per block: a dot for each head, and the line of their mean; a panel per kind of token.
+
+    None where no model has tokens.
+    """
     styles = model_styles(records)
-    tokens = [token for token in TOKEN_LABELS if any(token in of["attention_distance"] for of in records.values())]
+    shown = {name: record for name, record in records.items() if "attention_distance" in record}
+    if not shown:
+        return None
+    tokens = [token for token in TOKEN_LABELS if any(token in of["attention_distance"] for of in shown.values())]
     figure, panels = grid(len(tokens), sharey=True)
-    spread = 0.5 / len(records)  # the models' dots are side by side, so that they do not hide each other
+    spread = 0.5 / len(shown)  # the models' dots are side by side, so that they do not hide each other
     for axes, token in zip(panels, tokens, strict=True):
-        for index, (name, record) in enumerate(records.items()):
+        for index, (name, record) in enumerate(shown.items()):
             if token not in record["attention_distance"]:
                 continue
             heads = floats(record["attention_distance"][token])
-            blocks = np.arange(1, len(heads) + 1) + spread * (index - (len(records) - 1) / 2)
+            blocks = np.arange(1, len(heads) + 1) + spread * (index - (len(shown) - 1) / 2)
             look = {"color": styles[name]["color"], "marker": styles[name]["marker"], "alpha": 0.4}
             axes.plot(blocks, heads, linestyle="", markersize=4, **look)
             plot(axes, blocks, heads.mean(axis=1), Series(name, styles[name], record, token))
@@ -42,13 +48,16 @@ def attention_distance_figure(records: Records) -> Figure:
     return figure
 
 
-def feature_rank_figure(records: Records) -> Figure:
+def feature_rank_figure(records: Records) -> Figure | None:
     """Rank of the tokens' features per block, and the components' cumulated variance after the last block.
 
     The rank is the number of components that hold 99 % of the variance over the test images (paper: "rank of the
-    features of each token"); the grey line in the right panels is at that share.
+    features of each token"); the grey line in the right panels is at that share. None
+    where no model has tokens.
     """
     rows = panels_of_series(records, {token: TOKEN_LABELS[token] for token in ("cls", "distillation")}, "feature_rank")
+    if not rows:
+        return None
     figure, panels = grid(2 * len(rows), columns=2)
     for (title, lines), per_block, gathered in zip(rows.items(), panels[::2], panels[1::2], strict=True):
         furthest = 1
@@ -78,7 +87,7 @@ def feature_rank_figure(records: Records) -> Figure:
 def token_similarity_figure(records: Records) -> Figure | None:
     """Mean cosine similarity of the CLS and the DIST token per block; None where no model has both."""
     styles = model_styles(records)
-    shown = {name: record for name, record in records.items() if record["token_similarity"] is not None}
+    shown = {name: record for name, record in records.items() if record.get("token_similarity") is not None}
     if not shown:
         return None
     figure, (axes,) = grid(1)

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from deitlt_hf.errors import DeiTLTError, printable
-from deitlt_hf.evaluation.measures import GROUPS
+from deitlt_hf.evaluation.measures import GROUPS, MODEL
 from deitlt_hf.files import whole_file
 
 Records = Mapping[str, Mapping[str, Any]]  # name -> record of `analyze_model`
@@ -34,6 +34,7 @@ EXPERT_STYLES = {
     "average": {"color": "#000000", "linestyle": "-", "marker": "o"},
     "cls": {"color": "#0072B2", "linestyle": "--", "marker": "s"},
     "distillation": {"color": "#D55E00", "linestyle": ":", "marker": "^"},
+    MODEL: {"color": "#000000", "linestyle": "-", "marker": "o"},
 }
 # With seven markers and five line styles no two of the first 35 models look the same in grey.
 _COLORS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -79,15 +80,18 @@ def panels_of_series(
 ) -> dict[str, list[Series]]:
     """Title of each panel -> its lines: one panel for a single model, of several models one for each of `labels`.
 
-    `labels` are by the keys (tokens, experts, pairs of them) of `record[part]`; `styles` are for a single model.
+    `labels` are by the keys (tokens, experts, pairs of them) of `record[part]`, which some records lack; `styles` are
+    for a single model.
     """
     if len(records) == 1:
         (record,) = records.values()
-        lines = [Series(label, styles[key], record, key) for key, label in labels.items() if key in record[part]]
+        lines = [
+            Series(label, styles[key], record, key) for key, label in labels.items() if key in record.get(part, ())
+        ]
         return {"": lines} if lines else {}
     of_model = model_styles(records)
     panels = {
-        title: [Series(name, of_model[name], record, key) for name, record in records.items() if key in record[part]]
+        title: [Series(name, of_model[name], of, key) for name, of in records.items() if key in of.get(part, ())]
         for key, title in labels.items()
     }
     return {title: lines for title, lines in panels.items() if lines}
