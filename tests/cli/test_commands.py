@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Re
 from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification
 from deitlt_hf.cli.main import COMMANDS, main
 from deitlt_hf.data.views import image_processor
+from deitlt_hf.evaluation.measures import expert_metrics, format_class_table
 from deitlt_hf.recipes import is_teacher_recipe, load_recipe, recipe_names, teacher_recipe
 from hub_server import HubServer
 
@@ -356,11 +356,14 @@ def test_a_mistake_ends_in_one_line_and_status_2(capsys, monkeypatch, tmp_path, 
 
 
 def test_the_teachers_line_has_the_headings_of_the_tables(capsys, monkeypatch):
-    accuracies = {"overall": 50.0, "head": 60.0, "mid": 40.0, "tail": math.nan, "balanced_accuracy": 50.0}
-    monkeypatch.setattr("deitlt_hf.runs.training.train_teacher", lambda *settings: accuracies)
+    groups = {"head": [0], "mid": [1], "tail": [2]}
+    metrics = expert_metrics([[0], [1], [0]], [0, 1, 1], [9, 5, 1], groups, "abc", experts=("model",))
+    metrics["accuracy"] = metrics["experts"]["model"]
+    monkeypatch.setattr("deitlt_hf.runs.training.run_teacher", lambda *settings: metrics)
     assert main(["teacher", "--recipe", "digits-lt-teacher", "--use_cpu", "true"]) == 0
-    line = "overall 50.0, head 60.0, mid 40.0, tail -, balanced 50.0 % on the test split"
-    assert capsys.readouterr().out.splitlines()[0] == line
+    line, _, *table = capsys.readouterr().out.splitlines()
+    assert line == "overall 66.7, head 100.0, mid 50.0, tail -, balanced 75.0 % on 3 test images"
+    assert table[:4] == format_class_table(metrics).splitlines()[:4]
 
 
 def test_a_teacher_of_other_classes_is_refused(capsys, tmp_path):
@@ -372,7 +375,7 @@ def test_a_teacher_of_other_classes_is_refused(capsys, tmp_path):
     assert "'0'" in error
 
 
-@pytest.mark.parametrize("command", [["evaluate"], ["predict"], ["train", "--recipe", "digits-lt", "--init_from"]])
+@pytest.mark.parametrize("command", [["predict"], ["train", "--recipe", "digits-lt", "--init_from"]])
 def test_a_model_of_another_type_is_refused(capsys, tmp_path, command):
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=10)
     ResNetForImageClassification(config).save_pretrained(tmp_path / "resnet")

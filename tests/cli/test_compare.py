@@ -9,7 +9,12 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
-from deitlt_hf import CifarResNetConfig, DeiTLTConfig, DeiTLTForImageClassification
+from deitlt_hf import (
+    CifarResNetConfig,
+    CifarResNetForImageClassification,
+    DeiTLTConfig,
+    DeiTLTForImageClassification,
+)
 from deitlt_hf.cli.main import main
 from deitlt_hf.data.arguments import DataArguments, images_for_model, load_images
 from deitlt_hf.data.views import image_processor
@@ -33,10 +38,10 @@ def models(tmp_path_factory) -> Path:
         ("student", DeiTLTForImageClassification(student)),
         ("vit", ViTForImageClassification(ViTConfig(**SHAPE, num_hidden_layers=1, **label_maps))),
         ("cats", DeiTLTForImageClassification(others)),
+        ("teacher", CifarResNetForImageClassification(CifarResNetConfig(depth=20, image_size=16, **label_maps))),
     ):
         model.save_pretrained(folder / name)
         image_processor(16).save_pretrained(folder / name)
-    CifarResNetConfig(**label_maps).save_pretrained(folder / "teacher")
     return folder
 
 
@@ -76,9 +81,24 @@ def test_a_table_figures_and_a_page_of_models_side_by_side(models, tmp_path, cap
     assert "student - vit" in printed
     overall = {name: of["overall"]["value"] for name, of in content["accuracies"].items()}
     best = vit if overall["vit"] >= overall["student"] else student  # the first of those that are as good
-    following = f"next: deitlt analyze {best} --out {best}-analysis\n      deitlt app {best}\n"
+    following = f"next: deitlt analyze {best} {' '.join(DATA)} --out {best}-analysis\n"
+    following += f"      deitlt app {best}\n" if best == student else ""  # it is for students
     assert printed.endswith(f"numbers: {out}/analysis.json\npage: {out}/index.html\n{following}")
     assert {"attention_distance.svg", "token_similarity.png", "examples_3.png"} <= set(drawn)
+
+
+def test_a_cnn_beside_a_student_has_no_tokens(models, tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(analysis_page, "save_figure", lambda figure, path: _stand_in(drawn, path))  # takes seconds
+    argv = [str(models / "teacher"), str(models / "student"), *DATA, "--out", str(tmp_path / "compared")]
+    assert main(["compare", *argv]) == 0
+    printed = capsys.readouterr().out
+    assert "student - teacher" in printed
+    records = json.loads((tmp_path / "compared" / "analysis.json").read_text())["models"]
+    assert list(records["teacher"]["experts"]) == ["model"]
+    assert "attention_distance" not in records["teacher"]
+    assert {"attention_distance.svg", "class_confusion.svg", "examples_2.svg"} <= set(drawn)
+    assert "examples_1.svg" not in drawn
 
 
 @pytest.mark.parametrize(
@@ -103,11 +123,6 @@ def test_a_table_figures_and_a_page_of_models_side_by_side(models, tmp_path, cap
             ["{models}/vit", "{models}/student", "--out", "{models}/vit/config.json/compared"],
             "cannot write {models}/vit/config.json/compared: {models}/vit/config.json is no directory to write into; "
             "pass another",
-        ),
-        (
-            ["{models}/vit", "{models}/teacher"],
-            "a cifar_resnet model has no patches whose attention could be shown; pass a Vision Transformer of "
-            "transformers: DeiT-LT, DeiT, DeiT with teacher, or ViT",
         ),
         (["{models}/vit", "{models}/student", "--batch_size", "0"], "batch_size is 0; pass 1 or more"),
     ],

@@ -6,13 +6,16 @@ import textwrap
 from types import SimpleNamespace
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from accelerate import Accelerator
+from datasets import Dataset
 from torch import nn
 
+from deitlt_hf.data.arguments import Images
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.evaluate import predict_experts
+from deitlt_hf.evaluation.evaluate import evaluate_images, logits_by_row, predict_classes, predict_experts
 
 
 class TwoHeads(nn.Module):
@@ -136,3 +139,45 @@ def test_two_processes_count_each_image_once(tmp_path):
         _, cls_ids, distillation_ids, labels = np.load(tmp_path / f"{process}_of_2.npy")
         assert labels.tolist() == cls_ids.tolist() == list(range(7))
         assert not (distillation_ids == labels).any()
+
+
+class OneHead(nn.Linear):
+    """Its images, of shape `(1, 1, classes)`, are its logits."""
+
+    def forward(self, pixel_values):
+        return SimpleNamespace(logits=pixel_values[:, 0, 0])
+
+
+def test_a_model_with_one_head_has_one_row_and_its_probability():
+    probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5], [0.1, 0.6, 0.3]])
+    loader = batches(probabilities.log()[:, None, None], torch.tensor([0, 1, 1]), size=2)
+
+    def teacher(pixel_values):
+        return -pixel_values[:, 0, 0]
+
+    found = predict_classes(OneHead(1, 1), loader, logits_by_row, teacher=teacher)
+    assert (found.rows, len(found)) == (("model",), 3)
+    assert found.class_ids.tolist() == [[0], [2], [1]]
+    np.testing.assert_allclose(found.confidences[:, 0], [0.7, 0.5, 0.6], rtol=1e-6)
+    assert (found.labels.tolist(), found.teacher.tolist()) == ([0, 1, 1], [2, 0, 0])
+    assert predict_classes(OneHead(1, 1), loader, logits_by_row).teacher is None
+
+
+def test_an_evaluation_scales_outputs_to_logits():
+    """Cosines of 0.1 and 0 are LDAM's logits 3 and 0, and so a probability of 1 / (1 + exp(-3))."""
+    images = Images(
+        train=None,
+        test=Dataset.from_dict({"image": [PIL.Image.new("RGB", (2, 1))] * 2, "label": [0, 1]}),
+        class_names=["cat", "lynx"],
+        class_counts=[9, 3],
+        class_groups={"head": [0], "mid": [], "tail": [1]},
+    )
+
+    def view(image):
+        return torch.tensor([0.1, 0.0]).view(1, 1, 2)
+
+    metrics, found = evaluate_images(OneHead(1, 1), images, view, Accelerator(cpu=True), logit_scale=30)
+    assert found.confidences == pytest.approx(1 / (1 + np.exp(-3)))
+    row = metrics["experts"]["model"]
+    assert (row["per_class"], row["taken_for"], row["tail"]) == ([100, 0], [None, 0], 0)
+    assert metrics["test_counts"] == [1, 1]

@@ -21,7 +21,7 @@ from deitlt_hf import (
     DeiTLTForImageClassification,
 )
 from deitlt_hf.data.arguments import DataArguments, images_for_model, load_images
-from deitlt_hf.data.views import evaluation_view
+from deitlt_hf.data.views import evaluation_view, image_processor
 from deitlt_hf.evaluation.evaluate import evaluate_student
 from deitlt_hf.hub.pushing import push_model
 from deitlt_hf.inference.loading import load_run_settings
@@ -182,8 +182,23 @@ def test_a_processor_of_another_size_is_refused(vit, images):
         analyze_saved_model(vit, images, DATA)
 
 
-def test_networks_without_patches_and_what_is_no_model_are_refused(teacher, images, tmp_path):
-    with pytest.raises(DeiTLTError, match="no patches"):
-        analyze_saved_model(teacher, images, DATA)
+@torch.inference_mode()
+def test_of_a_cnn_what_is_about_predictions_is_measured(teacher, images):
+    image_processor(16).save_pretrained(teacher)
+    analysis = analyze_saved_model(teacher, images, DATA, batch_size=16)
+    assert (analysis.experts, analysis.examples, analysis.teacher) == (("model",), [], None)
+    logits = CifarResNetForImageClassification.from_pretrained(teacher).eval()(views(images, *IMAGENET)).logits
+    expected, labels = logits.argmax(-1).numpy(), np.array(images.test["label"])
+    assert np.mean(analysis.predictions[:, 0] == expected) > 0.9  # its processor rounds otherwise
+    record = analysis.record
+    assert record["model"].keys() == {"source", "model_type", "prediction", "parameters"}
+    assert not {"attention_distance", "feature_rank", "spectrum", "token_similarity", "teacher"} & record.keys()
+    wrong = analysis.predictions[:, 0] != labels
+    assert len(record["confident_errors"]) == len(analysis.errors) == min(24, wrong.sum())
+    assert all(wrong[error.row] and labels[error.row] == error.label for error in analysis.errors)
+    assert {error.image.shape for error in analysis.errors} == {(16, 16, 3)}
+
+
+def test_what_is_no_model_is_refused(images, tmp_path):
     with pytest.raises(DeiTLTError, match="no such directory"):
         analyze_saved_model(str(tmp_path / "none"), images, DATA)

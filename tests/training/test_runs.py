@@ -85,7 +85,11 @@ def test_a_teachers_run_leaves_a_model_and_its_accuracy(teacher):
     }
     assert isinstance(AutoModelForImageClassification.from_pretrained(directory), CifarResNetForImageClassification)
     written = json.loads((directory / "metrics.json").read_text())
-    assert written == {"split": "test", "accuracy": accuracies, "class_counts": COUNTS}
+    assert (written["split"], written["accuracy"], written["class_counts"]) == ("test", accuracies, COUNTS)
+    row = written["experts"]["model"]
+    assert {name: row[name] for name in accuracies} == accuracies
+    assert len(row["per_class"]) == len(written["test_counts"]) == 10
+    assert sum(written["test_counts"]) == written["num_images"] == 400
     assert accuracies["overall"] == pytest.approx(accuracy_by_hand(directory), abs=1)  # processors round otherwise
     assert yaml.safe_load((directory / "recipe.yaml").read_text())["depth"] == 20
     config = AutoModelForImageClassification.from_pretrained(directory).config

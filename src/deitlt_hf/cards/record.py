@@ -163,7 +163,7 @@ def read_record(directory: str | os.PathLike[str], repo_id: str | None = None, b
     results, results_step, difference = {}, None, None
     if step is None:
         results = metrics.get("averaged_weights" if averaged else "experts") or {}
-        if not averaged and not results and metrics.get("accuracy"):
+        if not averaged and metrics.get("accuracy"):
             results = {ONLY_ROW: metrics["accuracy"]}
     if results and not averaged and TEACHER in metrics and config.model_type == _STUDENT:
         results = results | {TEACHER: metrics[TEACHER]}

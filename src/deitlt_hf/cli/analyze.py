@@ -1,4 +1,4 @@
-"""`deitlt analyze`: what a model's experts are good at and what its tokens do, as numbers, figures and a page."""
+"""`deitlt analyze`: what a model is good at, its errors, and what its tokens do, as numbers, figures and a page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AnalyzeArguments:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="directory or hub id of a student, DeiT or ViT")
+    parser.add_argument("model", help="directory or hub id of a student or another image classifier")
     parser.add_argument("--revision", default="main", help="Branch, tag or commit of a model on the hub.")
 
 
@@ -33,7 +33,8 @@ def run(argv: Sequence[str]) -> None:
         check_flags(
             "analyze",
             "MODEL --out DIR [options]",
-            "Accuracy, attention, features and calibration of a student, DeiT or ViT, as a page with figures. "
+            "Accuracy, errors and calibration of a student, a teacher or any other image classifier, and attention and "
+            "features of a student, DeiT or ViT, as a page with figures. "
             "The data are those of the run unless flags say otherwise.",
             ["DataArguments", "AnalyzeArguments"],
             argv,
@@ -49,10 +50,12 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.next_steps import say_next
     from deitlt_hf.cli.parsing import DataclassParser, check_analysis, parse_with_data_of_run
     from deitlt_hf.data.arguments import DataArguments
+    from deitlt_hf.evaluation.analysis.vit import has_tokens
     from deitlt_hf.evaluation.measures import format_table
     from deitlt_hf.evaluation.page import ANALYSIS_FILE, PAGE_FILE, write_analysis
     from deitlt_hf.files import last_part
     from deitlt_hf.inference.loading import load_any_config
+    from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
     from deitlt_hf.runs.analyzing import analyze_saved_model
     from deitlt_hf.runs.images import load_images_to_measure
 
@@ -78,7 +81,8 @@ def run(argv: Sequence[str]) -> None:
     write_analysis({last_part(source): analysis}, options.out)
     print(f"Accuracy in percent on {measured}\n")
     print(format_table(analysis.record))
-    if "teacher" not in analysis.record["agreement"]:
+    if "teacher" not in analysis.record["agreement"] and has_tokens(config):  # a CNN is rather a teacher itself
         print("no teacher was found to compare with; --teacher DIR names one")
     print(f"numbers: {Path(options.out) / ANALYSIS_FILE}\npage: {Path(options.out) / PAGE_FILE}")
-    say_next(["app", source], ["export", source])
+    if config.model_type == DeiTLTConfig.model_type:
+        say_next(["app", source], ["export", source])

@@ -27,7 +27,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         "models",
         metavar="MODEL",
         nargs="+",
-        help="directory or hub id of a student, DeiT or ViT, or NAME=DIR to show it under another name",
+        help="directory or hub id of a student or another image classifier, or NAME=DIR to show it under another name",
     )
 
 
@@ -53,10 +53,10 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.next_steps import after_measuring, say_next
     from deitlt_hf.cli.parsing import DataclassParser, check_analysis, parse_with_data_of_run
     from deitlt_hf.data.arguments import DataArguments, images_for_model
-    from deitlt_hf.evaluation.attention import patches_of
     from deitlt_hf.evaluation.compare import check_same_classes, compare_models, format_comparison
     from deitlt_hf.evaluation.page import ANALYSIS_FILE, PAGE_FILE, write_analysis
     from deitlt_hf.inference.loading import load_any_config
+    from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
     from deitlt_hf.runs.analyzing import analyze_saved_model
     from deitlt_hf.runs.images import load_images_to_measure
 
@@ -72,7 +72,6 @@ def run(argv: Sequence[str]) -> None:
     images = measured.images
     classes = {}
     for name, source in sources.items():  # before the first is analyzed, which may take long
-        patches_of(configs[name])
         of_model = images_for_model(images, data, configs[name], source)
         classes[name] = {"class_names": of_model.class_names, "groups": of_model.class_groups}
     check_same_classes(classes)
@@ -87,7 +86,8 @@ def run(argv: Sequence[str]) -> None:
         write_analysis(analyses, options.out)
         print(f"numbers: {Path(options.out) / ANALYSIS_FILE}\npage: {Path(options.out) / PAGE_FILE}")
     best = max(sources, key=lambda name: comparison["accuracies"][name]["overall"]["value"])
-    say_next(*after_measuring(sources[best]))
+    is_student = configs[best].model_type == DeiTLTConfig.model_type
+    say_next(*after_measuring(sources[best], is_student, argv))
 
 
 def name_models(models: Sequence[str]) -> dict[str, str]:

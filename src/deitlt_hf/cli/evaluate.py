@@ -1,4 +1,4 @@
-"""`deitlt evaluate`: accuracy of a student's experts on head, mid and tail classes."""
+"""`deitlt evaluate`: accuracy of a student's experts, or of any image classifier, on head, mid and tail classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deitlt_hf.cli.flags import check_flags
-from deitlt_hf.errors import check_model_is_there
+from deitlt_hf.errors import check_model_is_there, counted
 
 
 @dataclass
@@ -16,6 +16,13 @@ class EvaluateArguments:
     """How to evaluate, and where the result goes."""
 
     output: str | None = field(default=None, metadata={"help": "JSON file for the result; it must not exist yet."})
+    errors: str | None = field(
+        default=None,
+        metadata={"help": "CSV file for the images that are wrong, the most confident first; it must not exist yet."},
+    )
+    per_class: bool = field(
+        default=False, metadata={"help": "A line for each class, also where there are more than 30."}
+    )
     batch_size: int = field(default=64, metadata={"help": "Images per step."})
     confidence_intervals: bool = field(
         default=False,
@@ -24,7 +31,7 @@ class EvaluateArguments:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="directory or hub id of a student")
+    parser.add_argument("model", help="directory or hub id of a student, a teacher or another image classifier")
     parser.add_argument("--revision", default="main", help="Branch, tag or commit of a model on the hub.")
 
 
@@ -33,7 +40,8 @@ def run(argv: Sequence[str]) -> None:
         check_flags(
             "evaluate",
             "MODEL [options]",
-            "Accuracy of a student's experts. The data are those of the run unless flags say otherwise.",
+            "Accuracy of a student's experts, of a teacher, or of any other image classifier. "
+            "The data are those of the run unless flags say otherwise.",
             ["DataArguments", "EvaluateArguments"],
             argv,
             _add_model,
@@ -47,40 +55,47 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.next_steps import after_measuring, say_next
     from deitlt_hf.cli.parsing import DataclassParser, parse_with_data_of_run
-    from deitlt_hf.data.arguments import DataArguments, images_for_model
-    from deitlt_hf.evaluation.evaluate import evaluate_student
-    from deitlt_hf.evaluation.measures import format_table
+    from deitlt_hf.data.arguments import DataArguments
+    from deitlt_hf.evaluation.errors_file import write_errors
+    from deitlt_hf.evaluation.measures import MOST_LISTED_CLASSES, format_class_table, format_table
     from deitlt_hf.files import check_is_new, write_json
-    from deitlt_hf.inference.loading import load_run_settings, load_student
-    from deitlt_hf.runs.analyzing import teacher_of_run
+    from deitlt_hf.inference.loading import load_any_config
+    from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
+    from deitlt_hf.runs.analyzing import evaluate_saved_model
     from deitlt_hf.runs.images import load_images_to_measure
 
     parser = DataclassParser("evaluate", [DataArguments, EvaluateArguments])
     _add_model(parser)
     choice, data, options, of_model = parse_with_data_of_run(parser, argv, lambda known: known.model)
-    if options.output is not None:
-        check_is_new(Path(options.output), "--output")
+    for flag, file in (("--output", options.output), ("--errors", options.errors)):
+        if file is not None:
+            check_is_new(Path(file), flag)
 
     quiet_libraries()
     source = of_model.model
-    model = load_student(source, of_model.revision)
-    measured = load_images_to_measure(data, choice, model.config, [source])
-    images = images_for_model(measured.images, data, model.config, source)
+    config = load_any_config(source, of_model.revision)
+    measured = load_images_to_measure(data, choice, config, [source])
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # or processes on CPUs would not meet
-    teacher = teacher_of_run(source, model, load_run_settings(source, of_model.revision), accelerator.device)
-    metrics = evaluate_student(
-        model,
-        images,
-        model.config.image_size,
+    evaluation, own = evaluate_saved_model(
+        source,
+        measured.images,
+        data,
         accelerator,
-        options.batch_size,
+        revision=of_model.revision,
+        batch_size=options.batch_size,
         confidence_intervals=options.confidence_intervals,
-        teacher=teacher,
     )
-    if accelerator.is_main_process:
-        print(f"Accuracy in percent on {measured}\n")
-        print(format_table(metrics))
-        if options.output is not None:
-            write_json(Path(options.output), metrics)
-            print(f"numbers: {options.output}")
-        say_next(*after_measuring(source))
+    if not accelerator.is_main_process:
+        return
+    metrics = evaluation.metrics
+    print(f"Accuracy in percent on {measured}\n")
+    print(format_table(metrics))
+    print(f"\n{format_class_table(metrics, own, None if options.per_class else MOST_LISTED_CLASSES)}")
+    if options.output is not None:
+        write_json(Path(options.output), metrics)
+        print(f"numbers: {options.output}")
+    if options.errors is not None:
+        images, names = measured.images.test, metrics["class_names"]
+        wrong = write_errors(Path(options.errors), images, names, evaluation.predictions, own)
+        print(f"errors: {options.errors} has {wrong} of {counted(len(images), 'test image')}, the most confident first")
+    say_next(*after_measuring(source, config.model_type == DeiTLTConfig.model_type, argv))

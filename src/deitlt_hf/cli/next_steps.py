@@ -30,9 +30,10 @@ def after_training_a_teacher(argv: Sequence[str], directory: str) -> list[list[s
     return [[*start, *data_flags(argv), "--teacher", directory]]
 
 
-def after_measuring(model: str) -> list[list[str]]:
-    """A page with figures, and the model on pictures of one's own."""
-    return [["analyze", model, "--out", f"{model.rstrip('/')}-analysis"], ["app", model]]
+def after_measuring(model: str, is_student: bool = True, argv: Sequence[str] = ()) -> list[list[str]]:
+    """A page with figures, on the data that `argv` names, and a student on pictures of one's own."""
+    page = ["analyze", model, *data_flags(argv), "--out", f"{model.rstrip('/')}-analysis"]
+    return [page, ["app", model]] if is_student else [page]
 
 
 def data_flags(argv: Sequence[str]) -> list[str]:

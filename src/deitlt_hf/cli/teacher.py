@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from deitlt_hf.cli.console import quiet_libraries
 from deitlt_hf.cli.next_steps import after_training_a_teacher, say_next
 from deitlt_hf.cli.training_flags import check_training
+from deitlt_hf.errors import counted
 
 _ABOUT = "Train a CNN teacher. With --data and without a recipe, the settings follow from the data and are shown."
 
@@ -20,10 +20,10 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.suggesting import settings_for_data
     from deitlt_hf.data.arguments import TrainingDataArguments
     from deitlt_hf.data.suggestion import suggest_teacher_recipe
+    from deitlt_hf.evaluation.measures import MEASURES, MOST_LISTED_CLASSES, format_class_table
     from deitlt_hf.hub.repository import address_of
-    from deitlt_hf.long_tail_accuracy.scores import MEASURES
     from deitlt_hf.runs.profiling import format_profile
-    from deitlt_hf.runs.training import TeacherArguments, check_teacher, profile_teacher, train_teacher
+    from deitlt_hf.runs.training import TeacherArguments, check_teacher, profile_teacher, run_teacher
     from deitlt_hf.training.arguments import TeacherTrainingArguments
 
     def suggest(instances: Sequence[Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -43,11 +43,11 @@ def run(argv: Sequence[str]) -> None:
         if args.should_log:
             print(format_profile(profile))
         return
-    accuracies = train_teacher(data, teacher, args)
+    metrics = run_teacher(data, teacher, args)
     if args.should_log:
-        labels = {measure.key: measure.label for measure in MEASURES}
-        shown = [f"{labels[key]} {'-' if math.isnan(value) else f'{value:.1f}'}" for key, value in accuracies.items()]
-        print(", ".join(shown) + " % on the test split")
+        shown = [f"{measure.label} {measure.text(metrics['accuracy'][measure.key])}" for measure in MEASURES]
+        print(f"{', '.join(shown)} % on {counted(metrics['num_images'], 'test image')}")
+        print(f"\n{format_class_table(metrics, most=MOST_LISTED_CLASSES)}\n")
         print(f"teacher: {args.output_dir}")
         if args.push_to_hub:
             print(f"on the hub: {address_of(args.hub_model_id, args.hub_revision)}")

@@ -8,7 +8,7 @@ from typing import Any
 from deitlt_hf.cli.console import quiet_libraries
 from deitlt_hf.cli.next_steps import after_measuring, say_next
 from deitlt_hf.cli.training_flags import check_training
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, counted
 
 _ABOUT = "Train a DeiT-LT student. With --data and without a recipe, the settings follow from the data and are shown."
 
@@ -26,7 +26,7 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.suggesting import settings_for_data
     from deitlt_hf.data.arguments import TrainingDataArguments
     from deitlt_hf.data.suggestion import suggest_recipe
-    from deitlt_hf.evaluation.measures import format_table
+    from deitlt_hf.evaluation.measures import MOST_LISTED_CLASSES, format_class_table, format_table
     from deitlt_hf.hub.repository import address_of
     from deitlt_hf.runs.profiling import format_profile
     from deitlt_hf.runs.training import StudentArguments, check_student, profile_student, train_student
@@ -53,10 +53,12 @@ def run(argv: Sequence[str]) -> None:
         return
     result = train_student(data, student, args)
     if args.should_log:
+        print(f"Accuracy in percent on {counted(result.metrics['num_images'], 'test image')}\n")
         print(format_table(result.metrics))
         if "averaged_weights" in result.metrics:
             print("averaged weights (EMA):")
             print(format_table(result.metrics | {"experts": result.metrics["averaged_weights"]}))
+        print(f"\n{format_class_table(result.metrics, student.expert, MOST_LISTED_CLASSES)}\n")
         print(f"student, metrics.json and report.png: {args.output_dir}")
         if args.push_to_hub:
             print(f"on the hub: {address_of(args.hub_model_id, args.hub_revision)}")

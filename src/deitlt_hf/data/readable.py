@@ -55,6 +55,12 @@ def referenced_files(dataset: Dataset) -> Iterator[tuple[int, str]]:
             yield index, path
 
 
+def image_paths(dataset: Dataset) -> list[str | None]:
+    """The path of each image, also that which an embedded one came from; None where there is none."""
+    chunks = [chunk.field("path") for chunk in dataset.data.column("image").chunks]
+    return selected(dataset, pa.chunked_array(chunks, pa.string())).to_pylist()
+
+
 def look_at_images(
     dataset: Dataset, look: Callable[[dict[str, Any] | None], Seen], **bar: Any
 ) -> Iterator[tuple[int, dict[str, Any] | None, Seen]]:

@@ -31,16 +31,25 @@ def load_student(source: str, revision: str | None = None) -> DeiTLTForImageClas
     """The student in a directory or hub repository, in evaluation mode, with every weight taken from its file."""
     config = load_student_config(source, revision)
     model, report = load_model(DeiTLTForImageClassification, config, source, revision)
-    lost = sorted(report["missing_keys"]) or sorted(key for key, *_ in report["mismatched_keys"])
-    if lost:  # a training may start with new weights, but predictions would be random
-        raise DeiTLTError(f"{source} has no {lost[0]} that fits its configuration; pass a student that is whole")
+    _check_whole(source, report, "a student")
     return model
 
 
 def load_any_classifier(source: str, revision: str | None = None, what: str = "a model") -> PreTrainedModel:
-    """The image classifier in a directory or hub repository, a student or any other, in evaluation mode."""
+    """The image classifier in a directory or hub repository, a student or any other, in evaluation mode.
+
+    Every weight is taken from its file: without its classifier, as a pretrained body is, its predictions are random.
+    """
     config = load_any_config(source, revision, what)
-    return load_model(AutoModelForImageClassification, config, source, revision, what)[0]
+    model, report = load_model(AutoModelForImageClassification, config, source, revision, what)
+    _check_whole(source, report, "a student" if config.model_type == DeiTLTConfig.model_type else what)
+    return model
+
+
+def _check_whole(source: str, report: dict[str, Any], what: str) -> None:
+    lost = sorted(report["missing_keys"]) or sorted(key for key, *_ in report["mismatched_keys"])
+    if lost:  # a training may start with new weights, but predictions would be random
+        raise DeiTLTError(f"{source} has no {lost[0]} that fits its configuration; pass {what} that is whole")
 
 
 def load_model(

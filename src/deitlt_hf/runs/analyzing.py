@@ -1,12 +1,14 @@
-"""Analyses a saved model, with its own image size and the teacher of its run."""
+"""Measures a saved model, with the pixels that it was made for and the teacher of its run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import DataLoader
@@ -18,12 +20,83 @@ from deitlt_hf.data.images import upright_rgb
 from deitlt_hf.data.views import View, evaluation_view
 from deitlt_hf.errors import DeiTLTError, notice
 from deitlt_hf.evaluation.analysis.analyze import Analysis, analyze_model
-from deitlt_hf.evaluation.attention import patches_of
+from deitlt_hf.evaluation.analysis.vit import has_tokens
+from deitlt_hf.evaluation.attention import Patches, patches_of
+from deitlt_hf.evaluation.evaluate import Evaluation, Teacher, evaluate_images
 from deitlt_hf.files import RUN_FILE, is_hub_id, last_part, read_json
 from deitlt_hf.inference.loading import load_any_classifier, load_image_processor, load_run_settings
+from deitlt_hf.losses.ldam import LDAM_SCALE
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
+from deitlt_hf.teachers.build import has_cosine_classifier
 from deitlt_hf.teachers.frozen import FrozenTeacher
-from deitlt_hf.teachers.pixels import OwnPixels, pixels_of
+from deitlt_hf.teachers.pixels import OwnPixels, pixels_of, read_own_pixels
+
+
+@dataclass(frozen=True)
+class _SavedModel:
+    """A model of a directory or hub repository, and what is needed to measure it."""
+
+    model: PreTrainedModel
+    images: Images  # with the class counts and groups of the model
+    view: View
+    pixels: OwnPixels  # the normalisation in the view
+    settings: Mapping[str, Any]  # of its run
+    teacher: Teacher | None
+
+    @property
+    def logit_scale(self) -> float:
+        return LDAM_SCALE if has_cosine_classifier(self.model) else 1.0
+
+    @property
+    def own(self) -> str:
+        """Which expert the model's own logits are, if it has two."""
+        return getattr(self.model.config, "expert", "average")
+
+
+def _load(
+    source: str,
+    images: Images,
+    data: DataArguments,
+    revision: str | None,
+    teacher: str | None,
+    device: torch.device | str | None,
+) -> _SavedModel:
+    model, settings = load_any_classifier(source, revision), load_run_settings(source, revision)
+    images = images_for_model(images, data, model.config, source)
+    view, pixels = _view_of(model, settings, source, revision)
+    if has_tokens(model.config):
+        _check_size(ViewedDataset(images.test, {"pixel_values": view}, "test"), patches_of(model.config), source)
+    found = _teacher_of(model, source, settings, teacher, pixels, device or model.device)
+    return _SavedModel(model, images, view, pixels, settings, found)
+
+
+def evaluate_saved_model(
+    source: str,
+    images: Images,
+    data: DataArguments,
+    accelerator: Accelerator,
+    *,
+    revision: str | None = None,
+    batch_size: int = 64,
+    confidence_intervals: bool = False,
+) -> tuple[Evaluation, str]:
+    """Run `evaluate_images` on a saved image classifier and the test split of its data, with the teacher of its run.
+
+    Arguments are as in `analyze_saved_model`. Returns also which row of the metrics is the model's own prediction.
+    """
+    saved = _load(source, images, data, revision, None, accelerator.device)
+    evaluation = evaluate_images(
+        saved.model,
+        saved.images,
+        saved.view,
+        accelerator,
+        batch_size,
+        confidence_intervals=confidence_intervals,
+        teacher=saved.teacher,
+        logit_scale=saved.logit_scale,
+    )
+    rows = evaluation.predictions.rows
+    return evaluation, saved.own if saved.own in rows else rows[0]
 
 
 def analyze_saved_model(
@@ -36,9 +109,10 @@ def analyze_saved_model(
     batch_size: int = 64,
     device: torch.device | str | None = None,
 ) -> Analysis:
-    """Run `analyze_model` on a saved student, DeiT or ViT and the test split of its data.
+    """Run `analyze_model` on a saved image classifier and the test split of its data.
 
-    A student sees the evaluation's view, as in `deitlt evaluate`; another model what its own image processor makes.
+    A model of a run of this package sees the evaluation's view, as in `deitlt evaluate`; another one what its own image
+    processor makes.
 
     Args:
         source: directory or hub id of the model.
@@ -51,7 +125,7 @@ def analyze_saved_model(
         device: where to run; by default the CPU.
 
     Raises:
-        DeiTLTError: not a Vision Transformer, or one of other classes; no image processor, or one of another size; an
+        DeiTLTError: not an image classifier, or one of other classes; no image processor, or one of another size; an
             unknown teacher.
 
     Example:
@@ -61,41 +135,47 @@ def analyze_saved_model(
         >>> analysis.record["experts"]["distillation"]["tail"]  # doctest: +SKIP
         65.0
     """
-    model, settings = load_any_classifier(source, revision), load_run_settings(source, revision)
-    patches = patches_of(model.config)
-    images = images_for_model(images, data, model.config, source)
-    view, pixels = _view_of(model, source, revision)
-    dataset = ViewedDataset(images.test, {"pixel_values": view}, "test")
-    _check_size(dataset, patches.image_size, source)
+    saved = _load(source, images, data, revision, teacher, device)
+    dataset = ViewedDataset(saved.images.test, {"pixel_values": saved.view}, "test")
     return analyze_model(
-        model,
+        saved.model,
         DataLoader(dataset, batch_size=batch_size, collate_fn=collate),
-        class_names=images.class_names,
-        class_counts=images.class_counts,
-        groups=images.class_groups,
+        class_names=saved.images.class_names,
+        class_counts=saved.images.class_counts,
+        groups=saved.images.class_groups,
         source=source if is_hub_id(source) else last_part(source),  # a page to send around names no place of a machine
-        teacher=_teacher_of(model, source, settings, teacher, pixels, device or model.device),
+        teacher=saved.teacher,
         device=device,
-        dist_is_trained=settings.get("distillation_type") != "none",
-        image_mean=pixels.mean,
-        image_std=pixels.std,
+        dist_is_trained=saved.settings.get("distillation_type") != "none",
+        image_mean=saved.pixels.mean,
+        image_std=saved.pixels.std,
+        logit_scale=saved.logit_scale,
     )
 
 
-def _view_of(model: PreTrainedModel, source: str, revision: str | None) -> tuple[View, OwnPixels]:
+def _view_of(
+    model: PreTrainedModel, settings: Mapping[str, Any], source: str, revision: str | None
+) -> tuple[View, OwnPixels]:
     """The evaluation view of a model, and the normalisation in it."""
+    size = None
     if model.config.model_type == DeiTLTConfig.model_type:
-        size = patches_of(model.config).image_size
-        return evaluation_view(size[0]), OwnPixels(list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD), size)
+        size = patches_of(model.config).image_size[0]
+    elif isinstance(settings.get("image_size"), int):  # of a teacher's run; its processor rounds otherwise
+        size = settings["image_size"]
+    if size is not None:
+        return evaluation_view(size), OwnPixels(list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD), (size, size))
     processor = load_image_processor(source, revision)
 
     def view(image: Image.Image) -> torch.Tensor:
         return processor(images=upright_rgb(image), return_tensors="pt")["pixel_values"][0]
 
-    return view, pixels_of(processor)
+    # timm's wrapper has its own kind of processor, whose settings are in the configuration.
+    of_timm = getattr(model.config, "pretrained_cfg", None)
+    return view, read_own_pixels(model) if of_timm else pixels_of(processor)
 
 
-def _check_size(dataset: ViewedDataset, size: tuple[int, int], source: str) -> None:
+def _check_size(dataset: ViewedDataset, patches: Patches, source: str) -> None:
+    size = patches.image_size
     made = tuple(dataset[0]["pixel_values"].shape[-2:]) if len(dataset) else size
     if made != size:
         raise DeiTLTError(
@@ -111,9 +191,9 @@ def _teacher_of(
     teacher: str | None,
     pixels: OwnPixels,
     device: torch.device | str,
-) -> Callable[[torch.Tensor], torch.Tensor] | None:
+) -> Teacher | None:
     if teacher is None:
-        frozen = teacher_of_run(source, model, settings, device)
+        frozen = _teacher_of_run(source, model, settings, device)
     else:
         frozen = FrozenTeacher(teacher, model, device, settings.get("teacher_pixels", "reference"))
     if frozen is None:
@@ -122,7 +202,7 @@ def _teacher_of(
     return lambda pixel_values: frozen((pixel_values - shift) / scale)  # a student's own pixels stay as they are
 
 
-def teacher_of_run(
+def _teacher_of_run(
     source: str, model: PreTrainedModel, settings: Mapping[str, Any], device: torch.device | str
 ) -> FrozenTeacher | None:
     """The teacher that a run's settings name; without it the model is measured alone, with a notice."""

@@ -18,10 +18,10 @@ from deitlt_hf.data.dataset import ViewedDataset
 from deitlt_hf.data.device_augmentation.device_views import BatchView
 from deitlt_hf.data.views import View, evaluation_view, image_processor, paco_key_view, paco_query_view
 from deitlt_hf.errors import DeiTLTError, check_is_there
-from deitlt_hf.evaluation.evaluate import evaluate_student
+from deitlt_hf.evaluation.evaluate import evaluate_images, evaluate_student
 from deitlt_hf.evaluation.figures.run import report_figure
 from deitlt_hf.evaluation.figures.style import save_figure
-from deitlt_hf.evaluation.measures import MEASURES
+from deitlt_hf.evaluation.measures import MEASURES, MODEL
 from deitlt_hf.files import METRICS_FILE, REPORT_FILE, write_json
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.runs.directory import (
@@ -142,6 +142,12 @@ def train_teacher(
         >>> train_teacher(data, TeacherArguments(depth=20), args)["overall"]  # doctest: +SKIP
         96.0
     """
+    row = run_teacher(data, teacher, args)["experts"][MODEL]
+    return {of.key: math.nan if row[of.key] is None else row[of.key] for of in MEASURES}
+
+
+def run_teacher(data: TrainingDataArguments, teacher: TeacherArguments, args: TeacherTrainingArguments) -> dict:
+    """`train_teacher` with all that it measures: the metrics of `expert_metrics`, whose one row is `model`."""
     checkpoint = check_teacher(teacher, args)
     say_what_is_unused([data, teacher, args])
     sources = {"data": data.data, "data_dir": data.data_dir, "init_from": teacher.init_from}
@@ -151,15 +157,22 @@ def train_teacher(
     with claimed_directory(trainer, [data, teacher, args], checkpoint, data_record(images, sources)):
         seconds = _train(trainer, checkpoint)
         save_model(trainer)
+        # What a run reports is what `deitlt evaluate` finds in its files.
         with trainer.in_float32():
-            measured = trainer.evaluate(None if images.validation is None else _viewed(images.test, data, "test"))
-        accuracies = {of.key: measured[f"eval_{of.key}"] for of in MEASURES}
+            metrics, _ = evaluate_images(
+                trainer.model,
+                images,
+                evaluation_view(data.image_size),
+                trainer.accelerator,
+                batch_size=args.eval_batch_size,
+                num_workers=args.dataloader_num_workers,
+            )
+        accuracies = {of.key: metrics["experts"][MODEL][of.key] for of in MEASURES}
+        metrics = {"split": "test", "accuracy": accuracies} | metrics
         if args.should_save:
-            shown = {group: None if math.isnan(value) else value for group, value in accuracies.items()}
-            metrics = {"split": "test", "accuracy": shown, "class_counts": images.class_counts}
             write_json(Path(args.output_dir) / METRICS_FILE, metrics)
         finish_run(trainer, images, sources, seconds, checkpoint)
-    return accuracies
+    return metrics
 
 
 def profile_teacher(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deitlt_hf.evaluation.analysis.predictions import group_confusions
+from deitlt_hf.evaluation.analysis.predictions import class_confusions, group_confusions
 
 GROUPS = {"head": [2], "mid": [0], "tail": [1, 3]}
 
@@ -44,3 +44,19 @@ def test_ten_mistakes_are_kept():
 @pytest.mark.parametrize("predictions", [[1, 2], [0, 0]])
 def test_no_mistakes_between_head_and_tail(predictions):
     assert group_confusions(np.array(predictions), np.array([1, 2]), GROUPS)["pairs"] == []
+
+
+def test_the_matrix_of_all_classes_is_in_the_order_of_frequency():
+    labels, predictions = np.array([0, 0, 0, 0, 1, 1, 3]), np.array([0, 0, 0, 1, 0, 1, 1])
+    found = class_confusions(predictions, labels, [5, 90, 30, 5])
+    assert (found["labels"], found["others"]) == ([1, 2, 0, 3], None)
+    one, two, zero, three = found["percent"]
+    assert (one, zero, three) == ([50, 0, 50, 0], [25, 0, 75, 0], [100, 0, 0, 0])
+    assert np.isnan(two).all()
+
+
+def test_the_classes_with_the_most_errors_are_shown():
+    # Errors: two of class 3, one each of 0 and 2, none of 1: 3 and, more frequent than 0, 2.
+    labels, predictions = np.array([3, 3, 3, 3, 0, 2, 2, 1]), np.array([2, 1, 3, 3, 1, 3, 2, 1])
+    found = class_confusions(predictions, labels, [5, 90, 30, 7], most=2)
+    assert found == {"labels": [2, 3], "percent": [[50, 50], [25, 50]], "others": [0, 25]}
