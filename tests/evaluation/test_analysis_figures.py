@@ -14,6 +14,7 @@ from PIL import Image
 from deitlt_hf.evaluation.attention import draw_attention
 from deitlt_hf.evaluation.figures.classes import (
     agreement_figure,
+    class_confusion_figure,
     class_frequency_figure,
     confusion_figure,
     reliability_figure,
@@ -196,6 +197,36 @@ def test_confusions_are_written_into_their_cells(one):
     unknown = copy.deepcopy(one["DeiT-LT"])
     unknown["confusion"]["cls"]["groups"][2] = [None] * 3
     assert [text.get_text() for text in confusion_figure({"a": unknown}).axes[1].texts][6:] == ["-"] * 3
+
+
+def test_the_confusion_matrix_shows_percentages_and_the_other_classes(several):
+    names, matrix = ["$elk", "owl", "fox"], {"labels": [2, 0], "percent": [[70.0, 0.0], [None, None]]}
+    record = {"class_names": names, "class_confusion": matrix | {"others": [30.0, None]}}
+    (axes,) = class_confusion_figure({"DeiT-LT": record}).axes
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "70", (2, 0): "30"}
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["fox", "$elk", "other classes"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["fox", "$elk"]
+    figure = class_confusion_figure(several)
+    assert titles(figure) == list(several)
+    assert [len(axes.get_xticklabels()) for axes in figure.axes[:3]] == [10] * 3  # all classes, so no others
+
+
+def test_a_network_without_tokens_beside_others_and_alone(several):
+    cnn = copy.deepcopy(several["ViT"])
+    for part in ("attention_distance", "feature_rank", "spectrum", "token_similarity"):
+        del cnn[part]
+    cnn["experts"] = {"model": cnn["experts"]["cls"]}
+    cnn["calibration"], cnn["confusion"] = ({"model": cnn[part]["cls"]} for part in ("calibration", "confusion"))
+    cnn["model"]["prediction"] = "model"
+    for draw in (attention_distance_figure, feature_rank_figure, token_similarity_figure, agreement_figure):
+        assert draw({"CNN": cnn}) is None
+    beside = {"CNN": cnn, "DeiT-LT": several["DeiT-LT"]}
+    assert {label for axes in attention_distance_figure(beside).axes for label in shown(axes)} == {"DeiT-LT"}
+    assert {label for axes in feature_rank_figure(beside).axes for label in shown(axes)} == {"DeiT-LT"}
+    assert titles(confusion_figure({"CNN": cnn})) == ["model"]
+    assert shown(class_frequency_figure({"CNN": cnn}).axes[0])["model"] == cnn["experts"]["model"]["per_class"]
+    cnn["agreement"] = {"teacher-model": dict.fromkeys(FOUR, 60.0)}
+    assert len(agreement_figure({"CNN": cnn}).axes[0].patches) == 4
 
 
 def test_examples_show_the_picture_its_classes_and_the_maps():

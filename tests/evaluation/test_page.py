@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 from html import escape, unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_up_analysis import NAMES, made_up_analysis
+from PIL import Image
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation import page as analysis_page
+from deitlt_hf.evaluation.analysis.wrong_images import WrongImage
 from deitlt_hf.evaluation.compare import compare_models, difference_cells
 from deitlt_hf.evaluation.page import SECTIONS, write_analysis
 
@@ -123,6 +127,54 @@ def test_several_models_come_with_their_differences(several, models):
     assert row == [NASTY, *difference_cells(comparison["differences"][NASTY])]
     assert "*" in row[1]
     assert {path.stem for path in (several / "figures").glob("examples*")} == {"examples_2"}  # the first has none
+
+
+def with_errors(analysis, number: int):
+    """The analysis with so many errors of the class `$cat` that is taken for NASTY."""
+    analysis.record["class_names"] = [*NAMES[:9], NASTY]
+    picture = np.zeros((4, 6, 3), dtype=np.uint8)
+    analysis.errors = [WrongImage(row, 3, 9, 0.987 - row / 100, picture + row) for row in range(number)]
+    return analysis
+
+
+def test_the_gallery_shows_classes_probabilities_and_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(analysis_page, "save_figure", lambda figure, path: _touch(path))
+    write_analysis({"DeiT-LT": with_errors(made_up_analysis(), 2)}, tmp_path / "page")
+    page = (tmp_path / "page" / "index.html").read_text()
+    shown = re.findall(r'<figure><img alt="(.*?)" src="data:image/png;base64,(.*?)"><figcaption>(.*?)</figcaption>', page)
+    assert [unescape(alt) for alt, _, _ in shown] == [f"$cat, predicted as {NASTY}"] * 2
+    assert [unescape(text) for _, _, text in shown] == [
+        f"<b>{NASTY}</b> 99 %<br>true: $cat<br>image 0",
+        f"<b>{NASTY}</b> 98 %<br>true: $cat<br>image 1",
+    ]
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown[1][1]))))
+    np.testing.assert_array_equal(picture, np.full((4, 6, 3), 1))
+    assert "<script" not in page
+
+
+def test_of_several_models_each_shows_twelve_errors(tmp_path, monkeypatch):
+    monkeypatch.setattr(analysis_page, "save_figure", lambda figure, path: _touch(path))
+    analyses = {"a": with_errors(made_up_analysis(1), 24), "b": with_errors(made_up_analysis(2), 5)}
+    write_analysis(analyses, tmp_path / "page")
+    galleries = (tmp_path / "page" / "index.html").read_text().split('<div class="gallery">')
+    assert [part.count("<figcaption>") for part in galleries] == [0, 12, 5]
+
+
+def test_without_errors_there_is_no_gallery(one):
+    assert "Most confident errors" not in (one / "index.html").read_text()
+
+
+def test_the_table_of_classes_has_test_images_and_what_a_class_is_taken_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(analysis_page, "save_figure", lambda figure, path: _touch(path))
+    analysis = made_up_analysis()
+    analysis.record["test_counts"] = [40] * 9 + [3]
+    analysis.record["experts"]["average"] |= {"taken_for": [None] * 9 + [0], "taken_for_images": [None] * 9 + [2]}
+    write_analysis({"DeiT-LT": analysis}, tmp_path / "page")
+    page = (tmp_path / "page" / "index.html").read_text()
+    first, *_, last = cells(page, "class")
+    assert (first[:4], first[-1]) == (["airplane", "head", "500", "40"], "-")
+    assert (last[:4], last[-1]) == (["truck", "tail", "5", "3 ~"], "airplane (2)")
+    assert "fewer than 10 test images" in page
 
 
 def test_figures_that_no_model_has_are_left_out(tmp_path, monkeypatch):
