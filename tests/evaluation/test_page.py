@@ -141,7 +141,9 @@ def test_the_gallery_shows_classes_probabilities_and_pictures(tmp_path, monkeypa
     monkeypatch.setattr(analysis_page, "save_figure", lambda figure, path: _touch(path))
     write_analysis({"DeiT-LT": with_errors(made_up_analysis(), 2)}, tmp_path / "page")
     page = (tmp_path / "page" / "index.html").read_text()
-    shown = re.findall(r'<figure><img alt="(.*?)" src="data:image/png;base64,(.*?)"><figcaption>(.*?)</figcaption>', page)
+    shown = re.findall(
+        r'<figure><img alt="(.*?)" src="data:image/png;base64,(.*?)"><figcaption>(.*?)</figcaption>', page
+    )
     assert [unescape(alt) for alt, _, _ in shown] == [f"$cat, predicted as {NASTY}"] * 2
     assert [unescape(text) for _, _, text in shown] == [
         f"<b>{NASTY}</b> 99 %<br>true: $cat<br>image 0",

@@ -6,9 +6,15 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deitlt_hf.cli.flags import check_flags
 from deitlt_hf.errors import check_model_is_there, counted
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from deitlt_hf.evaluation.evaluate import Evaluation
 
 
 @dataclass
@@ -56,9 +62,7 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.next_steps import after_measuring, say_next
     from deitlt_hf.cli.parsing import DataclassParser, parse_with_data_of_run
     from deitlt_hf.data.arguments import DataArguments
-    from deitlt_hf.evaluation.errors_file import write_errors
-    from deitlt_hf.evaluation.measures import MOST_LISTED_CLASSES, format_class_table, format_table
-    from deitlt_hf.files import check_is_new, write_json
+    from deitlt_hf.files import check_is_new
     from deitlt_hf.inference.loading import load_any_config
     from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
     from deitlt_hf.runs.analyzing import evaluate_saved_model
@@ -85,17 +89,24 @@ def run(argv: Sequence[str]) -> None:
         batch_size=options.batch_size,
         confidence_intervals=options.confidence_intervals,
     )
-    if not accelerator.is_main_process:
-        return
+    if accelerator.is_main_process:
+        print(f"Accuracy in percent on {measured}\n")
+        _print_and_write(evaluation, own, measured.images.test, options)
+        say_next(*after_measuring(source, config.model_type == DeiTLTConfig.model_type, argv))
+
+
+def _print_and_write(evaluation: Evaluation, own: str, test: Dataset, options: EvaluateArguments) -> None:
+    """Print both tables, and write the files that are asked for; `own` is the row of the model's own prediction."""
+    from deitlt_hf.evaluation.errors_file import write_errors
+    from deitlt_hf.evaluation.measures import MOST_LISTED_CLASSES, format_class_table, format_table
+    from deitlt_hf.files import write_json
+
     metrics = evaluation.metrics
-    print(f"Accuracy in percent on {measured}\n")
     print(format_table(metrics))
     print(f"\n{format_class_table(metrics, own, None if options.per_class else MOST_LISTED_CLASSES)}")
     if options.output is not None:
         write_json(Path(options.output), metrics)
         print(f"numbers: {options.output}")
     if options.errors is not None:
-        images, names = measured.images.test, metrics["class_names"]
-        wrong = write_errors(Path(options.errors), images, names, evaluation.predictions, own)
-        print(f"errors: {options.errors} has {wrong} of {counted(len(images), 'test image')}, the most confident first")
-    say_next(*after_measuring(source, config.model_type == DeiTLTConfig.model_type, argv))
+        wrong = write_errors(Path(options.errors), test, metrics["class_names"], evaluation.predictions, own)
+        print(f"errors: {options.errors} has {wrong} of {counted(len(test), 'test image')}, the most confident first")
