@@ -107,6 +107,25 @@ def test_analysis_of_a_classifier_leaves_out_what_needs_tokens(models, tmp_path,
     assert page.count("<figcaption>") == 24
 
 
+def test_images_of_only_some_of_a_classifiers_classes(models, images, tmp_path, capsys, caplog):
+    for digit, copies in ((7, 3), (2, 2)):
+        (tmp_path / "pictures" / str(digit)).mkdir(parents=True)
+        rows = np.flatnonzero(np.array(images.test["label"]) == digit)[:copies].tolist()
+        for row in rows:
+            images.test[row]["image"].save(tmp_path / "pictures" / str(digit) / f"{row}.png")
+    out, errors = tmp_path / "metrics.json", tmp_path / "errors.csv"
+    argv = [str(models / "resnet"), "--data", str(tmp_path / "pictures"), "--output", str(out), "--errors", str(errors)]
+    assert main(["evaluate", *argv]) == 0
+    printed = capsys.readouterr()
+    assert "these test images define head and tail" in printed.err + caplog.text
+    metrics = json.loads(out.read_text())
+    assert metrics["test_counts"] == [0, 0, 2, 0, 0, 0, 0, 3, 0, 0]
+    assert sorted(label for group in metrics["groups"].values() for label in group) == list(range(10))
+    with errors.open(newline="") as text:
+        files = [row["file"] for row in csv.DictReader(text)]
+    assert all(Path(file).is_file() for file in files)
+
+
 def test_an_existing_file_of_errors_is_kept(models, tmp_path, capsys):
     (tmp_path / "errors.csv").write_text("mine")
     assert main(["evaluate", str(models / "resnet"), *DATA, "--errors", str(tmp_path / "errors.csv")]) == 2

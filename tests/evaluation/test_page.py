@@ -146,8 +146,8 @@ def test_the_gallery_shows_classes_probabilities_and_pictures(tmp_path, monkeypa
     )
     assert [unescape(alt) for alt, _, _ in shown] == [f"$cat, predicted as {NASTY}"] * 2
     assert [unescape(text) for _, _, text in shown] == [
-        f"<b>{NASTY}</b> 99 %<br>true: $cat<br>image 0",
-        f"<b>{NASTY}</b> 98 %<br>true: $cat<br>image 1",
+        f"predicted: <b>{NASTY}</b> (99 %)<br>true: $cat<br>image 0",
+        f"predicted: <b>{NASTY}</b> (98 %)<br>true: $cat<br>image 1",
     ]
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown[1][1]))))
     np.testing.assert_array_equal(picture, np.full((4, 6, 3), 1))

@@ -217,8 +217,16 @@ def _of_another_source(data: DataArguments, config: PreTrainedConfig, source: st
     if counts is None:
         counts = class_counts(test)
         notice(f"{source} does not say how many training images a class had: these test images define head and tail")
-    groups = groups or group_classes(counts, data.group_boundaries)
+    groups = groups or _groups_of_known(counts, data.group_boundaries)
     return MeasuredImages(Images(None, test, names_of(config), counts, groups), taken)
+
+
+def _groups_of_known(counts: Sequence[int], boundaries: list[int] | None) -> dict[str, list[int]]:
+    """Head, mid and tail of the classes that have images; a model may know a thousand others, which join the tail."""
+    known = [label for label, count in enumerate(counts) if count]
+    groups = group_classes([counts[label] for label in known], boundaries)
+    groups = {name: [known[place] for place in places] for name, places in groups.items()}
+    return groups | {"tail": groups["tail"] + [label for label, count in enumerate(counts) if not count]}
 
 
 def with_classes(dataset: Dataset, names: Sequence[str], source: str, data: str) -> Dataset:
