@@ -330,7 +330,7 @@ def train(*more: str) -> list[str]:
     [
         (["trian"], ["trian", "train"]),
         (["train", "--recipe", "cifar10-lt-if10"], ["cifar10-lt-if10", "cifar10-lt-if100"]),
-        (train("--expert", "dist"), ["'dist'", "distillation"]),
+        (train("--expert", "rare"), ["'rare'", "distillation"]),
         (train("--data", "digits"), ["'digits'", "digits-lt"]),
         (train("--data", "cifar10-lt", "--data_dir", "/no/such/directory"), ["/no/such/directory"]),
         (train("--imbalance_factor", "0.5"), ["0.5", "at least 1"]),

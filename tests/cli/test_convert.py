@@ -22,6 +22,7 @@ def test_student(golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         f"{file}: DeiT-LT student, 3 layers, hidden size 48, 3 heads, image size 32, patch size 4, 10 classes, "
         "EMA weights, pixels normalised as ImageNet's",
         f"saved to {out}",
+        f"next: deitlt evaluate {out} --data DATA",
     ]
     assert DeiTLTForImageClassification.from_pretrained(out).config.id2label[9] == "class j"
 
@@ -32,6 +33,7 @@ def test_teacher(golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.splitlines() == [
         f"{file}: PaCo teacher, ResNet-32 for 32 pixels, 10 classes, pixels normalised as CIFAR's",
         f"saved to {out}",
+        f"next: deitlt evaluate {out} --data DATA",
     ]
     assert CifarResNetForImageClassification.from_pretrained(out).config.depth == 32
 

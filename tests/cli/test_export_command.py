@@ -76,6 +76,7 @@ def test_export_as_a_program(student, tmp_path, capfd):
     assert [line.split(":")[0] for line in printed.out.splitlines()] == [
         str(tmp_path / "out" / "model.pt2"),
         "largest difference from PyTorch's logits on random input",
+        "next",
     ]
 
 

@@ -62,13 +62,13 @@ TRAINING, MIDDLE, FINAL = (True, torch.bfloat16), (False, torch.bfloat16), (Fals
 
 @pytest.mark.parametrize("averaged", [False, True])
 def test_a_student(averaged, classifiers, tmp_path, monkeypatch) -> None:
-    logits, own = [], evaluate.expert_class_ids
+    logits, own = [], evaluate.Predictions.add
 
-    def noted(*heads: torch.Tensor) -> torch.Tensor:
-        logits.append(torch.stack(heads))
-        return own(*heads)
+    def noted(predictions: evaluate.Predictions, of_batch: dict[str, torch.Tensor], *others: object) -> None:
+        logits.append(torch.stack(list(of_batch.values())))
+        own(predictions, of_batch, *others)
 
-    monkeypatch.setattr(evaluate, "expert_class_ids", noted)
+    monkeypatch.setattr(evaluate.Predictions, "add", noted)
     average = {"ema_decay": 0.5, "evaluate_ema": True} if averaged else {}
     args = DeiTLTTrainingArguments(str(tmp_path), distillation_type="none", learning_rate=0.01, **COMMON | average)
     result = train_student(DATA, StudentArguments(**STUDENT), args)

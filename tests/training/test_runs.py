@@ -229,7 +229,7 @@ def test_a_run_that_fails_while_it_saves_leaves_no_model_under_its_name(tmp_path
     [
         ({}, {"patch_size": 3}, "image_size 8 is not divisible by patch_size 3"),
         ({}, {"student_size": "huge"}, "unknown student size 'huge'"),
-        ({}, {"expert": "tail"}, "unknown expert 'tail'"),
+        ({}, {"expert": "rare"}, "unknown expert 'rare'"),
         ({"group_boundaries": [3]}, {}, r"group_boundaries are \[3\]; pass two numbers"),
         ({"imbalance_factor": 0.5}, {}, "imbalance"),
     ],
