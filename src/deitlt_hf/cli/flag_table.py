@@ -22,8 +22,19 @@ from deitlt_hf.cli.flags import FLAGS_FILE
 from deitlt_hf.cli.parsing import DataclassParser, accept_none
 from deitlt_hf.data.arguments import TrainingDataArguments
 from deitlt_hf.data.benchmarks import BENCHMARKS
+from deitlt_hf.data.suggestion import STUDENT_SIZES
+from deitlt_hf.losses.by_name import CLS_LOSSES, TEACHER_LOSSES
+from deitlt_hf.losses.distillation import DISTILLATION_TYPES
+from deitlt_hf.models.cifar_resnet.configuration_cifar_resnet import CLASSIFIERS
 from deitlt_hf.runs.training import StudentArguments, TeacherArguments
-from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
+from deitlt_hf.teachers.pixels import TEACHER_PIXELS
+from deitlt_hf.training.arguments import (
+    AUGMENTATION_DEVICES,
+    TEACHER_SCHEDULES,
+    VIEWS,
+    DeiTLTTrainingArguments,
+    TeacherTrainingArguments,
+)
 
 _OF_COMMANDS = (
     TrainingDataArguments,
@@ -36,6 +47,19 @@ _OF_COMMANDS = (
     CompareArguments,
     InspectArguments,
 )
+# What a setting may be, as the dataclasses and models check it, under the name that their message has.
+_WORDS = {
+    "student_size": ("student size", STUDENT_SIZES),
+    "distillation_type": ("distillation type", DISTILLATION_TYPES),
+    "distillation_view": ("distillation view", VIEWS),
+    "training_view": ("training view", VIEWS),
+    "teacher_pixels": ("teacher_pixels", TEACHER_PIXELS),
+    "augmentation_device": ("augmentation_device", AUGMENTATION_DEVICES),
+    "cls_loss": ("cls_loss", CLS_LOSSES),
+    "loss": ("loss", TEACHER_LOSSES),
+    "schedule": ("schedule", TEACHER_SCHEDULES),
+    "classifier": ("classifier", CLASSIFIERS),
+}
 _TYPES = {int: "int", float: "float", "string_to_bool": "bool"}
 
 
@@ -67,6 +91,7 @@ def _flag(action: argparse.Action, can_be_turned_off: bool) -> dict[str, Any]:
     convert = getattr(action.type, "__wrapped__", action.type)
     name = _TYPES.get(convert, _TYPES.get(getattr(convert, "__name__", "")))
     aliases = [option for option in action.option_strings if option.strip("-").replace("-", "_") != action.dest]
+    called, words = _WORDS.get(action.dest, (None, ()))
     said = {
         "name": action.dest,
         "aliases": [alias.strip("-") for alias in aliases if "-" not in alias.strip("-")],
@@ -75,6 +100,8 @@ def _flag(action: argparse.Action, can_be_turned_off: bool) -> dict[str, Any]:
         "nargs": action.nargs,
         "const": action.const,
         "choices": action.choices and list(action.choices),
+        "called": called,
+        "words": list(words),
         "required": action.required,
         "no": can_be_turned_off,
         "default": getattr(action.default, "value", action.default),  # transformers has some as enumerations

@@ -19,7 +19,7 @@ from typing import Any
 from deitlt_hf.cli.flag_parser import Flag, FlagParser, Help
 from deitlt_hf.errors import unknown_source
 from deitlt_hf.files import is_hub_id
-from deitlt_hf.ranges import check_range
+from deitlt_hf.ranges import check_range, one_of
 
 FLAGS_FILE = Path(__file__).with_name("flags.json")
 _OF_TRANSFORMERS = "TrainingArguments"
@@ -96,11 +96,15 @@ def check_flags(
     """
     parser = FlagParser(f"deitlt {command}", f"deitlt {command} {usage}", description, layout)
     add_others(parser)
-    parser.add_flags(_flags_of(dataclasses), of_run)
+    flags = _flags_of(dataclasses)
+    parser.add_flags(flags, of_run)
     given, unknown = parser.parse_known_args(argv)
     refuse_unknown(parser, unknown)
+    words = {flag["name"]: (flag["called"], tuple(flag["words"])) for flag in flags if "words" in flag}
     for name, value in vars(given).items():
         check_range(name, value)
+        if name in words:
+            one_of(words[name][0], value, words[name][1])
     return given
 
 
