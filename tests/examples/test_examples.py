@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from deitlt_hf import CifarResNetForImageClassification, DeiTLTForImageClassification
 
@@ -76,3 +78,14 @@ def test_lora_finetuning_saves_small_adapters_and_a_merged_student(trained, tmp_
     assert not torch.equal(base.deit.layers[0].attention.q_proj.weight, alone.deit.layers[0].attention.q_proj.weight)
     assert torch.equal(base.deit.layers[0].mlp.fc1.weight, alone.deit.layers[0].mlp.fc1.weight)
     assert alone.config.class_counts[-1] < base.config.class_counts[-1]
+
+
+def test_drawn_pictures_are_a_folder_of_classes_with_the_sites_as_groups(tmp_path, monkeypatch):
+    drawing = runpy.run_path(str(EXAMPLES / "draw_pictures.py"))
+    monkeypatch.setitem(drawing["main"].__globals__, "class_counts_for_imbalance", lambda classes, *_: [1] * classes)
+    drawing["main"](tmp_path)
+    files = sorted(tmp_path.rglob("*.JPG"))
+    assert [file.parts[-3] for file in files] == sorted(drawing["ANIMALS"])
+    assert all(file.parent.name.startswith("site ") for file in files)
+    assert {Image.open(file).size for file in files} == {(1280, 960)}
+    assert len({file.read_bytes() for file in files}) == len(drawing["ANIMALS"])
