@@ -125,7 +125,7 @@ def duration(seconds: float) -> str:
         if seconds >= 1.5 * unit:
             count = seconds / unit
             return f"{count:.2g} {name}" if count < 10 else f"{count:.0f} {name}"
-    return f"{seconds:.0f} seconds"
+    return counted(round(seconds), "second")
 
 
 def size(count: float) -> str:
