@@ -95,7 +95,7 @@ def table(points: Mapping[str, Sequence[Point]]) -> str:
 
 
 def draw(points: Mapping[str, Sequence[Point]]) -> Figure:
-    """Accuracy over views of training images, overall and on the tail; bars are the deviation over seeds."""
+    """Accuracy over views of training images, overall and on the tail; means over seeds."""
     figure, panels = grid(len(GROUPS), columns=2)
     for axes, (group, title) in zip(panels, GROUPS.items(), strict=True):
         for name, of_name in points.items():
