@@ -126,10 +126,12 @@ def _draw_animal(draw: ImageDraw.ImageDraw, animal: Animal, length: int, rng: np
     ears = int(animal.ears * length)
     for offset in (-0.5, 0.1):
         base = x + offset * head
-        draw.polygon(((base - wide, y - 0.5 * head), (base + wide, y - 0.5 * head), (base, y - 0.6 * head - ears)), dark)
+        feet, tip = y - 0.5 * head, y - 0.6 * head - ears
+        draw.polygon(((base - wide, feet), (base + wide, feet), (base, tip)), dark)
     if animal.mark == "antlers" and rng.random() < 0.7:
         for side in (-1, 1):
-            draw.line((x, y - head, x + side * head, y - 3 * head, x + side * 0.4 * head, y - 3.6 * head), dark, wide // 2)
+            tips = (x + side * head, y - 3 * head, x + side * 0.4 * head, y - 3.6 * head)
+            draw.line((x, y - head, *tips), dark, wide // 2)
 
 
 if __name__ == "__main__":
