@@ -64,9 +64,10 @@ class TimeEstimate(TrainerCallback):
         whole = step * steps_left + evaluation
         if whole < SHORT or not trainer.is_world_process_zero():
             return
+        of_evaluation = f"; {duration(evaluation)} of it for evaluation" if evaluation >= 1 else ""
         lines = [
             f"about {duration(whole)} more on this machine: {steps_left:,} steps of {counted(images, 'image')}, "
-            f"{images / step:,.3g} images per second; {duration(evaluation)} of it for evaluation",
+            f"{images / step:,.3g} images per second{of_evaluation}",
             f"it needs {self._memory()}, and {self._disk(optimizer)}",
         ]
         if whole > LONG and args.device.type == "cpu":
@@ -102,7 +103,8 @@ class TimeEstimate(TrainerCallback):
         needed = model + kept * (model + state)
         free = shutil.disk_usage(args.output_dir).free
         few = f", and only {size(free)} are free" if free < needed else ""
-        return f"{size(needed)} of disk for the model and {counted(kept, 'checkpoint')}{few}"
+        checkpoints = f" and {counted(kept, 'checkpoint')}" if kept else ""
+        return f"{size(needed)} of disk for the model{checkpoints}{few}"
 
     def _saves(self) -> int:
         """How many checkpoints a whole training saves."""
