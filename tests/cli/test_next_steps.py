@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from deitlt_hf.cli.next_steps import after_training_a_teacher, data_flags, flag_value, say_next
+from deitlt_hf.data.arguments import TrainingDataArguments
 
 
 @pytest.mark.parametrize(
@@ -20,10 +21,13 @@ from deitlt_hf.cli.next_steps import after_training_a_teacher, data_flags, flag_
             "train --data owls --test-fraction 0.3 --group_boundaries 3 7 --teacher out",
         ),
         ("--recipe own.yaml --data owls", "train --data owls --teacher out"),
+        # The data are those that the recipe named.
+        ("--recipe own.yaml", "train --data hawks --test_fraction 0.3 --group_boundaries 3 7 --teacher out"),
     ],
 )
 def test_after_a_teacher_comes_its_student_on_the_same_data(argv, command):
-    assert shlex.join(after_training_a_teacher(argv.split(), "out")[0]) == command
+    data = TrainingDataArguments("hawks", test_fraction=0.3, group_boundaries=[3, 7], image_size=64)
+    assert shlex.join(after_training_a_teacher(argv.split(), data, "out")[0]) == command
 
 
 def test_words_are_quoted_for_a_shell_and_safe_to_print(capsys):

@@ -34,7 +34,10 @@ def test_the_address_is_printed_and_the_flags_arrive(
     assert capsys.readouterr().out == f"pushed to {hub.endpoint}/me/teacher\n{following}"
     assert hub.repos["models", "me/teacher"].private
     assert main(["push", directory, "me/teacher", "--private", "--branch", "early", "--message", "Two words"]) == 0
-    assert capsys.readouterr().out == f"pushed to {hub.endpoint}/me/teacher/tree/early\n{following}"
+    assert (
+        capsys.readouterr().out
+        == f"pushed to {hub.endpoint}/me/teacher/tree/early\n{following[:-1]} --revision early\n"
+    )
     # The same files, but for the card, which says where it is.
     assert hub.messages("me/teacher", "early") == ["initial commit", "Push the model", "Two words"]
     assert main(["push", directory, "me/other", "--message", "Two words"]) == 0

@@ -97,8 +97,8 @@ def _against_teacher(metrics: dict) -> str:
         return f"{abs(points):.1f} points {which} its teacher{'' if is_sure else ', which may be chance'}"
 
     return (
-        f"The student's average is {compared('overall')}; on tail classes it is {compared('tail')}. With twice "
-        "the epochs it was as good as its teacher, with four times better: see docs/methods.md."
+        f"The student's average is {compared('overall')}; on tail classes it is {compared('tail')}. In other "
+        "runs it was as good as its teacher after twice the epochs, and better after four times: see docs/methods.md."
     )
 
 

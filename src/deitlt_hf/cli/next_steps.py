@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from deitlt_hf.errors import printable
 from deitlt_hf.recipes import recipe_names, teacher_recipe
+
+if TYPE_CHECKING:
+    from deitlt_hf.data.arguments import DataArguments
 
 
 def say_next(*commands: Sequence[object]) -> None:
@@ -22,12 +26,15 @@ def say_next(*commands: Sequence[object]) -> None:
     print("next: " + "\n      ".join(lines))
 
 
-def after_training_a_teacher(argv: Sequence[str], directory: str) -> list[list[str]]:
+def after_training_a_teacher(argv: Sequence[str], data: DataArguments, directory: str) -> list[list[str]]:
     """The command that trains a student of a teacher on the same data, with a recipe if the teacher had one."""
     recipe = flag_value(argv, "recipe")
     student = None if recipe is None else _student_recipe(recipe)
-    start = ["train"] if student is None else ["train", "--recipe", student]
-    return [[*start, *data_flags(argv), "--teacher", directory]]
+    if student is not None:
+        return [["train", "--recipe", student, *data_flags(argv), "--teacher", directory]]
+    # Without --data, a recipe of the user's own or a resumed run has said which data these are.
+    flags = data_flags(argv) if flag_value(argv, "data") is not None else _flags_of(data)
+    return [["train", *flags, "--teacher", directory]]
 
 
 def after_measuring(model: str, is_student: bool = True, argv: Sequence[str] = ()) -> list[list[str]]:
@@ -43,16 +50,29 @@ def data_flags(argv: Sequence[str]) -> list[str]:
         >>> data_flags(["--data", "owls", "--epochs", "9", "--group-boundaries", "3", "7"])
         ['--data', 'owls', '--group-boundaries', '3', '7']
     """
-    from deitlt_hf.data.arguments import DataArguments
-
-    names = {part.name for part in dataclasses.fields(DataArguments)}
-    kept, keeps = [], False
+    names, kept, keeps = _data_names(), [], False
     for word in argv:
         if word.startswith("--"):
             keeps = _name(word) in names
         if keeps:
             kept.append(word)
     return kept
+
+
+def _flags_of(data: DataArguments) -> list[str]:
+    """The flags that choose these data: its name, and what is not a default."""
+    flags = ["--data", data.data]
+    for part in dataclasses.fields(data):
+        value = getattr(data, part.name)
+        if part.name != "data" and part.name in _data_names() and value != part.default:
+            flags += [f"--{part.name}", *map(str, value if isinstance(value, list) else [value])]
+    return flags
+
+
+def _data_names() -> set[str]:
+    from deitlt_hf.data.arguments import DataArguments
+
+    return {part.name for part in dataclasses.fields(DataArguments)}
 
 
 def flag_value(argv: Sequence[str], name: str) -> str | None:

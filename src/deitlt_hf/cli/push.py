@@ -31,4 +31,5 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.hub.pushing import push_model
 
     print("pushed to", push_model(options.directory, options.repo, options.private, options.branch, options.message))
-    say_next(["predict", options.repo, "photo.jpg"])
+    revision = [] if options.branch is None else ["--revision", options.branch]
+    say_next(["predict", options.repo, "photo.jpg", *revision])

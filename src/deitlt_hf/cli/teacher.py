@@ -51,4 +51,4 @@ def run(argv: Sequence[str]) -> None:
         print(f"teacher: {args.output_dir}")
         if args.push_to_hub:
             print(f"on the hub: {address_of(args.hub_model_id, args.hub_revision)}")
-        say_next(*after_training_a_teacher(argv, args.output_dir))
+        say_next(*after_training_a_teacher(argv, data, args.output_dir))

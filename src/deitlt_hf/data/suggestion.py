@@ -236,7 +236,6 @@ def _choose_epochs(
     """As many epochs as make `views` of the images, within bounds and in tens; `most` says whose the upper bound is."""
     least, largest = bounds
     epochs = min(max(round(views / images, -1), least), largest)
-    # Unlike `views`, in the unit that one reads best.
     seen = f"{images * epochs / 1e6:.3g} million" if images * epochs >= 1e5 else f"{images * epochs:,.0f}"
     if most is None:
         reason = f"{seen} views of {images:,} training images: there is no GPU here; more are better"
