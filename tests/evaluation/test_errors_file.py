@@ -67,3 +67,10 @@ def test_names_that_are_not_utf8_keep_their_bytes_and_rows_follow_a_selection(tm
     write_errors(tmp_path / "errors.csv", images, ["caf\udce9", "dog", "lynx"], found, "model")
     written = (tmp_path / "errors.csv").read_bytes().splitlines()
     assert written[1] == b"b.png,0,lynx,caf\xe9,0.900000"
+
+
+def test_of_images_that_are_left_out_the_others_keep_their_rows(tmp_path):
+    found = Predictions()
+    found.add({"model": logits([0.9, 0.05, 0.05], [0.8, 0.1, 0.1])}, torch.tensor([2, 2]))
+    write_errors(tmp_path / "errors.csv", made_up_images([None, "b.png"]), NAMES, found, "model", np.array([3, 7]))
+    assert [row[:2] for row in rows_of(tmp_path / "errors.csv")[1:]] == [["test image 3", "3"], ["b.png", "7"]]

@@ -12,6 +12,12 @@ from typing import Any, NoReturn
 
 from deitlt_hf.errors import printable
 
+PRIOR_HELP = {
+    "only": "File with the classes that can occur, one in each line.",
+    "prior": "CSV file with the columns class and number: how often each class occurs; or training, as often as in the "
+    "model's training images.",
+}
+
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line; as in transformers' parser, `--batch_size` may be written `--batch-size`."""
@@ -23,6 +29,12 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(printable(f"{self.prog}: {message}; see {self.prog} --help"), file=sys.stderr)
         sys.exit(2)
+
+
+def add_class_prior(parser: argparse.ArgumentParser) -> None:
+    """Add what is known of the classes at the place that the images are from."""
+    for name, text in PRIOR_HELP.items():
+        parser.add_argument(f"--{name}", metavar="FILE", help=text[0].lower() + text[1:].rstrip("."))
 
 
 @contextmanager

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deitlt_hf.cli.console import PRIOR_HELP
 from deitlt_hf.cli.flags import check_flags
 from deitlt_hf.errors import check_model_is_there, counted
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from deitlt_hf.evaluation.evaluate import Evaluation
+    from deitlt_hf.runs.images import MeasuredImages
 
 
 @dataclass
@@ -29,6 +29,8 @@ class EvaluateArguments:
     per_class: bool = field(
         default=False, metadata={"help": "A line for each class, also where there are more than 30."}
     )
+    only: str | None = field(default=None, metadata={"help": PRIOR_HELP["only"]})
+    prior: str | None = field(default=None, metadata={"help": PRIOR_HELP["prior"]})
     batch_size: int = field(default=64, metadata={"help": "Images per step."})
     confidence_intervals: bool = field(
         default=False,
@@ -62,11 +64,12 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.next_steps import after_measuring, say_next
     from deitlt_hf.cli.parsing import DataclassParser, parse_with_data_of_run
     from deitlt_hf.data.arguments import DataArguments
+    from deitlt_hf.evaluation.class_prior import class_prior
     from deitlt_hf.files import check_is_new
     from deitlt_hf.inference.loading import load_any_config
     from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
     from deitlt_hf.runs.analyzing import evaluate_saved_model
-    from deitlt_hf.runs.images import load_images_to_measure
+    from deitlt_hf.runs.images import load_images_to_measure, of_occurring_classes
 
     parser = DataclassParser("evaluate", [DataArguments, EvaluateArguments])
     _add_model(parser)
@@ -78,7 +81,10 @@ def run(argv: Sequence[str]) -> None:
     quiet_libraries()
     source = of_model.model
     config = load_any_config(source, of_model.revision)
+    prior = class_prior(config, options.only, options.prior)
     measured = load_images_to_measure(data, choice, config, [source])
+    if prior is not None:
+        measured = of_occurring_classes(measured, prior, config)
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # or processes on CPUs would not meet
     evaluation, own = evaluate_saved_model(
         source,
@@ -88,25 +94,27 @@ def run(argv: Sequence[str]) -> None:
         revision=of_model.revision,
         batch_size=options.batch_size,
         confidence_intervals=options.confidence_intervals,
+        prior=prior,
     )
     if accelerator.is_main_process:
-        print(f"Accuracy in percent on {measured}\n")
-        _print_and_write(evaluation, own, measured.images.test, options)
+        print(f"Accuracy in percent on {measured}")
+        print(f"{prior.description}\n" if prior else "")
+        _print_and_write(evaluation, own, measured, options)
         say_next(*after_measuring(source, config.model_type == DeiTLTConfig.model_type, argv))
 
 
-def _print_and_write(evaluation: Evaluation, own: str, test: Dataset, options: EvaluateArguments) -> None:
+def _print_and_write(evaluation: Evaluation, own: str, measured: MeasuredImages, options: EvaluateArguments) -> None:
     """Print both tables, and write the files that are asked for; `own` is the row of the model's own prediction."""
     from deitlt_hf.evaluation.errors_file import write_errors
     from deitlt_hf.evaluation.measures import MOST_LISTED_CLASSES, format_class_table, format_table
     from deitlt_hf.files import write_json
 
-    metrics = evaluation.metrics
+    metrics, test, found = evaluation.metrics, measured.images.test, evaluation.predictions
     print(format_table(metrics))
     print(f"\n{format_class_table(metrics, own, None if options.per_class else MOST_LISTED_CLASSES)}")
     if options.output is not None:
         write_json(Path(options.output), metrics)
         print(f"numbers: {options.output}")
     if options.errors is not None:
-        wrong = write_errors(Path(options.errors), test, metrics["class_names"], evaluation.predictions, own)
+        wrong = write_errors(Path(options.errors), test, metrics["class_names"], found, own, measured.rows)
         print(f"errors: {options.errors} has {wrong} of {counted(len(test), 'test image')}, the most confident first")

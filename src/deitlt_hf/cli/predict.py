@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from deitlt_hf.cli.console import OneLineParser, quiet_libraries
+from deitlt_hf.cli.console import OneLineParser, add_class_prior, quiet_libraries
 from deitlt_hf.cli.next_steps import say_next
 from deitlt_hf.errors import DeiTLTError, check_model_is_there, printable
 
@@ -35,7 +35,7 @@ def run(argv: Sequence[str]) -> None:
     if options.attention is not None:
         check_panels_are_free(options.attention, list(panels.values()))
     quiet_libraries()
-    classifier = load_classifier(options.model, options.revision)
+    classifier = load_classifier(options.model, options.revision, options.only, options.prior)
     _check_no_class_is_called_uncertain(classifier, options)
     expert = options.expert or getattr(classifier.config, "expert", classifier.experts[0])
     decisions = Decisions(expert, classifier.experts, options.threshold)
@@ -88,6 +88,7 @@ def _parser() -> OneLineParser:
         help="decides and sorts the classes: average, cls (head) or distillation (dist, tail); default: the model's "
         "own, usually average",
     )
+    add_class_prior(parser)
     parser.add_argument("--batch_size", type=int, default=32, help="images per step (default: 32)")
     parser.add_argument(
         "--attention", metavar="DIR", type=Path, help="directory for a picture per image of where the tokens look"

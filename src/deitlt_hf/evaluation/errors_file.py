@@ -18,13 +18,18 @@ _EXPERTS = ("cls", "distillation")
 
 
 def write_errors(
-    file: Path, test: Dataset, class_names: Sequence[str], predictions: Predictions, own: str = "average"
+    file: Path,
+    test: Dataset,
+    class_names: Sequence[str],
+    predictions: Predictions,
+    own: str = "average",
+    rows: Sequence[int] | None = None,
 ) -> int:
     """Write a row for each image whose prediction by the row `own` is wrong, and return how many there are.
 
     Columns: the image's file, or `test image 12`; its row in the data, from 0; true and predicted class; the
     prediction's probability; the classes that both experts and the teacher predict, where there are such. A file that
-    is there already is replaced.
+    is there already is replaced. `rows` are the images' rows in the data where some of them are left out.
     """
     place = predictions.rows.index(own)
     predicted, probability = predictions.class_ids[:, place], predictions.confidences[:, place]
@@ -41,6 +46,7 @@ def write_errors(
         for row in wrong.tolist():
             classes = (class_names[ids[row]] for ids in (predictions.labels, predicted))
             of_others = (class_names[ids[row]] for ids in others.values())
-            name = paths[row] or f"test image {row}"
-            table.writerow([name, row, *classes, f"{probability[row]:.6f}", *of_others])
+            of_data = row if rows is None else int(rows[row])
+            name = paths[row] or f"test image {of_data}"
+            table.writerow([name, of_data, *classes, f"{probability[row]:.6f}", *of_others])
     return len(wrong)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.class_prior import ClassPrior
 from deitlt_hf.evaluation.measures import EXPERTS, MODEL, expert_metrics
 
 if TYPE_CHECKING:
@@ -43,11 +44,13 @@ def evaluate_images(
     confidence_intervals: bool = False,
     teacher: Teacher | None = None,
     logit_scale: float = 1.0,
+    prior: ClassPrior | None = None,
 ) -> Evaluation:
     """Evaluate an image classifier and the teacher on the test split, of which `view` makes the model's pixels.
 
     A model with two heads has a row for their average and for each expert, another one a row `model`. `logit_scale` is
-    the factor that makes logits of the model's outputs, on which only probabilities depend.
+    the factor that makes logits of the model's outputs, on which only probabilities depend. A `prior` is put on every
+    row, the teacher's too, for what is known of a place is known whichever model is used there.
     """
     # Here, because they load timm, which prediction does not need.
     from deitlt_hf.data.dataset import ViewedDataset, collate, collate_for_workers
@@ -57,9 +60,11 @@ def evaluate_images(
     collate_for_workers(dataloader, accelerator.num_processes)
 
     def read(output: Any) -> dict[str, torch.Tensor]:
-        return {row: logit_scale * logits for row, logits in logits_by_row(output).items()}
+        rows = {row: logit_scale * logits for row, logits in logits_by_row(output).items()}
+        return rows if prior is None else {row: prior(logits) for row, logits in rows.items()}
 
-    predictions = predict_classes(model, dataloader, read, accelerator=accelerator, teacher=teacher)
+    at_the_place = teacher if teacher is None or prior is None else lambda pixel_values: prior(teacher(pixel_values))
+    predictions = predict_classes(model, dataloader, read, accelerator=accelerator, teacher=at_the_place)
     metrics = expert_metrics(
         predictions.class_ids,
         predictions.labels,
@@ -70,6 +75,8 @@ def evaluate_images(
         predictions.rows,
         predictions.teacher,
     )
+    if prior is not None:
+        metrics["class_prior"] = prior.shares.tolist()
     return Evaluation(metrics, predictions)
 
 

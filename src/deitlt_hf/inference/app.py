@@ -19,6 +19,7 @@ from PIL import Image
 from deitlt_hf.data.images import BadImage, decode_image
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.attention import TOKENS, draw_attention, shrink
+from deitlt_hf.evaluation.class_prior import ClassPrior
 from deitlt_hf.evaluation.measures import EXPERT_LABELS, EXPERTS
 from deitlt_hf.inference.app_examples import ExamplePicture, class_caption
 from deitlt_hf.inference.classifier import ExpertClassifier
@@ -51,7 +52,7 @@ def expert_panels(classifier: ExpertClassifier, picture: Image.Image) -> list[An
     return [*(draw_attention(shown, result.attention[token], result.region) for token in TOKENS), *labels]
 
 
-def introduction(config: DeiTLTConfig, has_attention: bool = True) -> str:
+def introduction(config: DeiTLTConfig, has_attention: bool = True, prior: ClassPrior | None = None) -> str:
     """A few sentences about the model for the top of the page."""
     text = (
         "This DeiT-LT model has two experts: its CLS token for classes with many training images (head), its DIST "
@@ -62,10 +63,17 @@ def introduction(config: DeiTLTConfig, has_attention: bool = True) -> str:
             f"Of its {config.num_labels:,} classes, the largest had {max(config.class_counts):,} training images and "
             f"the smallest {min(config.class_counts):,}. "
         )
+    if prior is not None:
+        text += f"Its answers take into account: {_plain(prior.description)}. "
     text += "Choose a picture to see what each expert and their average say"
     if has_attention:
         text += ", and which patches each token attends to in the last layer, from little (violet) to most (yellow)"
     return f"{text}."
+
+
+def _plain(text: str) -> str:
+    """A text that Markdown does not take for markup."""
+    return re.sub(r"([\\`*_{}\[\]<>#|&])", r"\\\1", text)
 
 
 def build_app(
@@ -103,8 +111,7 @@ def build_app(
         return [*changed, None]  # the upload becomes empty, ready for the next picture
 
     with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(600, 3600)) as app:
-        plain_name = re.sub(r"([\\`*_{}\[\]<>#|&])", r"\\\1", name)  # Markdown would take these for markup
-        gr.Markdown(f"# {plain_name}\n\n{introduction(classifier.config, has_attention)}")
+        gr.Markdown(f"# {_plain(name)}\n\n{introduction(classifier.config, has_attention, classifier.prior)}")
         if note is not None:
             gr.Markdown(f"**Note:** {note}")
         with gr.Row(equal_height=True):

@@ -13,6 +13,7 @@ from deitlt_hf.data.arguments import DataArguments, load_splits, names_of
 from deitlt_hf.data.columns import labels_of
 from deitlt_hf.data.images import decode_image
 from deitlt_hf.data.readable import undecoded
+from deitlt_hf.evaluation.class_prior import ClassPrior
 from deitlt_hf.inference.classifier import decode_picture, find_images
 from deitlt_hf.inference.loading import load_run_settings
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
@@ -43,13 +44,19 @@ def class_caption(config: DeiTLTConfig, class_id: int) -> str:
     return caption if group is None else f"{group}: {caption}"
 
 
-def both_ends(config: DeiTLTConfig, class_ids: Iterable[int]) -> list[int]:
-    """The `PER_END` classes with the most training images and as many with the fewest, most frequent first."""
+def both_ends(config: DeiTLTConfig, class_ids: Iterable[int], prior: ClassPrior | None = None) -> list[int]:
+    """The `PER_END` classes with the most training images and as many with the fewest, most frequent first.
+
+    With a prior, they are of the classes that can occur.
+    """
+    if prior is not None:
+        can_occur = prior.can_occur
+        class_ids = [class_id for class_id in class_ids if can_occur[class_id]]
     ordered = sorted(class_ids, key=lambda class_id: -config.class_counts[class_id] if config.class_counts else 0)
     return ordered if len(ordered) <= 2 * PER_END else ordered[:PER_END] + ordered[-PER_END:]
 
 
-def examples_in_folder(folder: Path, config: DeiTLTConfig) -> list[ExamplePicture]:
+def examples_in_folder(folder: Path, config: DeiTLTConfig, prior: ClassPrior | None = None) -> list[ExamplePicture]:
     """A picture for each class at both ends, from folders named as classes; without such folders the first pictures."""
     files = find_images([folder])
     ids = {name: class_id for class_id, name in config.id2label.items()}
@@ -57,11 +64,14 @@ def examples_in_folder(folder: Path, config: DeiTLTConfig) -> list[ExamplePictur
     if not first_of_class:
         captions = {file: file.stem for file in files[: 2 * PER_END]}
     else:
-        captions = {first_of_class[label]: class_caption(config, label) for label in both_ends(config, first_of_class)}
+        shown = both_ends(config, first_of_class, prior)
+        captions = {first_of_class[label]: class_caption(config, label) for label in shown}
     return [ExamplePicture(decode_picture(file, f"example {file}"), text) for file, text in captions.items()]
 
 
-def examples_of_run(source: str, config: DeiTLTConfig, revision: str | None = None) -> list[ExamplePicture]:
+def examples_of_run(
+    source: str, config: DeiTLTConfig, revision: str | None = None, prior: ClassPrior | None = None
+) -> list[ExamplePicture]:
     """Test images of the most and the least frequent classes, from the data of the model's run.
 
     The list is empty if the data are not on this machine or have other classes now. Models of the hub have examples
@@ -71,6 +81,7 @@ def examples_of_run(source: str, config: DeiTLTConfig, revision: str | None = No
         source: directory or hub id of the model.
         config: its configuration.
         revision: branch, tag or commit of a model on the hub.
+        prior: of a classifier; classes that cannot occur get no example.
 
     Example:
         >>> from deitlt_hf import examples_of_run
@@ -90,5 +101,5 @@ def examples_of_run(source: str, config: DeiTLTConfig, revision: str | None = No
     first_image = dict(zip(labels.tolist(), first_images.tolist(), strict=True))
     return [
         ExamplePicture(decode_image(test[first_image[index]]["image"]), class_caption(config, index))
-        for index in both_ends(config, first_image)
+        for index in both_ends(config, first_image, prior)
     ]

@@ -16,9 +16,15 @@ from deitlt_hf.data.folders import PassedOver, files_in
 from deitlt_hf.data.images import IMAGE_SUFFIXES, BadImage, decode_image
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.attention import seen_region, sides
+from deitlt_hf.evaluation.class_prior import ClassPrior, Only, Prior, class_prior
 from deitlt_hf.evaluation.evaluate import expert_logits
 from deitlt_hf.evaluation.measures import EXPERTS, expert_named
-from deitlt_hf.inference.loading import load_any_classifier, load_any_config, load_image_processor
+from deitlt_hf.inference.loading import (
+    load_any_classifier,
+    load_any_config,
+    load_image_processor,
+    load_student_config,
+)
 from deitlt_hf.inference.runtimes import OneHeadRuntime, Runtime, accelerator_or_cpu, load_runtime
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 
@@ -58,11 +64,13 @@ class ExpertClassifier:
     Args:
         runtime: what runs the student, see `deitlt_hf.inference.runtimes`.
         processor: the student's image processor.
+        prior: which classes can occur where the pictures are from, and how often; by default nothing is known of it.
 
     Attributes:
         class_names: in the order of the classes.
         config: the student's configuration; by default, results are sorted by its `expert`.
         runtime: `"torch"`, `"onnx"` or `"exported"`.
+        prior: as passed.
         experts: whose probabilities a result has: `"average"`, `"cls"` and `"distillation"`.
 
     Example:
@@ -76,15 +84,22 @@ class ExpertClassifier:
 
     experts: tuple[str, ...] = EXPERTS
 
-    def __init__(self, runtime: Runtime, processor: BaseImageProcessor):
+    def __init__(self, runtime: Runtime, processor: BaseImageProcessor, prior: ClassPrior | None = None):
         self._run = runtime
         self._processor = processor
+        self.prior = prior
         self.runtime = runtime.name
         self.config: DeiTLTConfig = runtime.config
         self.class_names: list[str] = [self.config.id2label[index] for index in range(self.config.num_labels)]
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike[str], revision: str | None = None) -> ExpertClassifier:
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        revision: str | None = None,
+        only: Only | None = None,
+        prior: Prior | None = None,
+    ) -> ExpertClassifier:
         """Load a student: PyTorch weights, or what `deitlt export` made of them.
 
         PyTorch weights go to the accelerator if there is one, the other two run on the CPU.
@@ -92,12 +107,18 @@ class ExpertClassifier:
         Args:
             source: a directory, or a hub id.
             revision: branch, tag or commit of a hub repository, by default its main branch.
+            only: names of the classes that can occur where the pictures are from, or a file with one in each line; by
+                default all can. The others get no probability, and those that can occur share it.
+            prior: how often each class occurs there: numbers by name, or a CSV file with the columns class and number;
+                by default the model's probabilities stay as they are. See `deitlt_hf.evaluation.class_prior`.
 
         Raises:
-            DeiTLTError: there is no student or no image processor, or ONNX Runtime is needed and not installed.
+            DeiTLTError: there is no student or no image processor, or ONNX Runtime is needed and not installed; `only`
+                or `prior` cannot be read, or do not fit the model's classes.
         """
         source = os.fspath(source)
-        return cls(load_runtime(source, revision), load_image_processor(source, revision))
+        of_place = class_prior(load_student_config(source, revision), only, prior)  # before the weights are loaded
+        return cls(load_runtime(source, revision), load_image_processor(source, revision), of_place)
 
     def __call__(
         self,
@@ -112,7 +133,7 @@ class ExpertClassifier:
         Args:
             images: one picture or several: paths, PIL images of any mode, or uint8 arrays `(height, width)` or
                 `(height, width, channels)` with 1, 3 (RGB) or 4 (RGBA) channels.
-            top: how many classes to give, at least 1; all where the student has fewer.
+            top: how many classes to give, at least 1; all that can occur where these are fewer.
             expert: sorts the classes: `"average"`, `"cls"` (or `"head"`) or `"distillation"` (or `"dist"`, `"tail"`);
                 by default the configuration's.
             attention: also say where the tokens look; needs PyTorch weights.
@@ -171,7 +192,10 @@ class ExpertClassifier:
         """Probabilities `(experts, batch, classes)`, and attention maps if there are some."""
         outputs = self._run(pixel_values)
         logits = torch.stack(expert_logits(outputs.cls_logits, outputs.distillation_logits))
-        return logits.softmax(-1), outputs.attention
+        return self._at_the_place(logits).softmax(-1), outputs.attention
+
+    def _at_the_place(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits if self.prior is None else self.prior(logits)
 
     def _results(
         self,
@@ -204,7 +228,11 @@ class ExpertClassifier:
 
     def _top_rows(self, probabilities: torch.Tensor, expert: str, top: int) -> list[ClassRow]:
         """The most probable classes of an image, from probabilities `(experts, classes)`."""
-        order = probabilities[self.experts.index(expert)].argsort(descending=True, stable=True)[:top].tolist()
+        order = probabilities[self.experts.index(expert)].argsort(descending=True, stable=True).tolist()
+        if self.prior is not None:
+            can_occur = self.prior.can_occur
+            order = [index for index in order if can_occur[index]]
+        order = order[:top]
         columns = zip(order, probabilities[:, order].T.tolist(), strict=True)
         return [
             ClassRow(self.class_names[index], dict(zip(self.experts, column, strict=True))) for index, column in columns
@@ -247,7 +275,7 @@ class OneHeadClassifier(ExpertClassifier):
         return None
 
     def _probabilities(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return self._run(pixel_values).softmax(-1)[None], None
+        return self._at_the_place(self._run(pixel_values)).softmax(-1)[None], None
 
     def stream(self, images, top=5, expert=None, attention=False, batch_size=32, on_error=None):
         """As `ExpertClassifier.stream`; there are no attention maps."""
@@ -256,13 +284,17 @@ class OneHeadClassifier(ExpertClassifier):
         return super().stream(images, top, expert, attention, batch_size, on_error)
 
 
-def load_classifier(source: str, revision: str | None = None) -> ExpertClassifier:
+def load_classifier(
+    source: str, revision: str | None = None, only: Only | None = None, prior: Prior | None = None
+) -> ExpertClassifier:
     """The student in a directory or hub repository, or any other image classifier as a `OneHeadClassifier`."""
-    if load_any_config(source, revision).model_type == DeiTLTConfig.model_type:
-        return ExpertClassifier.from_pretrained(source, revision)
+    config = load_any_config(source, revision)
+    if config.model_type == DeiTLTConfig.model_type:
+        return ExpertClassifier.from_pretrained(source, revision, only, prior)
+    of_place = class_prior(config, only, prior)
     processor = load_image_processor(source, revision)
     model = load_any_classifier(source, revision).to(accelerator_or_cpu())
-    return OneHeadClassifier(OneHeadRuntime(model), processor)
+    return OneHeadClassifier(OneHeadRuntime(model), processor, of_place)
 
 
 def decode_picture(picture: Picture, name: Path | str) -> Image.Image:

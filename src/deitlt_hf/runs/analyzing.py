@@ -22,6 +22,7 @@ from deitlt_hf.errors import DeiTLTError, notice
 from deitlt_hf.evaluation.analysis.analyze import Analysis, analyze_model
 from deitlt_hf.evaluation.analysis.vit import has_tokens
 from deitlt_hf.evaluation.attention import Patches, patches_of
+from deitlt_hf.evaluation.class_prior import ClassPrior
 from deitlt_hf.evaluation.evaluate import Evaluation, Teacher, evaluate_images
 from deitlt_hf.files import RUN_FILE, is_hub_id, last_part, read_json
 from deitlt_hf.inference.loading import load_any_classifier, load_image_processor, load_run_settings
@@ -79,10 +80,12 @@ def evaluate_saved_model(
     revision: str | None = None,
     batch_size: int = 64,
     confidence_intervals: bool = False,
+    prior: ClassPrior | None = None,
 ) -> tuple[Evaluation, str]:
     """Run `evaluate_images` on a saved image classifier and the test split of its data, with the teacher of its run.
 
-    Arguments are as in `analyze_saved_model`. Returns also which row of the metrics is the model's own prediction.
+    Arguments are as in `analyze_saved_model`, and `prior` as in `evaluate_images`. Returns also which row of the
+    metrics is the model's own prediction.
     """
     saved = _load(source, images, data, revision, None, accelerator.device)
     evaluation = evaluate_images(
@@ -94,6 +97,7 @@ def evaluate_saved_model(
         confidence_intervals=confidence_intervals,
         teacher=saved.teacher,
         logit_scale=saved.logit_scale,
+        prior=prior,
     )
     rows = evaluation.predictions.rows
     return evaluation, saved.own if saved.own in rows else rows[0]
@@ -199,7 +203,8 @@ def _teacher_of(
     if frozen is None:
         return None
     scale, shift = (value.to(device) for value in pixels.from_students())
-    return lambda pixel_values: frozen((pixel_values - shift) / scale)  # a student's own pixels stay as they are
+    # A student's own pixels stay as they are.
+    return lambda pixel_values: frozen.logit_scale * frozen((pixel_values - shift) / scale)
 
 
 def _teacher_of_run(

@@ -25,6 +25,7 @@ from deitlt_hf.data.record import (
     read_data_record,
 )
 from deitlt_hf.errors import DeiTLTError, counted, notice, some
+from deitlt_hf.evaluation.class_prior import ClassPrior
 from deitlt_hf.inference.loading import load_any_config
 
 # What decides which images of the same data are held out.
@@ -45,6 +46,7 @@ class MeasuredImages:
 
     images: Images  # only `test` is measured
     taken: str  # such as "the test split of pets"
+    rows: np.ndarray | None = None  # of the data, from 0; None where all of them are measured
 
     def __str__(self) -> str:
         return f"{counted(len(self.images.test), 'test image')}: {self.taken}"
@@ -123,6 +125,27 @@ def load_images_to_measure(
         if name in choice.given:
             notice(f"--{name} is not used: the test images are {measured.taken}")
     return measured
+
+
+def of_occurring_classes(measured: MeasuredImages, prior: ClassPrior, config: PreTrainedConfig) -> MeasuredImages:
+    """The images of classes that can occur; a notice counts the others, which no prediction could get right."""
+    test, names = measured.images.test, measured.images.class_names
+    absent = {name for name, can_occur in zip(names_of(config), prior.can_occur, strict=True) if not can_occur}
+    labels = labels_of(test)
+    rows = np.flatnonzero([names[label] not in absent for label in labels])
+    if not len(rows):
+        raise DeiTLTError(
+            f"none of {counted(len(test), 'test image')} is of a class that can occur; list other classes"
+        )
+    if len(rows) == len(test):
+        return measured
+    left_out = len({names[label] for label in labels} & absent)
+    notice(
+        f"{len(test) - len(rows)} of {counted(len(test), 'test image')} are left out: they are of "
+        f"{counted(left_out, 'class')} that cannot occur"
+    )
+    images = replace(measured.images, test=test.select(rows))
+    return replace(measured, images=images, taken=f"{measured.taken}, of classes that can occur", rows=rows)
 
 
 def _of_the_run(data: DataArguments, config: PreTrainedConfig, sources: Sequence[str]) -> MeasuredImages:
