@@ -17,7 +17,7 @@ from PIL import Image
 
 from deitlt_hf import load_long_tailed_dataset
 from deitlt_hf.data.groups import groups_of, hold_out_groups
-from deitlt_hf.data.loading import class_counts
+from deitlt_hf.data.loading import class_counts, load_data
 from deitlt_hf.data.readable import undecoded
 from deitlt_hf.errors import DeiTLTError
 
@@ -28,7 +28,7 @@ def said(caplog: pytest.LogCaptureFixture):
     return lambda: [record.getMessage() for record in caplog.records]
 
 
-def number(group: str, seed: int = 0) -> float:
+def number(group: str, seed: int | str = 0) -> float:
     """What decides about a group, as the documentation has it."""
     return int.from_bytes(hashlib.sha256(f"{seed} {group}".encode()).digest()[:6], "big") / 2**48
 
@@ -51,7 +51,7 @@ def rows(images: list[tuple[str, int]]) -> Dataset:
 
 def sides(held_out) -> tuple[set[str], set[str]]:
     """The groups of the training images and of the test images."""
-    return tuple(set(groups_of(split).tolist()) for split in (held_out.train, held_out.test))
+    return tuple(set(groups_of(split).tolist()) for split in (held_out.train, held_out.held))
 
 
 @pytest.mark.parametrize(("fraction", "seed"), [(0.2, 0), (0.5, 0), (0.2, 7)])
@@ -60,8 +60,8 @@ def test_the_hash_of_the_name_decides(fraction: float, seed: int) -> None:
     held_out = hold_out_groups(rows([(name, label) for name in names for label in (0, 1)]), "site", fraction, seed)
     expected = {name for name in names if number(name, seed) < fraction}
     assert sides(held_out) == (set(names) - expected, expected)
-    assert (set(held_out.train_groups), set(held_out.test_groups)) == sides(held_out)
-    assert len(held_out.train) + len(held_out.test) == 120
+    assert (set(held_out.train_groups), set(held_out.held_groups)) == sides(held_out)
+    assert len(held_out.train) + len(held_out.held) == 120
 
 
 def test_images_and_groups_that_come_move_none() -> None:
@@ -124,6 +124,21 @@ def test_classes_get_test_images_within_the_share_of_the_groups(fraction, kept, 
 def test_groups_that_cannot_be_divided_are_refused(images) -> None:
     with pytest.raises(DeiTLTError, match=r"test_fraction 0.5 of \d groups? of 'site', .* is none: add groups"):
         hold_out_groups(rows(images * 4), "site", 0.5)
+
+
+def test_a_validation_split_has_groups_of_its_own(said) -> None:
+    names = [f"site {index}" for index in range(60)]
+    images = rows([(name, label) for name in names for label in (0, 1)])
+    loaded = load_data(DatasetDict(train=images), group_column="group", validation_fraction=0.25)
+    in_split = {name: set(groups_of(split).tolist()) for name, split in loaded.splits.items()}
+    tested = {name for name in names if number(name) < 0.2}
+    validated = {name for name in names if number(name, "validation 0") < 0.25} - tested
+    assert in_split == {"test": tested, "validation": validated, "train": set(names) - tested - validated}
+    left = len(names) - len(tested) - len(validated)
+    assert said()[-1] == (
+        f"the validation split is held out by 'group': {len(validated)} groups with {2 * len(validated)} images in "
+        f"validation, {left} groups with {2 * left} images in train"
+    )
 
 
 # --- Reading

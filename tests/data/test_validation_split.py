@@ -87,3 +87,21 @@ def test_the_same_images_are_held_out_with_and_without_a_validation_split(tmp_pa
     names = [[Path(path).relative_to(tmp_path / of) for path in paths(splits["test"])] for of, splits in
              (("a", alone), ("b", beside))]  # fmt: skip
     assert names[0] == names[1]
+
+
+def test_a_share_of_train_is_not_taken_where_there_is_a_validation_split(tmp_path: Path, caplog) -> None:
+    caplog.set_level(logging.WARNING, logger="deitlt_hf")
+    source = source_of("folders", tmp_path, ["train", "val", "test"])
+    splits = load_long_tailed_dataset(source, validation_fraction=0.3)
+    assert {name: split.num_rows for name, split in splits.items()} == {"train": 30, "test": 8, "validation": 5}
+    said = "validation_fraction 0.3 is not used: the data have a validation split"
+    assert said in [record.getMessage() for record in caplog.records]
+
+
+def test_a_share_of_train_is_taken_beside_a_test_folder(tmp_path: Path) -> None:
+    source = source_of("folders", tmp_path, ["train", "test"])
+    splits = load_long_tailed_dataset(source, validation_fraction=0.3)
+    assert splits["test"].num_rows == 8
+    assert splits["train"].num_rows + splits["validation"].num_rows == 30
+    assert all("/train/" in path for path in paths(splits["validation"]))
+    assert set(splits["train"]["label"][:]) == set(splits["validation"]["label"][:]) == {0, 1}

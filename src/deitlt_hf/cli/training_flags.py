@@ -12,7 +12,7 @@ from deitlt_hf.recipes import load_recipe
 
 _DATA = (
     "data data_dir image_size horizontal_flip image_column label_column group_column drop_duplicates test_fraction "
-    "on_bad_image"
+    "validation_fraction on_bad_image"
 )
 _STUDENT = "student_size patch_size init_from cls_loss drw_start_epoch mixup cutmix repeated_augmentation"
 _STUDENTS_TEACHER = "teacher distillation_type distillation_alpha"

@@ -38,12 +38,19 @@ class DataArguments:
     group_column: str | None = field(
         default=None,
         metadata={
-            "help": "Column of the site, burst or patient of an image, each on one side of a held-out test split; for "
+            "help": "Column of the site, burst or patient of an image, each on one side of a held-out split; for "
             "class folders class/group or group/class, by which folder holds the other."
         },
     )
     test_fraction: float = field(
         default=0.2, metadata={"help": "Share of each class that is held out where the data have no test split."}
+    )
+    validation_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of each class's training images that is held out for validation where the data have no "
+            "validation split; left out, none is."
+        },
     )
     drop_duplicates: bool = field(
         default=False,
@@ -103,6 +110,7 @@ class Images:
     class_groups: dict[str, list[int]]  # class ids of head, mid and tail
     validation: Dataset | None = None  # evaluated during training, in place of `test`, and never as test
     held_out: HeldOut | None = None  # None where the data have a test split
+    held_for_validation: HeldOut | None = None  # None where the data have a validation split, or there is none
     test_images_in_train: int | None = None  # test images identical to training images; None if not counted
     group_column: str | None = None  # what the column `group` of the splits is; None where they have none
     dropped: Dropped | None = None  # None where duplicates stay
@@ -122,7 +130,7 @@ def reading_arguments(data: DataArguments) -> dict[str, Any]:
     return {name: getattr(data, name) for name in names}
 
 
-def load_splits(data: DataArguments, kept: Collection[str] = ()) -> LoadedData:
+def load_splits(data: DataArguments, kept: Collection[str] = (), kept_in_train: Collection[str] = ()) -> LoadedData:
     """The data set of a command's flags, see `load_data`."""
     return load_data(
         data.data,
@@ -130,18 +138,22 @@ def load_splits(data: DataArguments, kept: Collection[str] = ()) -> LoadedData:
         profile=data.imbalance_profile,
         seed=data.split_seed,
         test_fraction=data.test_fraction,
+        validation_fraction=data.validation_fraction,
         drop_duplicates=data.drop_duplicates,
         kept=kept,
+        kept_in_train=kept_in_train,
         **reading_arguments(data),
     )
 
 
-def load_images(data: DataArguments, kept: Collection[str] = ()) -> Images:
+def load_images(data: DataArguments, kept: Collection[str] = (), kept_in_train: Collection[str] = ()) -> Images:
     """Load the data set of a command's flags and count its classes.
 
     Args:
         data: which images, and how they are split and grouped.
-        kept: hashes of images, or names of groups, that an earlier run trained on: they are never held out for testing.
+        kept: hashes of images, or names of groups, that an earlier run trained on or validated with: they are never
+            held out for testing.
+        kept_in_train: those that it trained on: they are never held out for validation.
 
     Returns:
         The splits, with class names, counts and groups.
@@ -155,7 +167,7 @@ def load_images(data: DataArguments, kept: Collection[str] = ()) -> Images:
         >>> images.class_counts[:3], len(images.test)
         ([134, 96, 68], 400)
     """
-    loaded = load_splits(data, kept)
+    loaded = load_splits(data, kept, kept_in_train)
     splits, train = loaded.splits, loaded.splits["train"]
     counts = class_counts(train)
     return Images(
@@ -166,6 +178,7 @@ def load_images(data: DataArguments, kept: Collection[str] = ()) -> Images:
         class_groups=group_classes(counts, data.group_boundaries),
         validation=splits.get("validation"),
         held_out=loaded.held_out,
+        held_for_validation=loaded.held_for_validation,
         group_column=data.group_column,
         dropped=loaded.dropped,
     )

@@ -1,4 +1,4 @@
-"""Groups of images, such as the sites of camera traps or patients: each is on one side of a held-out test split."""
+"""Groups of images, such as the sites of camera traps or patients: each is on one side of a held-out split."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from deitlt_hf.data.columns import GROUP, labels_of, selected
-from deitlt_hf.data.holdout import HeldOut, check_test_fraction, number_of
+from deitlt_hf.data.holdout import HeldOut, check_fraction, number_of
 from deitlt_hf.errors import DeiTLTError, counted, notice, some
 
 
@@ -18,72 +18,78 @@ def groups_of(dataset: Dataset) -> np.ndarray:
 
 
 def hold_out_groups(
-    dataset: Dataset, column: str, test_fraction: float = 0.2, seed: int = 0, kept: Collection[str] = ()
+    dataset: Dataset,
+    column: str,
+    fraction: float = 0.2,
+    seed: int = 0,
+    kept: Collection[str] = (),
+    split: str = "test",
 ) -> HeldOut:
     """Split off groups of images, as `hold_out` splits off images: by a number that follows from the group's name.
 
-    So a group stays where it is when images or groups come or go. Its number is a hash of the seed and the name, and it
-    is tested if that is below `test_fraction`, a share of the groups. Two rules more, as far as groups allow:
+    So a group stays where it is when images or groups come or go. Its number is a hash of the seed, the split's name
+    and its own, and it is held out if that is below `fraction`, a share of the groups. Two rules more, as far as groups
+    allow:
 
-    - A class keeps a training image: of its groups, if all would be tested, the one with the largest number is not.
-    - Classes of `n` groups that should give one (`n * test_fraction` is 0.5 or more), but have none below the fraction,
-      get theirs tested, smallest number first, while the groups of the test split are no more than that share of all.
+    - A class keeps a training image: of its groups, if all would be held out, the one with the largest number is not.
+    - Classes of `n` groups that should give one (`n * fraction` is 0.5 or more), but have none below the fraction, get
+      theirs held out, smallest number first, while the held-out groups are no more than that share of all.
 
-    `kept` are training groups of an earlier draw, which are never tested; a run records them. A notice counts the
-    groups and images on each side, and names the classes without a test image.
+    `kept` are training groups of an earlier draw, which are never held out; a run records them. A notice counts the
+    groups and images on each side, and names the classes without a held-out image.
     """
-    check_test_fraction(test_fraction)
+    check_fraction(split, fraction)
     labels = labels_of(dataset)
     names, group_of = np.unique(groups_of(dataset), return_inverse=True)
-    numbers = np.array([number_of(name.encode(), seed) for name in names])
+    numbers = np.array([number_of(name.encode(), seed, split) for name in names])
     has = np.zeros((dataset.features["label"].num_classes, len(names)), bool)  # whether a class is in a group
     has[labels, group_of] = True
-    tested = _draw(has[has.any(axis=1)], numbers, test_fraction, np.isin(names, list(kept)))
-    if not tested.any():
+    held = _draw(has[has.any(axis=1)], numbers, fraction, np.isin(names, list(kept)))
+    if not held.any():
         raise DeiTLTError(
-            f"the data have no test split, and test_fraction {test_fraction:g} of {counted(len(names), 'group')} of "
-            f"{column!r}, where every class keeps a training image, is none: add groups, pass a larger test_fraction, "
-            "or a test split"
+            f"the data have no {split} split, and {split}_fraction {fraction:g} of {counted(len(names), 'group')} of "
+            f"{column!r}, where every class keeps a training image, is none: add groups, pass a larger "
+            f"{split}_fraction, or a {split} split"
         )
-    is_tested = tested[group_of]
-    untested = [dataset.features["label"].int2str(int(label)) for label in np.flatnonzero(~has[:, tested].any(axis=1))]
-    in_test, in_train = (
+    is_held = held[group_of]
+    without = [dataset.features["label"].int2str(int(label)) for label in np.flatnonzero(~has[:, held].any(axis=1))]
+    in_split, in_train = (
         f"{counted(int(of.sum()), 'group')} with {counted(int(rows.sum()), 'image')}"
-        for of, rows in ((tested, is_tested), (~tested, ~is_tested))
+        for of, rows in ((held, is_held), (~held, ~is_held))
     )
     notice(
-        f"the test split is held out by {column!r}: {in_test} in test, {in_train} in train"
-        + (f"; no test image, because of the groups: {some(untested)}" if untested else "")
+        f"the {split} split is held out by {column!r}: {in_split} in {split}, {in_train} in train"
+        + (f"; no {split} image, because of the groups: {some(without)}" if without else "")
     )
     return HeldOut(
-        train=dataset.select(np.flatnonzero(~is_tested)),
-        test=dataset.select(np.flatnonzero(is_tested)),
-        test_fraction=test_fraction,
+        train=dataset.select(np.flatnonzero(~is_held)),
+        held=dataset.select(np.flatnonzero(is_held)),
+        fraction=fraction,
         seed=seed,
         kept=[],
-        train_groups=names[~tested].tolist(),
-        test_groups=names[tested].tolist(),
+        train_groups=names[~held].tolist(),
+        held_groups=names[held].tolist(),
     )
 
 
-def _draw(has: np.ndarray, numbers: np.ndarray, test_fraction: float, stays: np.ndarray) -> np.ndarray:
-    """Which groups are tested, bool `(groups,)`; `has` `(classes, groups)` says which class is in which group."""
-    tested = (numbers < test_fraction) & ~stays
+def _draw(has: np.ndarray, numbers: np.ndarray, fraction: float, stays: np.ndarray) -> np.ndarray:
+    """Which groups are held out, bool `(groups,)`; `has` `(classes, groups)` says which class is in which group."""
+    held = (numbers < fraction) & ~stays
     for groups in has:
-        if tested[groups].all():
+        if held[groups].all():
             of_class = np.flatnonzero(groups)
-            tested[of_class[numbers[of_class].argmax()]] = False
-    most = int(len(numbers) * test_fraction + 0.5)
-    should_give = has.sum(axis=1) * test_fraction >= 0.5
+            held[of_class[numbers[of_class].argmax()]] = False
+    most = int(len(numbers) * fraction + 0.5)
+    should_give = has.sum(axis=1) * fraction >= 0.5
     for group in np.argsort(numbers):
-        if tested.sum() >= most:
+        if held.sum() >= most:
             break
         classes = has[:, group]
-        is_needed = (classes & should_give & ~has[:, tested].any(axis=1)).any()
-        leaves_images = (has[classes][:, ~tested].sum(axis=1) > 1).all()
-        if is_needed and leaves_images and not tested[group] and not stays[group]:
-            tested[group] = True
-    return tested
+        is_needed = (classes & should_give & ~has[:, held].any(axis=1)).any()
+        leaves_images = (has[classes][:, ~held].sum(axis=1) > 1).all()
+        if is_needed and leaves_images and not held[group] and not stays[group]:
+            held[group] = True
+    return held
 
 
 def say_shared_groups(splits: DatasetDict, column: str) -> None:

@@ -1,4 +1,4 @@
-"""A test split for data that have none: the same images whatever is added, identical ones on one side."""
+"""A test or validation split for data that have none: the same images whatever is added, copies on one side."""
 
 from __future__ import annotations
 
@@ -19,39 +19,42 @@ class HeldOut:
     """A data set in two parts, each in the order of the images, and how they were drawn."""
 
     train: Dataset
-    test: Dataset
-    test_fraction: float
+    held: Dataset  # the test or validation split
+    fraction: float
     seed: int
     # For each class, in label order, the hash (hexadecimal) of its training image with the smallest number, which a
-    # draw from changed data would test first. Passed to `hold_out` again, these images stay training images.
+    # draw from changed data would hold out first. Passed to `hold_out` again, these images stay training images.
     kept: list[str]
     # The names of the groups on each side, if whole groups were held out; see `hold_out_groups`.
     train_groups: list[str] = field(default_factory=list)
-    test_groups: list[str] = field(default_factory=list)
+    held_groups: list[str] = field(default_factory=list)
 
 
-def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0, kept: Collection[str] = ()) -> HeldOut:
+def hold_out(
+    dataset: Dataset, fraction: float = 0.2, seed: int = 0, kept: Collection[str] = (), split: str = "test"
+) -> HeldOut:
     """Split off a part of every class, where `Dataset.train_test_split` would move images whenever others are added.
 
-    The hash of an image's file and the seed make a number from 0 to 1; the image is tested if that is below
-    `test_fraction`. So an image stays where it is when others come or go, and identical files are on one side. A class
-    of `n` different images gives `n * test_fraction` of them on average. Small classes need two rules more:
+    The hash of an image's file, the seed and the split's name make a number from 0 to 1; the image is held out if that
+    is below `fraction`. So an image stays where it is when others come or go, and identical files are on one side. A
+    class of `n` different images gives `n * fraction` of them on average. Small classes need two rules more:
 
-    - A class that should give an image (`n * test_fraction` is 0.5 or more), but has none below the fraction, gives the
-      one with the smallest number.
-    - A class keeps a training image: if all would be tested, the one with the largest number, and its copies, are not.
+    - A class that should give an image (`n * fraction` is 0.5 or more), but has none below the fraction, gives the one
+      with the smallest number.
+    - A class keeps a training image: if all would be held out, the one with the largest number, and its copies, are
+      not.
 
-    By these two, a training image of a class that grows out of a few images can become a test image. `kept` of an
-    earlier draw prevents that; a run records it.
+    By these two, a training image of a class that grows out of a few images can be held out later. `kept` of an earlier
+    draw prevents that; a run records it.
     """
-    check_test_fraction(test_fraction)
+    check_fraction(split, fraction)
     labels = labels_of(dataset)
     hashes, image_of = np.unique(image_hashes(dataset, "train"), axis=0, return_inverse=True)  # copies are one image
     names = [row.tobytes() for row in hashes]
-    numbers = np.array([number_of(name, seed) for name in names])
+    numbers = np.array([number_of(name, seed, split) for name in names])
     kept = set(kept)
     stays = np.array([name.hex() in kept for name in names])
-    tested = (numbers < test_fraction) & ~stays
+    held = (numbers < fraction) & ~stays
     # One stable sort instead of a pass over all labels per class.
     rows_of = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
     classes = {label: image_of.reshape(-1)[rows] for label, rows in enumerate(rows_of) if rows.size}
@@ -59,40 +62,46 @@ def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0, kept: 
     def first(images: np.ndarray) -> int:
         return images[numbers[images].argmin()]
 
-    too_few = [of for of in classes.values() if not tested[of].any() and np.unique(of).size * test_fraction >= 0.5]
+    too_few = [of for of in classes.values() if not held[of].any() and np.unique(of).size * fraction >= 0.5]
     for images in too_few:
-        tested[first(images)] |= not stays[first(images)]
-    too_many = [of for of in classes.values() if tested[of].all()]
+        held[first(images)] |= not stays[first(images)]
+    too_many = [of for of in classes.values() if held[of].all()]
     for images in too_many:
-        tested[images[numbers[images].argmax()]] = False
+        held[images[numbers[images].argmax()]] = False
 
-    if not tested.any():
+    instead = f"add images, pass a larger {split}_fraction, or a {split} split"
+    if not held.any():
         raise DeiTLTError(
-            f"the data have no test split, and test_fraction {test_fraction:g} of each class's different images "
-            "is none: add images, pass a larger test_fraction, or a test split"
+            f"the data have no {split} split, and {split}_fraction {fraction:g} of each class's different images "
+            f"is none: {instead}"
         )
-    untested = [dataset.features["label"].int2str(label) for label, of in classes.items() if not tested[of].any()]
-    if untested:
+    without = [dataset.features["label"].int2str(label) for label, of in classes.items() if not held[of].any()]
+    if without:
         notice(
-            f"{counted(len(untested), 'class')} {'has' if len(untested) == 1 else 'have'} no test image in the "
-            f"held-out split: {some(untested)}; add images, pass a larger test_fraction, or a test split"
+            f"{counted(len(without), 'class')} {'has' if len(without) == 1 else 'have'} no {split} image in the "
+            f"held-out split: {some(without)}; {instead}"
         )
-    is_tested = tested[image_of.reshape(-1)]
+    is_held = held[image_of.reshape(-1)]
     return HeldOut(
-        train=dataset.select(np.flatnonzero(~is_tested)),
-        test=dataset.select(np.flatnonzero(is_tested)),
-        test_fraction=test_fraction,
+        train=dataset.select(np.flatnonzero(~is_held)),
+        held=dataset.select(np.flatnonzero(is_held)),
+        fraction=fraction,
         seed=seed,
-        kept=[names[first(of[~tested[of]])].hex() for of in classes.values()],
+        kept=[names[first(of[~held[of]])].hex() for of in classes.values()],
     )
 
 
-def check_test_fraction(test_fraction: float) -> None:
+def check_fraction(split: str, fraction: float) -> None:
     """Refuse a fraction that is not above 0 and below 1."""
-    if not 0 < test_fraction < 1:
-        raise DeiTLTError(f"test_fraction is {test_fraction}: pass a share above 0 and below 1, such as 0.2")
+    if not 0 < fraction < 1:
+        raise DeiTLTError(f"{split}_fraction is {fraction}: pass a share above 0 and below 1, such as 0.2")
 
 
-def number_of(name: bytes, seed: int) -> float:
-    """A pseudo-random number in [0, 1) that follows from the seed and an image's hash, or a group's name."""
-    return int.from_bytes(hashlib.sha256(b"%d " % seed + name).digest()[:6]) / 2**48
+def number_of(name: bytes, seed: int, split: str = "test") -> float:
+    """A pseudo-random number in [0, 1) that follows from the seed, the split, and an image's hash or a group's name.
+
+    The splits have different numbers: those of the training images that the test split leaves are all above its
+    fraction, so that a smaller fraction of the same numbers would hold out none of them.
+    """
+    salt = f"{seed} " if split == "test" else f"{split} {seed} "
+    return int.from_bytes(hashlib.sha256(salt.encode() + name).digest()[:6]) / 2**48

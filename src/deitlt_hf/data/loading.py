@@ -17,7 +17,7 @@ from deitlt_hf.data.benchmarks import BENCHMARKS
 from deitlt_hf.data.columns import labels_of, say_similar, with_image_and_label
 from deitlt_hf.data.duplicates import Dropped, without_duplicates
 from deitlt_hf.data.groups import hold_out_groups, say_shared_groups
-from deitlt_hf.data.holdout import HeldOut, check_test_fraction, hold_out
+from deitlt_hf.data.holdout import HeldOut, check_fraction, hold_out
 from deitlt_hf.data.long_tail import check_class_counts, check_imbalance_factor, long_tailed_indices
 from deitlt_hf.data.readable import check_files_exist, fetch_images, leave_out_unreadable, refuse_addresses
 from deitlt_hf.data.sources import Source, load_from_hub, read_path, read_streams
@@ -37,6 +37,7 @@ def load_long_tailed_dataset(
     group_column: str | None = None,
     data_config: str | None = None,
     test_fraction: float = 0.2,
+    validation_fraction: float | None = None,
     drop_duplicates: bool = False,
     on_bad_image: str = "error",
     allow_remote_images: bool = False,
@@ -71,6 +72,10 @@ def load_long_tailed_dataset(
         test_fraction: share of each class of train that is held out where the data have no test split, before the train
             split is made long-tailed. Adding an image moves no other, identical images are on one
             side, and every class keeps a training image; see `hold_out`.
+        validation_fraction: share of each class of train that is held out for a split `validation`, in the same way,
+            after the train split is made long-tailed; so `test` is what it is without it, and `train` and `validation`
+            together are what `train` is. None (default) holds out none. Not used where the data have a validation
+            split.
         drop_duplicates: keep one of identical training images (the same file), and none that is in `test` or
             `validation` too; leave images out whose copies have different labels. See `without_duplicates`.
         on_bad_image: `"error"` (default) raises where an image is read that cannot be, and here for files that are
@@ -80,8 +85,9 @@ def load_long_tailed_dataset(
             the cache of `datasets`. False (default) refuses them: whoever wrote the data would choose the hosts.
 
     Returns:
-        Splits `train` (long-tailed), `test`, and `validation` if the data have one, with columns `image`
-        (`datasets.Image`) and `label` (`ClassLabel`). Encoded images are not changed, images in files not copied.
+        Splits `train` (long-tailed), `test`, and `validation` if the data have one or it is held out, with columns
+        `image` (`datasets.Image`) and `label` (`ClassLabel`). Encoded images are not changed, images in files not
+        copied.
 
     Raises:
         DeiTLTError: for an unknown source, data that are missing or cannot be read, an imbalance factor below 1, a
@@ -99,6 +105,7 @@ def load_long_tailed_dataset(
         profile=profile,
         seed=seed,
         test_fraction=test_fraction,
+        validation_fraction=validation_fraction,
         data_dir=data_dir,
         drop_duplicates=drop_duplicates,
         image_column=image_column,
@@ -115,7 +122,8 @@ class LoadedData:
     """The splits of a data set, and how they came about."""
 
     splits: DatasetDict
-    held_out: HeldOut | None  # None where the data have a test split
+    held_out: HeldOut | None  # the draw of the test split; None where the data have one
+    held_for_validation: HeldOut | None  # the draw of the validation split; None where there is none, or the data's own
     dropped: Dropped | None  # None where duplicates stay
 
 
@@ -126,14 +134,21 @@ def load_data(
     profile: str = "exp",
     seed: int = 0,
     test_fraction: float = 0.2,
+    validation_fraction: float | None = None,
     drop_duplicates: bool = False,
     kept: Collection[str] = (),
+    kept_in_train: Collection[str] = (),
     **reading: Any,
 ) -> LoadedData:
-    """`load_long_tailed_dataset`, and how a test split was held out, which `kept` of an earlier draw keeps in place."""
+    """`load_long_tailed_dataset`, and how splits were held out.
+
+    Of an earlier draw, `kept` are never test images, and `kept_in_train` never validation images; see `hold_out`.
+    """
     if imbalance_factor is not None:
         check_imbalance_factor(imbalance_factor)
-    check_test_fraction(test_fraction)
+    check_fraction("test", test_fraction)
+    if validation_fraction is not None:
+        check_fraction("validation", validation_fraction)
     splits = read_splits(source, **reading)
     if imbalance_factor is None and is_named(source):
         imbalance_factor = BENCHMARKS[source].imbalance_factor
@@ -149,18 +164,31 @@ def load_data(
                 f"there is no test split: one is held out of train (test_fraction {test_fraction:g}), and the "
                 "validation split is used for validation only"
             )
-        if column is None:
-            held_out = hold_out(splits["train"], test_fraction, seed, kept)
-        else:
-            held_out = hold_out_groups(splits["train"], column, test_fraction, seed, kept)
+        held_out = _hold_out(splits["train"], column, test_fraction, seed, kept, "test")
         of_source = {name: split for name, split in splits.items() if name != "train"}
-        splits = DatasetDict(train=held_out.train, test=held_out.test, **of_source)
+        splits = DatasetDict(train=held_out.train, test=held_out.held, **of_source)
     if column is not None:
         say_shared_groups(splits, column)
     if imbalance_factor is not None:
         indices = long_tailed_indices(labels_of(splits["train"]), imbalance_factor, profile, seed)
         splits["train"] = splits["train"].select(indices)
-    return LoadedData(splits, held_out, dropped)
+    validation = None
+    if validation_fraction is not None and "validation" in splits:
+        notice(f"validation_fraction {validation_fraction:g} is not used: the data have a validation split")
+    elif validation_fraction is not None:
+        # Last, so that the test images and the long-tailed selection are those of a run without it.
+        validation = _hold_out(splits["train"], column, validation_fraction, seed, kept_in_train, "validation")
+        splits = DatasetDict(splits | {"train": validation.train, "validation": validation.held})
+    return LoadedData(splits, held_out, validation, dropped)
+
+
+def _hold_out(
+    train: Dataset, column: str | None, fraction: float, seed: int, kept: Collection[str], split: str
+) -> HeldOut:
+    """A split held out of train: of images, or of groups where a column names them."""
+    if column is None:
+        return hold_out(train, fraction, seed, kept, split)
+    return hold_out_groups(train, column, fraction, seed, kept, split)
 
 
 def read_splits(

@@ -30,14 +30,17 @@ class DataRecord:
     train_counts: list[int]
     test_counts: list[int]
     places: dict[str, str] = field(default_factory=dict)  # the absolute path of each path that the settings have
-    test_fraction: float | None = None  # of a held-out test split, as is `split_seed`
-    split_seed: int | None = None
+    test_fraction: float | None = None  # of a held-out test split
+    split_seed: int | None = None  # of held-out splits
     kept: list[str] = field(default_factory=list)  # hash of a training image of each class; if held out, of `HeldOut`
     validation_counts: list[int] = field(default_factory=list)  # empty without a validation split
     group_column: str | None = None
-    train_groups: list[str] = field(default_factory=list)  # of a test split that was held out, as are `test_groups`
+    train_groups: list[str] = field(default_factory=list)  # where a split was held out, as the other two
     test_groups: list[str] = field(default_factory=list)
+    validation_groups: list[str] = field(default_factory=list)
     drop_duplicates: bool = False
+    validation_fraction: float | None = None  # of a held-out validation split, as is `kept_in_train`
+    kept_in_train: list[str] = field(default_factory=list)  # hash of a training image of each class, of `HeldOut`
 
     def write(self, directory: str | os.PathLike[str]) -> None:
         """Write `data.json` into the directory of a run."""
@@ -56,6 +59,9 @@ def read_data_record(source: str | os.PathLike[str]) -> DataRecord | None:
         "validation_counts": _is_list(content.get("validation_counts", []), int),
         "train_groups": _is_list(content.get("train_groups", []), str),
         "test_groups": _is_list(content.get("test_groups", []), str),
+        "validation_groups": _is_list(content.get("validation_groups", []), str),
+        "kept_in_train": _is_list(content.get("kept_in_train", []), str),
+        "validation_fraction": isinstance(content.get("validation_fraction"), float | None),
         "group_column": isinstance(content.get("group_column"), str | None),
         "drop_duplicates": isinstance(content.get("drop_duplicates", False), bool),
         "places": isinstance(content.get("places"), dict) and _is_list([*content["places"].values()], str),
@@ -121,13 +127,19 @@ def differing_counts(
     test_then: Sequence[int],
     train_now: Sequence[int],
     test_now: Sequence[int],
+    validation_then: Sequence[int] = (),
+    validation_now: Sequence[int] = (),
 ) -> str | None:
     """How the images per class have changed, in words; None for no change.
 
     All counts are in the order of `names`; unknown ones are empty lists.
     """
     parts = []
-    for what, then, now in (("training", train_then, train_now), ("test", test_then, test_now)):
+    for what, then, now in (
+        ("training", train_then, train_now),
+        ("validation", validation_then, validation_now),
+        ("test", test_then, test_now),
+    ):
         changed = [
             f"{name!r} {new} in place of {old}" for name, old, new in zip(names, then, now, strict=False) if old != new
         ]

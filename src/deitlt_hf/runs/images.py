@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset
@@ -80,10 +81,13 @@ def _check_unchanged(images: Images, name: str, checkpoint: str) -> None:
             return
         config = load_any_config(checkpoint)
         record = DataRecord(names_of(config), getattr(config, "class_counts", None) or [], [])
+    if other := _other_validation(images, record):
+        raise DeiTLTError(f"the run of {checkpoint} {other}: leave these flags out, or start a new run")
     changed = differing_classes(record.class_names, images.class_names)
     changed = changed or _changed_images(images, images.one_of_each_class, record)
-    if not changed and images.held_out and images.held_out.test_groups != record.test_groups:
-        changed = f"other groups are held out ({some(images.held_out.test_groups)})"
+    for draw, groups in ((images.held_out, record.test_groups), (images.held_for_validation, record.validation_groups)):
+        if not changed and draw and draw.held_groups != groups:
+            changed = f"other groups are held out ({some(draw.held_groups)})"
     if changed:
         raise DeiTLTError(
             f"{name} is not what it was when the run of {checkpoint} began: {changed}; restore it, or start a new run "
@@ -93,21 +97,29 @@ def _check_unchanged(images: Images, name: str, checkpoint: str) -> None:
 
 def data_record(images: Images, sources: Mapping[str, str | None]) -> DataRecord:
     """The record of a run's data, written to `data.json`."""
-    held_out = images.held_out
+    test, validation = images.held_out, images.held_for_validation
+    last = validation or test
     return DataRecord(
         class_names=images.class_names,
         train_counts=images.class_counts,
         test_counts=class_counts(images.test),
-        validation_counts=[] if images.validation is None else class_counts(images.validation),
+        validation_counts=_validation_counts(images),
         places=places_of(sources),
-        test_fraction=held_out and held_out.test_fraction,
-        split_seed=held_out and held_out.seed,
+        test_fraction=test and test.fraction,
+        split_seed=last and last.seed,
         kept=images.one_of_each_class,
         group_column=images.group_column,
         drop_duplicates=images.dropped is not None,
-        train_groups=[] if held_out is None else held_out.train_groups,
-        test_groups=[] if held_out is None else held_out.test_groups,
+        train_groups=[] if last is None else last.train_groups,
+        test_groups=[] if test is None else test.held_groups,
+        validation_groups=[] if validation is None else validation.held_groups,
+        validation_fraction=validation and validation.fraction,
+        kept_in_train=[] if validation is None else validation.kept,
     )
+
+
+def _validation_counts(images: Images) -> list[int]:
+    return [] if images.validation is None else class_counts(images.validation)
 
 
 def load_images_to_measure(
@@ -120,7 +132,7 @@ def load_images_to_measure(
     """
     measured = _of_the_run(data, config, sources) if choice.own else _of_another_source(data, config, sources[0])
     unused = ["test_fraction"] if measured.images.held_out is None else []
-    unused += [] if choice.own else ["drop_duplicates"]
+    unused += [] if choice.own else ["drop_duplicates", "validation_fraction"]
     for name in unused:
         if name in choice.given:
             notice(f"--{name} is not used: the test images are {measured.taken}")
@@ -154,30 +166,38 @@ def _of_the_run(data: DataArguments, config: PreTrainedConfig, sources: Sequence
     for source, record in records.items():
         if other := _other_draw(data, record):
             raise DeiTLTError(f"{source} {other}: leave {'these flags' if record is own else 'this model'} out")
-    kept = {name for record in records.values() for name in (*record.kept, *record.train_groups)}
-    images = load_images(data, kept)
+    kept = {
+        name for record in records.values() for name in (*record.kept, *record.train_groups, *record.validation_groups)
+    }
+    images = load_images(data, kept, () if own is None else {*own.kept_in_train, *own.train_groups})
+    if own and (other := _other_validation(images, own)):
+        raise DeiTLTError(f"{sources[0]} {other}: leave these flags out")
     if own and own.test_fraction is None and images.held_out:
         raise DeiTLTError(
             f"{sources[0]} was trained on all training images of {data.data}, which have no test split now (or only a "
             "validation split, which earlier versions tested on): pass images to test on with --data"
         )
-    if own is None and images.held_out:
+    if own is None and (images.held_out or images.held_for_validation):
         notice(
-            f"{sources[0]} has no {DATA_FILE}, which lists held-out images: some test images may be ones that it was "
-            "trained on"
+            f"{sources[0]} has no {DATA_FILE}, which lists held-out images: some "
+            f"{'test' if images.held_out else 'validation'} images may be ones that it was trained on"
         )
     if own is None and getattr(config, "class_counts", None):
-        records = {sources[0]: DataRecord(names_of(config), config.class_counts, [])} | records
+        draw = images.held_for_validation
+        own = DataRecord(names_of(config), config.class_counts, [], validation_fraction=draw and draw.fraction)
+        records = {sources[0]: own} | records
     for source, record in records.items():
         _say_changes(images, data.data, source, record)
     which = "held out of" if images.held_out else "the test split of"
     return MeasuredImages(images, f"{which} {data.data}")
 
 
-def say_draw_of_teacher(data: DataArguments, teacher: str | None) -> None:
+def say_draw_of_teacher(data: DataArguments, images: Images, teacher: str | None) -> None:
     """Give a notice if the teacher's run held out other images of the same data."""
     record = None if teacher is None else read_data_record(teacher)
-    if record is not None and _place_of(data) in record.places.values() and (other := _other_draw(data, record)):
+    if record is None or _place_of(data) not in record.places.values():
+        return
+    if other := _other_draw(data, record) or _other_validation(images, record):
         notice(f"the teacher {teacher} {other} of the teacher: train it with the same flags")
 
 
@@ -186,12 +206,34 @@ def _other_draw(data: DataArguments, record: DataRecord) -> str | None:
     if record.test_fraction is None:
         return None
     then, now = ({name: getattr(of, name) for name in _OF_THE_DRAW} for of in (record, data))
+    return _difference("test", then, now)
+
+
+def _other_validation(images: Images, record: DataRecord) -> str | None:
+    """How a run held out other validation images than these are, in words; None if it did not."""
+    draw = images.held_for_validation
+    if draw is None:
+        return None
+    now = {
+        "validation_fraction": draw.fraction,
+        "split_seed": draw.seed,
+        "group_column": images.group_column,
+        "drop_duplicates": images.dropped is not None,
+    }
+    then = {name: getattr(record, name) for name in now}
+    if record.split_seed is None:  # nothing was drawn
+        then["split_seed"] = draw.seed
+    return _difference("validation", then, now)
+
+
+def _difference(split: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """How the settings of two draws of a split differ, in words; None if they do not."""
     if then == now:
         return None
-    shown = [name for name in _OF_THE_DRAW if then[name] != now[name] or name in ("test_fraction", "split_seed")]
+    shown = [name for name in then if then[name] != now[name] or name in (f"{split}_fraction", "split_seed")]
     trained = " and ".join(f"{name} {_plain(then[name])}" for name in shown)
     here = " and ".join(_plain(now[name]) for name in shown)
-    return f"was trained with {trained}; with {here}, test images would be training images"
+    return f"was trained with {trained}; with {here}, {split} images would be training images"
 
 
 def _plain(value: object) -> str:
@@ -223,9 +265,21 @@ def _say_changes(images: Images, name: str, source: str, record: DataRecord) -> 
 
 def _changed_images(images: Images, kept: Sequence[str], record: DataRecord) -> str | None:
     """How the images of the same classes differ from a record, in words; `kept` is a hash of an image of each class."""
-    names, test_counts = images.class_names, class_counts(images.test)
-    changed = differing_counts(names, record.train_counts, record.test_counts, images.class_counts, test_counts)
+    names, draw = images.class_names, images.held_for_validation
+    then = [record.train_counts, record.validation_counts if record.validation_fraction is not None else []]
+    now = [images.class_counts, _validation_counts(images) if draw else []]
+    if record.validation_fraction != (draw and draw.fraction):  # another run of the same images
+        then, now = ([_sums(*counts), []] for counts in (then, now))
+    (train_then, validation_then), (train_now, validation_now) = then, now
+    test_now = class_counts(images.test)
+    changed = differing_counts(
+        names, train_then, record.test_counts, train_now, test_now, validation_then, validation_now
+    )
     return changed or moved_classes(names, record.kept, kept)
+
+
+def _sums(train: Sequence[int], validation: Sequence[int]) -> list[int]:
+    return [sum(pair) for pair in zip(train, validation, strict=True)] if validation else list(train)
 
 
 def _of_another_source(data: DataArguments, config: PreTrainedConfig, source: str) -> MeasuredImages:
@@ -235,7 +289,7 @@ def _of_another_source(data: DataArguments, config: PreTrainedConfig, source: st
     taken = f"the {split} split of {data.data}" if has_both else f"all images of {data.data}"
     counts, groups = (getattr(config, name, None) for name in ("class_counts", "class_groups"))
     if counts is None and has_both:  # not a model of a run: the training images define head and tail
-        return MeasuredImages(replace(load_images(data), test=test), taken)
+        return MeasuredImages(replace(load_images(replace(data, validation_fraction=None)), test=test), taken)
     test = with_classes(test, names_of(config), source, data.data)
     if counts is None:
         counts = class_counts(test)

@@ -269,7 +269,7 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
     sources = {"data": data.data, "data_dir": data.data_dir, "teacher": student.teacher, "init_from": student.init_from}
     refuse_within(args.output_dir, args.overwrite, **sources)
     images = load_images_to_train(data, checkpoint)
-    say_draw_of_teacher(data, student.teacher)
+    say_draw_of_teacher(data, images, student.teacher)
     trainer = make_student_trainer(data, student, args, images)
     taught = None if trainer.teacher is None else teacher_record(student.teacher, trainer.teacher.model.config)
     evaluate = partial(
