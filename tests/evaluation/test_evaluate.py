@@ -159,6 +159,7 @@ def test_a_model_with_one_head_has_one_row_and_its_probability():
     assert (found.rows, len(found)) == (("model",), 3)
     assert found.class_ids.tolist() == [[0], [2], [1]]
     np.testing.assert_allclose(found.confidences[:, 0], [0.7, 0.5, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(found.label_probabilities[:, 0], [0.7, 0.25, 0.6], rtol=1e-6)
     assert (found.labels.tolist(), found.teacher.tolist()) == ([0, 1, 1], [2, 0, 0])
     assert predict_classes(OneHead(1, 1), loader, logits_by_row).teacher is None
 

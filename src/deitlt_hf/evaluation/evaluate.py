@@ -179,7 +179,9 @@ class Predictions:
         """Add a batch: float32 logits `(batch, classes)` by row, true class ids, and the teacher's logits."""
         self.rows, self._has_teacher = tuple(logits), teachers_logits is not None
         columns = [of.argmax(-1) for of in logits.values()]
-        columns += [of.softmax(-1).amax(-1) for of in logits.values()]
+        probabilities = [of.softmax(-1) for of in logits.values()]
+        columns += [of.amax(-1) for of in probabilities]
+        columns += [of.gather(-1, labels[:, None])[:, 0] for of in probabilities]
         columns += [labels] if teachers_logits is None else [labels, teachers_logits.argmax(-1)]
         batch = torch.stack([column.float() for column in columns], dim=1)
         # They stay on the device until the end: reading them here would make the device wait after each batch.
@@ -196,9 +198,14 @@ class Predictions:
         return self._columns(len(self.rows), 2 * len(self.rows))
 
     @property
+    def label_probabilities(self) -> np.ndarray:
+        """Each row's probability of the true class, float32 `(N, rows)`."""
+        return self._columns(2 * len(self.rows), 3 * len(self.rows))
+
+    @property
     def labels(self) -> np.ndarray:
         """True class ids, int64 `(N,)`."""
-        return self._columns(2 * len(self.rows), 2 * len(self.rows) + 1)[:, 0].astype(np.int64)
+        return self._columns(3 * len(self.rows), 3 * len(self.rows) + 1)[:, 0].astype(np.int64)
 
     @property
     def teacher(self) -> np.ndarray | None:
