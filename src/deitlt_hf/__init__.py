@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # type checkers and editors read the names here; at run time 
     from deitlt_hf.evaluation.attention import token_attention as token_attention
     from deitlt_hf.evaluation.compare import compare_models as compare_models
     from deitlt_hf.evaluation.evaluate import predict_experts as predict_experts
+    from deitlt_hf.evaluation.fusion import fit_fusion as fit_fusion
     from deitlt_hf.evaluation.measures import expert_metrics as expert_metrics
     from deitlt_hf.evaluation.measures import format_table as format_table
     from deitlt_hf.evaluation.measures import grouped_accuracy as grouped_accuracy
@@ -82,6 +83,8 @@ if TYPE_CHECKING:  # type checkers and editors read the names here; at run time 
     )
     from deitlt_hf.reference.convert import convert_reference_checkpoint as convert_reference_checkpoint
     from deitlt_hf.runs.analyzing import analyze_saved_model as analyze_saved_model
+    from deitlt_hf.runs.calibrating import calibrate as calibrate
+    from deitlt_hf.runs.calibrating import undo_calibration as undo_calibration
     from deitlt_hf.runs.student_models import StudentArguments as StudentArguments
     from deitlt_hf.runs.training import TeacherArguments as TeacherArguments
     from deitlt_hf.runs.training import train_student as train_student
@@ -110,6 +113,7 @@ _NAMES_OF = {
     "evaluation.attention": "token_attention draw_attention",
     "evaluation.compare": "compare_models",
     "evaluation.evaluate": "predict_experts",
+    "evaluation.fusion": "fit_fusion",
     "evaluation.measures": "grouped_accuracy expert_metrics format_table",
     "evaluation.page": "write_analysis",
     "hub.pushing": "push_model model_files",
@@ -133,6 +137,7 @@ _NAMES_OF = {
     "models.timm_cosine.modeling_timm_cosine": "TimmCosineForImageClassification",
     "reference.convert": "convert_reference_checkpoint",
     "runs.analyzing": "analyze_saved_model",
+    "runs.calibrating": "calibrate undo_calibration",
     "runs.student_models": "StudentArguments",
     "runs.training": "train_student train_teacher TeacherArguments",
     "training.arguments": "DeiTLTTrainingArguments TeacherTrainingArguments",

@@ -22,6 +22,7 @@ RECIPE_FILE = "recipe.yaml"
 METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.png"
 RUN_FILE = "run.json"
+CALIBRATION_FILE = "calibration.json"
 
 # Types of the values in a run's files: others may have written them, and a wrong type would fail late.
 _TYPES: dict[str, dict[str, Any]] = {

@@ -85,7 +85,7 @@ def test_an_edited_card_stays_and_none_is_made(student, capsys):
     ("alpha", "expert", "said"),
     [
         (0.0, "distillation", "the DIST expert of"),
-        (0.0, "average", "which is part of the average, was not trained (distillation_alpha 0); pass cls"),
+        (0.0, "average", "which is part of the average prediction, was not trained (distillation_alpha 0); pass cls"),
         (1.0, "cls", "was not trained (distillation_alpha 1); pass distillation"),
     ],
 )
@@ -106,7 +106,7 @@ def test_what_is_no_student_of_this_machine_is_refused(student, tmp_path, capsys
         ("owner/name", "cls", "hf download owner/name --local-dir name"),
         (student, "cls", "export that anew"),
         (tmp_path / "nothing", "cls", "there is no such directory"),
-        (student, "middle", "unknown expert 'middle'; pass one of average, cls, distillation"),
+        (student, "middle", "unknown expert 'middle'; pass one of average, cls, distillation, fused"),
     ):
         assert set_expert(directory, expert) == 2
         (line,) = capsys.readouterr().err.splitlines()

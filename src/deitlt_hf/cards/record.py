@@ -22,6 +22,7 @@ from deitlt_hf.data.record import read_data_record
 from deitlt_hf.errors import DeiTLTError, loading_reason
 from deitlt_hf.evaluation.measures import EXPERTS, MEASURES, TEACHER, format_difference
 from deitlt_hf.files import (
+    CALIBRATION_FILE,
     METRICS_FILE,
     RECIPE_FILE,
     REPORT_FILE,
@@ -81,6 +82,7 @@ class RunRecord:
     groups: Mapping[str, Sequence[int]] | None = None  # labels of head, mid and tail
     test_counts: Sequence[int] | None = None  # test images per class
 
+    calibration: Mapping[str, Any] = field(default_factory=dict)  # calibration.json
     difference: str | None = None  # of the default expert from the teacher, in words
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # percentages by expert, or by ONLY_ROW
     averaged_results: Mapping[str, Mapping[str, Any]] | None = None  # of the averaged weights beside these
@@ -200,6 +202,7 @@ def read_record(directory: str | os.PathLike[str], repo_id: str | None = None, b
         totals=None if counts is None else (sum(counts), max(counts), min(counts)),
         groups=getattr(config, "class_groups", None) or metrics.get("groups"),
         test_counts=test_counts if len(test_counts) == config.num_labels else None,
+        calibration=read_json(path / CALIBRATION_FILE) or {},
         results=results,
         difference=difference,
         averaged_results=None if averaged or step is not None else metrics.get("averaged_weights"),

@@ -110,7 +110,7 @@ def _print_and_write(evaluation: Evaluation, own: str, measured: MeasuredImages,
     from deitlt_hf.files import write_json
 
     metrics, test, found = evaluation.metrics, measured.images.test, evaluation.predictions
-    print(format_table(metrics))
+    print(format_table(metrics, own))
     print(f"\n{format_class_table(metrics, own, None if options.per_class else MOST_LISTED_CLASSES)}")
     if options.output is not None:
         write_json(Path(options.output), metrics)

@@ -15,6 +15,7 @@ from typing import Any
 import transformers
 
 from deitlt_hf.cli.analyze import AnalyzeArguments
+from deitlt_hf.cli.calibrate import CalibrateArguments
 from deitlt_hf.cli.compare import CompareArguments
 from deitlt_hf.cli.data_inspect import InspectArguments
 from deitlt_hf.cli.evaluate import EvaluateArguments
@@ -44,6 +45,7 @@ _OF_COMMANDS = (
     TeacherTrainingArguments,
     EvaluateArguments,
     AnalyzeArguments,
+    CalibrateArguments,
     CompareArguments,
     InspectArguments,
 )

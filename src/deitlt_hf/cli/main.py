@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "accuracy of a student's experts on head, mid and tail classes",
     "analyze": "what a model's experts are good at and where its tokens look: numbers, figures and a page",
     "compare": "models side by side: accuracies with intervals, their differences, and the same figures",
+    "calibrate": "weigh both experts on validation images, so that probabilities can be trusted",
     "predict": "what both experts say of images",
     "set-expert": "change which expert a saved student answers with by default",
     "app": "a page in the browser: upload a picture, see what both experts say and where they look",

@@ -85,8 +85,8 @@ def _parser() -> OneLineParser:
     )
     parser.add_argument(
         "--expert",
-        help="decides and sorts the classes: average, cls (head) or distillation (dist, tail); default: the model's "
-        "own, usually average",
+        help="decides and sorts the classes: average, cls (head), distillation (dist, tail) or fused; default: the "
+        "model's own, usually average",
     )
     add_class_prior(parser)
     parser.add_argument("--batch_size", type=int, default=32, help="images per step (default: 32)")

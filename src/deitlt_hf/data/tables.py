@@ -41,8 +41,12 @@ TABLE_SUFFIXES = (*LISTED_SUFFIXES, ".json")
 
 # The columns that `deitlt predict` writes; a model's predictions are not used as labels.
 # A row per file and class, of a student or of a network with one head.
-RANKED_COLUMNS = ("file", "rank", "class", "average", "cls", "distillation")
-RANKED_COLUMNS_OF_ONE_HEAD = ("file", "rank", "class", "probability")
+RANKED_COLUMNS = ("file", "rank", "class")  # and one of the following, in which the probabilities are
+PROBABILITY_COLUMNS = (
+    ("probability",),
+    ("average", "cls", "distillation"),
+    ("average", "cls", "distillation", "fused"),
+)
 # A row per image; with a threshold, the class is followed by the one that is most probable.
 IMAGE_COLUMNS = ("file", "class", "probability")
 EXPERT_COLUMNS = ("cls_class", "cls_probability", "distillation_class", "distillation_probability", "experts_agree")
@@ -89,12 +93,8 @@ def holds_predictions(path: Path) -> bool:
     except OSError:
         return False  # reading the table gives the reason
     without_best = tuple(name for name in header if name != BEST_CLASS)
-    return without_best in (
-        RANKED_COLUMNS,
-        RANKED_COLUMNS_OF_ONE_HEAD,
-        IMAGE_COLUMNS,
-        IMAGE_COLUMNS + EXPERT_COLUMNS,
-    )
+    ranked = [RANKED_COLUMNS + columns for columns in PROBABILITY_COLUMNS]
+    return without_best in (*ranked, IMAGE_COLUMNS, IMAGE_COLUMNS + EXPERT_COLUMNS)
 
 
 def by_split(tables: Sequence[Path], directory: Path) -> dict[str, list[Path]]:

@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.class_prior import ClassPrior
-from deitlt_hf.evaluation.measures import EXPERTS, MODEL, expert_metrics
+from deitlt_hf.evaluation.measures import EXPERTS, FUSED, MODEL, expert_metrics
+from deitlt_hf.models.deit_lt.modeling_deit_lt import fused_logits
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -59,8 +60,10 @@ def evaluate_images(
     dataloader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
     collate_for_workers(dataloader, accelerator.num_processes)
 
+    fusion = getattr(model.config, "fusion", None)
+
     def read(output: Any) -> dict[str, torch.Tensor]:
-        rows = {row: logit_scale * logits for row, logits in logits_by_row(output).items()}
+        rows = {row: logit_scale * logits for row, logits in logits_by_row(output, fusion).items()}
         return rows if prior is None else {row: prior(logits) for row, logits in rows.items()}
 
     at_the_place = teacher if teacher is None or prior is None else lambda pixel_values: prior(teacher(pixel_values))
@@ -281,11 +284,15 @@ def has_two_heads(output: Any) -> bool:
     return all(getattr(output, name, None) is not None for name in ("cls_logits", "distillation_logits"))
 
 
-def logits_by_row(output: Any) -> dict[str, torch.Tensor]:
-    """Float32 logits of the average and of both experts, or of a model with one head as the row `model`."""
+def logits_by_row(output: Any, fusion: Mapping[str, Any] | None = None) -> dict[str, torch.Tensor]:
+    """Float32 logits of the average and of both experts, or of a model with one head as the row `model`.
+
+    With a configuration's `fusion` there is also the row `fused`.
+    """
     if not has_two_heads(output):
         return {MODEL: output.logits.float()}
-    return dict(zip(EXPERTS, expert_logits(output.cls_logits, output.distillation_logits), strict=True))
+    logits = dict(zip(EXPERTS, expert_logits(output.cls_logits, output.distillation_logits), strict=True))
+    return logits if fusion is None else logits | {FUSED: fused_logits(fusion, logits["cls"], logits["distillation"])}
 
 
 def expert_logits(cls_logits: torch.Tensor, distillation_logits: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -29,8 +29,9 @@ from deitlt_hf.long_tail_accuracy.scores import Measure as Measure
 from deitlt_hf.ranges import one_of
 
 # The values of `config.expert`. Not imported from the model's configuration, which would load torch and transformers.
-EXPERT_LABELS = {"average": "average", "cls": "CLS expert", "distillation": "DIST expert"}
-EXPERTS = tuple(EXPERT_LABELS)
+EXPERTS = ("average", "cls", "distillation")  # of every student
+FUSED = "fused"  # of one that `deitlt calibrate` has fitted
+EXPERT_LABELS = {"average": "average", "cls": "CLS expert", "distillation": "DIST expert", FUSED: "fused"}
 EXPERT_SYNONYMS = {"head": "cls", "tail": "distillation", "dist": "distillation"}  # as in the model's configuration
 MODEL = "model"  # the row of a classifier that has one head and no token for it
 TEACHER = "teacher"  # the row of the student's teacher, on the same images
@@ -42,8 +43,13 @@ MARK_READING = "~ fewer than 10 test images: one image changes the accuracy by m
 def expert_named(name: str) -> str:
     """The expert that a user's word means, or `DeiTLTError`: `dist` and `tail` are `distillation`, `head` is `cls`."""
     expert = EXPERT_SYNONYMS.get(name, name)
-    one_of("expert", expert, EXPERTS)
+    one_of("expert", expert, tuple(EXPERT_LABELS))
     return expert
+
+
+def experts_of(config: Any) -> tuple[str, ...]:
+    """The rows of a student with this configuration: the average, both experts, and the fused where it has a fusion."""
+    return EXPERTS if config.fusion is None else (*EXPERTS, FUSED)
 
 
 def grouped_accuracy(predictions: Any, labels: Any, groups: Mapping[str, Sequence[int]]) -> dict[str, float]:
@@ -216,11 +222,12 @@ def paired_differences(
     return found
 
 
-def format_table(metrics: Mapping[str, Any]) -> str:
+def format_table(metrics: Mapping[str, Any], own: str | None = None) -> str:
     """The result of `expert_metrics`, also one read back from JSON, as aligned text: a row per expert, in percent.
 
     "-" stands for a group without test images. If `metrics` has intervals, they follow in brackets; if it has a
-    teacher, there are a row and a line of differences for it. The last lines say what the intervals and groups are.
+    teacher, there are a row for it and a line of differences from the row `own`, by default the first. The last lines
+    say what the intervals and groups are.
 
     Example:
         >>> groups = {"head": [0], "mid": [], "tail": [1]}
@@ -244,7 +251,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         f"{name:<12}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
         for name, cells in rows
     ]
-    lines += [format_difference(metrics, expert) for expert in list(metrics["experts"])[:1] if teacher]
+    lines += [format_difference(metrics, own or next(iter(metrics["experts"])))] if teacher else []
     if intervals:
         lines.append(f"in brackets: {describe_intervals(metrics.get('test_counts', ()))}")
     lines.append(", ".join(f"{name}: {describe_group(metrics, name)}" for name in GROUPS))

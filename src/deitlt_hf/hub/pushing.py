@@ -18,6 +18,7 @@ from deitlt_hf.cards.model_card import CARD_FILE, has_own_card, model_card
 from deitlt_hf.cards.record import public_settings
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.files import (
+    CALIBRATION_FILE,
     METRICS_FILE,
     RECIPE_FILE,
     REPORT_FILE,
@@ -48,7 +49,7 @@ WEIGHTS = (*MODEL, *OF_OTHER_KINDS)
 OF_ADAPTERS = (ADAPTER_FILE, CLASSES_FILE)
 CONFIGURATIONS = ("config.json", "preprocessor_config.json", *OF_ADAPTERS)
 OF_THE_RUN = (RECIPE_FILE, RUN_FILE)
-OF_THE_RESULT = (METRICS_FILE, REPORT_FILE)
+OF_THE_RESULT = (METRICS_FILE, CALIBRATION_FILE, REPORT_FILE)
 UPLOADED = (*WEIGHTS, *CONFIGURATIONS, *OF_THE_RUN, *OF_THE_RESULT, CARD_FILE, "*.png")
 
 _PART_OF_A_RUN = re.compile(r"checkpoint-\d+|ema")

@@ -38,13 +38,33 @@ def add_remote_code(directory: str | os.PathLike[str]) -> None:
         return
     # Not transformers' `custom_object_save`, which needs an object of each class.
     auto_map = {}
-    for module in (f"configuration_{model_type}", f"modeling_{model_type}"):
-        source = (_MODELS / model_type / f"{module}.py").read_text(encoding="utf-8")
-        (directory / f"{module}.py").write_text(source, encoding="utf-8")
+    for file in _modules(model_type):
+        source = file.read_text(encoding="utf-8")
+        (directory / file.name).write_text(source, encoding="utf-8")
         for name, auto_class in _REGISTRATION.findall(source):
-            auto_map[auto_class or "AutoConfig"] = f"{module}.{name}"
+            auto_map[auto_class or "AutoConfig"] = f"{file.stem}.{name}"
     with whole_file(directory / "config.json") as unfinished:
         unfinished.write_text(json.dumps(config | {"auto_map": auto_map}, indent=2, sort_keys=True) + "\n")
+
+
+def refresh_remote_code(directory: str | os.PathLike[str]) -> list[str]:
+    """Bring the code of a model of this package in its directory up to date; returns the names of changed files.
+
+    An older version of it may not know a field of `config.json`.
+    """
+    changed = []
+    for file in _modules(_read_config(Path(directory)).get("model_type")):
+        own = Path(directory) / file.name
+        if own.is_file() and own.read_bytes() != file.read_bytes():
+            with whole_file(own) as unfinished:
+                unfinished.write_bytes(file.read_bytes())
+            changed.append(file.name)
+    return changed
+
+
+def _modules(model_type: str) -> list[Path]:
+    """The modules of a model of this package."""
+    return [_MODELS / model_type / f"{part}_{model_type}.py" for part in ("configuration", "modeling")]
 
 
 def _read_config(directory: Path) -> dict:

@@ -20,7 +20,7 @@ from deitlt_hf.data.images import BadImage, decode_image
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.attention import TOKENS, draw_attention, shrink
 from deitlt_hf.evaluation.class_prior import ClassPrior
-from deitlt_hf.evaluation.measures import EXPERT_LABELS, EXPERTS
+from deitlt_hf.evaluation.measures import EXPERT_LABELS, EXPERTS, FUSED
 from deitlt_hf.inference.app_examples import ExamplePicture, class_caption
 from deitlt_hf.inference.classifier import ExpertClassifier
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
@@ -45,11 +45,20 @@ def expert_panels(classifier: ExpertClassifier, picture: Image.Image) -> list[An
     has_attention = classifier.runtime == "torch"
     (result,) = classifier(picture, top=len(classifier.class_names), attention=has_attention)
     captions = {name: class_caption(classifier.config, index) for index, name in classifier.config.id2label.items()}
-    labels = [{captions[row.name]: row.probability[expert] for row in result.top(expert, TOP)} for expert in EXPERTS]
+    labels = [
+        {captions[row.name]: row.probability[expert] for row in result.top(expert, TOP)}
+        for expert in _shown_experts(classifier)
+    ]
     if not has_attention:
         return [None, None, *labels]
     shown = shown_picture(picture)
     return [*(draw_attention(shown, result.attention[token], result.region) for token in TOKENS), *labels]
+
+
+def _shown_experts(classifier: ExpertClassifier) -> tuple[str, str, str]:
+    """The three rows of the page: both together, fused where they have been calibrated, and each expert."""
+    both, *experts = EXPERTS
+    return (FUSED if FUSED in classifier.experts else both, *experts)
 
 
 def introduction(config: DeiTLTConfig, has_attention: bool = True, prior: ClassPrior | None = None) -> str:
@@ -118,7 +127,8 @@ def build_app(
             with gr.Column(scale=3, min_width=200):
                 upload = gr.File(label="Upload a picture", height=150, elem_id="upload")
             choices = [_example_column(gr, example) for example in examples]
-        page = [gr.HTML(visible=False, elem_id="message"), *_answer_columns(gr, has_attention)]
+        columns = _answer_columns(gr, has_attention, _shown_experts(classifier))
+        page = [gr.HTML(visible=False, elem_id="message"), *columns]
         # One at a time: pictures that are answered side by side share the same processor's cores.
         shared = {"concurrency_id": "classifier", "concurrency_limit": 1, "show_progress_on": page[1]}
         upload.upload(answer_upload, upload, [*page, upload], **shared)
@@ -138,12 +148,12 @@ def _example_column(gr: ModuleType, example: ExamplePicture) -> list[Any]:
     return [picture.select, button.click]
 
 
-def _answer_columns(gr: ModuleType, has_attention: bool) -> list[Any]:
+def _answer_columns(gr: ModuleType, has_attention: bool, experts: Sequence[str]) -> list[Any]:
     """Three columns: the picture and the two maps, each above an expert's classes; returns pictures, then classes."""
     titles = ("Picture", "Where the CLS token looks", "Where the DIST token looks")
     pictures, labels = [], []
     with gr.Row():
-        for expert, title in zip(EXPERTS, titles, strict=True):
+        for expert, title in zip(experts, titles, strict=True):
             with gr.Column(min_width=240):
                 is_shown = has_attention or not pictures
                 pictures.append(_picture_panel(gr, label=title, elem_id=f"picture-{expert}", visible=is_shown))

@@ -17,8 +17,8 @@ from deitlt_hf.data.images import IMAGE_SUFFIXES, BadImage, decode_image
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.attention import seen_region, sides
 from deitlt_hf.evaluation.class_prior import ClassPrior, Only, Prior, class_prior
-from deitlt_hf.evaluation.evaluate import expert_logits
-from deitlt_hf.evaluation.measures import EXPERTS, expert_named
+from deitlt_hf.evaluation.evaluate import logits_by_row
+from deitlt_hf.evaluation.measures import MODEL, expert_named, experts_of
 from deitlt_hf.inference.loading import (
     load_any_classifier,
     load_any_config,
@@ -71,7 +71,8 @@ class ExpertClassifier:
         config: the student's configuration; by default, results are sorted by its `expert`.
         runtime: `"torch"`, `"onnx"` or `"exported"`.
         prior: as passed.
-        experts: whose probabilities a result has: `"average"`, `"cls"` and `"distillation"`.
+        experts: whose probabilities a result has: `"average"`, `"cls"` and `"distillation"`, and `"fused"` of a student
+            that `deitlt calibrate` has fitted.
 
     Example:
         >>> classifier = ExpertClassifier.from_pretrained("demo-output/student")  # doctest: +SKIP
@@ -82,7 +83,7 @@ class ExpertClassifier:
         (4, 4)
     """
 
-    experts: tuple[str, ...] = EXPERTS
+    experts: tuple[str, ...]
 
     def __init__(self, runtime: Runtime, processor: BaseImageProcessor, prior: ClassPrior | None = None):
         self._run = runtime
@@ -91,6 +92,7 @@ class ExpertClassifier:
         self.runtime = runtime.name
         self.config: DeiTLTConfig = runtime.config
         self.class_names: list[str] = [self.config.id2label[index] for index in range(self.config.num_labels)]
+        self.experts = self._rows()
 
     @classmethod
     def from_pretrained(
@@ -134,8 +136,8 @@ class ExpertClassifier:
             images: one picture or several: paths, PIL images of any mode, or uint8 arrays `(height, width)` or
                 `(height, width, channels)` with 1, 3 (RGB) or 4 (RGBA) channels.
             top: how many classes to give, at least 1; all that can occur where these are fewer.
-            expert: sorts the classes: `"average"`, `"cls"` (or `"head"`) or `"distillation"` (or `"dist"`, `"tail"`);
-                by default the configuration's.
+            expert: sorts the classes: `"average"`, `"cls"` (or `"head"`), `"distillation"` (or `"dist"`, `"tail"`) or
+                `"fused"`; by default the configuration's.
             attention: also say where the tokens look; needs PyTorch weights.
             batch_size: pictures per step, at least 1.
 
@@ -181,8 +183,14 @@ class ExpertClassifier:
         images = images if isinstance(images, Sequence) else list(images)
         return self._results(images, top, expert, attention, batch_size, on_error)
 
+    def _rows(self) -> tuple[str, ...]:
+        return experts_of(self.config)
+
     def _expert(self, name: str | None) -> str:
-        return self.config.expert if name is None else expert_named(name)
+        expert = self.config.expert if name is None else expert_named(name)
+        if expert not in self.experts:
+            raise DeiTLTError(f"expert is {expert!r}, which `deitlt calibrate` fits; pass {', '.join(self.experts)}")
+        return expert
 
     def _pixels_taken(self) -> tuple[int, ...] | None:
         """The shape of an image's pixel values, None where the configuration does not tell."""
@@ -191,8 +199,9 @@ class ExpertClassifier:
     def _probabilities(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
         """Probabilities `(experts, batch, classes)`, and attention maps if there are some."""
         outputs = self._run(pixel_values)
-        logits = torch.stack(expert_logits(outputs.cls_logits, outputs.distillation_logits))
-        return self._at_the_place(logits).softmax(-1), outputs.attention
+        logits = logits_by_row(outputs, self.config.fusion)
+        stacked = torch.stack([logits[expert] for expert in self.experts])
+        return self._at_the_place(stacked).softmax(-1), outputs.attention
 
     def _at_the_place(self, logits: torch.Tensor) -> torch.Tensor:
         return logits if self.prior is None else self.prior(logits)
@@ -264,12 +273,13 @@ class ExpertClassifier:
 class OneHeadClassifier(ExpertClassifier):
     """Classifies pictures with a network that has one head, such as a teacher: `"model"` stands for the experts."""
 
-    experts = ("model",)
+    def _rows(self) -> tuple[str, ...]:
+        return (MODEL,)
 
     def _expert(self, name: str | None) -> str:
         if name is not None:
             raise DeiTLTError(f"expert is {name!r}, and this {self.config.model_type} model has one head; leave it out")
-        return "model"
+        return MODEL
 
     def _pixels_taken(self) -> None:
         return None

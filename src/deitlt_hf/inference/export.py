@@ -14,7 +14,7 @@ from torch import nn
 from deitlt_hf import __version__
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.analysis.vit import eager_attention
-from deitlt_hf.files import METRICS_FILE, RECIPE_FILE, check_is_free, new_directory, whole_file
+from deitlt_hf.files import CALIBRATION_FILE, METRICS_FILE, RECIPE_FILE, check_is_free, new_directory, whole_file
 from deitlt_hf.foreign.configurations import find_file
 from deitlt_hf.hub.pushing import OF_THE_RUN, model_files, public_recipe
 from deitlt_hf.inference.loading import load_image_processor, load_student
@@ -62,7 +62,7 @@ def export_model(
         source: a student's directory or hub id.
         out: directory to make; it must be absent or empty. It gets `model.onnx` or `model.pt2`, `config.json`,
             `preprocessor_config.json`, and what its card is written from: the run's `recipe.yaml`, `run.json` and,
-            without int8, `metrics.json`.
+            without int8, `metrics.json` and `calibration.json`.
         format: `"onnx"`, or `"torch"` for a program of `torch.export`.
         int8: quantise the layers' matrix products dynamically, weights and activations in 8 bits (ONNX only). Faster
             and a quarter of the size, but it changes the logits: measure the accuracy before relying on it.
@@ -106,7 +106,8 @@ def export_model(
             config.exported_precision = "int8"  # the card says so
         config.to_json_file(unfinished / "config.json", use_diff=True)
         processor.to_json_file(unfinished / "preprocessor_config.json")
-        names = OF_THE_RUN if int8 else (*OF_THE_RUN, METRICS_FILE)  # 8 bits may have another accuracy
+        # 8 bits may have another accuracy.
+        names = OF_THE_RUN if int8 else (*OF_THE_RUN, METRICS_FILE, CALIBRATION_FILE)
         if Path(source).is_dir():
             files = [of_run for of_run in model_files(source) if of_run.name in names]
         else:

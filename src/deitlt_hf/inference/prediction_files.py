@@ -15,7 +15,6 @@ from deitlt_hf.data.tables import (
     EXPERT_COLUMNS,
     IMAGE_COLUMNS,
     RANKED_COLUMNS,
-    RANKED_COLUMNS_OF_ONE_HEAD,
 )
 from deitlt_hf.errors import DeiTLTError, counted, printable
 from deitlt_hf.evaluation.measures import EXPERTS
@@ -38,13 +37,14 @@ class Decisions:
 
     Args:
         expert: whose probability decides, a key of `ClassRow.probability`.
-        experts: all keys of it: three for a student, one for a network with one head.
+        experts: all keys of it: three or four for a student, one for a network with one head.
         threshold: below this probability in [0, 1] an image gets the class `uncertain`; None for no threshold.
     """
 
     def __init__(self, expert: str, experts: Sequence[str] = EXPERTS, threshold: float | None = None):
         self.expert, self.threshold = expert, threshold
-        self.has_experts = tuple(experts) == EXPERTS
+        self.experts = tuple(experts)
+        self.has_experts = set(EXPERTS) <= set(experts)
         self.images: Counter[str] = Counter()
         self.disagreements = 0
 
@@ -122,7 +122,7 @@ def prediction_file(
                 table.writerow(decisions.columns)
                 yield lambda result: table.writerow(decisions.row(result))
                 return
-            table.writerow(RANKED_COLUMNS if decisions.has_experts else RANKED_COLUMNS_OF_ONE_HEAD)
+            table.writerow([*RANKED_COLUMNS, *(decisions.experts if decisions.has_experts else ["probability"])])
 
             def write_rows(result: ImageResult) -> None:
                 for rank, row in enumerate(result.rows[:top], start=1):

@@ -84,7 +84,8 @@ def load_start(student: StudentArguments, image_size: int, classes: Mapping[str,
     model_type = load_any_config(source).model_type
     if model_type not in ("deit", DeiTLTConfig.model_type):
         raise DeiTLTError(f"{source} is a {model_type} model; pass a DeiT-LT or distilled DeiT one")
-    settings = {"drop_path_rate": student.drop_path_rate, "expert": student.expert}
+    # A fusion was fitted to the logits of those weights.
+    settings = {"drop_path_rate": student.drop_path_rate, "expert": student.expert, "fusion": None}
     with loading(source):
         config = DeiTLTConfig.from_pretrained(source, **settings, **classes)
     model, _ = load_model(DeiTLTForImageClassification, config, source)

@@ -55,7 +55,7 @@ def run_vit(model: PreTrainedModel, pixel_values: torch.Tensor, dist_is_trained:
     elif not dist_is_trained:
         logits = {"cls": output.cls_logits.float()}
     else:
-        logits = logits_by_row(output)
+        logits = logits_by_row(output, getattr(model.config, "fusion", None))
     after_layers = output.hidden_states[1:]  # the first are the embeddings
     tokens = {
         token: torch.stack([states[:, index] for states in after_layers])

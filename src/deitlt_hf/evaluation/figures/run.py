@@ -81,8 +81,8 @@ def draw_class_accuracy(axes: Axes, metrics: Mapping[str, Any]) -> None:
     """
     order = head_to_tail(metrics)
     many = len(order) > MAX_NAMED_CLASSES
-    for expert, label in EXPERT_LABELS.items():
-        values = floats(metrics["experts"][expert]["per_class"])[order]
+    for expert, measured in metrics["experts"].items():
+        values, label = floats(measured["per_class"])[order], EXPERT_LABELS[expert]
         style = EXPERT_STYLES[expert] | {"markersize": 6, "markevery": len(order) // 12 if many else 1}
         axes.plot(running_mean(values), label=label, linewidth=1.8, **style)
     if TEACHER in metrics:

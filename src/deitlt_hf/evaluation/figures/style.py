@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from deitlt_hf.errors import DeiTLTError, printable
-from deitlt_hf.evaluation.measures import GROUPS, MODEL
+from deitlt_hf.evaluation.measures import FUSED, GROUPS, MODEL
 from deitlt_hf.files import whole_file
 
 Records = Mapping[str, Mapping[str, Any]]  # name -> record of `analyze_model`
@@ -34,6 +34,7 @@ EXPERT_STYLES = {
     "average": {"color": "#000000", "linestyle": "-", "marker": "o"},
     "cls": {"color": "#0072B2", "linestyle": "--", "marker": "s"},
     "distillation": {"color": "#D55E00", "linestyle": ":", "marker": "^"},
+    FUSED: {"color": "#009E73", "linestyle": "-.", "marker": "D"},
     MODEL: {"color": "#000000", "linestyle": "-", "marker": "o"},
 }
 # With seven markers and five line styles no two of the first 35 models look the same in grey.

@@ -1,13 +1,15 @@
 """DeiT-LT model configuration."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import DeiTConfig
 
 EXPERTS = ("average", "cls", "distillation")
+FUSED = "fused"  # both experts, weighed as `fusion` says
 EXPERT_SYNONYMS = {"head": "cls", "tail": "distillation", "dist": "distillation"}
-_OF_ONE_DATA_SET = ("class_counts", "class_groups")
+_OF_ONE_DATA_SET = ("class_counts", "class_groups", "fusion")
 
 
 @strict
@@ -23,16 +25,20 @@ class DeiTLTConfig(DeiTConfig):
             Stochastic depth of the last layer, in [0, 1); it grows linearly from 0 at the first layer.
         expert (`str`, defaults to `"average"`):
             What `logits` are: `"average"` of both heads, `"cls"` (expert on head classes) or `"distillation"` (expert
-            on tail classes). `"head"` is read as `"cls"`, `"tail"` and `"dist"` as `"distillation"`.
+            on tail classes). `"head"` is read as `"cls"`, `"tail"` and `"dist"` as `"distillation"`. `"fused"` is what
+            `fusion` says.
         class_counts (`list[int]`, *optional*):
             Training images per class, in label order.
         class_groups (`dict[str, list[int]]`, *optional*):
             Class ids of `"head"`, `"mid"` and `"tail"`, so that the groups of an evaluation travel with the weights.
+        fusion (`dict[str, float | list[float]]`, *optional*):
+            How `"fused"` weighs both experts, as `deitlt calibrate` finds it: `"cls"` and `"distillation"` are the
+            factors of their log probabilities, `"bias"` is added. Each is one number, or a list with one per class.
 
     Raises:
         ValueError: an image size that the patch size does not divide, heads that do not divide the hidden size, an
-            unknown expert, a drop path rate outside [0, 1), class counts that do not match the number of labels, or a
-            `problem_type` of several labels or of regression.
+            unknown expert, `"fused"` without a fusion, a drop path rate outside [0, 1), class counts or a fusion that
+            do not match the number of labels, or a `problem_type` of several labels or of regression.
 
     Example:
 
@@ -49,6 +55,7 @@ class DeiTLTConfig(DeiTConfig):
     expert: str = "average"
     class_counts: list[int] | None = None
     class_groups: dict[str, list[int]] | None = None
+    fusion: dict[str, Any] | None = None
 
     if TYPE_CHECKING:  # a property of transformers', which type checkers would not take as an argument
         num_labels: int = 2
@@ -63,8 +70,12 @@ class DeiTLTConfig(DeiTConfig):
         if self.problem_type not in (None, "single_label_classification"):
             raise ValueError(f"problem_type is {self.problem_type!r}; each image has one class here, leave it out")
         self.expert = EXPERT_SYNONYMS.get(self.expert, self.expert)
-        if self.expert not in EXPERTS:
-            raise ValueError(f"unknown expert {self.expert!r}; pass one of {', '.join(EXPERTS)}")
+        if self.expert not in (*EXPERTS, FUSED):
+            raise ValueError(f"unknown expert {self.expert!r}; pass one of {', '.join((*EXPERTS, FUSED))}")
+        if self.fusion is not None:
+            _check_fusion(self.fusion, self.num_labels)
+        elif self.expert == FUSED:
+            raise ValueError(f"expert is {FUSED!r} and there is no fusion; `deitlt calibrate` makes one")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate is {self.drop_path_rate}; pass a number from 0 up to, not including, 1")
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
@@ -87,7 +98,8 @@ class DeiTLTConfig(DeiTConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """Build a configuration from a file's fields and the changes to them, and check both together.
 
-        With another number of labels, the file's class counts and groups are another data set's and stay behind.
+        With another number of labels, the file's class counts, groups and fusion are another data set's: they stay
+        behind.
         """
         if kwargs.get("id2label"):  # with keys as JSON has them, too
             kwargs["id2label"] = {int(label): name for label, name in kwargs["id2label"].items()}
@@ -95,9 +107,22 @@ class DeiTLTConfig(DeiTConfig):
         labels = kwargs.get("num_labels") or len(kwargs.get("id2label") or ()) or labels_in_file
         if labels != labels_in_file:
             config_dict = {key: value for key, value in config_dict.items() if key not in _OF_ONE_DATA_SET}
+            if config_dict.get("expert") == FUSED:
+                del config_dict["expert"]
         # `dtype` may be "auto", which the parent resolves.
         changes = {key: value for key, value in kwargs.items() if key in cls.__dataclass_fields__ and key != "dtype"}
         return super().from_dict({**config_dict, **changes}, **kwargs)
+
+
+def _check_fusion(fusion: dict[str, Any], num_labels: int) -> None:
+    """Refuse a fusion that does not have three parts, each a finite number or a list with one per class."""
+    parts = ("cls", "distillation", "bias")
+    if sorted(fusion) != sorted(parts):
+        raise ValueError(f"fusion has {sorted(fusion)}; pass {', '.join(parts)}")
+    for name in parts:
+        numbers = fusion[name] if isinstance(fusion[name], list) else [fusion[name]] * num_labels
+        if len(numbers) != num_labels or not all(type(of) in (int, float) and math.isfinite(of) for of in numbers):
+            raise ValueError(f"fusion {name!r} is not a finite number, nor a list of {num_labels}, one per class")
 
 
 def _sides(size: int | list[int] | tuple[int, int]) -> tuple[int, ...]:
@@ -112,4 +137,4 @@ def _nearest_divisor(image_side: int, patch_side: int) -> int:
 # `save_pretrained` copies the file of a registered class to the weights, so that they load where this package is not.
 DeiTLTConfig.register_for_auto_class()
 
-__all__ = ["EXPERTS", "DeiTLTConfig"]
+__all__ = ["EXPERTS", "FUSED", "DeiTLTConfig"]

@@ -1,8 +1,9 @@
 """PyTorch DeiT-LT: DeiT with stochastic depth, the reference's initialisation, and two heads that become experts."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_deit_lt import EXPERT_SYNONYMS, EXPERTS, DeiTLTConfig
+from .configuration_deit_lt import EXPERT_SYNONYMS, EXPERTS, FUSED, DeiTLTConfig
 
 logger = logging.get_logger(__name__)
 
@@ -289,7 +290,8 @@ class DeiTLTForImageClassification(DeiTLTPreTrainedModel):
             labels (`torch.LongTensor` of shape `(batch_size,)` or `torch.FloatTensor` of shape
                 `(batch_size, num_labels)`, *optional*): classes, or probabilities of classes, for an ordinary
                 supervised loss on both heads. `DeiTLTTrainer` has the loss for distillation.
-            expert (`str`, *optional*): `"average"`, `"cls"` or `"distillation"`; by default the configuration's.
+            expert (`str`, *optional*): `"average"`, `"cls"`, `"distillation"`, or `"fused"` where the configuration has
+                a fusion; by default the configuration's.
             interpolate_pos_encoding (`bool`, *optional*): accept another image size than the configuration's.
 
         Raises:
@@ -305,13 +307,14 @@ class DeiTLTForImageClassification(DeiTLTPreTrainedModel):
         cls_logits = self.cls_classifier(cls_token)
         distillation_logits = self.distillation_classifier(distillation_token)
 
+        logits = _select_expert(expert or self.config.expert, cls_logits, distillation_logits, self.config.fusion)
         loss = None
         if labels is not None:
             loss = (F.cross_entropy(cls_logits, labels) + F.cross_entropy(distillation_logits, labels)) / 2
 
         return DeiTLTImageClassifierOutput(
             loss=loss,
-            logits=_select_expert(self.config.expert if expert is None else expert, cls_logits, distillation_logits),
+            logits=logits,
             cls_logits=cls_logits,
             distillation_logits=distillation_logits,
             hidden_states=outputs.hidden_states,
@@ -327,7 +330,9 @@ class DeiTLTForImageClassification(DeiTLTPreTrainedModel):
         return bool(by_default or drops or any(value is not None and value is not False for value in asked))
 
 
-def _select_expert(expert: str, cls_logits: torch.Tensor, distillation_logits: torch.Tensor) -> torch.Tensor:
+def _select_expert(
+    expert: str, cls_logits: torch.Tensor, distillation_logits: torch.Tensor, fusion: Mapping[str, Any] | None
+) -> torch.Tensor:
     expert = EXPERT_SYNONYMS.get(expert, expert)
     if expert == "average":
         return (cls_logits + distillation_logits) / 2
@@ -335,7 +340,34 @@ def _select_expert(expert: str, cls_logits: torch.Tensor, distillation_logits: t
         return cls_logits
     if expert == "distillation":
         return distillation_logits
-    raise ValueError(f"unknown expert {expert!r}; pass one of {', '.join(EXPERTS)}")
+    if expert == FUSED and fusion is not None:
+        return fused_logits(fusion, cls_logits, distillation_logits)
+    experts = EXPERTS if fusion is None else (*EXPERTS, FUSED)
+    raise ValueError(f"unknown expert {expert!r}; pass one of {', '.join(experts)}")
+
+
+def fused_logits(
+    fusion: Mapping[str, Any], cls_logits: torch.Tensor, distillation_logits: torch.Tensor
+) -> torch.Tensor:
+    """Both experts' logits `(batch, num_labels)` weighed by a configuration's `fusion`, in float32.
+
+    Example:
+
+        >>> import torch
+        >>> fusion = {"cls": 1.0, "distillation": 0.0, "bias": [0.0, 1.0]}
+        >>> fused_logits(fusion, torch.zeros(1, 2), torch.zeros(1, 2)).diff()
+        tensor([[1.]])
+    """
+    cls, distillation, bias = (
+        torch.tensor(fusion[name], dtype=torch.float32, device=cls_logits.device)
+        for name in ("cls", "distillation", "bias")
+    )
+    # Logits mean the same whatever is added to all of them; log probabilities do not depend on it, which matters where
+    # classes have factors of their own.
+    cls_logits, distillation_logits = (
+        F.log_softmax(of, -1, dtype=torch.float32) for of in (cls_logits, distillation_logits)
+    )
+    return cls * cls_logits + distillation * distillation_logits + bias
 
 
 def _accept_only_new_heads(report: dict, source: str) -> None:

@@ -1,0 +1,316 @@
+"""Calibrates a saved student: weighs its experts on validation images, and measures the result on the test images."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from torch.utils.data import DataLoader
+
+from deitlt_hf.data.arguments import DataArguments, Images, images_for_model, names_of, reading_arguments
+from deitlt_hf.data.columns import labels_of
+from deitlt_hf.data.dataset import ViewedDataset, collate
+from deitlt_hf.data.duplicates import image_hashes
+from deitlt_hf.data.loading import class_counts, read_splits
+from deitlt_hf.data.record import differing_classes
+from deitlt_hf.data.views import evaluation_view
+from deitlt_hf.errors import DeiTLTError, counted, notice, some
+from deitlt_hf.evaluation.analysis.predictions import reliability
+from deitlt_hf.evaluation.attention import patches_of
+from deitlt_hf.evaluation.evaluate import Evaluation, Rows, run_over
+from deitlt_hf.evaluation.fusion import AVERAGE, Fit, fit_fusion, fused_probabilities
+from deitlt_hf.evaluation.measures import FUSED
+from deitlt_hf.files import CALIBRATION_FILE, METRICS_FILE, is_hub_id, last_part, read_json, write_json
+from deitlt_hf.hub.remote_code import refresh_remote_code
+from deitlt_hf.inference.default_expert import change_files, student_to_change
+from deitlt_hf.inference.loading import load_run_settings, load_student, load_student_config
+from deitlt_hf.inference.runtimes import accelerator_or_cpu
+from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
+from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
+from deitlt_hf.runs.analyzing import evaluate_saved_model
+from deitlt_hf.runs.images import DataChoice, load_images_to_measure, with_classes
+
+_WITH_EXPERTS = ("experts", "against_teacher")  # parts of the metrics that have a row for each expert
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `calibrate` fitted, on which images, and what it measured."""
+
+    fit: Fit
+    taken: str  # the images it was fitted on, such as "the validation split of pets"
+    class_images: list[int]  # how many of each class, in label order
+    calibration_errors: dict[str, float]  # in percent on the test split, of the expert before and of the fused
+    test: Evaluation | None  # of the test split, with the row `fused`; None where there is none
+    changed: list[str]  # names of the files that were written
+
+
+def calibrate(
+    directory: str | os.PathLike[str],
+    validation: Dataset,
+    images: Images | None = None,
+    data: DataArguments | None = None,
+    *,
+    taken: str = "the validation split",
+    batch_size: int = 64,
+) -> Calibration:
+    """Fit the fused prediction of a student on validation images, and make it the one that the student answers with.
+
+    Both experts' log probabilities are weighed, and a term is added for each class, see `fit_fusion`. Every class
+    weighs the same, so the probabilities are those of classes that are equally frequent. `config.json` gets the numbers
+    and `expert: fused`, `calibration.json` what was fitted on what; older modeling files beside the weights are
+    replaced, and the card and `metrics.json` follow. `undo_calibration` takes it back.
+
+    Args:
+        directory: of a student: a run's, or one that was saved or downloaded.
+        validation: the images to fit on, with columns `image` and `label`, classes in the model's order.
+        images: those of the student's run: what of its train or test split is in `validation` too is left out, and the
+            fused prediction is measured on the test split. None if they are not at hand.
+        data: the flags that chose the images; only group boundaries count.
+        taken: what the validation images are, in words.
+        batch_size: images per step. Default 64.
+
+    Returns:
+        What was fitted and measured.
+
+    Raises:
+        DeiTLTError: no images, or only such as the student was trained or tested on; other classes; no student that
+            can be changed; a head that was not trained; or no fusion is better than the plain average.
+
+    Example:
+        >>> from deitlt_hf import TrainingDataArguments, calibrate, load_images
+        >>> images = load_images(TrainingDataArguments("pictures", validation_fraction=0.1))  # doctest: +SKIP
+        >>> calibrate("runs/pictures", images.validation, images).fit.shares  # doctest: +SKIP
+        {'cls': 0.46, 'distillation': 0.54}
+    """
+    source, path = os.fspath(directory), Path(directory)
+    config = student_to_change(directory, FUSED)
+    data = data or DataArguments()
+    images = None if images is None else images_for_model(images, data, config, source)
+    validation = _unused(validation, images, config, source, taken)
+    model = load_student(source).to(accelerator_or_cpu())
+    cls_logits, distillation_logits, labels = _predict(model, validation, batch_size)
+    fit = fit_fusion(cls_logits, distillation_logits, labels, _frequencies(config, images, validation))
+    _check_is_better(fit, source, len(validation))
+    before = (read_json(path / CALIBRATION_FILE) or {}).get("expert_before", config.expert)
+    probabilities = fused_probabilities(fit.fusion, cls_logits, distillation_logits)
+    record = _record(fit, taken, class_counts(validation), before, probabilities, labels)
+    test: Evaluation | None = None
+
+    def write_others() -> list[str]:
+        nonlocal test
+        changed = [CALIBRATION_FILE, *refresh_remote_code(path)]
+        write_json(path / CALIBRATION_FILE, record)
+        if images is None:
+            return changed
+        accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+        test, _ = evaluate_saved_model(source, images, data, accelerator, batch_size=batch_size)
+        write_json(path / CALIBRATION_FILE, record | {"test": _measured(test, before)})
+        return changed + _add_row(path / METRICS_FILE, test.metrics)
+
+    changed = change_files(path, {"expert": FUSED, "fusion": fit.fusion}, write_others)
+    errors = {} if test is None else calibration_errors(test, (before, FUSED))
+    return Calibration(fit, taken, class_counts(validation), errors, test, changed)
+
+
+def undo_calibration(directory: str | os.PathLike[str]) -> list[str]:
+    """Take back what `calibrate` did: the student answers as before; returns the names of the files that changed.
+
+    Raises:
+        DeiTLTError: no student that can be changed, or one that was not calibrated.
+
+    Example:
+        >>> from deitlt_hf import undo_calibration
+        >>> undo_calibration("runs/pictures")  # doctest: +SKIP
+        ['config.json', 'calibration.json', 'metrics.json', 'README.md']
+    """
+    path = Path(directory)
+    record = read_json(path / CALIBRATION_FILE) or {}
+    before = record.get("expert_before", "average")
+    if student_to_change(directory, before).fusion is None:
+        raise DeiTLTError(f"{os.fspath(directory)} was not calibrated; there is nothing to take back")
+
+    def write_others() -> list[str]:
+        (path / CALIBRATION_FILE).unlink(missing_ok=True)
+        return [*[CALIBRATION_FILE] * bool(record), *_remove_row(path / METRICS_FILE)]
+
+    return change_files(path, {"expert": before, "fusion": None}, write_others)
+
+
+def _predict(
+    model: DeiTLTForImageClassification, images: Dataset, batch_size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The logits `(N, C)` of both experts, and the labels `(N,)`."""
+    view = evaluation_view(patches_of(model.config).image_size[0])
+    dataset = ViewedDataset(images, {"pixel_values": view}, "validation")
+    rows = Rows()
+
+    def keep(pixel_values: torch.Tensor, labels: torch.Tensor) -> None:
+        outputs = model(pixel_values=pixel_values.to(model.dtype))
+        columns = (outputs.cls_logits, outputs.distillation_logits, labels[:, None])
+        rows.add(torch.cat([column.float() for column in columns], dim=1))
+
+    run_over(model, DataLoader(dataset, batch_size=batch_size, collate_fn=collate), keep, "predicting")
+    table, classes = rows.table().cpu().numpy(), model.config.num_labels
+    return table[:, :classes], table[:, classes:-1], table[:, -1].astype(np.int64)
+
+
+def _frequencies(config: DeiTLTConfig, images: Images | None, validation: Dataset) -> list[int]:
+    """Training images per class, or what there is of the kind: at least 1, for their logarithm is taken."""
+    counts = config.class_counts or (class_counts(validation) if images is None else images.class_counts)
+    return [max(count, 1) for count in counts]
+
+
+def _unused(validation: Dataset, images: Images | None, config: DeiTLTConfig, source: str, taken: str) -> Dataset:
+    """The validation images that are neither training nor test images; a notice counts the others."""
+    differing = differing_classes(names_of(config), validation.features["label"].names)
+    if differing or not len(validation):
+        raise DeiTLTError(
+            f"{taken} does not fit {source}: {differing or 'it has no images'}; pass images of its classes"
+        )
+    hashes = image_hashes(validation, "validation")
+    used = np.zeros(len(hashes), bool)
+    for split, dataset in {} if images is None else {"train": images.train, "test": images.test}.items():
+        of_split = {row.tobytes() for row in image_hashes(dataset, split)}
+        in_split = np.array([row.tobytes() in of_split for row in hashes])
+        if in_split.all():
+            raise DeiTLTError(
+                f"all {counted(len(hashes), 'image')} of {taken} are {split} images of {source}; pass images that it "
+                "was neither trained nor tested on with --data"
+            )
+        if in_split.any():
+            notice(
+                f"{int(in_split.sum())} of {counted(len(hashes), 'validation image')} are {split} images too: left out"
+            )
+        used |= in_split
+    if used.all():
+        raise DeiTLTError(f"every image of {taken} is a training or test image of {source}; pass others with --data")
+    kept = validation.select(np.flatnonzero(~used)) if used.any() else validation
+    absent = np.setdiff1d(np.arange(config.num_labels), labels_of(kept))
+    if absent.size:
+        names = some([names_of(config)[label] for label in absent])
+        notice(f"no validation image of {names}: what is fitted for other classes is taken for them")
+    return kept
+
+
+def _check_is_better(fit: Fit, source: str, images: int) -> None:
+    found = fit.cross_validation
+    if not found:
+        notice("no class has two validation images, so nothing shows that the fused prediction is better")
+    elif found[fit.kind].loss > found[AVERAGE].loss:
+        raise DeiTLTError(
+            f"on {counted(images, 'validation image')} no fusion is better than the plain average in cross-validation "
+            f"(loss {found[fit.kind].loss:.3f}, average {found[AVERAGE].loss:.3f}); {source} stays as it is, pass more "
+            "images"
+        )
+
+
+def _record(
+    fit: Fit, taken: str, class_images: list[int], before: str, probabilities: np.ndarray, labels: np.ndarray
+) -> dict[str, Any]:
+    """The content of `calibration.json`: how the fusion was fitted, and what it says of the validation images."""
+    return {
+        "split": taken,
+        "images": len(labels),
+        "class_images": class_images,
+        "kind": fit.kind,
+        "cross_validation": {kind: fold._asdict() for kind, fold in fit.cross_validation.items()},
+        "expert_before": before,
+        "validation": {
+            "labels": labels.tolist(),
+            "predicted": probabilities.argmax(-1).tolist(),
+            "confidence": probabilities.max(-1).tolist(),
+            "true_probability": probabilities[np.arange(len(labels)), labels].tolist(),
+        },
+    }
+
+
+def _measured(test: Evaluation, before: str) -> dict[str, Any]:
+    """What is kept of the test split: the number of images, and the calibration errors in percent."""
+    return {"images": len(test.predictions.labels), "calibration_error": calibration_errors(test, (before, FUSED))}
+
+
+def calibration_errors(test: Evaluation, rows: Sequence[str]) -> dict[str, float]:
+    """Expected calibration error in percent of some rows of an evaluation."""
+    found = test.predictions
+    columns = {row: found.rows.index(row) for row in rows}
+    return {
+        row: reliability(found.confidences[:, column], found.class_ids[:, column] == found.labels)["ece"]
+        for row, column in columns.items()
+    }
+
+
+def _add_row(file: Path, measured: Mapping[str, Any]) -> list[str]:
+    """Add the row `fused` to a run's metrics, if they are of the same number of images."""
+    metrics = read_json(file)
+    if metrics is None or metrics.get("num_images") != measured["num_images"]:
+        return []
+    for part in _WITH_EXPERTS:
+        if part in metrics and part in measured:
+            metrics[part] = metrics[part] | {FUSED: measured[part][FUSED]}
+    write_json(file, metrics)
+    return [file.name]
+
+
+def _remove_row(file: Path) -> list[str]:
+    metrics = read_json(file)
+    if metrics is None or FUSED not in metrics.get("experts", ()):
+        return []
+    for part in _WITH_EXPERTS:
+        if part in metrics:
+            metrics[part] = {row: values for row, values in metrics[part].items() if row != FUSED}
+    write_json(file, metrics)
+    return [file.name]
+
+
+def load_validation(data: DataArguments, choice: DataChoice, source: str) -> tuple[Dataset, Images | None, str]:
+    """The validation images that a command's flags name, the images of the student's run, and the former in words."""
+    config = load_student_config(source)
+    if choice.own:
+        images = load_images_to_measure(data, choice, config, [source]).images
+        if images.validation is None:
+            raise DeiTLTError(
+                f"there is no validation split to calibrate {source} on, and it is never fitted to test images; train "
+                "with --validation_fraction 0.1, or pass images that it was neither trained nor tested on with --data"
+            )
+        return images.validation, images, f"the validation split of {_name(data)}"
+    splits = read_splits(data.data, needs_train=False, **reading_arguments(data))
+    if "validation" not in splits and "test" in splits:
+        raise DeiTLTError(
+            f"{data.data} has a test split and no validation split, and a student is never fitted to test images; pass "
+            "data with a validation split, or without splits"
+        )
+    split = "validation" if "validation" in splits else "train"
+    taken = f"{'the validation split' if split == 'validation' else 'all images'} of {_name(data)}"
+    validation = with_classes(splits[split], names_of(config), source, data.data)
+    return validation, _images_of_run(config, source), taken
+
+
+def _name(data: DataArguments) -> str:
+    """What the data are called in a file that may be pushed: no places of this machine."""
+    return data.data if is_hub_id(data.data) else last_part(data.data)
+
+
+def _images_of_run(config: DeiTLTConfig, source: str) -> Images | None:
+    """The images that a student was trained and tested on; None, with a notice, if they are not at hand."""
+    settings, fields = load_run_settings(source), {part.name for part in dataclasses.fields(DataArguments)}
+    reason = "it has no recipe.yaml"
+    if settings:
+        data = DataArguments(**{name: value for name, value in settings.items() if name in fields})
+        try:
+            return load_images_to_measure(data, DataChoice(True, ()), config, [source]).images
+        except DeiTLTError as error:
+            reason = str(error)
+    notice(
+        f"the images that {source} was trained and tested on are not at hand ({reason}): whether these are among them "
+        "is not checked, and nothing is measured"
+    )
+    return None
