@@ -13,7 +13,7 @@ from deitlt_hf.runs import estimate
 from deitlt_hf.runs.estimate import TimeEstimate
 
 
-def said(monkeypatch, capsys, directory: Path, step: float, steps: int, **changed) -> str:
+def said(monkeypatch, capsys, directory: Path, step: float, steps: int, test_images: int = 96, **changed) -> str:
     """What is printed in a training of `steps` steps of 32 images, each of which takes `step` seconds."""
     model = torch.nn.Linear(1000, 1000, bias=False)  # 4 MB
     optimizer = torch.optim.AdamW(model.parameters())
@@ -38,7 +38,7 @@ def said(monkeypatch, capsys, directory: Path, step: float, steps: int, **change
     trainer = SimpleNamespace(
         model=model, args=args, state=state, eval_dataset=[0] * 96, is_world_process_zero=lambda: True
     )
-    callback = TimeEstimate(trainer)
+    callback = TimeEstimate(trainer, test_images=test_images)
     now = [0.0]
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: now[0])
     for _ in range(steps):
@@ -64,6 +64,8 @@ def test_the_time_is_that_of_the_steps_left_and_of_the_evaluation(monkeypatch, c
     ("changed", "steps_left", "seconds_of_evaluation"),
     [
         ({"eval_strategy": IntervalStrategy.EPOCH}, 90, 22),  # ten epochs, and once at the end
+        # The test images at the end are others than the 96 validation images of ten epochs: 20 and 4 seconds.
+        ({"eval_strategy": IntervalStrategy.EPOCH, "test_images": 192}, 90, 24),
         ({"dataloader_num_workers": 8}, 82, 2),  # 16 batches were fetched ahead, two for a step: 8 steps later
     ],
 )

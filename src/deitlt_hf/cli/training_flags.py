@@ -57,6 +57,12 @@ def check_training(
     given = check_flags(
         command, "[--recipe RECIPE] [options]", description, dataclasses, argv, add_recipe, layout=layout
     )
+    if "metric_for_best_model" in given:
+        from deitlt_hf.evaluation.measures import check_best_measure, logged_measures  # loads NumPy
+
+        is_student = command == "train"
+        # The arguments refuse measures of averaged weights where these are not evaluated.
+        check_best_measure(given.metric_for_best_model, logged_measures(is_student, averaged=is_student))
     for name in ("teacher", "init_from"):
         check_is_there(getattr(given, name, None))
     if "recipe" in given:

@@ -52,6 +52,29 @@ def experts_of(config: Any) -> tuple[str, ...]:
     return EXPERTS if config.fusion is None else (*EXPERTS, FUSED)
 
 
+def logged_measures(of_student: bool, averaged: bool = False) -> tuple[str, ...]:
+    """The names of what an evaluation during a training logs beside the loss, with those of averaged weights if asked.
+
+    Example:
+        >>> logged_measures(of_student=False)[:2], logged_measures(of_student=True)[:2]
+        (('overall', 'head'), ('average_overall', 'average_head'))
+    """
+    keys = tuple(measure.key for measure in MEASURES)
+    names = tuple(f"{expert}_{key}" for expert in EXPERTS for key in keys) if of_student else keys
+    return names + tuple(f"ema_{name}" for name in ("loss", *names) if averaged)
+
+
+def check_best_measure(name: str, logged: Sequence[str]) -> None:
+    """Refuse a `metric_for_best_model` that is neither the loss nor one of the logged measures."""
+    name = name.removeprefix("eval_")
+    if name.startswith("fused_"):
+        raise DeiTLTError(
+            f"metric_for_best_model is {name!r}, but the fusion is fitted after the training, by `deitlt calibrate`; "
+            "pass a measure of average, cls or distillation, such as average_tail"
+        )
+    one_of("metric_for_best_model", name, ("loss", *logged))
+
+
 def grouped_accuracy(predictions: Any, labels: Any, groups: Mapping[str, Sequence[int]]) -> dict[str, float]:
     """Accuracy over all images and on each group of classes, in percent, as in the paper's tables.
 

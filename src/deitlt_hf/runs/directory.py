@@ -16,6 +16,7 @@ import torch
 import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 
@@ -24,6 +25,7 @@ from deitlt_hf.cards.model_card import write_model_card
 from deitlt_hf.cards.record import find_hub_ids, installed_versions, public_settings
 from deitlt_hf.data.arguments import Images
 from deitlt_hf.data.groups import groups_of
+from deitlt_hf.data.holdout import HeldOut
 from deitlt_hf.data.loading import class_counts
 from deitlt_hf.data.record import DataRecord, read_data_record
 from deitlt_hf.durable.checkpoints import REMOVING, SAVING, newest_complete, remove, tidy
@@ -281,11 +283,12 @@ def finish_run(
                 "test_images": len(images.test),
                 "test_counts": class_counts(images.test),
                 "test_images_in_train": images.test_images_in_train,
-                "test_split": "given" if images.held_out is None else "held out of train",
+                "test_split": _split_of(images.test, images.held_out),
                 "group_column": images.group_column,
                 "groups": None if images.group_column is None else _number_of_groups(images),
                 "dropped": images.dropped and dataclasses.asdict(images.dropped),
                 "validation_images": None if images.validation is None else len(images.validation),
+                "validation_split": _split_of(images.validation, images.held_for_validation),
             },
             "hub_ids": hub_ids,
             "teacher": taught_by,
@@ -295,6 +298,11 @@ def finish_run(
         write_model_card(args.output_dir, trainer.hub_model_id if args.push_to_hub else None, args.hub_revision)
     if args.push_to_hub:
         trainer.push_to_hub()
+
+
+def _split_of(split: Dataset | None, draw: HeldOut | None) -> str | None:
+    """Where a split comes from; None where there is none."""
+    return None if split is None else "given" if draw is None else "held out of train"
 
 
 def _number_of_groups(images: Images) -> dict[str, int]:

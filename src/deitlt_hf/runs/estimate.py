@@ -28,11 +28,11 @@ class TimeEstimate(TrainerCallback):
 
     Args:
         trainer: whose steps it is called for.
-        test_passes: evaluations of the test images after the training.
+        test_images: that are evaluated after the training.
     """
 
-    def __init__(self, trainer: LongTailTrainer, test_passes: int = 1) -> None:
-        self._trainer, self._test_passes = trainer, test_passes
+    def __init__(self, trainer: LongTailTrainer, test_images: int) -> None:
+        self._trainer, self._test_images = trainer, test_images
         self._warm_up = warm_up_steps(trainer.args)
         self._steps = 0
         self._started = 0.0
@@ -60,7 +60,8 @@ class TimeEstimate(TrainerCallback):
     def _say(self, step: float, steps_left: int, optimizer: torch.optim.Optimizer) -> None:
         trainer, args = self._trainer, self._trainer.args
         images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        evaluation = self._evaluations() * len(trainer.eval_dataset) * EVALUATED * step / images
+        evaluated = self._evaluations() * len(trainer.eval_dataset) + self._test_images
+        evaluation = evaluated * EVALUATED * step / images
         whole = step * steps_left + evaluation
         if whole < SHORT or not trainer.is_world_process_zero():
             return
@@ -78,14 +79,13 @@ class TimeEstimate(TrainerCallback):
         tqdm.write("\n".join(lines))  # above the progress bar
 
     def _evaluations(self) -> int:
-        """How often the test images are evaluated from now on."""
+        """How often the validation images, or the test images, are evaluated during the rest of the training."""
         args, state = self._trainer.args, self._trainer.state
-        during = 0
         if args.eval_strategy == IntervalStrategy.EPOCH:
-            during = round(state.num_train_epochs - (state.epoch or 0))
-        elif args.eval_strategy == IntervalStrategy.STEPS and state.eval_steps:
-            during = (state.max_steps - state.global_step) // state.eval_steps
-        return during + self._test_passes
+            return round(state.num_train_epochs - (state.epoch or 0))
+        if args.eval_strategy == IntervalStrategy.STEPS and state.eval_steps:
+            return (state.max_steps - state.global_step) // state.eval_steps
+        return 0
 
     def _memory(self) -> str:
         """What a process takes by now."""

@@ -34,6 +34,7 @@ from deitlt_hf.runs.directory import (
 from deitlt_hf.runs.estimate import TimeEstimate
 from deitlt_hf.runs.images import data_record, load_images_to_train, say_draw_of_teacher
 from deitlt_hf.runs.profiling import StepProfile, profile_training
+from deitlt_hf.runs.selection import check_selection
 from deitlt_hf.runs.settings import say_what_is_unused
 from deitlt_hf.runs.student_models import StudentArguments, check_shape, load_start, student_config
 from deitlt_hf.teachers.build import (
@@ -153,9 +154,10 @@ def run_teacher(data: TrainingDataArguments, teacher: TeacherArguments, args: Te
     sources = {"data": data.data, "data_dir": data.data_dir, "init_from": teacher.init_from}
     refuse_within(args.output_dir, args.overwrite, **sources)
     images = load_images_to_train(data, checkpoint)
+    check_selection(args, images)
     trainer = make_teacher_trainer(data, teacher, args, images)
     with claimed_directory(trainer, [data, teacher, args], checkpoint, data_record(images, sources)):
-        seconds = _train(trainer, checkpoint)
+        seconds = _train(trainer, images, checkpoint)
         save_model(trainer)
         # What a run reports is what `deitlt evaluate` finds in its files.
         with trainer.in_float32():
@@ -269,6 +271,7 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
     sources = {"data": data.data, "data_dir": data.data_dir, "teacher": student.teacher, "init_from": student.init_from}
     refuse_within(args.output_dir, args.overwrite, **sources)
     images = load_images_to_train(data, checkpoint)
+    check_selection(args, images)
     say_draw_of_teacher(data, images, student.teacher)
     trainer = make_student_trainer(data, student, args, images)
     taught = None if trainer.teacher is None else teacher_record(student.teacher, trainer.teacher.model.config)
@@ -282,7 +285,7 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
         teacher=trainer.teacher,
     )
     with claimed_directory(trainer, [data, student, args], checkpoint, data_record(images, sources)):
-        seconds = _train(trainer, checkpoint)
+        seconds = _train(trainer, images, checkpoint)
         save_model(trainer)
         # What a run reports is what `deitlt evaluate` finds in its files.
         with trainer.in_float32():
@@ -350,9 +353,10 @@ def save_result(result: RunResult, directory: str | Path) -> None:
     save_figure(report_figure(result.metrics, result.log_history), Path(directory) / REPORT_FILE)
 
 
-def _train(trainer: LongTailTrainer, checkpoint: str | None) -> float:
+def _train(trainer: LongTailTrainer, images: Images, checkpoint: str | None) -> float:
     """Train, from a checkpoint if one is given; returns the seconds it took."""
-    trainer.add_callback(TimeEstimate(trainer, test_passes=1 + bool(getattr(trainer.args, "evaluate_ema", False))))
+    test_passes = 1 + bool(getattr(trainer.args, "evaluate_ema", False))
+    trainer.add_callback(TimeEstimate(trainer, test_passes * len(images.test)))
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     return time.perf_counter() - started

@@ -16,7 +16,7 @@ from transformers.trainer_utils import SchedulerType
 
 from deitlt_hf.durable.trainer import DurableTrainingArguments
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.measures import EXPERTS, MEASURES
+from deitlt_hf.evaluation.measures import check_best_measure, logged_measures
 from deitlt_hf.losses.by_name import CLS_LOSSES, TEACHER_LOSSES
 from deitlt_hf.losses.distillation import DISTILLATION_TYPES
 from deitlt_hf.losses.ldam import LDAM_SCALE
@@ -233,9 +233,8 @@ class LongTailTrainingArguments(DurableTrainingArguments):
                 raise DeiTLTError(f"{name} is {getattr(self, name)}; accuracies of groups of classes need {used}")
         if self.prediction_loss_only:
             raise DeiTLTError("prediction_loss_only is True, which measures no accuracies; leave it out")
-        names = ("loss", *self.measures)
         if self.metric_for_best_model is not None:
-            one_of("metric_for_best_model", self.metric_for_best_model.removeprefix("eval_"), names)
+            check_best_measure(self.metric_for_best_model, self.measures)
 
     @property
     def eval_batch_size(self) -> int:
@@ -247,7 +246,7 @@ class LongTailTrainingArguments(DurableTrainingArguments):
     @property
     def measures(self) -> tuple[str, ...]:
         """The names of what an evaluation measures beside the loss."""
-        return tuple(measure.key for measure in MEASURES)
+        return logged_measures(of_student=False)
 
     @property
     def follows_reference_schedule(self) -> bool:
@@ -380,9 +379,7 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        measures = super().measures
-        names = tuple(f"{expert}_{measure}" for expert in EXPERTS for measure in measures)
-        return names + tuple(f"ema_{name}" for name in ("loss", *names) if self.evaluate_ema)
+        return logged_measures(of_student=True, averaged=self.evaluate_ema)
 
     @property
     def scaled_learning_rate(self) -> float:
