@@ -39,6 +39,16 @@ MISTAKES = [
     ("train --distillation_type sfot", "unknown distillation type 'sfot'; pass one of hard, soft, ltkd, none"),
     ("teacher --loss cs", "unknown loss 'cs'; pass one of ce, focal,"),
     ("teacher --classifier cosin", "unknown classifier 'cosin'; pass one of linear, cosine"),
+    (
+        "train --metric_for_best_model average_tial",
+        "unknown metric_for_best_model 'average_tial'; pass one of loss, ave",
+    ),
+    ("train --metric_for_best_model fused_tail", "'fused_tail', but the fusion is fitted after the training, by `dei"),
+    (
+        "teacher --metric_for_best_model average_tail",
+        "unknown metric_for_best_model 'average_tail'; pass one of loss, o",
+    ),
+    ("train --validation_fraction 1", "validation_fraction is 1.0; pass a number in (0, 1)"),
     ("train --recipe cifar10-lt-smal", "unknown recipe 'cifar10-lt-smal'; did you mean cifar10-lt-small"),
     ("train --teacher no/such/teacher", "no/such/teacher: there is no such directory"),
     ("train --data digits-lt", "hard distillation needs a teacher; pass one, which `deitlt teacher --data digits-lt`"),

@@ -360,12 +360,14 @@ def test_what_was_chosen_and_what_is_alike_is_told(tmp_path: Path) -> None:
     config = student_config(class_counts=[9, 9])
     card = str(model_card(saved(tmp_path / "a", config, recipe=recipe, **files)))
     assert "that with the best average_tail was kept" in card
+    assert "\n### What chose what\n\nThe test split chose the step of the weights, by average_tail.\n" in card
     assert "One of the rarest classes, cat, has 9 training images and 4 test images" in card
     # Without a teacher and without weights for rare classes, nothing makes DIST an expert for them.
     assert "on the distillation token (DIST), which learns the labels too. Its" in card
     recipe = {"distillation_type": "none", "drw_start_epoch": 3}
     card = str(model_card(saved(tmp_path / "b", config, recipe=recipe, **files)))
     assert "chose these weights" not in card
+    assert "\n### What chose what\n\nThe last weights were kept; no split chose them.\n" in card
     assert "learns the labels too, with more weight on rare classes from epoch 3 on, and is for tail classes." in card
 
 

@@ -15,7 +15,7 @@ _DATA = (
     "validation_fraction on_bad_image"
 )
 _STUDENT = "student_size patch_size init_from cls_loss drw_start_epoch mixup cutmix repeated_augmentation"
-_STUDENTS_TEACHER = "teacher distillation_type distillation_alpha"
+_STUDENTS_TEACHER = "teacher distillation_type"
 _TEACHER = "architecture depth classifier init_from loss drw_start_epoch sam_rho class_balanced_sampling"
 _TIME = "num_train_epochs learning_rate per_device_train_batch_size bf16 dataloader_num_workers seed"
 _OUTPUT = "output_dir resume overwrite push_to_hub hub_model_id"
