@@ -26,7 +26,6 @@ from deitlt_hf.evaluation.selective import (
 )
 from deitlt_hf.long_tail_accuracy.scores import GROUPS
 
-
 # Small, so that what is measured on the fresh images is known better than what validation images said.
 SHARE = 0.25
 
