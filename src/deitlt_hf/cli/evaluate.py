@@ -26,6 +26,13 @@ class EvaluateArguments:
         default=None,
         metadata={"help": "CSV file for the images that are wrong, the most confident first; it must not exist yet."},
     )
+    mistakes: str | None = field(
+        default=None,
+        metadata={
+            "help": "Directory for a page of suspected wrong labels and the most confident errors of each class; it "
+            "must not exist yet."
+        },
+    )
     per_class: bool = field(
         default=False, metadata={"help": "A line for each class, also where there are more than 30."}
     )
@@ -65,7 +72,7 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.parsing import DataclassParser, parse_with_data_of_run
     from deitlt_hf.data.arguments import DataArguments
     from deitlt_hf.evaluation.class_prior import class_prior
-    from deitlt_hf.files import check_is_new
+    from deitlt_hf.files import check_is_free, check_is_new
     from deitlt_hf.inference.loading import load_any_config
     from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
     from deitlt_hf.runs.analyzing import evaluate_saved_model
@@ -77,6 +84,8 @@ def run(argv: Sequence[str]) -> None:
     for flag, file in (("--output", options.output), ("--errors", options.errors)):
         if file is not None:
             check_is_new(Path(file), flag)
+    if options.mistakes is not None:
+        check_is_free(options.mistakes)
 
     quiet_libraries()
     source = of_model.model
@@ -100,6 +109,8 @@ def run(argv: Sequence[str]) -> None:
         print(f"Accuracy in percent on {measured}")
         print(f"{prior.description}\n" if prior else "")
         _print_and_write(evaluation, own, measured, options)
+        if options.mistakes is not None:
+            _write_mistakes(source, evaluation, own, measured, prior and prior.description, options.mistakes)
         say_next(*after_measuring(source, config.model_type == DeiTLTConfig.model_type, argv))
 
 
@@ -118,3 +129,19 @@ def _print_and_write(evaluation: Evaluation, own: str, measured: MeasuredImages,
     if options.errors is not None:
         wrong = write_errors(Path(options.errors), test, metrics["class_names"], found, own, measured.rows)
         print(f"errors: {options.errors} has {wrong} of {counted(len(test), 'test image')}, the most confident first")
+
+
+def _write_mistakes(
+    source: str, evaluation: Evaluation, own: str, measured: MeasuredImages, prior: str | None, directory: str
+) -> None:
+    """Write the page of mistakes, and say where it is and what it shows."""
+    from deitlt_hf.evaluation.mistakes_page import PAGE_FILE, write_mistakes
+    from deitlt_hf.files import is_hub_id, last_part
+
+    name = source if is_hub_id(source) else last_part(source)  # a page to send around names no place of a machine
+    test, metrics, found = measured.images.test, evaluation.metrics, evaluation.predictions
+    chosen = write_mistakes(directory, name, test, metrics, found, own, measured.rows, prior)
+    print(
+        f"mistakes: {Path(directory) / PAGE_FILE} has {counted(chosen.num_wrong, 'wrong image')}, "
+        f"{chosen.num_suspected} of them with a suspected label"
+    )

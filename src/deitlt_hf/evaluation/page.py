@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from deitlt_hf.errors import DeiTLTError, printable
+from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.analysis.wrong_images import MOST_SHOWN
 from deitlt_hf.evaluation.compare import accuracy_cells, compare_models, difference_cells
 from deitlt_hf.evaluation.figures.classes import (
@@ -44,6 +40,7 @@ from deitlt_hf.evaluation.measures import (
     describe_group,
     describe_intervals,
 )
+from deitlt_hf.evaluation.templates import render
 from deitlt_hf.files import new_directory
 
 if TYPE_CHECKING:
@@ -196,8 +193,8 @@ def _page(
         for name, record in records.items()
         for pair in record["confusion"][record["model"]["prediction"]]["pairs"]
     ]
-    template = _environment().get_template("page.html.jinja")
-    return template.render(
+    return render(
+        "page.html.jinja",
         title=f"Analysis of {next(iter(records))}" if comparison is None else "Models compared",
         first=first,
         records=records,
@@ -259,16 +256,6 @@ def _gallery(analysis: Analysis, models: int) -> list[dict[str, Any]]:
 def _rows(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The measures of each of a model's experts, then those of its teacher if it was analyzed with one."""
     return record["experts"] | ({TEACHER: record[TEACHER]} if TEACHER in record else {})
-
-
-def _environment() -> Environment:
-    """Templates in which a text is escaped; a name stays one line without control characters, and no markup."""
-
-    def as_text(value: object) -> Markup:
-        return value if isinstance(value, Markup) else Markup(html.escape(printable(value)))
-
-    loader = FileSystemLoader(Path(__file__).parent)
-    return Environment(loader=loader, autoescape=True, finalize=as_text, trim_blocks=True, undefined=StrictUndefined)
 
 
 def _class_table(records: Records) -> tuple[list[str], list[list[Any]]] | None:
