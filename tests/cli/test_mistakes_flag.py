@@ -22,8 +22,9 @@ def student(tmp_path_factory) -> Path:
         image_size=16, patch_size=8, hidden_size=12, num_hidden_layers=1, num_attention_heads=2, initializer_range=0.3,
         id2label={index: str(index) for index in range(10)}, label2id={str(index): index for index in range(10)},
     )  # fmt: skip
-    DeiTLTForImageClassification(config).save_pretrained(tmp_path_factory.mktemp("mistakes") / "owls")
-    return tmp_path_factory.getbasetemp() / "mistakes0" / "owls"
+    directory = tmp_path_factory.mktemp("student") / "owls"
+    DeiTLTForImageClassification(config).save_pretrained(directory)
+    return directory
 
 
 def test_the_page_shows_the_images_that_the_list_of_errors_has(student, tmp_path, capsys):
