@@ -34,8 +34,13 @@ def models(tmp_path_factory) -> Path:
         image_size=16, patch_size=8, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, initializer_range=0.3,
         class_counts=list(range(100, 0, -10)), **LABEL_MAPS,
     )  # fmt: skip
-    DeiTLTForImageClassification(config).save_pretrained(folder / "student")
-    image_processor(16).save_pretrained(folder / "student")
+    student = DeiTLTForImageClassification(config)
+    student.save_pretrained(folder / "student")
+    student.config.fusion = {"cls": 0.3, "distillation": 1.2, "bias": [0.1 * label for label in range(10)]}
+    student.config.expert = "fused"
+    student.save_pretrained(folder / "calibrated")
+    for name in ("student", "calibrated"):
+        image_processor(16).save_pretrained(folder / name)
     teacher = make_classifier("cifar_resnet", 16, LABEL_MAPS, classifier="cosine", depth=20)
     teacher.save_pretrained(folder / "teacher")
     (folder / "student" / "recipe.yaml").write_text(
@@ -97,8 +102,8 @@ def test_an_evaluation_is_of_the_place(flags, place, models, test_split, tmp_pat
         assert float(row["probability"]) == pytest.approx(average[place_of[int(row["row"])]].max(), abs=2e-6)
 
 
-@pytest.mark.parametrize("name", ["student", "teacher"])
-def test_predictions_are_of_the_place(name, models, test_split, tmp_path, capsys):
+@pytest.mark.parametrize(("name", "own"), [("student", "average"), ("calibrated", "fused"), ("teacher", "model")])
+def test_predictions_are_of_the_place(name, own, models, test_split, tmp_path, capsys, caplog):
     image_processor(16).save_pretrained(models / "teacher")
     test_split[0]["image"].save(tmp_path / "digit.png")
     files = ["--only", str(models / "list.txt"), "--prior", str(models / "site.csv")]
@@ -115,8 +120,9 @@ def test_predictions_are_of_the_place(name, models, test_split, tmp_path, capsys
         total = sum(shares[name] * rows[name][row] for name in found)
         expected = [shares[name] * rows[name][row] / total for name in found]
         assert [found[name][row] for name in found] == pytest.approx(expected, rel=1e-5)
-    decided = [of["average" if name == "student" else "model"] for of in found.values()]
+    decided = [of[own] for of in found.values()]
     assert decided == sorted(decided, reverse=True)
+    assert ("is not calibrated" in capsys.readouterr().err + caplog.text) == (name != "calibrated")
 
 
 def test_the_app_says_what_it_takes_into_account(models):
