@@ -33,11 +33,11 @@ from deitlt_hf.evaluation.figures.style import (
     plot,
     save_figure,
 )
-from deitlt_hf.evaluation.measures import EXPERT_LABELS
+from deitlt_hf.evaluation.measures import EXPERT_LABELS, EXPERTS
 
 STUDENT, TEACHER = "chosen", "teacher"
 GROUPS = {"overall": "all classes", "tail": "tail classes"}
-LABELS = {"teacher": "teacher"} | EXPERT_LABELS
+LABELS = {"teacher": "teacher"} | {expert: EXPERT_LABELS[expert] for expert in EXPERTS}
 STYLES = {"teacher": {"color": "#009E73", "linestyle": "-.", "marker": "D"}} | EXPERT_STYLES
 
 
@@ -61,7 +61,7 @@ def curves(place: Place, budgets: Collection[float]) -> dict[str, list[Point]]:
         if teachers:
             found = [run.metrics["accuracy"] for run in teachers]
             points["teacher"].append(Point(budget, teachers[0].took["images_seen"] / 1e6, found))
-        for expert in EXPERT_LABELS if students else ():
+        for expert in EXPERTS if students else ():
             found = [run.metrics["experts"][expert] for run in students]
             points[expert].append(Point(budget, students[0].took["images_seen"] / 1e6, found))
     return points

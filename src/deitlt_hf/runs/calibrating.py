@@ -97,7 +97,7 @@ def calibrate(
     images = None if images is None else images_for_model(images, data, config, source)
     validation = _unused(validation, images, config, source, taken)
     model = load_student(source).to(accelerator_or_cpu())
-    cls_logits, distillation_logits, labels = _predict(model, validation, batch_size)
+    cls_logits, distillation_logits, labels = predict_logits(model, validation, batch_size)
     fit = fit_fusion(cls_logits, distillation_logits, labels, _frequencies(config, images, validation))
     _check_is_better(fit, source, len(validation))
     before = (read_json(path / CALIBRATION_FILE) or {}).get("expert_before", config.expert)
@@ -145,7 +145,7 @@ def undo_calibration(directory: str | os.PathLike[str]) -> list[str]:
     return change_files(path, {"expert": before, "fusion": None}, write_others)
 
 
-def _predict(
+def predict_logits(
     model: DeiTLTForImageClassification, images: Dataset, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The logits `(N, C)` of both experts, and the labels `(N,)`."""
