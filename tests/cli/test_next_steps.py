@@ -6,8 +6,15 @@ import shlex
 
 import pytest
 
-from deitlt_hf.cli.next_steps import after_training_a_teacher, data_flags, flag_value, say_next
+from deitlt_hf.cli.next_steps import (
+    after_training_a_student,
+    after_training_a_teacher,
+    data_flags,
+    flag_value,
+    say_next,
+)
 from deitlt_hf.data.arguments import TrainingDataArguments
+from deitlt_hf.data.record import DataRecord
 
 
 @pytest.mark.parametrize(
@@ -28,6 +35,13 @@ from deitlt_hf.data.arguments import TrainingDataArguments
 def test_after_a_teacher_comes_its_student_on_the_same_data(argv, command):
     data = TrainingDataArguments("hawks", test_fraction=0.3, group_boundaries=[3, 7], image_size=64)
     assert shlex.join(after_training_a_teacher(argv.split(), data, "out")[0]) == command
+
+
+@pytest.mark.parametrize("validated", [[], [1, 0]])
+def test_a_student_with_a_validation_split_is_calibrated_next(tmp_path, validated):
+    DataRecord(["a", "b"], [9, 3], [2, 1], validation_counts=validated).write(tmp_path)
+    commands = [words[0] for words in after_training_a_student(str(tmp_path))]
+    assert commands == ["calibrate"] * bool(validated) + ["analyze", "app"]
 
 
 def test_words_are_quoted_for_a_shell_and_safe_to_print(capsys):

@@ -201,6 +201,17 @@ def test_what_is_given_stays_and_what_hangs_on_it_follows():
     assert suggest_recipe(inspection_of(3000), {"max_steps": 50}).settings["drw_start_epoch"] is None
 
 
+@pytest.mark.parametrize("suggest", [suggest_recipe, suggest_teacher_recipe])
+def test_a_validation_split_is_spoken_of_where_there_is_none(suggest):
+    inspection = inspection_of(3000)
+    suggestion = suggest(inspection)
+    assert suggestion.settings["validation_fraction"] is None
+    assert "0.1 holds out a split for `deitlt calibrate`" in suggestion.reasons["validation_fraction"]
+    assert suggest(inspection, {"validation_fraction": 0.1}).settings["validation_fraction"] == 0.1
+    inspection.splits["validation"] = inspection.splits["train"]
+    assert "validation_fraction" not in suggest(inspection).settings
+
+
 def test_weights_that_are_given_decide_the_size_of_the_model():
     settings = suggest_recipe(inspection_of(3000), {"init_from": "facebook/deit-tiny"}).settings
     assert not {"image_size", "patch_size", "student_size"} & settings.keys()

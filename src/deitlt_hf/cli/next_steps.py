@@ -37,6 +37,15 @@ def after_training_a_teacher(argv: Sequence[str], data: DataArguments, directory
     return [["train", *flags, "--teacher", directory]]
 
 
+def after_training_a_student(directory: str) -> list[list[str]]:
+    """The commands after a training: its calibration where it had a validation split, then those after measuring."""
+    from deitlt_hf.data.record import read_data_record
+
+    record = read_data_record(directory)
+    calibrate = [["calibrate", directory]] if record is not None and record.validation_counts else []
+    return calibrate + after_measuring(directory)
+
+
 def after_measuring(model: str, is_student: bool = True, argv: Sequence[str] = ()) -> list[list[str]]:
     """A page with figures, on the data that `argv` names, and a student on pictures of one's own."""
     page = ["analyze", model, *data_flags(argv), "--out", f"{model.rstrip('/')}-analysis"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deitlt_hf.cli.console import quiet_libraries
-from deitlt_hf.cli.next_steps import after_measuring, say_next
+from deitlt_hf.cli.next_steps import after_training_a_student, say_next
 from deitlt_hf.cli.training_flags import check_training
 from deitlt_hf.errors import DeiTLTError, counted
 
@@ -62,7 +62,7 @@ def run(argv: Sequence[str]) -> None:
         print(f"student, metrics.json and report.png: {args.output_dir}")
         if args.push_to_hub:
             print(f"on the hub: {address_of(args.hub_model_id, args.hub_revision)}")
-        say_next(*after_measuring(args.output_dir))
+        say_next(*after_training_a_student(args.output_dir))
 
 
 def _no_teacher(distillation_type: str, data: str) -> DeiTLTError:

@@ -288,6 +288,10 @@ def _choose_for_small_budget(choices: Suggestion, batch: int) -> None:
 
 
 def _choose_the_rest(choices: Suggestion, inspection: Inspection, epochs: float) -> None:
+    if "validation" not in inspection.splits:
+        # Not by default: it takes training images from rare classes too.
+        reason = "all images are trained on; 0.1 holds out a split for `deitlt calibrate`"
+        choices.add("validation_fraction", None, reason)
     choices.add(
         "horizontal_flip", True, "images are mirrored; pass false where left and right differ: digits, text, signs"
     )
