@@ -1,22 +1,30 @@
-"""How well the answers of `--precision` and the sets of `--coverage` keep what they were asked for, on fresh images.
+"""Whether the answers of `--precision` and the sets of `--coverage` keep what was asked, on fresh images.
 
-    python benchmarks/answers_selective.py digits-lt runs/digits-lt-seed0 runs/digits-lt-seed1
+    python benchmarks/answers_selective.py --students digits-lt runs/methods/digits-lt/test/chosen-seed* \
+        --page docs/answers.md
+    python benchmarks/answers_selective.py --students cifar10-lt-small runs/methods/cifar10-lt-small/test/chosen-seed* \
+        --data_dir cifar10
 
-Test images, which no student was trained on, are split at random 100 times: thresholds are found on one part, as on
-validation images, and measured on the other. The tables have means over the students.
+The test images of each class, which no student was trained on, are split at random 100 times: on the smaller part, a
+fusion is fitted and thresholds are found, as on validation images, and the other part is measured. The tables have
+means over splits and students.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from answers import Logits, read_logits
 from interleaved import markdown_table
+from study.page import write_parts
 
-from deitlt_hf import DeiTLTError, ExpertClassifier, load_long_tailed_dataset
+from deitlt_hf import DeiTLTError
 from deitlt_hf.cli.console import quiet_libraries
+from deitlt_hf.evaluation.fusion import KINDS, fit_fusion, fused_probabilities
 from deitlt_hf.evaluation.selective import (
     Validation,
     coverage_thresholds,
@@ -26,65 +34,66 @@ from deitlt_hf.evaluation.selective import (
 )
 from deitlt_hf.long_tail_accuracy.scores import GROUPS
 
+COVERAGES, PRECISIONS = (0.8, 0.9, 0.95), (0.9, 0.95)
+SPLITS = 100
 # Small, so that what is measured on the fresh images is known better than what validation images said.
 SHARE = 0.25
 
 
-class TestImages(NamedTuple):
-    """Probabilities `(N, classes)` of test images, their true class ids `(N,)`, and the groups of classes."""
+class Split(NamedTuple):
+    """Validation images, and what the same prediction says of fresh ones: probabilities `(N, C)`, labels `(N,)`."""
 
+    validation: Validation
     probabilities: np.ndarray
     labels: np.ndarray
-    groups: Mapping[str, Sequence[int]]
-
-    def validation(self, images: np.ndarray) -> Validation:
-        """Some of the images as validation images."""
-        probabilities, labels = self.probabilities[images], self.labels[images]
-        return Validation(
-            labels,
-            probabilities.argmax(-1),
-            probabilities.max(-1),
-            probabilities[np.arange(len(labels)), labels],
-            probabilities.shape[1],
-            self.groups,
-        )
 
 
-def splits_of(images: TestImages, share: float, splits: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Random pairs of validation images, that share of each class, and fresh ones, which are the others."""
-    generator, pairs = np.random.default_rng(seed), []
-    for _ in range(splits):
-        order = generator.permutation(len(images.labels))
-        of_class = [order[images.labels[order] == label] for label in range(images.probabilities.shape[1])]
-        cuts = [round(share * len(ids)) for ids in of_class]
-        parts = zip(of_class, cuts, strict=True)
-        validation, fresh = zip(*((ids[:cut], ids[cut:]) for ids, cut in parts), strict=True)
-        pairs.append((np.concatenate(validation), np.concatenate(fresh)))
-    return pairs
+def split_images(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of validation images, that share of each class, and those of the others, at random."""
+    draw = np.random.default_rng(seed)
+    classes = [draw.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    first = np.concatenate([rows[: round(share * len(rows))] for rows in classes])
+    return first, np.setdiff1d(np.arange(len(labels)), first)
 
 
-def measure_coverage(images: TestImages, coverage: float, share: float = SHARE, splits: int = 100) -> dict[str, dict]:
-    """Means over splits, overall and by group: `coverage` and `size` of sets, and `without_top`, their coverage where
-    the most probable class is not added, which is what conformal prediction promises; in percent and classes."""
+def as_validation(probabilities: np.ndarray, labels: np.ndarray, groups: Mapping[str, Sequence[int]]) -> Validation:
+    """What a calibration keeps of images with these probabilities `(N, C)`."""
+    confidence, of_label = probabilities.max(-1), probabilities[np.arange(len(labels)), labels]
+    return Validation(labels, probabilities.argmax(-1), confidence, of_label, probabilities.shape[1], groups)
+
+
+def splits_of(logits: Logits, share: float = SHARE, number: int = SPLITS) -> list[Split]:
+    """Splits of the images, each with a fusion that was fitted to its validation images alone."""
     found = []
-    for validation, fresh in splits_of(images, share, splits):
-        thresholds = coverage_thresholds(images.validation(validation), coverage).values
-        probabilities, labels = images.probabilities[fresh], images.labels[fresh]
-        rows = np.arange(len(labels))
-        sets = prediction_sets(probabilities, thresholds)
-        measured = measure_sets(sets[rows, labels], sets.sum(-1), labels, images.groups)
-        alone = measure_sets((probabilities >= thresholds)[rows, labels], sets.sum(-1), labels, images.groups)
-        found.append({name: of | {"without_top": alone[name]["coverage"]} for name, of in measured.items()})
-    return {
-        name: {key: float(np.mean([each[name][key] for each in found])) for key in of}
-        for name, of in found[0].items()
-        if of["images"]
-    }
+    for seed in range(number):
+        fitted, fresh = split_images(logits.labels, share, seed)
+        of_fit = (logits.cls[fitted], logits.distillation[fitted])
+        fusion = fit_fusion(*of_fit, logits.labels[fitted], logits.class_counts, KINDS[0]).fusion
+        validation = as_validation(fused_probabilities(fusion, *of_fit), logits.labels[fitted], logits.groups)
+        probabilities = fused_probabilities(fusion, logits.cls[fresh], logits.distillation[fresh])
+        found.append(Split(validation, probabilities, logits.labels[fresh]))
+    return found
 
 
-def measure_precision(
-    images: TestImages, precision: float, share: float = SHARE, splits: int = 100
-) -> dict[str, float]:
+def measure_coverage(splits: Sequence[Split], coverage: float) -> dict[str, dict[str, float]]:
+    """Means over splits, overall and by group, in percent and classes.
+
+    `coverage` and `size` are of the sets; `alone` is the coverage of the classes above their thresholds alone, without
+    the most probable class that each set gets: the one that conformal prediction promises.
+    """
+    found = []
+    for validation, probabilities, labels in splits:
+        thresholds = coverage_thresholds(validation, coverage).values
+        sets, rows = prediction_sets(probabilities, thresholds), np.arange(len(labels))
+        sizes, alone = sets.sum(-1), (probabilities >= thresholds)[rows, labels]
+        measured = measure_sets(sets[rows, labels], sizes, labels, validation.groups)
+        without_first = measure_sets(alone, sizes, labels, validation.groups)
+        found.append({name: of | {"alone": without_first[name]["coverage"]} for name, of in measured.items()})
+    keys = ("coverage", "size", "alone")
+    return {name: {key: float(np.mean([each[name][key] for each in found])) for key in keys} for name in found[0]}
+
+
+def measure_precision(splits: Sequence[Split], precision: float) -> dict[str, float]:
     """How answers do on fresh images, in percent.
 
     `reached` are the splits with a threshold; `answered` and `precision` are means over these: fresh images that are
@@ -92,89 +101,78 @@ def measure_precision(
     the precision that was asked, and `within` those whose precision is in the interval from validation images. A
     threshold that is not found promises nothing, and counts as kept; `found` are those that are.
     """
-    answered, right, found, kept, within = [], [], [], [], []
-    for validation, fresh in splits_of(images, share, splits):
+    numbers = {name: [] for name in ("answered", "precision", "found", "kept", "within")}
+    reached = 0
+    for validation, probabilities, labels in splits:
         try:
-            thresholds = precision_thresholds(images.validation(validation), precision)
+            thresholds = precision_thresholds(validation, precision)
         except DeiTLTError:
-            for promises, holds in ((found, False), (kept, True), (within, True)):
-                promises.append(holds)
+            for name, holds in (("found", False), ("kept", True), ("within", True)):
+                numbers[name].append(holds)
             continue
-        of_fresh = images.validation(fresh)
-        answers = of_fresh.confidence >= thresholds.values[of_fresh.predicted]
-        correct = of_fresh.predicted == of_fresh.labels
-        answered.append(answers.mean())
-        right.append(correct[answers].mean() if answers.any() else np.nan)
+        reached += 1
+        fresh = as_validation(probabilities, labels, validation.groups)
+        answers = fresh.confidence >= thresholds.values[fresh.predicted]
+        correct = fresh.predicted == fresh.labels
+        numbers["answered"].append(answers.mean())
+        numbers["precision"].append(correct[answers].mean() if answers.any() else np.nan)
         for row in thresholds.rows:
-            served = answers & np.isin(of_fresh.predicted, row["classes"])
-            found.append(row["answered"] > 0)
+            served = answers & np.isin(fresh.predicted, row["classes"])
             measured = 100 * correct[served].mean() if served.any() else None
-            kept.append(measured is None or measured >= 100 * precision)
-            within.append(measured is None or row["interval"][0] <= measured <= row["interval"][1])
-    numbers = {"answered": answered, "precision": right, "found": found, "kept": kept, "within": within}
-    means = {key: 100 * float(np.nanmean(values)) if values else np.nan for key, values in numbers.items()}
-    return {"reached": 100 * len(answered) / splits} | means
+            numbers["found"].append(row["answered"] > 0)
+            numbers["kept"].append(measured is None or measured >= 100 * precision)
+            numbers["within"].append(measured is None or row["interval"][0] <= measured <= row["interval"][1])
+    means = {name: 100 * float(np.nanmean(values)) if values else np.nan for name, values in numbers.items()}
+    return {"reached": 100 * reached / len(splits)} | means
 
 
-def test_images(student: str, data: str, data_dir: str | None, expert: str | None) -> TestImages:
-    """What a student says of the test images."""
-    test = load_long_tailed_dataset(data, data_dir=data_dir)["test"]
-    classifier = ExpertClassifier.from_pretrained(student)
-    names = classifier.class_names
-    place, expert = {name: index for index, name in enumerate(names)}, expert or classifier.config.expert
-    probabilities = np.zeros((len(test), len(names)))
-    for index, result in enumerate(classifier.stream(test["image"][:], top=len(names), batch_size=100)):
-        for row in result.rows:
-            probabilities[index, place[row.name]] = row.probability[expert]
-    labels = [place[test.features["label"].int2str(label)] for label in test["label"]]
-    return TestImages(probabilities, np.array(labels), classifier.config.class_groups)
-
-
-def report(
-    students: Sequence[TestImages], coverages: Sequence[float], precisions: Sequence[float], share: float
-) -> str:
-    """Two tables, of means over students."""
+def coverage_table(students: Sequence[Sequence[Split]]) -> str:
+    """A line for each coverage and measure: means over students, overall and by group."""
     columns = ["overall", *GROUPS]
-    sets = []
-    for coverage in coverages:
-        measured = [measure_coverage(images, coverage, share) for images in students]
-        for label, key, digits in (
-            ("thresholds alone: coverage, %", "without_top", 1),
-            ("sets: coverage, %", "coverage", 1),
-            ("sets: classes", "size", 2),
-        ):
-            values = [np.mean([each[column][key] for each in measured if column in each]) for column in columns]
-            sets.append([f"{coverage:g}", label, *(f"{value:.{digits}f}" for value in values)])
-    headings = {
-        "reached": "splits with a threshold, %",
-        "found": "thresholds found, %",
-        "answered": "images answered, %",
-        "precision": "answers right, %",
-        "kept": "thresholds that keep it, %",
-        "within": "in its interval, %",
+    measures = {"thresholds alone, %": ("alone", 1), "sets, %": ("coverage", 1), "classes in a set": ("size", 2)}
+    rows = []
+    for coverage in COVERAGES:
+        measured = [measure_coverage(splits, coverage) for splits in students]
+        for label, (key, digits) in measures.items():
+            means = [np.mean([each[column][key] for each in measured]) for column in columns]
+            rows.append([f"{coverage:g}: {label}", *(f"{mean:.{digits}f}" for mean in means)])
+    return markdown_table([["coverage", *columns], *rows])
+
+
+def precision_table(students: Sequence[Sequence[Split]]) -> str:
+    """A line for each precision: means over students."""
+    columns = {
+        "reached": "splits that reach it",
+        "answered": "images answered",
+        "precision": "answers right",
+        "kept": "thresholds that keep it",
+        "within": "thresholds within their interval",
     }
-    answers = []
-    for precision in precisions:
-        measured = [measure_precision(images, precision, share) for images in students]
-        answers.append([f"{precision:g}", *(f"{np.mean([each[key] for each in measured]):.1f}" for key in headings)])
-    heading = ["precision", *headings.values()]
-    tables = (["coverage", "", *columns], sets), (heading, answers)
-    return "\n\n".join(markdown_table([head, *rows]) for head, rows in tables)
+    rows = []
+    for precision in PRECISIONS:
+        measured = [measure_precision(splits, precision) for splits in students]
+        means = {key: [each[key] for each in measured if not np.isnan(each[key])] for key in columns}
+        rows.append([f"{precision:g}", *(f"{np.mean(of):.1f}" if of else "-" for of in means.values())])
+    return markdown_table([["precision", *columns.values()], *rows])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", help="name of a data set, of whose test split the images are")
-    parser.add_argument("students", nargs="+")
-    parser.add_argument("--data_dir")
-    parser.add_argument("--expert", help="default: the student's own")
-    parser.add_argument("--coverage", nargs="+", type=float, default=[0.8, 0.9, 0.95])
-    parser.add_argument("--precision", nargs="+", type=float, default=[0.9, 0.95])
-    parser.add_argument("--share", type=float, default=SHARE, help="of the test images on which thresholds are found")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--students", nargs="+", action="append", required=True, metavar="NAME DIR", help="a name and its students"
+    )
+    parser.add_argument("--data_dir", help="of CIFAR's images, where they are not downloaded")
+    parser.add_argument("--page", type=Path, help="put the tables between its markers")
     options = parser.parse_args(argv)
     quiet_libraries()
-    students = [test_images(student, options.data, options.data_dir, options.expert) for student in options.students]
-    print(report(students, options.coverage, options.precision, options.share))
+    parts = {}
+    for name, *directories in options.students:
+        students = [splits_of(read_logits(Path(directory), options.data_dir)) for directory in directories]
+        tables = {f"{name}-sets": coverage_table(students), f"{name}-thresholds": precision_table(students)}
+        print(f"{name}, {len(directories)} seeds", *tables.values(), sep="\n\n", end="\n\n", flush=True)
+        parts |= tables
+    if options.page is not None:
+        write_parts(options.page, parts)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,10 @@ _TYPES: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("data", "hub_ids", "versions", "teacher", "training"), dict),
         **dict.fromkeys(("data.name", "data.kind"), str),
     },
+    CALIBRATION_FILE: {
+        "split": str,
+        **dict.fromkeys(("validation", "test", "test.calibration_error", "test.precision", "test.coverage"), dict),
+    },
     METRICS_FILE: {
         **dict.fromkeys(("experts", "averaged_weights", "teacher", "against_teacher", "accuracy", "groups"), dict),
         "class_counts": list,

@@ -116,6 +116,19 @@ def test_the_student_answers_with_the_fused_prediction_and_undo_takes_it_back(st
     assert "Its `logits` are both experts', weighed on the validation split" in card
     assert "| fused |" in card
 
+    measured = record["test"]
+    assert (measured["precision"]["asked"], measured["coverage"]["asked"]) == (0.95, 0.9)
+    sets, answers = measured["coverage"], measured["precision"].get("overall")
+    assert [sets[part]["images"] for part in ("overall", "head", "mid", "tail")] == [60, 20, 20, 20]
+    assert 60 < sets["overall"]["coverage"] <= 100
+    assert "deitlt predict student photo.jpg --precision 0.95 --coverage 0.9" in card
+    share = "-" if answers is None else f"{answers['share']:.1f}"
+    assert f"| overall | {share} |" in card
+    assert f" {sets['tail']['coverage']:.1f} | {sets['tail']['size']:.2f} |" in card
+    assert (answers is None) == ("No threshold reaches a precision of 0.95" in card)
+    assert "Probabilities were calibrated on the validation split" in card
+    assert "Probabilities are not calibrated" not in card
+
     assert calibrate(student, "--undo", "true") == 0
     assert "answers as before" in capsys.readouterr().out
     after = {path.name: path.read_bytes() for path in student.iterdir()}

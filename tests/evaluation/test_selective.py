@@ -216,37 +216,56 @@ def benchmark():
         yield importlib.import_module("answers_selective")
 
 
-@pytest.fixture(scope="module")
-def images(benchmark):
-    """Images of ten classes, of which the rarer ones are recognised less well; the probabilities are overconfident."""
+@pytest.fixture(scope="module", params=[0.005, 0.02, 0.1])
+def splits(benchmark, request):
+    """100 splits of images of ten classes, of which the rarer ones are recognised less well.
+
+    The probabilities are overconfident. Of 100 validation images, 10 of each class, groups share thresholds; of 2000,
+    classes have their own.
+    """
     generator = np.random.default_rng(0)
     labels = np.repeat(np.arange(10), 2000)
-    signal = np.linspace(5, 2, 10)[labels]
     logits = generator.normal(size=(len(labels), 10)) * 1.5
-    logits[np.arange(len(labels)), labels] += signal
+    logits[np.arange(len(labels)), labels] += np.linspace(5, 2, 10)[labels]
     shares = np.exp(1.5 * (logits - logits.max(-1, keepdims=True)))
+    shares /= shares.sum(-1, keepdims=True)
     groups = {"head": [0, 1, 2], "mid": [3, 4, 5, 6], "tail": [7, 8, 9]}
-    return benchmark.TestImages(shares / shares.sum(-1, keepdims=True), labels, groups)
+    found = []
+    for seed in range(100):
+        some, fresh = benchmark.split_images(labels, request.param, seed)
+        validation = benchmark.as_validation(shares[some], labels[some], groups)
+        found.append(benchmark.Split(validation, shares[fresh], labels[fresh]))
+    return found
 
 
-# Of 100 validation images, 10 of each class, groups share thresholds; of 2000, classes have their own.
-@pytest.mark.parametrize("share", [0.005, 0.1])
 @pytest.mark.parametrize("coverage", [0.8, 0.9])
-def test_sets_keep_their_coverage_over_100_splits(benchmark, images, coverage, share):
-    measured = benchmark.measure_coverage(images, coverage, share)
+def test_sets_keep_their_coverage_over_100_splits(benchmark, splits, coverage):
+    measured = benchmark.measure_coverage(splits, coverage)
     for of in measured.values():
-        assert of["without_top"] == pytest.approx(100 * coverage, abs=2)
-        assert of["coverage"] >= of["without_top"]
+        assert of["alone"] == pytest.approx(100 * coverage, abs=2)
+        assert of["coverage"] >= of["alone"]
     assert measured["tail"]["size"] > measured["head"]["size"]
 
 
-@pytest.mark.parametrize("share", [0.02, 0.1])
 @pytest.mark.parametrize("precision", [0.9, 0.95])
-def test_thresholds_keep_their_precision_over_100_splits(benchmark, images, precision, share):
-    accuracy = 100 * (images.probabilities.argmax(-1) == images.labels).mean()
-    measured = benchmark.measure_precision(images, precision, share)
+def test_thresholds_keep_their_precision_over_100_splits(benchmark, splits, precision):
+    measured = benchmark.measure_precision(splits, precision)
     assert measured["kept"] >= 90
     assert measured["within"] >= 90
+    if len(splits[0].validation.labels) < 400:
+        return  # few splits have enough images
+    accuracy = 100 * (splits[0].probabilities.argmax(-1) == splits[0].labels).mean()
     assert accuracy < 100 * precision < measured["precision"]
     assert measured["reached"] > 50
     assert measured["answered"] > 15
+
+
+def test_splits_have_their_own_fusion(benchmark):
+    draw = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 40)
+    experts = draw.normal(size=(2, 120, 3)) + 3 * np.eye(3)[labels]
+    logits = benchmark.Logits(*experts, labels, [50, 20, 5], {"head": [0], "mid": [1], "tail": [2]})
+    splits = benchmark.splits_of(logits, number=2)
+    assert [(len(split.validation.labels), split.probabilities.shape) for split in splits] == [(30, (90, 3))] * 2
+    assert "0.9: sets, %" in benchmark.coverage_table([splits])
+    assert benchmark.precision_table([splits]).count("\n") == 3

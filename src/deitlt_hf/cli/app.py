@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from deitlt_hf.cli.console import OneLineParser, add_class_prior, quiet_libraries
+from deitlt_hf.cli.console import OneLineParser, add_answer_rules, add_class_prior, quiet_libraries
 from deitlt_hf.errors import check_model_is_there
 from deitlt_hf.files import is_hub_id, last_part
 
@@ -22,6 +22,7 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     parser.add_argument("--examples", type=Path, metavar="DIR", help="pictures to try, or a folder of them per class")
+    add_answer_rules(parser)
     add_class_prior(parser)
     parser.add_argument("--revision", help="branch, tag or commit of a model of the hub")
     options = parser.parse_args(argv)
@@ -35,7 +36,9 @@ def run(argv: Sequence[str]) -> None:
     import_gradio()
     check_address(options.host, options.port)
     quiet_libraries()
-    classifier = ExpertClassifier.from_pretrained(options.model, options.revision, options.only, options.prior)
+    classifier = ExpertClassifier.from_pretrained(
+        options.model, options.revision, options.only, options.prior, options.precision, options.coverage
+    )
     if options.examples is not None:
         examples = examples_in_folder(options.examples, classifier.config, classifier.prior)
     else:

@@ -18,6 +18,13 @@ PRIOR_HELP = {
     "model's training images.",
 }
 
+RULES_HELP = {
+    "precision": "Share of the answers that shall be right, such as 0.95: images whose class is not sure enough are "
+    "'uncertain'. For students after `deitlt calibrate`.",
+    "coverage": "Share of the images whose set of classes shall hold the right one, such as 0.9. For students after "
+    "`deitlt calibrate`.",
+}
+
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line; as in transformers' parser, `--batch_size` may be written `--batch-size`."""
@@ -35,6 +42,12 @@ def add_class_prior(parser: argparse.ArgumentParser) -> None:
     """Add what is known of the classes at the place that the images are from."""
     for name, text in PRIOR_HELP.items():
         parser.add_argument(f"--{name}", metavar="FILE", help=text[0].lower() + text[1:].rstrip("."))
+
+
+def add_answer_rules(parser: argparse.ArgumentParser) -> None:
+    """Add what is asked of a calibrated student's answers and sets of classes."""
+    for (name, text), letter in zip(RULES_HELP.items(), "PC", strict=True):
+        parser.add_argument(f"--{name}", metavar=letter, type=float, help=text[0].lower() + text[1:].rstrip("."))
 
 
 @contextmanager

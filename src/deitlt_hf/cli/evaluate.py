@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deitlt_hf.cli.console import PRIOR_HELP
+from deitlt_hf.cli.console import PRIOR_HELP, RULES_HELP
 from deitlt_hf.cli.flags import check_flags
-from deitlt_hf.errors import check_model_is_there, counted
+from deitlt_hf.errors import DeiTLTError, check_model_is_there, counted
 
 if TYPE_CHECKING:
+    from deitlt_hf.evaluation.answer_rules import AnswerRules
     from deitlt_hf.evaluation.evaluate import Evaluation
     from deitlt_hf.runs.images import MeasuredImages
 
@@ -38,6 +39,8 @@ class EvaluateArguments:
     )
     only: str | None = field(default=None, metadata={"help": PRIOR_HELP["only"]})
     prior: str | None = field(default=None, metadata={"help": PRIOR_HELP["prior"]})
+    precision: float | None = field(default=None, metadata={"help": RULES_HELP["precision"]})
+    coverage: float | None = field(default=None, metadata={"help": RULES_HELP["coverage"]})
     batch_size: int = field(default=64, metadata={"help": "Images per step."})
     confidence_intervals: bool = field(
         default=False,
@@ -91,6 +94,7 @@ def run(argv: Sequence[str]) -> None:
     source = of_model.model
     config = load_any_config(source, of_model.revision)
     prior = class_prior(config, options.only, options.prior)
+    rules = _rules(options, prior, source, config, of_model.revision)
     measured = load_images_to_measure(data, choice, config, [source])
     if prior is not None:
         measured = of_occurring_classes(measured, prior, config)
@@ -104,18 +108,35 @@ def run(argv: Sequence[str]) -> None:
         batch_size=options.batch_size,
         confidence_intervals=options.confidence_intervals,
         prior=prior,
+        set_thresholds=rules and rules.set_thresholds,
     )
     if accelerator.is_main_process:
         print(f"Accuracy in percent on {measured}")
         print(f"{prior.description}\n" if prior else "")
-        _print_and_write(evaluation, own, measured, options)
+        _print_and_write(evaluation, own, measured, options, rules)
         if options.mistakes is not None:
             _write_mistakes(source, evaluation, own, measured, prior and prior.description, options.mistakes)
         say_next(*after_measuring(source, config.model_type == DeiTLTConfig.model_type, argv))
 
 
-def _print_and_write(evaluation: Evaluation, own: str, measured: MeasuredImages, options: EvaluateArguments) -> None:
+def _rules(options: EvaluateArguments, prior, source: str, config, revision: str | None) -> AnswerRules | None:
+    """The rules for a precision and a coverage; None where neither is asked for."""
+    from deitlt_hf.inference.loading import load_answer_rules
+
+    if prior is not None and (options.precision, options.coverage) != (None, None):
+        raise DeiTLTError("precision and coverage are measured on all classes; leave --only and --prior out")
+    return load_answer_rules(source, config, revision, options.precision, options.coverage)
+
+
+def _print_and_write(
+    evaluation: Evaluation,
+    own: str,
+    measured: MeasuredImages,
+    options: EvaluateArguments,
+    rules: AnswerRules | None,
+) -> None:
     """Print both tables, and write the files that are asked for; `own` is the row of the model's own prediction."""
+    from deitlt_hf.evaluation.answer_rules import format_rules, measure_rules
     from deitlt_hf.evaluation.errors_file import write_errors
     from deitlt_hf.evaluation.measures import MOST_LISTED_CLASSES, format_class_table, format_table
     from deitlt_hf.files import write_json
@@ -123,6 +144,9 @@ def _print_and_write(evaluation: Evaluation, own: str, measured: MeasuredImages,
     metrics, test, found = evaluation.metrics, measured.images.test, evaluation.predictions
     print(format_table(metrics, own))
     print(f"\n{format_class_table(metrics, own, None if options.per_class else MOST_LISTED_CLASSES)}")
+    if rules is not None:
+        metrics["answers"] = measure_rules(rules, found, metrics["groups"])
+        print(f"\n{format_rules(metrics['answers'])}")
     if options.output is not None:
         write_json(Path(options.output), metrics)
         print(f"numbers: {options.output}")

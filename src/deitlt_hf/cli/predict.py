@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from deitlt_hf.cli.console import OneLineParser, add_class_prior, quiet_libraries
+from deitlt_hf.cli.console import OneLineParser, add_answer_rules, add_class_prior, quiet_libraries
 from deitlt_hf.cli.next_steps import say_next
 from deitlt_hf.errors import DeiTLTError, check_model_is_there, printable
 
@@ -20,7 +20,7 @@ def run(argv: Sequence[str]) -> None:
     options = _parser().parse_args(argv)
     check_model_is_there(options.model)
 
-    from deitlt_hf.evaluation.measures import expert_named
+    from deitlt_hf.evaluation.measures import FUSED, expert_named
     from deitlt_hf.inference.classifier import load_classifier, named_images
     from deitlt_hf.inference.panels import check_panels_are_free, panel_names
     from deitlt_hf.inference.prediction_files import Decisions, check_prediction_file, prediction_file
@@ -35,10 +35,12 @@ def run(argv: Sequence[str]) -> None:
     if options.attention is not None:
         check_panels_are_free(options.attention, list(panels.values()))
     quiet_libraries()
-    classifier = load_classifier(options.model, options.revision, options.only, options.prior)
+    classifier = load_classifier(
+        options.model, options.revision, options.only, options.prior, options.precision, options.coverage
+    )
     _check_no_class_is_called_uncertain(classifier, options)
-    expert = options.expert or getattr(classifier.config, "expert", classifier.experts[0])
-    decisions = Decisions(expert, classifier.experts, options.threshold)
+    own = getattr(classifier.config, "expert", classifier.experts[0]) if classifier.rules is None else FUSED
+    decisions = Decisions(options.expert or own, classifier.experts, options.threshold, classifier.rules)
     top = _TOP if options.top is None else options.top
     with (
         nullcontext(partial(_print_result, decisions=decisions, top=top))
@@ -88,6 +90,7 @@ def _parser() -> OneLineParser:
         help="decides and sorts the classes: average, cls (head), distillation (dist, tail) or fused; default: the "
         "model's own, usually average",
     )
+    add_answer_rules(parser)
     add_class_prior(parser)
     parser.add_argument("--batch_size", type=int, default=32, help="images per step (default: 32)")
     parser.add_argument(
@@ -106,20 +109,26 @@ def _check_numbers(options) -> None:
 
     if options.top is not None and options.top < 1:
         raise DeiTLTError(f"top is {options.top}; pass at least 1")
-    if options.threshold is None:
-        return
-    if options.threshold not in Range(0, 1):
+    marking = [name for name in ("threshold", "precision", "coverage") if getattr(options, name) is not None]
+    if options.threshold is not None and options.threshold not in Range(0, 1):
         raise DeiTLTError(f"threshold is {options.threshold:g}; pass {Range(0, 1)}")
-    if options.top is not None and options.output is not None and options.output.suffix.lower() == ".csv":
-        raise DeiTLTError("--top writes a row per class, and --threshold marks images; pass one of them for a CSV file")
+    if "threshold" in marking and "precision" in marking:
+        raise DeiTLTError(
+            "--threshold is one probability for all classes, and --precision finds them; pass one of them"
+        )
+    if marking and options.top is not None and options.output is not None and options.output.suffix.lower() == ".csv":
+        raise DeiTLTError(
+            f"--top writes a row per class, and --{marking[0]} marks images; pass one of them for a CSV file"
+        )
 
 
 def _check_no_class_is_called_uncertain(classifier, options) -> None:
     from deitlt_hf.inference.prediction_files import UNCERTAIN
 
-    if options.threshold is not None and UNCERTAIN in classifier.class_names:
+    flag = "--threshold" if options.precision is None else "--precision"
+    if (options.threshold, options.precision) != (None, None) and UNCERTAIN in classifier.class_names:
         raise DeiTLTError(
-            f"the model has a class {UNCERTAIN!r}, which --threshold gives to images in doubt; leave --threshold out, "
+            f"the model has a class {UNCERTAIN!r}, which {flag} gives to images in doubt; leave {flag} out, "
             "and compare the column 'probability' yourself"
         )
 
@@ -158,7 +167,7 @@ def _print_result(result, decisions, top: int) -> None:
     from deitlt_hf.evaluation.measures import EXPERT_LABELS
     from deitlt_hf.inference.prediction_files import UNCERTAIN
 
-    is_uncertain = decisions.threshold is not None and decisions.chosen(result) == UNCERTAIN
+    is_uncertain = decisions.may_be_uncertain and decisions.chosen(result) == UNCERTAIN
     print(printable(result.file) + (f"  ({UNCERTAIN})" if is_uncertain else ""))
     rows = result.rows[:top]
     names = [printable(row.name) for row in rows]
@@ -167,3 +176,5 @@ def _print_result(result, decisions, top: int) -> None:
     print(f"  {'':<{width}}" + "".join(f"{label:>13}" for label in labels.values()))
     for name, row in zip(names, rows, strict=True):
         print(f"  {name:<{width}}" + "".join(f"{100 * row.probability[expert]:>12.1f}%" for expert in labels))
+    if result.prediction_set is not None:
+        print(f"  set: {', '.join(map(printable, result.prediction_set))}")

@@ -47,10 +47,12 @@ PROBABILITY_COLUMNS = (
     ("average", "cls", "distillation"),
     ("average", "cls", "distillation", "fused"),
 )
-# A row per image; with a threshold, the class is followed by the one that is most probable.
+# A row per image; with a threshold, the class is followed by the one that is most probable; with a coverage, the last
+# column is the image's set of classes.
 IMAGE_COLUMNS = ("file", "class", "probability")
 EXPERT_COLUMNS = ("cls_class", "cls_probability", "distillation_class", "distillation_probability", "experts_agree")
 BEST_CLASS = "best_class"
+SET_COLUMN = "set"
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _NO_LABEL = (None, "", -1, "-1")
@@ -92,9 +94,9 @@ def holds_predictions(path: Path) -> bool:
             header = tuple(file.readline(1000).decode(errors="replace").strip().split(","))
     except OSError:
         return False  # reading the table gives the reason
-    without_best = tuple(name for name in header if name != BEST_CLASS)
+    always = tuple(name for name in header if name not in (BEST_CLASS, SET_COLUMN))
     ranked = [RANKED_COLUMNS + columns for columns in PROBABILITY_COLUMNS]
-    return without_best in (*ranked, IMAGE_COLUMNS, IMAGE_COLUMNS + EXPERT_COLUMNS)
+    return always in (*ranked, IMAGE_COLUMNS, IMAGE_COLUMNS + EXPERT_COLUMNS)
 
 
 def by_split(tables: Sequence[Path], directory: Path) -> dict[str, list[Path]]:

@@ -46,12 +46,14 @@ def evaluate_images(
     teacher: Teacher | None = None,
     logit_scale: float = 1.0,
     prior: ClassPrior | None = None,
+    set_thresholds: np.ndarray | None = None,
 ) -> Evaluation:
     """Evaluate an image classifier and the teacher on the test split, of which `view` makes the model's pixels.
 
     A model with two heads has a row for their average and for each expert, another one a row `model`. `logit_scale` is
     the factor that makes logits of the model's outputs, on which only probabilities depend. A `prior` is put on every
-    row, the teacher's too, for what is known of a place is known whichever model is used there.
+    row, the teacher's too, for what is known of a place is known whichever model is used there. `set_thresholds` are as
+    in `Predictions`.
     """
     # Here, because they load timm, which prediction does not need.
     from deitlt_hf.data.dataset import ViewedDataset, collate, collate_for_workers
@@ -60,14 +62,15 @@ def evaluate_images(
     dataloader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
     collate_for_workers(dataloader, accelerator.num_processes)
 
-    fusion = getattr(model.config, "fusion", None)
+    fusion = getattr(getattr(model, "config", None), "fusion", None)
 
     def read(output: Any) -> dict[str, torch.Tensor]:
         rows = {row: logit_scale * logits for row, logits in logits_by_row(output, fusion).items()}
         return rows if prior is None else {row: prior(logits) for row, logits in rows.items()}
 
     at_the_place = teacher if teacher is None or prior is None else lambda pixel_values: prior(teacher(pixel_values))
-    predictions = predict_classes(model, dataloader, read, accelerator=accelerator, teacher=at_the_place)
+    found = Predictions(set_thresholds)
+    predictions = predict_classes(model, dataloader, read, None, accelerator, at_the_place, found)
     metrics = expert_metrics(
         predictions.class_ids,
         predictions.labels,
@@ -144,9 +147,13 @@ def predict_classes(
     device: torch.device | str | None = None,
     accelerator: Accelerator | None = None,
     teacher: Teacher | None = None,
+    found: Predictions | None = None,
 ) -> Predictions:
-    """What a model predicts for every image; `read` gives the logits of each row from the model's output."""
-    found = Predictions()
+    """What a model predicts for every image; `read` gives the logits of each row from the model's output.
+
+    `found` is where the predictions are added, by default new ones.
+    """
+    found = Predictions() if found is None else found
 
     def keep(pixel_values: torch.Tensor, labels: torch.Tensor) -> None:
         # A file may have its weights in half precision.
@@ -164,10 +171,12 @@ class Predictions:
     All are columns of one float32 table, which holds every class id below 2**24.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, set_thresholds: np.ndarray | None = None) -> None:
+        """`set_thresholds` `(classes,)` are those of conformal sets, whose sizes are kept of the fused prediction."""
         self._table = Rows()
         self.rows: tuple[str, ...] = ()  # experts, or the one of a model with one head
         self._has_teacher = False
+        self._set_thresholds = set_thresholds
 
     def __len__(self) -> int:
         return len(self._table)
@@ -186,6 +195,8 @@ class Predictions:
         columns += [of.amax(-1) for of in probabilities]
         columns += [of.gather(-1, labels[:, None])[:, 0] for of in probabilities]
         columns += [labels] if teachers_logits is None else [labels, teachers_logits.argmax(-1)]
+        if self._set_thresholds is not None:
+            columns.insert(0, self._sizes_of_sets(probabilities[self.rows.index(FUSED)]))
         batch = torch.stack([column.float() for column in columns], dim=1)
         # They stay on the device until the end: reading them here would make the device wait after each batch.
         self._table.add(batch if gather is None else gather(batch))
@@ -215,8 +226,18 @@ class Predictions:
         """Class ids that the teacher predicts, int64 `(N,)`."""
         return self._columns(-1, None)[:, 0].astype(np.int64) if self._has_teacher else None
 
+    @property
+    def set_sizes(self) -> np.ndarray:
+        """Number of classes in each image's set, int64 `(N,)`; with `set_thresholds` only."""
+        return self._table.table()[:, 0].cpu().numpy().astype(np.int64)
+
+    def _sizes_of_sets(self, probabilities: torch.Tensor) -> torch.Tensor:
+        inside = probabilities >= torch.as_tensor(self._set_thresholds).to(probabilities)
+        return inside.scatter(-1, probabilities.argmax(-1, keepdim=True), True).sum(-1)  # as in `prediction_sets`
+
     def _columns(self, start: int, end: int | None) -> np.ndarray:
-        return self._table.table()[:, start:end].cpu().numpy()
+        table = self._table.table() if self._set_thresholds is None else self._table.table()[:, 1:]
+        return table[:, start:end].cpu().numpy()
 
 
 def run_over(

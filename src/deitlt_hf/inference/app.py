@@ -18,11 +18,12 @@ from PIL import Image
 
 from deitlt_hf.data.images import BadImage, decode_image
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.answer_rules import AnswerRules
 from deitlt_hf.evaluation.attention import TOKENS, draw_attention, shrink
 from deitlt_hf.evaluation.class_prior import ClassPrior
 from deitlt_hf.evaluation.measures import EXPERT_LABELS, EXPERTS, FUSED
 from deitlt_hf.inference.app_examples import ExamplePicture, class_caption
-from deitlt_hf.inference.classifier import ExpertClassifier
+from deitlt_hf.inference.classifier import ExpertClassifier, ImageResult
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ _ALERT = (
 
 
 def expert_panels(classifier: ExpertClassifier, picture: Image.Image) -> list[Any]:
-    """Two attention pictures, None without maps, and for each expert `{caption: probability}` of its `TOP` classes."""
+    """Two attention pictures, None without maps, and for each expert `{caption: probability}` of its `TOP` classes.
+
+    With rules for a precision or a coverage, what these say comes last, as HTML.
+    """
     has_attention = classifier.runtime == "torch"
     (result,) = classifier(picture, top=len(classifier.class_names), attention=has_attention)
     captions = {name: class_caption(classifier.config, index) for index, name in classifier.config.id2label.items()}
@@ -49,10 +53,24 @@ def expert_panels(classifier: ExpertClassifier, picture: Image.Image) -> list[An
         {captions[row.name]: row.probability[expert] for row in result.top(expert, TOP)}
         for expert in _shown_experts(classifier)
     ]
+    if classifier.rules is not None:
+        labels.append(_verdict(result, classifier.rules))
     if not has_attention:
         return [None, None, *labels]
     shown = shown_picture(picture)
     return [*(draw_attention(shown, result.attention[token], result.region) for token in TOKENS), *labels]
+
+
+def _verdict(result: ImageResult, rules: AnswerRules) -> str:
+    """The answer, or that the image is uncertain, and the image's set of classes, as HTML."""
+    lines = []
+    if rules.answers is not None:
+        answer = f"Answer: <b>{html.escape(result.rows[0].name)}</b>" if result.answered else "Answer: <b>uncertain</b>"
+        lines.append(f"{answer} (answers are right for at least {100 * rules.precision:g} % of such pictures)")
+    if rules.sets is not None:
+        names = ", ".join(f"<b>{html.escape(name)}</b>" for name in result.prediction_set)
+        lines.append(f"Possible: {names} (the right class is among them for {100 * rules.coverage:g} % of pictures)")
+    return "<br>".join(lines)
 
 
 def _shown_experts(classifier: ExpertClassifier) -> tuple[str, str, str]:
@@ -116,7 +134,7 @@ def build_app(
             changed = answer(read_picture(path), Path(path).name)
         except DeiTLTError as error:
             alert = gr.HTML(_ALERT.format(html.escape(str(error))), visible=True)
-            changed = [alert, gr.Image(None, label="Picture"), *[None] * 5]
+            changed = [alert, gr.Image(None, label="Picture"), *[None] * (len(page) - 2)]
         return [*changed, None]  # the upload becomes empty, ready for the next picture
 
     with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(600, 3600)) as app:
@@ -127,8 +145,9 @@ def build_app(
             with gr.Column(scale=3, min_width=200):
                 upload = gr.File(label="Upload a picture", height=150, elem_id="upload")
             choices = [_example_column(gr, example) for example in examples]
-        columns = _answer_columns(gr, has_attention, _shown_experts(classifier))
-        page = [gr.HTML(visible=False, elem_id="message"), *columns]
+        message = gr.HTML(visible=False, elem_id="message")
+        verdict = [] if classifier.rules is None else [gr.HTML(elem_id="verdict")]
+        page = [message, *_answer_columns(gr, has_attention, _shown_experts(classifier)), *verdict]
         # One at a time: pictures that are answered side by side share the same processor's cores.
         shared = {"concurrency_id": "classifier", "concurrency_limit": 1, "show_progress_on": page[1]}
         upload.upload(answer_upload, upload, [*page, upload], **shared)

@@ -15,11 +15,13 @@ from transformers.image_processing_utils import BaseImageProcessor
 from deitlt_hf.data.folders import PassedOver, files_in
 from deitlt_hf.data.images import IMAGE_SUFFIXES, BadImage, decode_image
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.answer_rules import AnswerRules
 from deitlt_hf.evaluation.attention import seen_region, sides
 from deitlt_hf.evaluation.class_prior import ClassPrior, Only, Prior, class_prior
 from deitlt_hf.evaluation.evaluate import logits_by_row
-from deitlt_hf.evaluation.measures import MODEL, expert_named, experts_of
+from deitlt_hf.evaluation.measures import FUSED, MODEL, expert_named, experts_of
 from deitlt_hf.inference.loading import (
+    load_answer_rules,
     load_any_classifier,
     load_any_config,
     load_image_processor,
@@ -44,12 +46,17 @@ class ClassRow:
 
 @dataclass
 class ImageResult:
-    """The top classes of an image, sorted by the expert that was asked for, and where its two tokens look."""
+    """The top classes of an image, sorted by the expert that was asked for, and where its two tokens look.
+
+    With a precision or a coverage, also whether the image is answered, and a set of classes that holds the right one.
+    """
 
     file: Path | None  # None for an image that came as pixels
     rows: list[ClassRow]
     attention: dict[str, np.ndarray] | None = None  # for "cls" and "distillation" a float32 map `(rows, cols)`
     region: tuple[float, float, float, float] | None = None  # of the picture that the maps cover: see `seen_region`
+    answered: bool | None = None  # whether the first row is sure enough; None where no precision was asked
+    prediction_set: list[str] | None = None  # names, the most probable first; None where no coverage was asked
 
     def top(self, expert: str, number: int) -> list[ClassRow]:
         """The `number` most probable of the rows, sorted by another expert."""
@@ -65,12 +72,13 @@ class ExpertClassifier:
         runtime: what runs the student, see `deitlt_hf.inference.runtimes`.
         processor: the student's image processor.
         prior: which classes can occur where the pictures are from, and how often; by default nothing is known of it.
+        rules: which images are answered, and which set of classes is named; by default there are none.
 
     Attributes:
         class_names: in the order of the classes.
         config: the student's configuration; by default, results are sorted by its `expert`.
         runtime: `"torch"`, `"onnx"` or `"exported"`.
-        prior: as passed.
+        prior, rules: as passed.
         experts: whose probabilities a result has: `"average"`, `"cls"` and `"distillation"`, and `"fused"` of a student
             that `deitlt calibrate` has fitted.
 
@@ -85,10 +93,17 @@ class ExpertClassifier:
 
     experts: tuple[str, ...]
 
-    def __init__(self, runtime: Runtime, processor: BaseImageProcessor, prior: ClassPrior | None = None):
+    def __init__(
+        self,
+        runtime: Runtime,
+        processor: BaseImageProcessor,
+        prior: ClassPrior | None = None,
+        rules: AnswerRules | None = None,
+    ):
         self._run = runtime
         self._processor = processor
         self.prior = prior
+        self.rules = rules
         self.runtime = runtime.name
         self.config: DeiTLTConfig = runtime.config
         self.class_names: list[str] = [self.config.id2label[index] for index in range(self.config.num_labels)]
@@ -101,6 +116,8 @@ class ExpertClassifier:
         revision: str | None = None,
         only: Only | None = None,
         prior: Prior | None = None,
+        precision: float | None = None,
+        coverage: float | None = None,
     ) -> ExpertClassifier:
         """Load a student: PyTorch weights, or what `deitlt export` made of them.
 
@@ -113,14 +130,27 @@ class ExpertClassifier:
                 default all can. The others get no probability, and those that can occur share it.
             prior: how often each class occurs there: numbers by name, or a CSV file with the columns class and number;
                 by default the model's probabilities stay as they are. See `deitlt_hf.evaluation.class_prior`.
+            precision: share of the answers that are right, in 0 to 1: results have `answered`, False for an image whose
+                class is not sure enough. For students that `deitlt calibrate` has fitted, as `coverage`, and for images
+                whose classes come as often as on the validation split. See `deitlt_hf.evaluation.selective`.
+            coverage: share of the images whose set of classes holds the right one, in 0 to 1: results have a
+                `prediction_set`.
 
         Raises:
             DeiTLTError: there is no student or no image processor, or ONNX Runtime is needed and not installed; `only`
-                or `prior` cannot be read, or do not fit the model's classes.
+                or `prior` cannot be read, or do not fit the model's classes; `precision` or `coverage` of a student
+                that was not calibrated, out of its reach, or with a `prior`.
         """
         source = os.fspath(source)
-        of_place = class_prior(load_student_config(source, revision), only, prior)  # before the weights are loaded
-        return cls(load_runtime(source, revision), load_image_processor(source, revision), of_place)
+        config = load_student_config(source, revision)  # before the weights are loaded
+        if prior is not None and (precision, coverage) != (None, None):
+            raise DeiTLTError(
+                "precision and coverage hold where classes come as often as on the validation images, and a prior says "
+                "that they come otherwise; leave one of them out"
+            )
+        of_place = class_prior(config, only, prior)
+        rules = load_answer_rules(source, config, revision, precision, coverage)
+        return cls(load_runtime(source, revision), load_image_processor(source, revision), of_place, rules)
 
     def __call__(
         self,
@@ -137,7 +167,7 @@ class ExpertClassifier:
                 `(height, width, channels)` with 1, 3 (RGB) or 4 (RGBA) channels.
             top: how many classes to give, at least 1; all that can occur where these are fewer.
             expert: sorts the classes: `"average"`, `"cls"` (or `"head"`), `"distillation"` (or `"dist"`, `"tail"`) or
-                `"fused"`; by default the configuration's.
+                `"fused"`; by default the configuration's, and the fused one with a precision or a coverage.
             attention: also say where the tokens look; needs PyTorch weights.
             batch_size: pictures per step, at least 1.
 
@@ -187,7 +217,12 @@ class ExpertClassifier:
         return experts_of(self.config)
 
     def _expert(self, name: str | None) -> str:
-        expert = self.config.expert if name is None else expert_named(name)
+        own = self.config.expert if self.rules is None else FUSED
+        expert = own if name is None else expert_named(name)
+        if self.rules is not None and expert != FUSED:
+            raise DeiTLTError(
+                f"expert is {expert!r}, and precision and coverage are those of the fused prediction; leave expert out"
+            )
         if expert not in self.experts:
             raise DeiTLTError(f"expert is {expert!r}, which `deitlt calibrate` fits; pass {', '.join(self.experts)}")
         return expert
@@ -196,12 +231,15 @@ class ExpertClassifier:
         """The shape of an image's pixel values, None where the configuration does not tell."""
         return self.config.num_channels, *sides(self.config.image_size)
 
-    def _probabilities(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
-        """Probabilities `(experts, batch, classes)`, and attention maps if there are some."""
+    def _probabilities(
+        self, pixel_values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor] | None]:
+        """Probabilities `(experts, batch, classes)`, those that the rules are about, and attention maps, if any."""
         outputs = self._run(pixel_values)
         logits = logits_by_row(outputs, self.config.fusion)
         stacked = torch.stack([logits[expert] for expert in self.experts])
-        return self._at_the_place(stacked).softmax(-1), outputs.attention
+        of_rules = None if self.rules is None else logits[FUSED].softmax(-1)  # thresholds know nothing of the place
+        return self._at_the_place(stacked).softmax(-1), of_rules, outputs.attention
 
     def _at_the_place(self, logits: torch.Tensor) -> torch.Tensor:
         return logits if self.prior is None else self.prior(logits)
@@ -226,9 +264,11 @@ class ExpertClassifier:
                     f"the image processor makes pixel values of shape {made}, and the model takes {taken}; pass a "
                     "model with a preprocessor_config.json that fits it"
                 )
-            probabilities, maps_of = self._probabilities(pixel_values)
+            probabilities, of_rules, maps_of = self._probabilities(pixel_values)
             for index, result in enumerate(results):
                 result.rows = self._top_rows(probabilities[:, index], expert, top)
+                if of_rules is not None:
+                    self._decide(result, of_rules[index].cpu().numpy())
                 if attention:
                     result.attention = {token: maps[index].numpy() for token, maps in maps_of.items()}
                 else:
@@ -246,6 +286,14 @@ class ExpertClassifier:
         return [
             ClassRow(self.class_names[index], dict(zip(self.experts, column, strict=True))) for index, column in columns
         ]
+
+    def _decide(self, result: ImageResult, probabilities: np.ndarray) -> None:
+        """Say whether an image of these probabilities `(classes,)` is answered, and which classes are in its set."""
+        can_occur = np.ones(len(probabilities), bool) if self.prior is None else np.array(self.prior.can_occur)
+        best = int(np.where(can_occur, probabilities, -1.0).argmax())
+        result.answered = self.rules.is_answered(probabilities, best)
+        inside = self.rules.set_of(probabilities, can_occur)
+        result.prediction_set = None if inside is None else [self.class_names[index] for index in inside]
 
     def _read(
         self, images: Sequence[Picture], batch: range, on_error: Callable[[Path, DeiTLTError], None] | None
@@ -284,8 +332,8 @@ class OneHeadClassifier(ExpertClassifier):
     def _pixels_taken(self) -> None:
         return None
 
-    def _probabilities(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return self._at_the_place(self._run(pixel_values)).softmax(-1)[None], None
+    def _probabilities(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return self._at_the_place(self._run(pixel_values)).softmax(-1)[None], None, None
 
     def stream(self, images, top=5, expert=None, attention=False, batch_size=32, on_error=None):
         """As `ExpertClassifier.stream`; there are no attention maps."""
@@ -295,12 +343,18 @@ class OneHeadClassifier(ExpertClassifier):
 
 
 def load_classifier(
-    source: str, revision: str | None = None, only: Only | None = None, prior: Prior | None = None
+    source: str,
+    revision: str | None = None,
+    only: Only | None = None,
+    prior: Prior | None = None,
+    precision: float | None = None,
+    coverage: float | None = None,
 ) -> ExpertClassifier:
     """The student in a directory or hub repository, or any other image classifier as a `OneHeadClassifier`."""
     config = load_any_config(source, revision)
     if config.model_type == DeiTLTConfig.model_type:
-        return ExpertClassifier.from_pretrained(source, revision, only, prior)
+        return ExpertClassifier.from_pretrained(source, revision, only, prior, precision, coverage)
+    load_answer_rules(source, config, revision, precision, coverage)  # which no other classifier has
     of_place = class_prior(config, only, prior)
     processor = load_image_processor(source, revision)
     model = load_any_classifier(source, revision).to(accelerator_or_cpu())

@@ -1,4 +1,4 @@
-"""Loads models from a directory or the hub; others may have made them, so everything is checked."""
+"""Loads models and what lies beside them from a directory or the hub; others made them, so everything is checked."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
+from deitlt_hf.data.arguments import names_of
 from deitlt_hf.data.record import at_recorded_places
 from deitlt_hf.errors import DeiTLTError, cannot_load, loading_reason
-from deitlt_hf.files import RECIPE_FILE, is_hub_id, read_settings
+from deitlt_hf.evaluation.answer_rules import AnswerRules
+from deitlt_hf.evaluation.selective import Validation
+from deitlt_hf.files import CALIBRATION_FILE, RECIPE_FILE, is_hub_id, read_json, read_settings
 from deitlt_hf.foreign.configurations import check_config, check_processor, find_file
 from deitlt_hf.foreign.weights import check_finite, check_size
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
@@ -122,3 +125,32 @@ def load_run_settings(source: str, revision: str | None = None) -> dict[str, Any
     directories = (Path(source), Path(source).parent)  # averaged weights are in a folder of their run
     found = (read_settings(directory / RECIPE_FILE) for directory in directories)
     return at_recorded_places(next((settings for settings in found if settings is not None), {}), source)
+
+
+def load_answer_rules(
+    source: str,
+    config: PreTrainedConfig,
+    revision: str | None = None,
+    precision: float | None = None,
+    coverage: float | None = None,
+) -> AnswerRules | None:
+    """The rules of a calibrated student for a precision of its answers and a coverage of its sets; None without both.
+
+    Raises:
+        DeiTLTError: the model was not calibrated, or its validation images do not reach what is asked.
+    """
+    if precision is None and coverage is None:
+        return None
+    file = find_file(source, CALIBRATION_FILE, revision)
+    content = None if file is None or getattr(config, "fusion", None) is None else read_json(file)
+    if not content:
+        raise DeiTLTError(
+            f"a precision and a coverage need thresholds of validation images, and {source} has no {CALIBRATION_FILE} "
+            "that fits it; run `deitlt calibrate` on the student"
+        )
+    names = names_of(config)
+    groups = getattr(config, "class_groups", None)
+    validation = Validation.read(content.get("validation"), len(names), groups)
+    rules = AnswerRules.found(validation, precision, coverage)
+    rules.say(names)
+    return rules

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
@@ -81,11 +82,12 @@ def evaluate_saved_model(
     batch_size: int = 64,
     confidence_intervals: bool = False,
     prior: ClassPrior | None = None,
+    set_thresholds: np.ndarray | None = None,
 ) -> tuple[Evaluation, str]:
     """Run `evaluate_images` on a saved image classifier and the test split of its data, with the teacher of its run.
 
-    Arguments are as in `analyze_saved_model`, and `prior` as in `evaluate_images`. Returns also which row of the
-    metrics is the model's own prediction.
+    Arguments are as in `analyze_saved_model`, `prior` and `set_thresholds` as in `evaluate_images`. Returns also which
+    row of the metrics is the model's own prediction.
     """
     saved = _load(source, images, data, revision, None, accelerator.device)
     evaluation = evaluate_images(
@@ -98,6 +100,7 @@ def evaluate_saved_model(
         teacher=saved.teacher,
         logit_scale=saved.logit_scale,
         prior=prior,
+        set_thresholds=set_thresholds,
     )
     rows = evaluation.predictions.rows
     return evaluation, saved.own if saved.own in rows else rows[0]

@@ -24,10 +24,12 @@ from deitlt_hf.data.record import differing_classes
 from deitlt_hf.data.views import evaluation_view
 from deitlt_hf.errors import DeiTLTError, counted, notice, some
 from deitlt_hf.evaluation.analysis.predictions import reliability
+from deitlt_hf.evaluation.answer_rules import AnswerRules, measure_rules
 from deitlt_hf.evaluation.attention import patches_of
 from deitlt_hf.evaluation.evaluate import Evaluation, Rows, run_over
 from deitlt_hf.evaluation.fusion import AVERAGE, Fit, fit_fusion, fused_probabilities
 from deitlt_hf.evaluation.measures import FUSED
+from deitlt_hf.evaluation.selective import Validation
 from deitlt_hf.files import CALIBRATION_FILE, METRICS_FILE, is_hub_id, last_part, read_json, write_json
 from deitlt_hf.hub.remote_code import refresh_remote_code
 from deitlt_hf.inference.default_expert import change_files, student_to_change
@@ -38,6 +40,7 @@ from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassificati
 from deitlt_hf.runs.analyzing import evaluate_saved_model
 from deitlt_hf.runs.images import DataChoice, load_images_to_measure, with_classes
 
+MEASURED_RULES = {"precision": 0.95, "coverage": 0.9}  # on the test split, for the card
 _WITH_EXPERTS = ("experts", "against_teacher")  # parts of the metrics that have a row for each expert
 
 
@@ -112,8 +115,10 @@ def calibrate(
         if images is None:
             return changed
         accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-        test, _ = evaluate_saved_model(source, images, data, accelerator, batch_size=batch_size)
-        write_json(path / CALIBRATION_FILE, record | {"test": _measured(test, before)})
+        rules = _rules(record["validation"], config.num_labels, images.class_groups)
+        sets = rules["coverage"].set_thresholds
+        test, _ = evaluate_saved_model(source, images, data, accelerator, batch_size=batch_size, set_thresholds=sets)
+        write_json(path / CALIBRATION_FILE, record | {"test": _measured(test, before, rules)})
         return changed + _add_row(path / METRICS_FILE, test.metrics)
 
     changed = change_files(path, {"expert": FUSED, "fusion": fit.fusion}, write_others)
@@ -233,9 +238,27 @@ def _record(
     }
 
 
-def _measured(test: Evaluation, before: str) -> dict[str, Any]:
-    """What is kept of the test split: the number of images, and the calibration errors in percent."""
-    return {"images": len(test.predictions.labels), "calibration_error": calibration_errors(test, (before, FUSED))}
+def _rules(
+    validation: Mapping[str, Any], num_classes: int, groups: Mapping[str, Sequence[int]]
+) -> dict[str, AnswerRules]:
+    """Rules of answers and of sets that the card tells about; without thresholds where these are not to be had."""
+    found, images = {}, Validation.read(validation, num_classes, groups)
+    for name, asked in MEASURED_RULES.items():
+        try:
+            found[name] = AnswerRules.found(images, **(dict.fromkeys(MEASURED_RULES) | {name: asked}))
+        except DeiTLTError:  # too few validation images
+            found[name] = AnswerRules(**{name: asked})
+    return found
+
+
+def _measured(test: Evaluation, before: str, rules: Mapping[str, AnswerRules]) -> dict[str, Any]:
+    """What is kept of the test split: the number of images, the calibration errors in percent, and how rules do."""
+    errors = calibration_errors(test, (before, FUSED))
+    measured = {"images": len(test.predictions.labels), "calibration_error": errors}
+    for name, rule in rules.items():
+        groups = test.metrics["groups"]
+        measured[name] = {"asked": MEASURED_RULES[name]} | measure_rules(rule, test.predictions, groups).get(name, {})
+    return measured
 
 
 def calibration_errors(test: Evaluation, rows: Sequence[str]) -> dict[str, float]:
