@@ -110,8 +110,8 @@ def test_a_class_that_is_wrong_too_often_is_never_answered(caplog):
     found = precision_thresholds(validation(predicted, [True] * 60 + [True, False] * 30, [*falling(60)] * 2), 0.9)
     assert found.values.tolist() == [falling(60)[-1], *[math.inf] * 4]
     say_shared("precision 0.9", found, ["a", "b\n", "c", "d", "e"])
-    never = "'b\\n', 'c', 'd' and 1 more are never answered"
-    assert caplog.messages == [f"precision 0.9: {never}: no threshold reaches it on their validation images"]
+    why = "never answered, for no threshold of the validation images reaches it"
+    assert caplog.messages == [f"precision 0.9: {why}: 'b\\n', 'c', 'd' and 1 more"]
 
 
 def test_a_set_holds_the_class_of_the_asked_share_of_its_images(caplog):
@@ -127,7 +127,7 @@ def test_a_set_holds_the_class_of_the_asked_share_of_its_images(caplog):
     ]
     say_shared("coverage 0.9", found, ["a", "b", "c", "d", "e"])
     assert caplog.messages == [
-        "coverage 0.9: 'd', 'e' have too few validation images: their threshold is that of all images"
+        "coverage 0.9: too few validation images, so the threshold is that of all images: 'd', 'e'"
     ]
 
 

@@ -243,9 +243,9 @@ def say_shared(asked: str, thresholds: Thresholds, class_names: Sequence[str]) -
 
     never, of_all = of(lambda row: row["threshold"] is None), of(lambda row: row["of"] == "all")
     if never:
-        notice(f"{asked}: {some(never)} are never answered: no threshold reaches it on their validation images")
+        notice(f"{asked}: never answered, for no threshold of the validation images reaches it: {some(never)}")
     if of_all:
-        notice(f"{asked}: {some(of_all)} have too few validation images: their threshold is that of all images")
+        notice(f"{asked}: too few validation images, so the threshold is that of all images: {some(of_all)}")
 
 
 class _Pool(NamedTuple):

@@ -65,8 +65,12 @@ def _verdict(result: ImageResult, rules: AnswerRules) -> str:
     """The answer, or that the image is uncertain, and the image's set of classes, as HTML."""
     lines = []
     if rules.answers is not None:
-        answer = f"Answer: <b>{html.escape(result.rows[0].name)}</b>" if result.answered else "Answer: <b>uncertain</b>"
-        lines.append(f"{answer} (answers are right for at least {100 * rules.precision:g} % of such pictures)")
+        asked = f"{100 * rules.precision:g} %"
+        lines.append(
+            f"Answer: <b>{html.escape(result.rows[0].name)}</b> (right for at least {asked} of such answers)"
+            if result.answered
+            else f"Answer: <b>uncertain</b> (no class is sure enough to be right for {asked} of such answers)"
+        )
     if rules.sets is not None:
         names = ", ".join(f"<b>{html.escape(name)}</b>" for name in result.prediction_set)
         lines.append(f"Possible: {names} (the right class is among them for {100 * rules.coverage:g} % of pictures)")
@@ -176,7 +180,7 @@ def _answer_columns(gr: ModuleType, has_attention: bool, experts: Sequence[str])
             with gr.Column(min_width=240):
                 is_shown = has_attention or not pictures
                 pictures.append(_picture_panel(gr, label=title, elem_id=f"picture-{expert}", visible=is_shown))
-                heading = f"What the {EXPERT_LABELS[expert]} says"
+                heading = f"What the {EXPERT_LABELS[expert]}{' prediction' if expert == FUSED else ''} says"
                 labels.append(gr.Label(label=heading, show_heading=False, elem_id=f"label-{expert}"))
     return [*pictures, *labels]
 
