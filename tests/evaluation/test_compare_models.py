@@ -14,7 +14,8 @@ from deitlt_hf.evaluation.analysis.analyze import Analysis
 from deitlt_hf.evaluation.compare import compare_models, format_comparison, paired_differences
 from deitlt_hf.evaluation.measures import MEASURES, expert_metrics, mean_accuracies
 
-KEYS = tuple(measure.key for measure in MEASURES)
+MEASURED = [measure for measure in MEASURES if measure.of_class_ids]
+KEYS = tuple(measure.key for measure in MEASURED)
 THREE_GROUPS = {"head": [0, 1], "mid": [2], "tail": [3, 4]}
 SHARES = np.array([0.3, 0.25, 0.2, 0.15, 0.1])  # of the five classes among the test images
 
@@ -57,6 +58,8 @@ def test_intervals_are_those_of_resampling_the_images_one_by_one():
     found = paired_differences(first, second, labels, THREE_GROUPS, num_resamples=1000)
     for name in KEYS:
         low, high = np.percentile(drawn[name], [2.5, 97.5])
+        if name in ("macro_f1", "worst_class"):  # which resampling moves to one side
+            low, high = np.array([low, high]) + found[name]["value"] - np.mean(drawn[name])
         # An end's standard deviation over so many resamples is about 0.02 of the width.
         assert found[name]["interval"] == pytest.approx([low, high], abs=0.07 * (high - low)), name
         assert found[name]["excludes_zero"] == (found[name]["interval"][1] < 0)
@@ -72,13 +75,14 @@ def test_95_percent_intervals_hold_the_true_difference_about_95_times_in_100():
         "tail": per_class[3:].mean(),
         "balanced_accuracy": per_class.mean(),
     }
-    held = dict.fromkeys(KEYS, 0)
+    held = dict.fromkeys(truth, 0)
     sets = 300
     for seed in range(sets):
         generator = np.random.default_rng(1000 + seed)
         first, second, labels = draw_predictions(generator, 400, first_accuracy, second_accuracy, 0.5)
-        for name, of in paired_differences(first, second, labels, THREE_GROUPS, 500, seed).items():
-            low, high = of["interval"]
+        differences = paired_differences(first, second, labels, THREE_GROUPS, 500, seed)
+        for name in truth:
+            low, high = differences[name]["interval"]
             held[name] += low <= truth[name] <= high
     # Of 300 sets, a true 95 % leaves these limits (3 standard deviations) about once in 300 times.
     assert {name: count / sets for name, count in held.items() if not 0.91 <= count / sets <= 0.98} == {}
@@ -95,8 +99,9 @@ def test_pairing_narrows_the_interval_where_models_fail_on_the_same_images():
 
 def test_a_model_and_itself_differ_by_nothing():
     first, _, labels = draw_predictions(np.random.default_rng(4), 50, [0.5] * 5, [0.5] * 5, 1.0)
-    for of in paired_differences(first, first, labels, THREE_GROUPS).values():
-        assert of == {"value": 0.0, "interval": [0.0, 0.0], "excludes_zero": False}
+    for name, of in paired_differences(first, first, labels, THREE_GROUPS).items():
+        interval = None if name == "worst_class" else [0.0, 0.0]  # no class has 50 images
+        assert of == {"value": 0.0, "interval": interval, "excludes_zero": False}
 
 
 def test_groups_without_images_have_no_difference():
@@ -127,7 +132,7 @@ def test_models_are_compared_by_their_own_prediction_with_the_first():
     for name, expert in zip(own, of_evaluation.values(), strict=True):
         assert {of: found["accuracies"][name][of]["value"] for of in KEYS} == {of: expert[of] for of in KEYS}
         intervals = {of: found["accuracies"][name][of]["interval"] for of in KEYS}
-        assert intervals == expert["confidence_intervals"]
+        assert intervals == {of: expert["confidence_intervals"].get(of) for of in KEYS}
     assert found["reference"] == "ViT"
     assert found["differences"] == {
         name: paired_differences(own["ViT"], own[name], labels, GROUPS) for name in ("DeiT-LT", "twin")
@@ -161,7 +166,10 @@ def taught(right: tuple[int, int], teachers: tuple[int, int] | None) -> Analysis
 def test_a_teacher_has_a_row_and_its_students_their_differences_from_it():
     found = compare_models({"a": taught((8, 9), (10, 2)), "b": taught((10, 2), (10, 2))})
     values = {key: of["value"] for key, of in found["teachers"]["teacher"].items()}
-    assert values == {"overall": 60.0, "head": 100.0, "mid": None, "tail": 20.0, "balanced_accuracy": 60.0}
+    assert values == pytest.approx(
+        {"overall": 60.0, "head": 100.0, "mid": None, "tail": 20.0, "balanced_accuracy": 60.0, "worst_class": 20.0}
+        | {"macro_f1": 100 * (20 / 28 + 4 / 12) / 2}  # of cat and lynx 10 and 2 are right, 18 and 2 predicted
+    )
     against = found["against_teachers"]
     assert {key: of["value"] for key, of in against["a"].items()} == {
         "overall": pytest.approx(25),  # 17 of 20 images and 12 of 20
@@ -169,6 +177,8 @@ def test_a_teacher_has_a_row_and_its_students_their_differences_from_it():
         "mid": None,
         "tail": pytest.approx(70),
         "balanced_accuracy": pytest.approx(25),
+        "macro_f1": pytest.approx(100 * (16 / 19 + 18 / 21) / 2 - 100 * (20 / 28 + 4 / 12) / 2),
+        "worst_class": pytest.approx(60),
     }
     # No image on which they differ is in 0.8^10, 11 %, of the head's resamples, and in 0.3^10 of the tail's.
     assert not against["a"]["head"]["excludes_zero"]
@@ -203,7 +213,7 @@ def test_a_teachers_row_names_its_students_unless_it_is_everyones(analyses, rows
     assert list(found.get("against_teachers", {})) == with_teacher
     text = format_comparison(found)
     assert all(f"\n{row} " in text for row in measured)
-    assert text.count(" - its teacher ") == len(with_teacher)
+    assert text.count(" - its teacher ") == 2 * len(with_teacher)  # in both tables
 
 
 def test_what_cannot_be_compared_is_refused():

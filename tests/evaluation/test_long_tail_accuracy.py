@@ -27,8 +27,9 @@ from deitlt_hf import (
 )
 from deitlt_hf.data.views import image_processor
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.long_tail_accuracy import scores
-from deitlt_hf.long_tail_accuracy.scores import bootstrap_intervals, groups_by_count, tally
+from deitlt_hf.long_tail_accuracy import intervals as intervals_module
+from deitlt_hf.long_tail_accuracy.intervals import Resampler, bootstrap_intervals
+from deitlt_hf.long_tail_accuracy.scores import groups_by_count, tally
 
 DIRECTORY = Path(long_tail_accuracy.__file__).parent
 CLASS_COUNTS = [500, 200, 120, 80, 60, 40, 15, 9, 5]
@@ -186,32 +187,48 @@ def test_wrong_arguments_are_named_in_one_line(metric, arguments, message):
     assert "\n" not in str(error.value)
 
 
+def intervals_of(images, correct, members, **options) -> dict[str, list[float]]:
+    """The intervals of a test set with so many images and right predictions per class; the others are no class."""
+    labels = np.repeat(np.arange(len(images)), images)
+    first = np.cumsum(images) - images
+    is_right = np.arange(len(labels)) - first[labels] < np.asarray(correct)[labels]
+    return bootstrap_intervals(np.where(is_right, labels, -1), labels, members, len(images), **options)
+
+
+def wilson(right: float, images: float) -> list[float]:
+    """Wilson's 95 % interval as in the textbook: the shares that a test at 1.96 standard deviations does not refuse."""
+    low, high = np.sort(np.roots([images + 1.96**2, -(2 * right + 1.96**2), right**2 / images]))
+    return pytest.approx([100 * low, 100 * high], abs=1e-6)
+
+
 def test_intervals_by_hand(metric):
     # Head: always right. Mid: always wrong. Tail: no test images. Overall and balanced: half of the images.
     result = metric.compute(
         predictions=[0] * 200, references=[0] * 100 + [1] * 100, class_counts=[500, 50, 5], confidence_intervals=True
     )
     intervals = result["confidence_intervals"]
-    assert (intervals["head"], intervals["mid"]) == ([100, 100], [0, 0])
+    # All resamples agree, which does not mean that new images would: Wilson's intervals for 100 and for 200 images.
+    assert (intervals["head"], intervals["mid"]) == (wilson(100, 100), wilson(0, 100))
+    assert intervals["head"][0] == pytest.approx(100 * 100 / (100 + 1.96**2))
     assert all(math.isnan(end) for end in intervals["tail"])
-    assert intervals["balanced_accuracy"] == [50, 50]  # in every resample one class is right and one is wrong
+    assert intervals["balanced_accuracy"] == wilson(100, 200)  # in every resample one class is right and one is wrong
     assert "per_class" not in intervals
 
 
 @pytest.mark.parametrize("correct", [[150, 100, 50], [300, 220, 100], [380, 300, 220]])
 def test_interval_of_overall_is_the_binomials(correct):
     share = sum(correct) / 1000
-    interval = bootstrap_intervals(np.array([400, 350, 250]), np.array(correct), GROUPS_OF_THREE, num_resamples=4000)
+    interval = intervals_of(np.array([400, 350, 250]), correct, GROUPS_OF_THREE, num_resamples=4000)
     reach = 1.96 * math.sqrt(share * (1 - share) / 1000)
     assert interval["overall"] == pytest.approx([100 * (share - reach), 100 * (share + reach)], abs=0.35)
 
 
 def test_seed_selects_the_resamples_and_pieces_do_not(monkeypatch):
     images, correct = np.array([40, 30, 7]), np.array([20, 20, 3])
-    intervals = bootstrap_intervals(images, correct, GROUPS_OF_THREE, seed=1)
-    assert intervals != bootstrap_intervals(images, correct, GROUPS_OF_THREE, seed=2)
-    monkeypatch.setattr(scores, "CELLS_AT_ONCE", 50)  # 8 resamples at a time
-    assert intervals == bootstrap_intervals(images, correct, GROUPS_OF_THREE, seed=1)
+    intervals = intervals_of(images, correct, GROUPS_OF_THREE, seed=1)
+    assert intervals != intervals_of(images, correct, GROUPS_OF_THREE, seed=2)
+    monkeypatch.setattr(intervals_module, "WEIGHTS_AT_ONCE", 8 * 77)  # 8 resamples at a time
+    assert intervals == intervals_of(images, correct, GROUPS_OF_THREE, seed=1)
 
 
 def test_intervals_cover_the_true_accuracies():
@@ -225,22 +242,36 @@ def test_intervals_cover_the_true_accuracies():
     covered = dict.fromkeys(truth, 0)
     for seed in range(400):
         images = rng.multinomial(500, share_of_class)
-        intervals = bootstrap_intervals(images, rng.binomial(images, recall), members, num_resamples=300, seed=seed)
-        for name, (low, high) in intervals.items():
+        intervals = intervals_of(images, rng.binomial(images, recall), members, num_resamples=300, seed=seed)
+        for name in truth:
+            low, high = intervals[name]
             covered[name] += low <= truth[name] <= high
     assert all(0.91 <= count / 400 <= 0.98 for count in covered.values()), covered
 
 
 def test_no_resample_misses_a_class():
-    # Of the mid class's two images a quarter of the resamples has both right and a quarter none: 50 +- sqrt(2) x 50,
-    # cut to what there is. The only tail class with an image has a single one and does not vary.
+    # Of the mid class's two images one is drawn and weighs two: half of the resamples have it right. The only tail
+    # class with an image has a single one and does not vary: Wilson's interval of one image that is right.
     images, correct = np.array([20, 2, 1, 0]), np.array([20, 1, 1, 0])
     members = {"head": [0], "mid": [1], "tail": [2, 3]}
-    intervals = bootstrap_intervals(images, correct, members)
-    assert intervals["tail"] == [100, 100]
+    intervals = intervals_of(images, correct, members)
+    assert intervals["tail"] == wilson(1, 1)
     assert intervals["mid"] == [0, 100]
-    reach = math.sqrt(2) * 50 / 3
-    assert intervals["balanced_accuracy"] == pytest.approx([250 / 3 - reach, 100])  # (100 + 50 + 100) / 3
+    assert intervals["balanced_accuracy"] == pytest.approx([200 / 3, 100])  # (100 + 0 or 100 + 100) / 3
+
+
+def test_weights_keep_each_classs_number_of_images_and_have_the_variance_of_new_images():
+    labels = np.repeat([0, 1, 2], [2, 5, 40])
+    ((weights, of_classes),) = Resampler(labels, GROUPS_OF_THREE, 3, seed=0).by_class(4000)
+    for label, count in enumerate((2, 5, 40)):
+        of_class = weights[:, labels == label]
+        np.testing.assert_allclose(of_class.sum(1), count)
+        # The mean of values 0 .. n - 1 with variance v (divisor n - 1) over n new images has the variance v / n.
+        values = np.arange(count)
+        means = of_class @ values / count
+        assert means.mean() == pytest.approx(values.mean(), abs=4 * values.std(ddof=1) / math.sqrt(4000))
+        assert means.var() == pytest.approx(values.var(ddof=1) / count, rel=0.1)
+    np.testing.assert_array_equal(of_classes, 1)
 
 
 def test_single_images_vary_together():
@@ -248,12 +279,33 @@ def test_single_images_vary_together():
     # deviation is sqrt(8) / 2, and sqrt(8 / 7) times that for the seven degrees of freedom.
     images, correct = np.ones(8, int), np.repeat([1, 0], 4)
     members = {"head": [], "mid": [], "tail": range(8)}
-    drawn = np.concatenate(list(scores.resample_cells(np.stack([correct, 1 - correct], -1), 4000, seed=0)))
-    right = drawn[..., 0].sum(-1)
+    ((weights, of_classes),) = Resampler(np.arange(8), members, 8, seed=0).by_class(4000)
+    np.testing.assert_array_equal(weights, of_classes)
+    np.testing.assert_allclose(weights.sum(1), 8)
+    right = weights @ correct
     assert right.mean() == pytest.approx(4, abs=0.1)
     assert right.std() == pytest.approx(math.sqrt(8 / 7) * math.sqrt(8) / 2, rel=0.05)
-    low, high = bootstrap_intervals(images, correct, members)["tail"]
+    low, high = intervals_of(images, correct, members)["tail"]
     assert 0 <= low < 20 < 80 < high <= 100
+
+
+@pytest.mark.parametrize(
+    ("images", "together"),
+    [
+        ([1, 1, 1, 1, 9, 9], [[0, 1], [2, 3]]),  # head and mid: those of a group
+        ([1, 9, 1, 9, 9, 9], [[0, 2]]),  # one in each of two groups
+        ([1, 1, 1, 9, 9, 9], [[0, 1, 2]]),  # two and a lone one
+        ([1, 9, 9, 9, 9, 9], [[0]]),  # nothing to be drawn with
+    ],
+)
+def test_single_images_are_drawn_with_those_of_their_group(images, together):
+    members = {"head": [0, 1], "mid": [2, 3], "tail": [4, 5]}
+    labels = np.repeat(np.arange(6), images)
+    ((_, of_classes),) = Resampler(labels, members, 6, seed=0).by_class(200)
+    for pool in together:
+        np.testing.assert_allclose(of_classes[:, pool].sum(1), len(pool))
+        assert (of_classes[:, pool].std(0) > 0).all() == (len(pool) > 1)
+    np.testing.assert_array_equal(np.delete(of_classes, np.concatenate(together), axis=1), 1)
 
 
 def test_intervals_of_few_images_cover_the_true_accuracies():
@@ -265,7 +317,7 @@ def test_intervals_of_few_images_cover_the_true_accuracies():
     covered = 0
     for seed in range(400):
         correct = rng.binomial(images, recall)
-        low, high = bootstrap_intervals(images, correct, members, num_resamples=300, seed=seed)["balanced_accuracy"]
+        low, high = intervals_of(images, correct, members, num_resamples=300, seed=seed)["balanced_accuracy"]
         assert low <= 100 * (correct / images).mean() <= high
         covered += low <= 100 * recall.mean() <= high
     assert 0.89 <= covered / 400 <= 0.98, covered  # 0.83 with resamples of all images

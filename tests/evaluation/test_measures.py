@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    precision_score,
+    recall_score,
+    top_k_accuracy_score,
+)
 
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.evaluation.evaluate import in_top_5
 from deitlt_hf.evaluation.measures import EXPERTS, expert_metrics, format_class_table, format_table, grouped_accuracy
 from deitlt_hf.long_tail_accuracy.scores import percent, tally
 from deitlt_hf.models.deit_lt import configuration_deit_lt
@@ -79,6 +87,46 @@ def test_agrees_with_scikit_learn(unbalanced):
     assert everything["head"] == pytest.approx(100 * balanced_accuracy_score(labels, predictions))
 
 
+def test_precision_f1_and_top_5_are_scikit_learns():
+    rng = np.random.default_rng(3)
+    names, tested = [str(label) for label in range(12)], [label for label in range(12) if label not in (4, 11)]
+    labels = rng.choice(tested, 400, p=np.arange(10, 0, -1) / 55)
+    logits = rng.standard_normal((400, 12))
+    logits[np.arange(400), labels] += 1.5
+    logits[:, 7] -= 9  # never predicted; class 4 is predicted and has no test image
+    predictions, groups = logits.argmax(1), {"head": range(4), "mid": range(4, 8), "tail": range(8, 12)}
+    in_top = {"model": in_top_5(torch.tensor(logits), torch.tensor(labels)).numpy()}
+    assert 4 in predictions
+    metrics = expert_metrics(
+        predictions[:, None], labels, range(12, 0, -1), groups, names, experts=["model"], in_top=in_top
+    )
+    row = metrics["experts"]["model"]
+    common = {"labels": range(12), "average": None, "zero_division": np.nan}
+    recalls = recall_score(labels, predictions, **common)
+    assert row["macro_f1"] == pytest.approx(100 * f1_score(labels, predictions, labels=tested, average="macro"))
+    assert row["worst_class"] == pytest.approx(100 * np.nanmin(recalls))
+    assert row["top_5"] == pytest.approx(100 * top_k_accuracy_score(labels, logits, k=5, labels=range(12)))
+    for name, expected in {
+        "per_class": recalls,
+        "per_class_precision": precision_score(labels, predictions, **common),
+        "per_class_f1": f1_score(labels, predictions, **common),
+    }.items():
+        expected[[4, 11]] = np.nan  # nothing is said of classes without test images
+        np.testing.assert_allclose(np.array(row[name], dtype=float), 100 * expected, err_msg=name)
+    assert (row["per_class_precision"][7], row["per_class_f1"][7]) == (None, 0)
+
+
+def test_top_5_needs_ten_classes_and_gives_equal_logits_no_rank():
+    equal = in_top_5(torch.zeros(12, 12), torch.arange(12))
+    assert equal.tolist() == [True] * 5 + [False] * 7  # as `argmax`, which takes the first of equal ones
+    groups = {"head": [0], "mid": [1], "tail": list(range(2, 9))}
+    ids = np.arange(9)
+    metrics = expert_metrics(
+        ids[:, None], ids, range(9, 0, -1), groups, "abcdefghi", experts=["model"], in_top={"model": ids < 5}
+    )
+    assert "top_5" not in metrics["experts"]["model"]
+
+
 def test_groups_and_classes_without_test_images_are_nan():
     # Class 1 has no test image: head is class 0 alone. Class 3 has none: tail is empty. Worked out by hand.
     result = grouped_accuracy([0, 2, 1, 0], [0, 0, 2, 0], GROUPS)
@@ -130,14 +178,20 @@ def test_expert_metrics_keep_the_columns_order_and_fit_json(metrics):
     assert metrics["experts"] == {
         "average": expected(
             overall=75, head=100, mid=0, balanced_accuracy=200 / 3, per_class=[100, 100, 0, None],
+            macro_f1=180 / 3, worst_class=0, per_class_precision=[200 / 3, 100, None, None],
+            per_class_f1=[80, 100, 0, None],
             taken_for=[None, None, 0, None], taken_for_images=[None, None, 1, None],
         ),
         "cls": expected(
             overall=50, head=50, mid=0, balanced_accuracy=100 / 3, per_class=[100, 0, 0, None],
+            macro_f1=200 / 9, worst_class=0, per_class_precision=[50, None, None, None],
+            per_class_f1=[200 / 3, 0, 0, None],
             taken_for=[None, 0, 0, None], taken_for_images=[None, 1, 1, None],
         ),
         "distillation": expected(
             overall=75, head=75, mid=100, balanced_accuracy=250 / 3, per_class=[50, 100, 100, None],
+            macro_f1=700 / 9, worst_class=50, per_class_precision=[100, 50, 100, None],
+            per_class_f1=[200 / 3, 200 / 3, 100, None],
             taken_for=[1, None, None, None], taken_for_images=[1, None, None, None],
         ),
     }  # fmt: skip
@@ -196,10 +250,15 @@ def test_expert_metrics_with_intervals():
     metrics = expert_metrics(predictions, np.repeat([0, 1], 50), [9, 5, 1], groups, "abc", confidence_intervals=True)
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
     intervals = {expert: values["confidence_intervals"] for expert, values in metrics["experts"].items()}
-    for expert, ends in {"average": [100, 100], "cls": [0, 0]}.items():
+    # Where all resamples agree, Wilson's interval for 50 images of a class, and for 100 of both.
+    reach = {images: 100 * 1.96**2 / (images + 1.96**2) for images in (50, 100)}
+    for expert, ends in {"average": lambda far: [100 - far, 100], "cls": lambda far: [0, far]}.items():
         assert intervals[expert].pop("tail") == [None, None]
-        assert list(intervals[expert].values()) == [ends] * 4
-    assert (intervals["distillation"]["head"], intervals["distillation"]["mid"]) == ([100, 100], [0, 0])
+        assert list(intervals[expert]) == ["overall", "head", "mid", "balanced_accuracy", "macro_f1", "worst_class"]
+        for name, found in intervals[expert].items():
+            assert found == pytest.approx(ends(reach[50 if name in ("head", "mid") else 100])), name
+    assert intervals["distillation"]["head"] == pytest.approx([100 - reach[50], 100])
+    assert intervals["distillation"]["mid"] == pytest.approx([0, reach[50]])
     assert intervals["distillation"]["overall"] == pytest.approx([40.2, 59.8], abs=2)  # the binomial's 50 +- 9.8
 
 
@@ -240,6 +299,10 @@ def test_table_shows_what_was_measured(metrics):
         "average         75.0   100.0     0.0       -     66.7",
         "CLS expert      50.0    50.0     0.0       -     33.3",
         "DIST expert     75.0    75.0   100.0       -     83.3",
+        "             macro-F1   worst",
+        "average          60.0     0.0",
+        "CLS expert       22.2     0.0",
+        "DIST expert      77.8    50.0",
         "head: 2 classes with 90-30 training images, mid: 1 class with 9 training images, "
         "tail: 1 class with 3 training images (none with test images)",
     ]
@@ -283,14 +346,17 @@ def test_the_teacher_has_a_row_and_a_paired_difference():
     }  # fmt: skip
     found = metrics["against_teacher"]["average"]
     assert {name: of["value"] for name, of in found.items()} == pytest.approx(
-        {"overall": -25.0, "head": -25.0, "mid": 50.0, "tail": -100.0, "balanced_accuracy": -25.0}
-    )
-    assert found["tail"] == {"value": -100.0, "interval": [-100.0, -100.0], "excludes_zero": True}
+        {"overall": -25.0, "head": -25.0, "mid": 50.0, "tail": -100.0, "balanced_accuracy": -25.0,
+         "macro_f1": 100 * (6 / 9 + 4 / 5 + 0) / 3 - 100 * (8 / 9 + 2 / 3 + 1) / 3, "worst_class": -50.0}
+    )  # fmt: skip
+    # Both images differ. With one added that is the other way round, and one more: of four images, -2, -1 or 0 of 2.
+    assert found["tail"] == {"value": -100.0, "interval": [-100.0, 0.0], "excludes_zero": False}
+    assert found["worst_class"] == {"value": -50.0, "interval": None, "excludes_zero": False}
     assert not found["overall"]["excludes_zero"]
     table = format_table(metrics).splitlines()
     assert table[4].split() == ["teacher", "87.5", "100.0", "50.0", "100.0", "83.3"]
     assert table[5].startswith("average - teacher: overall -25.0 [")
-    assert "tail -100.0 [-100.0, -100.0] *" in table[5]
+    assert "tail -100.0 [-100.0, +0.0]" in table[5]
 
 
 def test_without_a_teacher_there_is_no_such_row():

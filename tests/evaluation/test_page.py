@@ -17,7 +17,8 @@ from PIL import Image
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation import page as analysis_page
 from deitlt_hf.evaluation.analysis.wrong_images import WrongImage
-from deitlt_hf.evaluation.compare import compare_models, difference_cells
+from deitlt_hf.evaluation.compare import compare_models, compared_tables
+from deitlt_hf.evaluation.measures import MEASURES
 from deitlt_hf.evaluation.page import SECTIONS, write_analysis
 
 NASTY = '_<script>alert("$x")</script> & co'
@@ -124,8 +125,20 @@ def test_several_models_come_with_their_differences(several, models):
     page = (several / "index.html").read_text()
     (row,) = cells(page, "better than ViT by (points)")
     assert "better than its teacher" not in page
-    assert row == [NASTY, *difference_cells(comparison["differences"][NASTY])]
+    accuracies, more = compared_tables(comparison)
+    assert [row] == accuracies.differences["ViT"]
     assert "*" in row[1]
+    assert [row[0], *map(str.rstrip, row[1:])] == [
+        NASTY,
+        *(measure.text(of["value"], of["interval"], "+") + " *" * of["excludes_zero"]
+          for measure in MEASURES
+          if measure.table == "accuracy" and (of := comparison["differences"][NASTY][measure.key])),
+    ]  # fmt: skip
+    assert more.heading == ["macro-F1", "worst"]
+    assert page.count("better than ViT by (points)") == 2
+    worst = comparison["differences"][NASTY]["worst_class"]
+    assert worst["interval"] is None  # of classes with 40 test images
+    assert f"<td>{worst['value']:+.1f}  </td>" in page
     assert {path.stem for path in (several / "figures").glob("examples*")} == {"examples_2"}  # the first has none
 
 

@@ -21,7 +21,7 @@ from deitlt_hf.cards.markdown import code_block, escape, listed_labels
 from deitlt_hf.cards.record import ONLY_ROW, RunRecord, read_record, read_shapes
 from deitlt_hf.data.suggestion import format_setting
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, MEASURES, TEACHER
+from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, MEASURES, TEACHER, shown_tables
 from deitlt_hf.files import (
     METRICS_FILE,
     RECIPE_FILE,
@@ -98,8 +98,7 @@ def card_of(record: RunRecord) -> ModelCard:
     values = {
         "record": record,
         "group_names": GROUPS,
-        # The paper published four of the measures.
-        "measures_in": lambda rows: [one for one in MEASURES if any(one.key in values for values in rows.values())],
+        "tables_of": lambda rows: shown_tables(rows.values()),  # the paper published four of the measures
         "row_labels": ROW_LABELS,
         "few_images": FEW_IMAGES,
         "recipe_file": RECIPE_FILE,
@@ -143,7 +142,7 @@ def _model_index(record: RunRecord) -> list[EvalResult]:
             dataset_type="unknown" if data is None else data.model_index_type,
             dataset_name=name,
             dataset_split="validation" if is_validation else None if data is None else data.test_split,
-            metric_type="accuracy",
+            metric_type=measure.metric_type,
             metric_name=measure.name + ("" if row == ONLY_ROW else f" ({ROW_LABELS[row]})"),
             metric_value=round(accuracies[measure.key], 2),
             source_name=record.paper and record.paper.source,

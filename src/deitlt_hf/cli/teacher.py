@@ -20,7 +20,7 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.suggesting import settings_for_data
     from deitlt_hf.data.arguments import TrainingDataArguments
     from deitlt_hf.data.suggestion import suggest_teacher_recipe
-    from deitlt_hf.evaluation.measures import MEASURES, MOST_LISTED_CLASSES, format_class_table
+    from deitlt_hf.evaluation.measures import MOST_LISTED_CLASSES, format_class_table, shown_tables
     from deitlt_hf.hub.repository import address_of
     from deitlt_hf.runs.profiling import format_profile
     from deitlt_hf.runs.training import TeacherArguments, check_teacher, profile_teacher, run_teacher
@@ -45,7 +45,8 @@ def run(argv: Sequence[str]) -> None:
         return
     metrics = run_teacher(data, teacher, args)
     if args.should_log:
-        shown = [f"{measure.label} {measure.text(metrics['accuracy'][measure.key])}" for measure in MEASURES]
+        accuracies = metrics["accuracy"]
+        shown = [f"{one.label} {one.text(accuracies[one.key])}" for one in shown_tables([accuracies])[0]]
         print(f"{', '.join(shown)} % on {counted(metrics['num_images'], 'test image')}")
         print(f"\n{format_class_table(metrics, most=MOST_LISTED_CLASSES)}\n")
         print(f"teacher: {args.output_dir}")

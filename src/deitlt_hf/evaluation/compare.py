@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from deitlt_hf.errors import DeiTLTError, printable
-from deitlt_hf.evaluation.measures import MEASURES, TEACHER, describe_intervals, paired_differences
-from deitlt_hf.long_tail_accuracy.scores import accuracies, bootstrap_intervals, grouped_tally
+from deitlt_hf.evaluation.measures import (
+    TEACHER,
+    Measure,
+    describe_intervals,
+    paired_differences,
+    shown_tables,
+)
+from deitlt_hf.long_tail_accuracy.intervals import Bootstrap
+from deitlt_hf.long_tail_accuracy.scores import Counter, grouped_class_ids
 
 if TYPE_CHECKING:
     from deitlt_hf.evaluation.analysis.analyze import Analysis
@@ -24,12 +31,12 @@ def compare_models(analyses: Mapping[str, Analysis]) -> dict[str, Any]:
 
     Returns:
         A dict that `json.dump` writes as it is: `reference`, the first name; `test_counts`, test images per class;
-        `accuracies`, for each model and each measure (`overall`, `head`, `mid`, `tail`, `balanced_accuracy`)
-        `{"value", "interval"}` in percent; `differences`, for each other model and each measure `{"value", "interval",
-        "excludes_zero"}` in points, above 0 where it is better than the first. Intervals are `[low, high]`, 95 % over
-        1000 bootstrap resamples of the images; None without test images. For models that were analyzed with a teacher
-        also `teachers`, accuracies of the same kind, where models with one teacher share a row, and `against_teachers`,
-        by model the differences from its teacher, above 0 where the model is better.
+        `accuracies`, for each model and each measure of `MEASURES` `{"value", "interval"}` in percent; `differences`,
+        for each other model and each measure `{"value", "interval", "excludes_zero"}` in points, above 0 where it is
+        better than the first. Intervals are `[low, high]`, 95 % over 1000 bootstrap resamples of the images; None
+        without test images, or where a measure has none. For models that were analyzed with a teacher also `teachers`,
+        accuracies of the same kind, where models with one teacher share a row, and `against_teachers`, by model the
+        differences from its teacher, above 0 where the model is better.
 
     Raises:
         DeiTLTError: fewer than two models, or models that were not analyzed on the same images and classes.
@@ -102,25 +109,52 @@ def _own_prediction(analysis: Analysis) -> np.ndarray:
 def _measured(
     predictions: np.ndarray, labels: np.ndarray, groups: Mapping[str, Sequence[int]]
 ) -> dict[str, dict[str, Any]]:
-    images, correct, members = grouped_tally(predictions, labels, groups)
-    intervals = bootstrap_intervals(images, correct, members)  # those that `deitlt evaluate` gives
+    predictions, labels, members, num_classes = grouped_class_ids(predictions, labels, groups)
+    found = Bootstrap({"": Counter(predictions, labels, num_classes)}, labels, members)
+    intervals = found.intervals("")  # those that `deitlt evaluate` gives
     return {
         key: {"value": None, "interval": None}
         if np.isnan(value)
-        else {"value": float(value), "interval": intervals[key]}
-        for key, value in accuracies(images, correct, members).items()
+        else {"value": float(value), "interval": intervals.get(key)}
+        for key, value in found.values[""].items()
     }
 
 
-def accuracy_cells(accuracies: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A model's accuracies and their intervals in percent, as a table shows them."""
-    return [measure.text(**accuracies[measure.key]) for measure in MEASURES]
+class ComparedTable(NamedTuple):
+    """The rows of one table of measures, as cells of text with the row's name first."""
+
+    heading: list[str]
+    accuracies: list[list[str]]  # models, then teachers
+    differences: dict[str, list[list[str]]]  # from the first model, and of students from their teachers
 
 
-def difference_cells(differences: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def compared_tables(comparison: Mapping[str, Any]) -> list[ComparedTable]:
+    """What `compare_models` found, as the tables of `MEASURES`: percentages, and below them differences in points.
+
+    A star marks a difference whose interval excludes 0.
+    """
+    measured = [*comparison["accuracies"].items(), *comparison.get("teachers", {}).items()]
+    differences = {comparison["reference"]: comparison["differences"]}
+    differences |= {"its teacher": comparison.get("against_teachers", {})}
+    values = [{key: found["value"] for key, found in of.items()} for _, of in measured]
+    return [
+        ComparedTable(
+            [measure.label for measure in measures],
+            [[name, *(measure.text(**of[measure.key]) for measure in measures)] for name, of in measured],
+            {
+                other: [[name, *difference_cells(of, measures)] for name, of in rows.items()]
+                for other, rows in differences.items()
+                if rows
+            },
+        )
+        for measures in shown_tables(values)
+    ]
+
+
+def difference_cells(differences: Mapping[str, Mapping[str, Any]], measures: Sequence[Measure]) -> list[str]:
     """A model's differences in points, with signs, and a star where the interval excludes 0."""
     cells = []
-    for measure in MEASURES:
+    for measure in measures:
         of = differences[measure.key]
         star = "" if of["value"] is None else " *" if of["excludes_zero"] else "  "
         cells.append(measure.text(of["value"], of["interval"], sign="+") + star)
@@ -132,20 +166,19 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
 
     A star marks a difference whose interval excludes 0.
     """
-    rows = [["", *(measure.label for measure in MEASURES)]]
-    measured = [*comparison["accuracies"].items(), *comparison.get("teachers", {}).items()]
-    rows += [[printable(name), *accuracy_cells(of)] for name, of in measured]
-    rows += [
-        [printable(f"{name} - {other}"), *difference_cells(of)]
-        for other, key in ((comparison["reference"], "differences"), ("its teacher", "against_teachers"))
-        for name, of in comparison.get(key, {}).items()
-    ]
-    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
-    lines = [
-        "  ".join([f"{name:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))])
-        for name, *cells in rows
-    ]
-    lines.insert(1 + len(measured), "")
+    lines: list[str] = []
+    for table in compared_tables(comparison):
+        rows = [["", *table.heading], *([printable(name), *cells] for name, *cells in table.accuracies)]
+        rows += [
+            [printable(f"{name} - {other}"), *cells] for other, of in table.differences.items() for name, *cells in of
+        ]
+        first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+        aligned = [
+            "  ".join([f"{name:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))])
+            for name, *cells in rows
+        ]
+        aligned.insert(1 + len(table.accuracies), "")
+        lines += [*([""] if lines else []), *aligned]
     lines.append(f"in brackets: {describe_intervals(comparison.get('test_counts', ()))}")
     lines.append("*: significant, the interval excludes 0")
     return "\n".join(line.rstrip() for line in lines)

@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.class_prior import ClassPrior
-from deitlt_hf.evaluation.measures import EXPERTS, FUSED, MODEL, expert_metrics
+from deitlt_hf.evaluation.measures import EXPERTS, FUSED, MODEL, TEACHER, expert_metrics
+from deitlt_hf.long_tail_accuracy.scores import TOP
 from deitlt_hf.models.deit_lt.modeling_deit_lt import fused_logits
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def evaluate_images(
         confidence_intervals,
         predictions.rows,
         predictions.teacher,
+        predictions.in_top,
     )
     if prior is not None:
         metrics["class_prior"] = prior.shares.tolist()
@@ -175,7 +177,7 @@ class Predictions:
         """`set_thresholds` `(classes,)` are those of conformal sets, whose sizes are kept of the fused prediction."""
         self._table = Rows()
         self.rows: tuple[str, ...] = ()  # experts, or the one of a model with one head
-        self._has_teacher = False
+        self._places: dict[str, slice] = {}  # columns of each part
         self._set_thresholds = set_thresholds
 
     def __len__(self) -> int:
@@ -189,55 +191,68 @@ class Predictions:
         gather: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         """Add a batch: float32 logits `(batch, classes)` by row, true class ids, and the teacher's logits."""
-        self.rows, self._has_teacher = tuple(logits), teachers_logits is not None
-        columns = [of.argmax(-1) for of in logits.values()]
+        self.rows = tuple(logits)
         probabilities = [of.softmax(-1) for of in logits.values()]
-        columns += [of.amax(-1) for of in probabilities]
-        columns += [of.gather(-1, labels[:, None])[:, 0] for of in probabilities]
-        columns += [labels] if teachers_logits is None else [labels, teachers_logits.argmax(-1)]
+        parts = {
+            "class_ids": [of.argmax(-1) for of in logits.values()],
+            "confidences": [of.amax(-1) for of in probabilities],
+            "label_probabilities": [of.gather(-1, labels[:, None])[:, 0] for of in probabilities],
+            "in_top": [in_top_5(of, labels) for of in logits.values()],
+            "labels": [labels],
+        }
+        if teachers_logits is not None:
+            parts |= {"teacher": [teachers_logits.argmax(-1)], "teacher_in_top": [in_top_5(teachers_logits, labels)]}
         if self._set_thresholds is not None:
-            columns.insert(0, self._sizes_of_sets(probabilities[self.rows.index(FUSED)]))
-        batch = torch.stack([column.float() for column in columns], dim=1)
+            parts["set_sizes"] = [self._sizes_of_sets(probabilities[self.rows.index(FUSED)])]
+        ends = np.cumsum([len(columns) for columns in parts.values()]).tolist()
+        self._places = {name: slice(end - len(parts[name]), end) for name, end in zip(parts, ends, strict=True)}
+        batch = torch.stack([column.float() for columns in parts.values() for column in columns], dim=1)
         # They stay on the device until the end: reading them here would make the device wait after each batch.
         self._table.add(batch if gather is None else gather(batch))
 
     @property
     def class_ids(self) -> np.ndarray:
         """Predicted class ids, int64 `(N, rows)`."""
-        return self._columns(0, len(self.rows)).astype(np.int64)
+        return self._part("class_ids").astype(np.int64)
 
     @property
     def confidences(self) -> np.ndarray:
         """Largest probability of each row, float32 `(N, rows)`."""
-        return self._columns(len(self.rows), 2 * len(self.rows))
+        return self._part("confidences")
 
     @property
     def label_probabilities(self) -> np.ndarray:
         """Each row's probability of the true class, float32 `(N, rows)`."""
-        return self._columns(2 * len(self.rows), 3 * len(self.rows))
+        return self._part("label_probabilities")
 
     @property
     def labels(self) -> np.ndarray:
         """True class ids, int64 `(N,)`."""
-        return self._columns(3 * len(self.rows), 3 * len(self.rows) + 1)[:, 0].astype(np.int64)
+        return self._part("labels")[:, 0].astype(np.int64)
+
+    @property
+    def in_top(self) -> dict[str, np.ndarray]:
+        """Whether the true class has one of the five largest logits, bool `(N,)` for each row and the teacher."""
+        found = dict(zip(self.rows, self._part("in_top").T > 0, strict=True))
+        return found | ({TEACHER: self._part("teacher_in_top")[:, 0] > 0} if "teacher" in self._places else {})
 
     @property
     def teacher(self) -> np.ndarray | None:
         """Class ids that the teacher predicts, int64 `(N,)`."""
-        return self._columns(-1, None)[:, 0].astype(np.int64) if self._has_teacher else None
+        return self._part("teacher")[:, 0].astype(np.int64) if "teacher" in self._places else None
 
     @property
     def set_sizes(self) -> np.ndarray:
         """Number of classes in each image's set, int64 `(N,)`; with `set_thresholds` only."""
-        return self._table.table()[:, 0].cpu().numpy().astype(np.int64)
+        return self._part("set_sizes")[:, 0].astype(np.int64)
 
     def _sizes_of_sets(self, probabilities: torch.Tensor) -> torch.Tensor:
         inside = probabilities >= torch.as_tensor(self._set_thresholds).to(probabilities)
         return inside.scatter(-1, probabilities.argmax(-1, keepdim=True), True).sum(-1)  # as in `prediction_sets`
 
-    def _columns(self, start: int, end: int | None) -> np.ndarray:
-        table = self._table.table() if self._set_thresholds is None else self._table.table()[:, 1:]
-        return table[:, start:end].cpu().numpy()
+    def _part(self, name: str) -> np.ndarray:
+        """Columns of the table, float32 `(N, columns)`."""
+        return self._table.table()[:, self._places[name]].cpu().numpy()
 
 
 def run_over(
@@ -293,6 +308,14 @@ class Rows:
 
     def table(self) -> torch.Tensor:
         return self._table[: self._length]
+
+
+def in_top_5(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Whether the true class is among the five with the largest logits `(N, classes)`, bool `(N,)`."""
+    own, classes = logits.gather(-1, labels[:, None]), torch.arange(logits.shape[-1], device=logits.device)
+    # Of equal logits the first come first, as in `argmax`: constant logits would have every class on top.
+    before = (logits > own) | ((logits == own) & (classes < labels[:, None]))
+    return before.sum(-1) < TOP
 
 
 def expert_class_ids(cls_logits: torch.Tensor, distillation_logits: torch.Tensor) -> torch.Tensor:

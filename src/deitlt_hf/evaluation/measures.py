@@ -7,22 +7,27 @@ in `long_tail_accuracy/scores.py`, which `evaluate` copies out of the package.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from deitlt_hf.errors import DeiTLTError, counted, printable
+from deitlt_hf.long_tail_accuracy.intervals import Bootstrap
 from deitlt_hf.long_tail_accuracy.scores import (
+    ACCURACY,
     GROUPS,
     MEASURES,
-    accuracies,
-    bootstrap_intervals,
+    TABLES,
+    Counter,
+    Tally,
+    f1_of_classes,
     group_members,
-    grouped_tally,
+    grouped_class_ids,
+    measured,
     percent,
-    resampled_intervals,
+    precision_of_classes,
     to_numpy,
 )
 from deitlt_hf.long_tail_accuracy.scores import Measure as Measure
@@ -59,7 +64,7 @@ def logged_measures(of_student: bool, averaged: bool = False) -> tuple[str, ...]
         >>> logged_measures(of_student=False)[:2], logged_measures(of_student=True)[:2]
         (('overall', 'head'), ('average_overall', 'average_head'))
     """
-    keys = tuple(measure.key for measure in MEASURES)
+    keys = tuple(measure.key for measure in MEASURES if measure.of_class_ids)
     names = tuple(f"{expert}_{key}" for expert in EXPERTS for key in keys) if of_student else keys
     return names + tuple(f"ema_{name}" for name in ("loss", *names) if averaged)
 
@@ -104,9 +109,10 @@ def grouped_accuracy(predictions: Any, labels: Any, groups: Mapping[str, Sequenc
 
 
 def mean_accuracies(predictions: Any, labels: Any, groups: Mapping[str, Sequence[int]]) -> dict[str, float]:
-    """Every measure of `MEASURES` by its key, floats in percent; nan for a group without classes or test images."""
+    """Every measure of class ids by its key, floats in percent; nan for a group without classes or test images."""
     with _users_mistakes():
-        means = accuracies(*grouped_tally(predictions, labels, groups))
+        class_ids, labels, members, num_classes = grouped_class_ids(predictions, labels, groups)
+    means = measured(Counter(class_ids, labels, num_classes).count(), members)
     return {name: float(mean) for name, mean in means.items()}
 
 
@@ -119,6 +125,7 @@ def expert_metrics(
     confidence_intervals: bool = False,
     experts: Sequence[str] = EXPERTS,
     teacher: Any = None,
+    in_top: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The result of an evaluation, from which the table, the figures and the model card are made.
 
@@ -128,18 +135,21 @@ def expert_metrics(
         class_counts: training images per class, in label order.
         groups: `{"head": [...], "mid": [...], "tail": [...]}`, lists of class ids.
         class_names: names of the classes, in label order.
-        confidence_intervals: add 95 % intervals, see `bootstrap_intervals`. Default False.
+        confidence_intervals: add 95 % intervals, see `Bootstrap`. Default False.
         experts: what the columns are; default `EXPERTS` (average, cls, distillation).
         teacher: class ids `(N,)` that the teacher predicts for the same images; by default there is no teacher.
+        in_top: for each of `experts`, and for `"teacher"`, whether the true class is among the five with the largest
+            logits, bool `(N,)`; without it there is no `top_5`.
 
     Returns:
         A dict that `json.dump` writes as it is: `num_images`, `class_names`, `class_counts` (training images),
         `test_counts` (test images per class), `groups`, and `experts`, which holds for each of them the percentages
-        of `MEASURES` by key; in label order the lists `per_class`, accuracies, `taken_for`, the class id that most of
-        the class's wrong predictions are, and `taken_for_images`, how many; and on request `confidence_intervals`,
-        lists `[low, high]` by the keys of the measures. None where there is no test image, or no wrong one. With a
-        teacher also `teacher`, its row of the same kind, and `against_teacher`, for each expert what
-        `paired_differences` from the teacher gives.
+        of `MEASURES` by key; in label order the lists `per_class`, accuracies, which are also the recalls,
+        `per_class_precision`, `per_class_f1`, `taken_for`, the class id that most of the class's wrong predictions are,
+        and `taken_for_images`, how many; and on request `confidence_intervals`, lists `[low, high]` by the keys of the
+        measures. None where there is no test image, or no wrong one, or for the precision of a class that is never
+        predicted; its F1 is 0. With a teacher also `teacher`, its row of the same kind, and `against_teacher`, for each
+        expert what `paired_differences` from the teacher gives.
 
     Raises:
         DeiTLTError: as for `grouped_accuracy`; `predictions` do not have a column for each of `experts`; `class_names`,
@@ -167,30 +177,42 @@ def expert_metrics(
             f"{len(class_names)} class names, {len(class_counts)} class counts and groups over {len(grouped)} classes "
             "do not fit together: pass one name and one count per class, and each class in exactly one group"
         )
-    columns = dict(zip(experts, predictions.T, strict=True))
-    measured = {}
-    for row, ids in (columns if teacher is None else columns | {TEACHER: to_numpy(teacher)}).items():
+    rows = dict(zip(experts, predictions.T, strict=True)) | ({} if teacher is None else {TEACHER: teacher})
+    counters = {}
+    for row, ids in rows.items():
         with _users_mistakes():
-            images, correct, of_groups = grouped_tally(ids, labels, members)
-        measured[row] = accuracies(images, correct, of_groups) | {"per_class": percent(correct, images)}
-        measured[row] |= _taken_for(to_numpy(ids), to_numpy(labels), len(images))
-        if confidence_intervals:
-            measured[row]["confidence_intervals"] = bootstrap_intervals(images, correct, of_groups)
+            rows[row], class_ids, of_groups, num_classes = grouped_class_ids(ids, labels, members)
+        counters[row] = Counter(rows[row], class_ids, num_classes, (in_top or {}).get(row))
+    tallies = {row: counter.count() for row, counter in counters.items()}
+    described = {
+        row: measured(tally, of_groups) | _of_classes(tally) | _taken_for(rows[row], class_ids, num_classes)
+        for row, tally in tallies.items()
+    }
+    bootstrap = Bootstrap(counters, class_ids, of_groups) if confidence_intervals or teacher is not None else None
+    if confidence_intervals:
+        for row, values in described.items():
+            values["confidence_intervals"] = bootstrap.intervals(row)
     metrics = {
         "num_images": len(predictions),
         "class_names": [str(name) for name in class_names],
         "class_counts": [int(count) for count in class_counts],
-        "test_counts": images.tolist(),
+        "test_counts": tallies[experts[0]].images.tolist(),
         "groups": members,
-        "experts": {expert: measured[expert] for expert in experts},
+        "experts": {expert: described[expert] for expert in experts},
     }
     if teacher is not None:
-        metrics[TEACHER] = measured[TEACHER]
-        metrics["against_teacher"] = {
-            expert: paired_differences(to_numpy(teacher), ids, to_numpy(labels), members)
-            for expert, ids in columns.items()
-        }
+        metrics[TEACHER] = described[TEACHER]
+        metrics["against_teacher"] = {expert: bootstrap.differences(TEACHER, expert) for expert in experts}
     return none_for_nan(metrics)
+
+
+def _of_classes(tally: Tally) -> dict[str, np.ndarray]:
+    """What is said of each class, in label order."""
+    return {
+        "per_class": percent(tally.correct, tally.images),
+        "per_class_precision": precision_of_classes(tally),
+        "per_class_f1": f1_of_classes(tally),
+    }
 
 
 def _taken_for(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, list[int | None]]:
@@ -215,34 +237,24 @@ def paired_differences(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Accuracy of the second prediction minus that of the first, with 95 % bootstrap intervals over the same resamples.
+    """Measures of the second prediction minus those of the first, with 95 % intervals over the same resamples.
 
-    An image that is hard for one model is mostly hard for the other, so their accuracies rise and fall together over
-    resamples and the difference is known better than either of them. Images are drawn as in `bootstrap_intervals`.
-    Predictions and labels are class ids `(N,)`. The result has `value`, `interval` and `excludes_zero` by measure, in
-    points; value and interval are None where there is no test image.
+    Predictions and labels are class ids `(N,)`. The result is that of `Bootstrap.differences`; value and interval are
+    None where there is no test image.
     """
-    images, _, members = grouped_tally(first, labels, groups)
-    # Four cells per class: neither is right, only the second, only the first, both.
-    cell = 4 * labels + 2 * (first == labels) + (second == labels)
-    cells = np.bincount(cell, minlength=4 * len(images)).reshape(len(images), 4)
+    first, labels, members, num_classes = grouped_class_ids(first, labels, groups)
+    counters = {name: Counter(ids, labels, num_classes) for name, ids in {"first": first, "second": second}.items()}
+    return Bootstrap(counters, labels, members, num_resamples, seed).differences("first", "second")
 
-    def difference(measure: Measure, images: np.ndarray, cells: np.ndarray) -> np.ndarray:
-        _, only_second, only_first, both = np.moveaxis(cells, -1, 0)
-        return measure.compute(images, only_second + both, members) - measure.compute(
-            images, only_first + both, members
-        )
 
-    intervals = resampled_intervals(cells, difference, num_resamples, seed)
-    found = {}
-    for measure in MEASURES:
-        value, (low, high) = difference(measure, images, cells), np.clip(intervals[measure.key], -100, 100).tolist()
-        found[measure.key] = (
-            {"value": None, "interval": None, "excludes_zero": False}
-            if np.isnan(value)
-            else {"value": float(value), "interval": [low, high], "excludes_zero": low > 0 or high < 0}
-        )
-    return found
+def shown_tables(rows: Iterable[Mapping[str, Any]]) -> list[list[Measure]]:
+    """The measures of each table that these rows of results fill; results of earlier versions lack some."""
+    rows = list(rows)
+    tables = [
+        [one for one in MEASURES if one.table == table and any(one.key in row for row in rows)] for table in TABLES
+    ]
+    known = [[one for one in of if any(row.get(one.key) is not None for row in rows)] for of in tables[1:]]
+    return [measures for measures in (tables[0], *known) if measures]
 
 
 def format_table(metrics: Mapping[str, Any], own: str | None = None) -> str:
@@ -259,26 +271,40 @@ def format_table(metrics: Mapping[str, Any], own: str | None = None) -> str:
         average        100.0   100.0       -   100.0    100.0
         CLS expert      50.0   100.0       -     0.0     50.0
         DIST expert    100.0   100.0       -   100.0    100.0
+                     macro-F1   worst
+        average         100.0   100.0
+        CLS expert       33.3     0.0
+        DIST expert     100.0   100.0
         head: 1 class with 90 training images, mid: no classes, tail: 1 class with 3 training images
     """
-    rows = []
     teacher = {TEACHER: metrics[TEACHER]} if TEACHER in metrics else {}
-    for expert, measured in (metrics["experts"] | teacher).items():
-        intervals = measured.get("confidence_intervals", {})
-        cells = [measure.text(measured.get(measure.key), intervals.get(measure.key)) for measure in MEASURES]
-        rows.append((EXPERT_LABELS.get(expert, expert), cells))
-    width = max(8, 2 + max(len(cell) for _, cells in rows for cell in cells))
-    widths = [max(width, 1 + len(measure.label)) for measure in MEASURES]
-    rows.insert(0, ("", [measure.label for measure in MEASURES]))
-    lines = [
-        f"{name:<12}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-        for name, cells in rows
-    ]
+    rows = metrics["experts"] | teacher
+    accuracies, *others = shown_tables(rows.values())
+    lines = _table_lines(rows, accuracies)
     lines += [format_difference(metrics, own or next(iter(metrics["experts"])))] if teacher else []
-    if intervals:
+    if any(measured.get("confidence_intervals") for measured in rows.values()):
         lines.append(f"in brackets: {describe_intervals(metrics.get('test_counts', ()))}")
+    for measures in others:
+        lines += _table_lines(rows, measures)
     lines.append(", ".join(f"{name}: {describe_group(metrics, name)}" for name in GROUPS))
     return "\n".join(lines)
+
+
+def _table_lines(rows: Mapping[str, Mapping[str, Any]], measures: Sequence[Measure]) -> list[str]:
+    """A heading and a line for each row, with columns of one width."""
+    cells = {
+        EXPERT_LABELS.get(row, row): [
+            measure.text(values.get(measure.key), values.get("confidence_intervals", {}).get(measure.key))
+            for measure in measures
+        ]
+        for row, values in rows.items()
+    }
+    width = max(8, 2 + max(len(cell) for of_row in cells.values() for cell in of_row))
+    widths = [max(width, 1 + len(measure.label)) for measure in measures]
+    return [
+        f"{name:<12}" + "".join(f"{cell:>{width}}" for cell, width in zip(of_row, widths, strict=True))
+        for name, of_row in ({"": [measure.label for measure in measures]} | cells).items()
+    ]
 
 
 def class_rows(
@@ -365,7 +391,7 @@ def format_difference(metrics: Mapping[str, Any], expert: str) -> str:
     parts = [
         f"{measure.label} {measure.text(of['value'], of['interval'], sign='+')}{' *' if of['excludes_zero'] else ''}"
         for measure in MEASURES
-        if (of := found.get(measure.key)) is not None
+        if measure.table == ACCURACY and (of := found.get(measure.key)) is not None
     ]
     label = EXPERT_LABELS.get(expert, expert)
     return f"{label} - teacher: {', '.join(parts)} (95 % intervals of paired differences; * it excludes 0)"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.analysis.wrong_images import MOST_SHOWN
-from deitlt_hf.evaluation.compare import accuracy_cells, compare_models, difference_cells
+from deitlt_hf.evaluation.compare import ComparedTable, compare_models, compared_tables, difference_cells
 from deitlt_hf.evaluation.figures.classes import (
     agreement_figure,
     class_confusion_figure,
@@ -33,12 +33,12 @@ from deitlt_hf.evaluation.measures import (
     EXPERT_LABELS,
     GROUPS,
     MARK_READING,
-    MEASURES,
     TEACHER,
     accuracies_by_class,
     class_rows,
     describe_group,
     describe_intervals,
+    shown_tables,
 )
 from deitlt_hf.evaluation.templates import render
 from deitlt_hf.files import new_directory
@@ -172,22 +172,7 @@ def _page(
     """The page as HTML; `sections` have their picture in base64, and its width as a share of the widest."""
     records = {name: analysis.record for name, analysis in analyses.items()}
     first = next(iter(records.values()))
-    labels = [measure.label for measure in MEASURES]
-    if comparison is None:
-        rows = [
-            [EXPERT_LABELS.get(row, row), *(measure.text(scores.get(measure.key)) for measure in MEASURES)]
-            for row, scores in _rows(first).items()
-        ]
-        accuracies = ["prediction", *labels], rows
-        against = {EXPERT_LABELS[expert]: of for expert, of in first.get("against_teacher", {}).items()}
-        differences = [("the teacher", against)]
-    else:
-        measured = [*comparison["accuracies"].items(), *comparison.get("teachers", {}).items()]
-        accuracies = ["model", *labels], [[name, *accuracy_cells(of)] for name, of in measured]
-        differences = [
-            (comparison["reference"], comparison["differences"]),
-            ("its teacher", comparison.get("against_teachers", {})),
-        ]
+    tables = _single_tables(first) if comparison is None else compared_tables(comparison)
     pairs = [  # of head and tail, which each model's own prediction confuses most
         [name, *(record["class_names"][pair[key]] for key in ("true", "predicted")), pair["count"]]
         for name, record in records.items()
@@ -200,15 +185,8 @@ def _page(
         records=records,
         models=_model_table(records),
         groups=", ".join(f"{name}: {describe_group(first, name)}" for name in GROUPS),
-        accuracies=accuracies,
-        differences=[
-            (
-                [f"better than {other} by (points)", *labels],
-                [[name, *difference_cells(of)] for name, of in rows.items()],
-            )
-            for other, rows in differences
-            if rows
-        ],
+        tables=tables,
+        row_title="prediction" if comparison is None else "model",
         intervals=describe_intervals((comparison or first).get("test_counts", ())),
         sections=sections,
         classes=_class_table(records),
@@ -216,6 +194,24 @@ def _page(
         pairs=pairs,
         galleries={name: _gallery(analysis, len(analyses)) for name, analysis in analyses.items() if analysis.errors},
     )
+
+
+def _single_tables(record: Mapping[str, Any]) -> list[ComparedTable]:
+    """The tables of one model's rows, and how far each of them is from the teacher."""
+    rows, against = _rows(record), record.get("against_teacher", {})
+    return [
+        ComparedTable(
+            [measure.label for measure in measures],
+            [
+                [EXPERT_LABELS.get(row, row), *(measure.text(scores.get(measure.key)) for measure in measures)]
+                for row, scores in rows.items()
+            ],
+            {"the teacher": [[EXPERT_LABELS[row], *difference_cells(of, measures)] for row, of in against.items()]}
+            if against
+            else {},
+        )
+        for measures in shown_tables(rows.values())
+    ]
 
 
 def _model_table(records: Records) -> tuple[list[str], list[list[Any]]]:

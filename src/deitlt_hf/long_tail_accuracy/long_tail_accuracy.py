@@ -13,11 +13,12 @@ import datasets
 import evaluate
 import numpy as np
 
-from .scores import accuracies, bootstrap_intervals, grouped_tally, groups_by_count, percent
+from .intervals import Bootstrap
+from .scores import Counter, grouped_class_ids, groups_by_count, measured, percent
 
 DESCRIPTION = (
     "Accuracy of a classifier that was trained on long-tailed data: over all test images, on head, mid and tail "
-    "classes, balanced over classes, and per class; with bootstrap intervals on request."
+    "classes, balanced over classes, and per class; macro-F1 and the worst class; with bootstrap intervals on request."
 )
 
 CITATION = """\
@@ -31,10 +32,10 @@ CITATION = """\
 
 
 class LongTailAccuracy(evaluate.Metric):
-    """Accuracy overall and on head, mid and tail classes, balanced accuracy, and accuracy per class, in percent.
+    """Accuracy overall, on head, mid and tail classes, balanced and per class, macro-F1 and worst class, in percent.
 
     `overall` counts images. A group's accuracy and the balanced one are means of their classes' accuracies, so that
-    every class weighs the same; classes without test images are left out.
+    every class weighs the same; classes without test images are left out. A class that is never predicted has F1 0.
 
     Args of `compute`:
         predictions: class ids, ints of shape `(N,)`; an id that is no class counts as wrong. `evaluate` cuts fractions
@@ -51,10 +52,11 @@ class LongTailAccuracy(evaluate.Metric):
         seed: of the resamples, at least 0. Default 0.
 
     Returns:
-        A dict of floats in 0 to 100: `overall`, `head`, `mid`, `tail`, `balanced_accuracy`, and `per_class`, a list in
-        label order; nan for a group or class without test images. With `confidence_intervals` also
-        `confidence_intervals`, the 2.5th and 97.5th percentiles over resamples of the test images, a list `[low, high]`
-        for each of the former but `per_class`. On processes other than the first, None.
+        A dict of floats in 0 to 100: `overall`, `head`, `mid`, `tail`, `balanced_accuracy`, `macro_f1`, `worst_class`,
+        and `per_class`, a list in label order; nan for a group or class without test images. With
+        `confidence_intervals` also `confidence_intervals`, a list `[low, high]` for each of the former but `per_class`,
+        see `Bootstrap`; for `worst_class` only where each tested class has 50 images or more. On processes other than
+        the first, None.
 
     Raises:
         ValueError: neither or both of `class_counts` and `groups`; wrong groups, counts or numbers; no images; a
@@ -96,9 +98,12 @@ class LongTailAccuracy(evaluate.Metric):
             raise ValueError("pass either class_counts or groups, which say what head, mid and tail are")
         if groups is None:
             groups = groups_by_count(class_counts, thresholds, boundaries)
-        images, correct, members = grouped_tally(predictions, references, groups)
-        result = {name: float(value) for name, value in accuracies(images, correct, members).items()}
-        result["per_class"] = percent(correct, images).tolist()
+        predictions, references, members, num_classes = grouped_class_ids(predictions, references, groups)
+        counter = Counter(predictions, references, num_classes)
+        tally = counter.count()
+        result = {name: float(value) for name, value in measured(tally, members).items()}
+        result["per_class"] = percent(tally.correct, tally.images).tolist()
         if confidence_intervals:
-            result["confidence_intervals"] = bootstrap_intervals(images, correct, members, num_resamples, seed)
+            bootstrap = Bootstrap({"": counter}, references, members, num_resamples, seed)
+            result["confidence_intervals"] = bootstrap.intervals("")
         return result

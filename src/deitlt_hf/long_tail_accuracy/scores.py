@@ -1,18 +1,20 @@
-"""The measures of an evaluation, computed from counts per class, and their bootstrap intervals.
+"""The measures of an evaluation, computed from counts per class.
 
 `evaluate.load` copies this file and the metric's out of the package, so it imports numpy alone and raises `ValueError`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 GROUPS = ("head", "mid", "tail")
 USUAL_THRESHOLDS = (100, 20)
-CELLS_AT_ONCE = 1_000_000  # of resamples x classes x 2 in memory: 8 MB for each of a handful of arrays
+TABLES = ACCURACY, MORE = "accuracy", "more"  # in which measures are shown
+TOP = 5
+FEWEST_CLASSES_OF_TOP = 10  # with fewer, the true class is among the five too easily to say anything
 
 
 def groups_by_count(
@@ -88,10 +90,13 @@ def tally(predictions: Any, labels: Any, num_classes: int) -> tuple[np.ndarray, 
     return images, np.bincount(labels[predictions == labels], minlength=num_classes)
 
 
-def grouped_tally(
+def grouped_class_ids(
     predictions: Any, labels: Any, groups: Mapping[str, Sequence[int]]
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """`tally` over the classes of the groups, which must hold every label, and the groups as int64 arrays."""
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], int]:
+    """Predictions and labels as int64 class ids `(N,)`, the groups as int64 arrays, and the number of their classes.
+
+    They are as in `tally`; the groups must hold every label.
+    """
     predictions, labels = _as_class_ids(predictions, labels)
     members = group_members(groups)
     classes, groups_of_class = np.unique(np.concatenate(list(members.values())), return_counts=True)
@@ -103,7 +108,7 @@ def grouped_tally(
             f"label {outside[0]} is in none of the groups head, mid and tail: pass labels that belong to the groups' "
             f"{classes.size} classes"
         )
-    return *tally(predictions, labels, int(classes.max()) + 1), members
+    return predictions, labels, members, int(classes.max()) + 1
 
 
 def percent(correct: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -111,19 +116,44 @@ def percent(correct: np.ndarray, images: np.ndarray) -> np.ndarray:
     return _divide(100.0 * correct, images)
 
 
+class Tally(NamedTuple):
+    """What is counted per class: arrays `(..., classes)` of one test set, or of many resamples of it at once."""
+
+    images: np.ndarray  # test images of the class
+    correct: np.ndarray  # of those, predicted as the class
+    predicted: np.ndarray  # images of whatever class that are predicted as the class
+    weights: (
+        np.ndarray
+    )  # how much the class counts in a mean over classes: 1, or 0 without test images; see `Resampler`
+    in_top: np.ndarray | None = None  # test images whose class is among the five with the largest logits
+    of_scores: Mapping[
+        str, np.ndarray
+    ] = {}  # percentages from the probabilities of a class; see `evaluation/curves.py`
+
+
+Members = Mapping[str, np.ndarray]
+
+
 class Measure(NamedTuple):
     """A measure in percent. To add one, add an entry to `MEASURES`: tables, files, cards and logs use that list.
 
-    `compute` takes images and right predictions per class, `(..., classes)`, and the class ids of head, mid and tail by
-    name; it gives `(...)` percentages, nan where there are no images. With `of_images=True` images count whatever their
-    class: `compute` may get all of them as one class, and intervals come from resamples of all images together.
+    `compute` takes a `Tally` of arrays `(..., classes)` and the class ids of head, mid and tail by name; it gives
+    percentages `(...)`, nan where there are no images, or None where the tally lacks what it needs. With
+    `of_images=True` images count whatever their class, and intervals come from resamples of all images together. An
+    interval is given where each tested class has at least `fewest_images`.
     """
 
     key: str  # in results, `metrics.json` and logs, such as `eval_average_tail`
     label: str  # heading of its column
     name: str  # in the `model-index` of a card
-    compute: Callable[[np.ndarray, np.ndarray, Mapping[str, np.ndarray]], np.ndarray]
+    compute: Callable[[Tally, Members], np.ndarray | None]
     of_images: bool = False
+    table: str = ACCURACY  # in which it is shown
+    group: str | None = None  # the group whose classes alone it is about
+    metric_type: str = "accuracy"  # in the `model-index`
+    is_linear: bool = True  # in the images' weights; otherwise resamples differ from the test set also in the mean
+    fewest_images: int = 1
+    of_class_ids: bool = True  # can be told from class ids alone, as the Trainer's evaluation has them
     format: str = ".1f"  # of a number in tables
 
     def text(self, value: float | None, interval: Sequence[float] | None = None, sign: str = "") -> str:
@@ -134,113 +164,111 @@ class Measure(NamedTuple):
         return numbers[0] if interval is None else "{} [{}, {}]".format(*numbers)
 
 
-def _of_all_images(images: np.ndarray, correct: np.ndarray, members: Mapping[str, np.ndarray]) -> np.ndarray:
-    return percent(correct.sum(-1), images.sum(-1))
+def _of_all_images(tally: Tally, members: Members) -> np.ndarray:
+    return percent(tally.correct.sum(-1), tally.images.sum(-1))
 
 
-def _of_all_classes(images: np.ndarray, correct: np.ndarray, members: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Mean of the classes' accuracies; classes without test images are left out."""
-    per_class = percent(correct, images)
-    tested = ~np.isnan(per_class)
-    return _divide(np.where(tested, per_class, 0.0).sum(-1), tested.sum(-1))
+def _in_top(tally: Tally, members: Members) -> np.ndarray | None:
+    if tally.in_top is None or tally.images.shape[-1] < FEWEST_CLASSES_OF_TOP:
+        return None
+    return percent(tally.in_top.sum(-1), tally.images.sum(-1))
+
+
+def mean_of_classes(per_class: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean over the classes that have a weight; nan where none has."""
+    counted = weights > 0
+    return _divide(np.where(counted, weights * per_class, 0.0).sum(-1), np.where(counted, weights, 0.0).sum(-1))
+
+
+def _balanced(tally: Tally, members: Members) -> np.ndarray:
+    return mean_of_classes(percent(tally.correct, tally.images), tally.weights)
 
 
 def _of_group(group: str) -> Measure:
-    def mean_of_classes(images: np.ndarray, correct: np.ndarray, members: Mapping[str, np.ndarray]) -> np.ndarray:
+    def accuracy(tally: Tally, members: Members) -> np.ndarray:
         ids = np.asarray(members[group], dtype=np.int64)
-        return _of_all_classes(images[..., ids], correct[..., ids], members)
+        return mean_of_classes(percent(tally.correct, tally.images)[..., ids], tally.weights[..., ids])
 
-    return Measure(group, group, f"Accuracy, {group} classes", mean_of_classes)
+    return Measure(group, group, f"Accuracy, {group} classes", accuracy, group=group)
+
+
+def f1_of_classes(tally: Tally) -> np.ndarray:
+    """F1 of each class in percent, 0 for one that is never predicted, nan without test images."""
+    f1 = percent(2 * tally.correct, tally.images + tally.predicted)
+    return np.where(tally.images > 0, f1, np.nan)
+
+
+def precision_of_classes(tally: Tally) -> np.ndarray:
+    """Share of the images predicted as a class that are of it, in percent; nan if never predicted or not tested."""
+    return np.where(tally.images > 0, percent(tally.correct, tally.predicted), np.nan)
+
+
+def _macro_f1(tally: Tally, members: Members) -> np.ndarray:
+    return mean_of_classes(f1_of_classes(tally), tally.weights)
+
+
+def _worst_class(tally: Tally, members: Members) -> np.ndarray:
+    accuracy = np.where(tally.weights > 0, percent(tally.correct, tally.images), np.inf).min(-1)
+    return np.where(np.isinf(accuracy), np.nan, accuracy)
 
 
 MEASURES = [
     Measure("overall", "overall", "Accuracy, overall", _of_all_images, of_images=True),
     *map(_of_group, GROUPS),
-    Measure("balanced_accuracy", "balanced", "Balanced accuracy", _of_all_classes),
+    Measure("balanced_accuracy", "balanced", "Balanced accuracy", _balanced),
+    Measure("macro_f1", "macro-F1", "Macro-F1", _macro_f1, table=MORE, metric_type="f1", is_linear=False),
+    Measure(
+        "worst_class", "worst", "Accuracy, worst class", _worst_class, table=MORE, is_linear=False, fewest_images=50
+    ),  # with 20 images per class the interval held the value of other test images in 75 of 100 cases
+    Measure("top_5", "top-5", "Accuracy, top 5", _in_top, of_images=True, table=MORE, of_class_ids=False),
 ]
 
 
-def accuracies(images: np.ndarray, correct: np.ndarray, members: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every measure of one test set, or of many at once, in percent: float64 arrays `(...)` by key.
+def measured(tally: Tally, members: Members, measures: Sequence[Measure] | None = None) -> dict[str, np.ndarray]:
+    """Every measure, or those, that the tally has the numbers for, in percent: float64 arrays `(...)` by key."""
+    values = {one.key: one.compute(tally, members) for one in (MEASURES if measures is None else measures)}
+    return {key: value for key, value in values.items() if value is not None}
 
-    `images` and `correct` are counts per class, `(..., num_classes)`; `members` are class ids of head, mid and tail.
+
+class Counter:
+    """Counts a model's predictions per class, with weights of the images.
+
+    `predictions` and `labels` are class ids int64 `(N,)`; a prediction that is no class counts as wrong. `in_top` says
+    of each image whether its class is among the five with the largest logits, bool `(N,)`.
     """
-    return {measure.key: measure.compute(images, correct, members) for measure in MEASURES}
+
+    def __init__(
+        self, predictions: np.ndarray, labels: np.ndarray, num_classes: int, in_top: np.ndarray | None = None
+    ) -> None:
+        self._images = _SumBy(labels, num_classes)
+        self._correct = _SumBy(np.where(predictions == labels, labels, -1), num_classes)
+        self._predicted = _SumBy(predictions, num_classes)
+        self._in_top = None if in_top is None else _SumBy(np.where(in_top, labels, -1), num_classes)
+
+    def count(self, weights: np.ndarray | None = None, class_weights: np.ndarray | None = None) -> Tally:
+        """The tally of images with weights `(..., N)` and of classes `(..., classes)`; each is 1 by default."""
+        sums = (self._images, self._correct, self._predicted, self._in_top)
+        images, correct, predicted, in_top = (of if of is None else of(weights) for of in sums)
+        counted = images > 0
+        return Tally(images, correct, predicted, counted if class_weights is None else class_weights, in_top)
 
 
-def bootstrap_intervals(
-    images: np.ndarray,
-    correct: np.ndarray,
-    members: Mapping[str, np.ndarray],
-    num_resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, list[float]]:
-    """95 % intervals of `accuracies` of one test set, `[low, high]` by key; nan for a group without images."""
+class _SumBy:
+    """Sums of the images' weights `(..., N)` by an id of each image, `(..., classes)`; other ids are left out."""
 
-    def value(measure: Measure, images: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-        return measure.compute(images, drawn[..., 0], members)
+    def __init__(self, ids: np.ndarray, num_classes: int) -> None:
+        inside = np.flatnonzero((ids >= 0) & (ids < num_classes))
+        self._order = inside[np.argsort(ids[inside], kind="stable")]
+        self._present, self._starts = np.unique(ids[self._order], return_index=True)
+        self._counts = np.bincount(ids[inside], minlength=num_classes)
 
-    intervals = resampled_intervals(np.stack([correct, images - correct], axis=-1), value, num_resamples, seed)
-    return {key: np.clip(ends, 0, 100).tolist() for key, ends in intervals.items()}
-
-
-def resampled_intervals(
-    cells: np.ndarray,
-    value: Callable[[Measure, np.ndarray, np.ndarray], np.ndarray],
-    num_resamples: int,
-    seed: int,
-) -> dict[str, list[float]]:
-    """The 2.5th and 97.5th percentiles of each measure's value over resamples of the test images, by key.
-
-    A resample draws from each class as many images as it has, with replacement (a stratified bootstrap): a resample of
-    all images would lose classes that have few. Measures of images are resampled from all images.
-
-    `cells` are images per class and outcome `(classes, outcomes)`. `value` takes a measure, images per class and drawn
-    cells `(resamples, classes, outcomes)`, and gives `(resamples,)`.
-    """
-    intervals = {}
-    for of_images, per_class in ((False, cells), (True, cells.sum(0)[None])):
-        measures = [measure for measure in MEASURES if measure.of_images == of_images]
-        images = per_class.sum(-1)
-        chunks = [
-            [value(measure, images, drawn) for measure in measures]
-            for drawn in resample_cells(per_class, num_resamples, seed)
-        ]
-        for measure, parts in zip(measures, zip(*chunks, strict=True), strict=True):
-            values = np.concatenate(parts)
-            values = values[~np.isnan(values)]  # not `np.nanpercentile`, which warns where all are nan
-            ends = np.percentile(values, [2.5, 97.5]).tolist() if values.size else [float("nan")] * 2
-            intervals[measure.key] = ends
-    return {measure.key: intervals[measure.key] for measure in MEASURES}
-
-
-def resample_cells(cells: np.ndarray, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Draw from each class as many images as it has, with replacement, where only each image's outcome matters.
-
-    A resample of `n` images has only `(n - 1) / n` of the variance of new images, noticeably too little for classes of
-    few. So the difference of each resample from the images is scaled by `sqrt(n / (n - 1))` (Rao and Wu, 1988, equation
-    2.4), which makes the variance unbiased. A class with a single image would be the same in every resample: such
-    classes are drawn from all of them together (collapsed strata, Cochran 1977, section 5A.12), except for one alone.
-
-    Yields float64 cells `(resamples, classes, outcomes)` in parts, to save memory.
-    """
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples is {num_resamples}: pass at least 1, such as 1000")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}: pass an int of at least 0")
-    generator = np.random.default_rng(seed)
-    images = cells.sum(-1)
-    shares = cells / np.maximum(images, 1)[:, None]
-    drawn_from = images.copy()  # the number of images that a class is drawn from
-    single = images == 1
-    if single.any():
-        shares[single] = shares[single].mean(0)
-        drawn_from[single] = single.sum()
-    scale = np.sqrt(drawn_from / np.maximum(drawn_from - 1, 1))[:, None]
-    at_once = max(1, CELLS_AT_ONCE // cells.size)
-    for start in range(0, num_resamples, at_once):
-        drawn = generator.multinomial(images, shares, size=(min(at_once, num_resamples - start), len(cells)))
-        yield cells + scale * (drawn - images[:, None] * shares)
+    def __call__(self, weights: np.ndarray | None) -> np.ndarray:
+        if weights is None:
+            return self._counts
+        sums = np.zeros((*weights.shape[:-1], len(self._counts)))
+        if len(self._order):
+            sums[..., self._present] = np.add.reduceat(weights[..., self._order], self._starts, axis=-1)
+        return sums
 
 
 def _divide(total: np.ndarray, count: np.ndarray) -> np.ndarray:

@@ -144,7 +144,7 @@ def train_teacher(
         96.0
     """
     row = run_teacher(data, teacher, args)["experts"][MODEL]
-    return {of.key: math.nan if row[of.key] is None else row[of.key] for of in MEASURES}
+    return {of.key: math.nan if row[of.key] is None else row[of.key] for of in MEASURES if of.key in row}
 
 
 def run_teacher(data: TrainingDataArguments, teacher: TeacherArguments, args: TeacherTrainingArguments) -> dict:
@@ -169,7 +169,8 @@ def run_teacher(data: TrainingDataArguments, teacher: TeacherArguments, args: Te
                 batch_size=args.eval_batch_size,
                 num_workers=args.dataloader_num_workers,
             )
-        accuracies = {of.key: metrics["experts"][MODEL][of.key] for of in MEASURES}
+        row = metrics["experts"][MODEL]
+        accuracies = {of.key: row[of.key] for of in MEASURES if of.key in row}
         metrics = {"split": "test", "accuracy": accuracies} | metrics
         if args.should_save:
             write_json(Path(args.output_dir) / METRICS_FILE, metrics)

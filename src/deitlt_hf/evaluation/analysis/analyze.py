@@ -170,7 +170,9 @@ def _make_record(
     """
     found = stream.predictions
     rows, predictions, labels, teachers = found.rows, found.class_ids, found.labels, found.teacher
-    metrics = expert_metrics(predictions, labels, class_counts, groups, class_names, experts=rows, teacher=teachers)
+    metrics = expert_metrics(
+        predictions, labels, class_counts, groups, class_names, experts=rows, teacher=teachers, in_top=found.in_top
+    )
     experts, groups = metrics["experts"], metrics["groups"]
     ids_of = dict(zip(rows, predictions.T, strict=True))
     confidence_of = dict(zip(rows, found.confidences.T, strict=True))
