@@ -234,6 +234,18 @@ def test_the_table_of_classes_marks_where_few_images_were_tested():
     assert format_class_table(metrics, most=3) == "4 classes: `deitlt evaluate MODEL --per_class true` lists them"
 
 
+def test_the_table_of_classes_has_precision_and_f1_on_request():
+    # Three images of a, two right; three of b, all right, and one of a is taken for it; c is never predicted.
+    labels, predictions = [0] * 3 + [1] * 3 + [2], [0, 0, 1, 1, 1, 1, 1]
+    groups = {"head": [0], "mid": [1], "tail": [2]}
+    metrics = expert_metrics(np.array([predictions]).T, labels, [9, 5, 2], groups, "abc", experts=("model",))
+    heading, *rows = format_class_table(metrics, precision_and_f1=True).splitlines()
+    assert heading.split()[6:9] == ["model", "precision", "F1"]
+    assert [row.split()[5:8] for row in rows[:3]] == [
+        ["66.7", "100.0", "80.0"], ["100.0", "60.0", "75.0"], ["0.0", "-", "0.0"]
+    ]  # fmt: skip
+
+
 def test_numbers_of_test_images_without_a_mark_have_no_line_about_it():
     labels = np.repeat([0, 1], 10)
     metrics = expert_metrics(

@@ -35,7 +35,8 @@ class EvaluateArguments:
         },
     )
     per_class: bool = field(
-        default=False, metadata={"help": "A line for each class, also where there are more than 30."}
+        default=False,
+        metadata={"help": "A line for each class, also where there are more than 30, with precision and F1."},
     )
     only: str | None = field(default=None, metadata={"help": PRIOR_HELP["only"]})
     prior: str | None = field(default=None, metadata={"help": PRIOR_HELP["prior"]})
@@ -143,7 +144,8 @@ def _print_and_write(
 
     metrics, test, found = evaluation.metrics, measured.images.test, evaluation.predictions
     print(format_table(metrics, own))
-    print(f"\n{format_class_table(metrics, own, None if options.per_class else MOST_LISTED_CLASSES)}")
+    most = None if options.per_class else MOST_LISTED_CLASSES
+    print(f"\n{format_class_table(metrics, own, most, precision_and_f1=options.per_class)}")
     if rules is not None:
         metrics["answers"] = measure_rules(rules, found, metrics["groups"])
         print(f"\n{format_rules(metrics['answers'])}")

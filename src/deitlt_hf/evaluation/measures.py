@@ -341,7 +341,9 @@ def accuracies_by_class(metrics: Mapping[str, Any]) -> dict[str, Sequence[float 
     return {EXPERT_LABELS.get(row, row): measured["per_class"] for row, measured in rows.items()}
 
 
-def format_class_table(metrics: Mapping[str, Any], own: str | None = None, most: int | None = None) -> str:
+def format_class_table(
+    metrics: Mapping[str, Any], own: str | None = None, most: int | None = None, precision_and_f1: bool = False
+) -> str:
     """The accuracy of each class as aligned text, in percent: a row per class, from most to fewest training images.
 
     Args:
@@ -349,6 +351,7 @@ def format_class_table(metrics: Mapping[str, Any], own: str | None = None, most:
         own: the row, such as `"average"`, of the model's own prediction: the last column is the class that it most
             often takes the images for where it is wrong. Default: the first row.
         most: for more classes, only a line that says so. Default: a row for every class.
+        precision_and_f1: add columns for those of the model's own prediction. Default False.
 
     Returns:
         The lines. A mark, which the last line explains, is beside numbers of test images below ten.
@@ -364,8 +367,11 @@ def format_class_table(metrics: Mapping[str, Any], own: str | None = None, most:
     """
     if most is not None and len(metrics["class_names"]) > most:
         return f"{len(metrics['class_names'])} classes: `deitlt evaluate MODEL --per_class true` lists them"
-    experts = metrics["experts"]
-    heading, rows = class_rows(metrics, accuracies_by_class(metrics), experts[own or next(iter(experts))])
+    experts, columns = metrics["experts"], accuracies_by_class(metrics)
+    of_model = experts[own or next(iter(experts))]
+    if precision_and_f1:
+        columns |= {"precision": of_model["per_class_precision"], "F1": of_model["per_class_f1"]}
+    heading, rows = class_rows(metrics, columns, of_model)
     marked = any(map(_are_few, metrics["test_counts"]))
     if marked:  # the numbers stand below each other, with their marks beside them
         rows = [[cell if index != 3 or "~" in cell else f"{cell}  " for index, cell in enumerate(row)] for row in rows]
