@@ -213,3 +213,17 @@ def test_images_elsewhere_and_classes_that_may_be_one_are_named(tmp_path, caplog
     assert main(["data", "inspect", str(tmp_path / "lists" / "list.csv"), "--test_fraction", "0.5"]) == 0
     assert f"4 image paths lead out of {tmp_path / 'lists'}, the first to " in caplog.text
     assert "('Owl', 'owl'): give them one name if they are one" in caplog.text
+
+
+def test_a_held_out_validation_split_is_a_column(tmp_path, capsys):
+    for number in range(60):
+        (tmp_path / "pics" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "pics" / "ab"[number % 2] / f"{number}.png")
+    run([str(tmp_path / "pics"), "--json", "--validation_fraction", "0.3"])
+    splits = json.loads(capsys.readouterr().out)["splits"]
+    assert list(splits) == ["train", "test", "validation"]
+    assert sum(split["images"] for split in splits.values()) == 60
+    run([str(tmp_path / "pics"), "--validation_fraction", "0.3"])
+    printed = capsys.readouterr().out
+    assert f"next: deitlt teacher --data {tmp_path / 'pics'} --validation_fraction 0.3\n" in printed
+    assert ["train", "test", "validation"] in [line.split() for line in printed.splitlines()]

@@ -124,7 +124,7 @@ def test_a_group_that_a_run_was_trained_on_is_not_tested(work: Path) -> None:
     """As where all sites of a class were below the fraction, and one of them had to stay in train."""
     record = read_data_record("student")
     kept = {TESTED[0], *record.train_groups}
-    images = load_images(DataArguments(data="pics", group_column="class/group"), kept)
+    images = load_images(DataArguments(data="pics", group_column="class/group"), {"test": kept})
     assert TESTED[0] not in images.test["group"][:]
     assert TESTED[0] in load_images(DataArguments(data="pics", group_column="class/group")).test["group"][:]
 

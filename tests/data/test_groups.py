@@ -88,6 +88,17 @@ def test_no_training_group_of_a_run_is_tested_after_the_data_grew() -> None:
     assert were_moved  # without the record there is something to prevent
 
 
+def test_with_the_record_of_a_run_groups_stay_on_both_sides() -> None:
+    low, high = groups(2, 0, 0.3), groups(3, 0.3, 1)
+    images = [(name, 0) for name in high]  # no number is below the fraction: the smallest of three gives
+    old = hold_out_groups(rows(images), "site", 0.3)
+    assert old.held_groups == high[:1]
+    grown = rows(images + [(name, 0) for name in low])
+    assert hold_out_groups(grown, "site", 0.3).held_groups == sorted(low)
+    new = hold_out_groups(grown, "site", 0.3, kept=old.train_groups, given=old.held_groups)
+    assert new.held_groups == sorted([*low, high[0]])
+
+
 def test_every_class_keeps_a_training_image() -> None:
     low, high = groups(3, 0, 0.2), groups(7, 0.2, 1)
     images = [(name, 0) for name in low + high]

@@ -144,17 +144,18 @@ def test_too_few_images_for_a_test_split_are_refused() -> None:
 # --- A validation split beside the test split
 
 
-def sides(images: dict[str, int], kept=(), kept_in_train=(), **fractions: float) -> tuple[dict[str, list[str]], list]:
+def sides(images: dict[str, int], kept=None, given=None, **fractions: float) -> tuple[dict[str, list[str]], dict, dict]:
     """The contents of the images of each split, and what a run records of the two draws."""
     settings = {"test_fraction": 0.2, "validation_fraction": 0.2} | fractions
-    loaded = load_data(DatasetDict(train=rows(images)), kept=kept, kept_in_train=kept_in_train, **settings)
-    draws = [draw and draw.kept for draw in (loaded.held_out, loaded.held_for_validation)]
-    return {name: contents(split) for name, split in loaded.splits.items()}, draws
+    loaded = load_data(DatasetDict(train=rows(images)), kept=kept or {}, given=given or {}, **settings)
+    draws = {"test": loaded.held_out, "validation": loaded.held_for_validation}
+    kept, given = ({split: getattr(of, name) for split, of in draws.items() if of} for name in ("kept", "given"))
+    return {name: contents(split) for name, split in loaded.splits.items()}, kept, given
 
 
 def test_validation_images_have_numbers_of_their_own() -> None:
     images = classes(200, 50)
-    split, _ = sides(images, validation_fraction=0.1)
+    split, *_ = sides(images, validation_fraction=0.1)
     assert list(split) == ["train", "test", "validation"]
     assert split["test"] == [name for name in images if number(name) < 0.2]
     left = [name for name in images if number(name) >= 0.2]
@@ -164,8 +165,8 @@ def test_validation_images_have_numbers_of_their_own() -> None:
 
 def test_the_test_images_are_those_of_a_run_without_a_validation_split() -> None:
     images = classes(60, 30, 7, 1)
-    without, _ = sides(images, validation_fraction=None)
-    split, _ = sides(images)
+    without, *_ = sides(images, validation_fraction=None)
+    split, *_ = sides(images)
     assert list(without) == ["train", "test"]
     assert split["test"] == without["test"]
     assert sorted(split["train"] + split["validation"]) == sorted(without["train"])
@@ -193,25 +194,29 @@ def test_every_class_keeps_a_training_image_beside_both_splits() -> None:
 
 @pytest.mark.parametrize("more", [(1, 0, 0), (10, 5, 1), (400, 400, 400)])
 def test_images_that_come_move_none_between_three_splits(more: tuple[int, ...]) -> None:
-    old, _ = sides(classes(400, 150, 60))
-    new, _ = sides(classes(*more, first=1000) | classes(400, 150, 60))
+    old, *_ = sides(classes(400, 150, 60))
+    new, *_ = sides(classes(*more, first=1000) | classes(400, 150, 60))
     for name, before in old.items():
         assert [image for image in new[name] if int(image.split(":")[1]) < 1000] == before
 
 
-def test_with_a_record_none_leaves_train_and_none_is_tested_that_chose() -> None:
+def test_with_the_record_of_a_run_images_that_come_move_none() -> None:
     """For classes of every small size, and whatever comes."""
-    generator, were_moved = np.random.RandomState(0), 0
+    generator, moved = np.random.RandomState(0), {}
     for trial in range(30):
         images = {f"{trial} {name}": label for name, label in classes(*range(1, 9), 40).items()}
         coming = {f"new {trial} {index}": int(generator.randint(9)) for index in range(20)}
-        old, (kept, kept_in_train) = sides(images)
-        new, _ = sides(images | coming, kept, kept_in_train)
-        assert not set(old["train"]) & {*new["test"], *new["validation"]}
-        assert not set(old["validation"]) & set(new["test"])
-        anew, _ = sides(images | coming)
-        were_moved += len(set(old["train"]) & set(anew["validation"]))
-    assert were_moved  # without the record there is something to prevent
+        old, kept, given = sides(images)
+        assert max(map(len, [*kept.values(), *given.values()])) <= 9
+        new, *_ = sides(images | coming, kept, given)
+        anew, *_ = sides(images | coming)
+        for name, before in old.items():
+            assert [image for image in new[name] if image in images] == before
+            for other in old:
+                moved[name, other] = moved.get((name, other), 0) + len(set(before) & set(anew[other]))
+    # Without the record there is something to prevent, in each direction between train and the other two.
+    assert all(moved[pair] for pair in (("train", "test"), ("train", "validation"), ("test", "train")))
+    assert moved["validation", "train"]
 
 
 def test_copies_are_in_one_of_three_splits() -> None:

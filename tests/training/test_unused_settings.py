@@ -25,6 +25,10 @@ def said(caplog, parts) -> list[str]:
         ({}, {"distillation_temperature": 2.0, "distillation_type": "soft"}, None),
         ({}, {"mixup_in_drw": True, "class_balanced_beta": 0.99},
          "mixup_in_drw true, class_balanced_beta 0.99 (needs drw_start_epoch)"),
+        ({}, {"metric_for_best_model": "cls_tail"}, "metric_for_best_model cls_tail (needs load_best_model_at_end)"),
+        ({}, {"metric_for_best_model": "cls_tail", "eval_strategy": "epoch", "save_strategy": "best"}, None),
+        ({}, {"metric_for_best_model": "cls_tail", "eval_strategy": "epoch", "lr_scheduler_type":
+              "reduce_lr_on_plateau"}, None),
     ],
 )  # fmt: skip
 def test_of_a_student(caplog, arguments, student, settings, unused):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from transformers import PreTrainedConfig
 from deitlt_hf.data.benchmarks import BENCHMARKS
 from deitlt_hf.data.duplicates import Dropped
 from deitlt_hf.data.holdout import HeldOut
-from deitlt_hf.data.loading import LoadedData, class_counts, load_data
+from deitlt_hf.data.loading import NOTHING, Earlier, LoadedData, class_counts, load_data
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.data.record import differing_classes
 from deitlt_hf.errors import DeiTLTError, notice
@@ -130,7 +129,7 @@ def reading_arguments(data: DataArguments) -> dict[str, Any]:
     return {name: getattr(data, name) for name in names}
 
 
-def load_splits(data: DataArguments, kept: Collection[str] = (), kept_in_train: Collection[str] = ()) -> LoadedData:
+def load_splits(data: DataArguments, kept: Earlier = NOTHING, given: Earlier = NOTHING) -> LoadedData:
     """The data set of a command's flags, see `load_data`."""
     return load_data(
         data.data,
@@ -141,19 +140,19 @@ def load_splits(data: DataArguments, kept: Collection[str] = (), kept_in_train: 
         validation_fraction=data.validation_fraction,
         drop_duplicates=data.drop_duplicates,
         kept=kept,
-        kept_in_train=kept_in_train,
+        given=given,
         **reading_arguments(data),
     )
 
 
-def load_images(data: DataArguments, kept: Collection[str] = (), kept_in_train: Collection[str] = ()) -> Images:
+def load_images(data: DataArguments, kept: Earlier = NOTHING, given: Earlier = NOTHING) -> Images:
     """Load the data set of a command's flags and count its classes.
 
     Args:
         data: which images, and how they are split and grouped.
-        kept: hashes of images, or names of groups, that an earlier run trained on or validated with: they are never
-            held out for testing.
-        kept_in_train: those that it trained on: they are never held out for validation.
+        kept: hashes of images, or names of groups, that an earlier run did not hold out: by `test` those that are never
+            held out for testing, by `validation` those that are never held out for validation.
+        given: those that it held out, in the same way: they are held out again.
 
     Returns:
         The splits, with class names, counts and groups.
@@ -167,7 +166,7 @@ def load_images(data: DataArguments, kept: Collection[str] = (), kept_in_train: 
         >>> images.class_counts[:3], len(images.test)
         ([134, 96, 68], 400)
     """
-    loaded = load_splits(data, kept, kept_in_train)
+    loaded = load_splits(data, kept, given)
     splits, train = loaded.splits, loaded.splits["train"]
     counts = class_counts(train)
     return Images(

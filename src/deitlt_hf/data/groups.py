@@ -23,6 +23,7 @@ def hold_out_groups(
     fraction: float = 0.2,
     seed: int = 0,
     kept: Collection[str] = (),
+    given: Collection[str] = (),
     split: str = "test",
 ) -> HeldOut:
     """Split off groups of images, as `hold_out` splits off images: by a number that follows from the group's name.
@@ -35,8 +36,9 @@ def hold_out_groups(
     - Classes of `n` groups that should give one (`n * fraction` is 0.5 or more), but have none below the fraction, get
       theirs held out, smallest number first, while the held-out groups are no more than that share of all.
 
-    `kept` are training groups of an earlier draw, which are never held out; a run records them. A notice counts the
-    groups and images on each side, and names the classes without a held-out image.
+    `kept` are training groups of an earlier draw, which are never held out, and `given` its held-out ones, which stay
+    held out; a run records both. A notice counts the groups and images on each side, and names the classes without a
+    held-out image.
     """
     check_fraction(split, fraction)
     labels = labels_of(dataset)
@@ -44,7 +46,8 @@ def hold_out_groups(
     numbers = np.array([number_of(name.encode(), seed, split) for name in names])
     has = np.zeros((dataset.features["label"].num_classes, len(names)), bool)  # whether a class is in a group
     has[labels, group_of] = True
-    held = _draw(has[has.any(axis=1)], numbers, fraction, np.isin(names, list(kept)))
+    stays, stays_held = (np.isin(names, list(those)) for those in (kept, given))
+    held = _draw(has[has.any(axis=1)], numbers, fraction, stays, stays_held)
     if not held.any():
         raise DeiTLTError(
             f"the data have no {split} split, and {split}_fraction {fraction:g} of {counted(len(names), 'group')} of "
@@ -67,14 +70,17 @@ def hold_out_groups(
         fraction=fraction,
         seed=seed,
         kept=[],
+        given=[],
         train_groups=names[~held].tolist(),
         held_groups=names[held].tolist(),
     )
 
 
-def _draw(has: np.ndarray, numbers: np.ndarray, fraction: float, stays: np.ndarray) -> np.ndarray:
+def _draw(
+    has: np.ndarray, numbers: np.ndarray, fraction: float, stays: np.ndarray, stays_held: np.ndarray
+) -> np.ndarray:
     """Which groups are held out, bool `(groups,)`; `has` `(classes, groups)` says which class is in which group."""
-    held = (numbers < fraction) & ~stays
+    held = ((numbers < fraction) | stays_held) & ~stays
     for groups in has:
         if held[groups].all():
             of_class = np.flatnonzero(groups)

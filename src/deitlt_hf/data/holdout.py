@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,13 +25,21 @@ class HeldOut:
     # For each class, in label order, the hash (hexadecimal) of its training image with the smallest number, which a
     # draw from changed data would hold out first. Passed to `hold_out` again, these images stay training images.
     kept: list[str]
+    # The hashes of held-out images whose number is not below the fraction: each is the one that its class gave.
+    # Passed to `hold_out` again, these images stay held out.
+    given: list[str]
     # The names of the groups on each side, if whole groups were held out; see `hold_out_groups`.
     train_groups: list[str] = field(default_factory=list)
     held_groups: list[str] = field(default_factory=list)
 
 
 def hold_out(
-    dataset: Dataset, fraction: float = 0.2, seed: int = 0, kept: Collection[str] = (), split: str = "test"
+    dataset: Dataset,
+    fraction: float = 0.2,
+    seed: int = 0,
+    kept: Collection[str] = (),
+    given: Collection[str] = (),
+    split: str = "test",
 ) -> HeldOut:
     """Split off a part of every class, where `Dataset.train_test_split` would move images whenever others are added.
 
@@ -44,31 +52,19 @@ def hold_out(
     - A class keeps a training image: if all would be held out, the one with the largest number, and its copies, are
       not.
 
-    By these two, a training image of a class that grows out of a few images can be held out later. `kept` of an earlier
-    draw prevents that; a run records it.
+    By these two, a training image of a class that grows out of a few images can be held out later, and a held-out one
+    can become a training image. `kept` and `given` of an earlier draw prevent that; a run records them.
     """
     check_fraction(split, fraction)
     labels = labels_of(dataset)
     hashes, image_of = np.unique(image_hashes(dataset, "train"), axis=0, return_inverse=True)  # copies are one image
     names = [row.tobytes() for row in hashes]
     numbers = np.array([number_of(name, seed, split) for name in names])
-    kept = set(kept)
-    stays = np.array([name.hex() in kept for name in names])
-    held = (numbers < fraction) & ~stays
+    stays, stays_held = (np.isin([name.hex() for name in names], list(those)) for those in (kept, given))
     # One stable sort instead of a pass over all labels per class.
     rows_of = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
     classes = {label: image_of.reshape(-1)[rows] for label, rows in enumerate(rows_of) if rows.size}
-
-    def first(images: np.ndarray) -> int:
-        return images[numbers[images].argmin()]
-
-    too_few = [of for of in classes.values() if not held[of].any() and np.unique(of).size * fraction >= 0.5]
-    for images in too_few:
-        held[first(images)] |= not stays[first(images)]
-    too_many = [of for of in classes.values() if held[of].all()]
-    for images in too_many:
-        held[images[numbers[images].argmax()]] = False
-
+    held = _draw(list(classes.values()), numbers, fraction, stays, stays_held)
     instead = f"add images, pass a larger {split}_fraction, or a {split} split"
     if not held.any():
         raise DeiTLTError(
@@ -87,8 +83,29 @@ def hold_out(
         held=dataset.select(np.flatnonzero(is_held)),
         fraction=fraction,
         seed=seed,
-        kept=[names[first(of[~held[of]])].hex() for of in classes.values()],
+        kept=[names[_first(of[~held[of]], numbers)].hex() for of in classes.values()],
+        given=[names[image].hex() for image in np.flatnonzero(held & (numbers >= fraction))],
     )
+
+
+def _draw(
+    classes: Sequence[np.ndarray], numbers: np.ndarray, fraction: float, stays: np.ndarray, stays_held: np.ndarray
+) -> np.ndarray:
+    """Which images are held out, bool `(images,)`; `classes` has the images of each class."""
+    held = ((numbers < fraction) | stays_held) & ~stays
+    too_few = [of for of in classes if not held[of].any() and np.unique(of).size * fraction >= 0.5]
+    for images in too_few:
+        first = _first(images, numbers)
+        held[first] |= not stays[first]
+    too_many = [of for of in classes if held[of].all()]
+    for images in too_many:
+        held[images[numbers[images].argmax()]] = False
+    return held
+
+
+def _first(images: np.ndarray, numbers: np.ndarray) -> int:
+    """The image with the smallest number."""
+    return images[numbers[images].argmin()]
 
 
 def check_fraction(split: str, fraction: float) -> None:

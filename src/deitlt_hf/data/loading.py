@@ -5,9 +5,10 @@ Named data sets are in `benchmarks/`, all others are read by `sources.py`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,10 @@ from deitlt_hf.data.readable import check_files_exist, fetch_images, leave_out_u
 from deitlt_hf.data.sources import Source, load_from_hub, read_path, read_streams
 from deitlt_hf.errors import DeiTLTError, notice
 from deitlt_hf.files import is_hub_id
+
+# Images, by their hashes, or groups, by their names, on one side of an earlier draw, by the split that was drawn.
+Earlier = Mapping[str, Collection[str]]
+NOTHING: Earlier = MappingProxyType({})
 
 
 def load_long_tailed_dataset(
@@ -136,13 +141,13 @@ def load_data(
     test_fraction: float = 0.2,
     validation_fraction: float | None = None,
     drop_duplicates: bool = False,
-    kept: Collection[str] = (),
-    kept_in_train: Collection[str] = (),
+    kept: Earlier = NOTHING,
+    given: Earlier = NOTHING,
     **reading: Any,
 ) -> LoadedData:
     """`load_long_tailed_dataset`, and how splits were held out.
 
-    Of an earlier draw, `kept` are never test images, and `kept_in_train` never validation images; see `hold_out`.
+    `kept` and `given` of earlier draws, by the split (`test`, `validation`), keep images in place: see `hold_out`.
     """
     if imbalance_factor is not None:
         check_imbalance_factor(imbalance_factor)
@@ -158,13 +163,20 @@ def load_data(
         raise DeiTLTError(f"all images have the label {names[0]!r}: pass data with at least two classes")
     check_class_counts(counts, names)
     held_out, column = None, reading.get("group_column")
+
+    def draw(split: str, train: Dataset, fraction: float) -> HeldOut:
+        earlier = {"kept": kept.get(split, ()), "given": given.get(split, ())}
+        if column is None:
+            return hold_out(train, fraction, seed, **earlier, split=split)
+        return hold_out_groups(train, column, fraction, seed, **earlier, split=split)
+
     if "test" not in splits:
         if "validation" in splits:
             notice(
                 f"there is no test split: one is held out of train (test_fraction {test_fraction:g}), and the "
                 "validation split is used for validation only"
             )
-        held_out = _hold_out(splits["train"], column, test_fraction, seed, kept, "test")
+        held_out = draw("test", splits["train"], test_fraction)
         of_source = {name: split for name, split in splits.items() if name != "train"}
         splits = DatasetDict(train=held_out.train, test=held_out.held, **of_source)
     if column is not None:
@@ -177,18 +189,9 @@ def load_data(
         notice(f"validation_fraction {validation_fraction:g} is not used: the data have a validation split")
     elif validation_fraction is not None:
         # Last, so that the test images and the long-tailed selection are those of a run without it.
-        validation = _hold_out(splits["train"], column, validation_fraction, seed, kept_in_train, "validation")
+        validation = draw("validation", splits["train"], validation_fraction)
         splits = DatasetDict(splits | {"train": validation.train, "validation": validation.held})
     return LoadedData(splits, held_out, validation, dropped)
-
-
-def _hold_out(
-    train: Dataset, column: str | None, fraction: float, seed: int, kept: Collection[str], split: str
-) -> HeldOut:
-    """A split held out of train: of images, or of groups where a column names them."""
-    if column is None:
-        return hold_out(train, fraction, seed, kept, split)
-    return hold_out_groups(train, column, fraction, seed, kept, split)
 
 
 def read_splits(

@@ -40,7 +40,9 @@ class DataRecord:
     validation_groups: list[str] = field(default_factory=list)
     drop_duplicates: bool = False
     validation_fraction: float | None = None  # of a held-out validation split, as is `kept_in_train`
-    kept_in_train: list[str] = field(default_factory=list)  # hash of a training image of each class, of `HeldOut`
+    kept_in_train: list[str] = field(default_factory=list)  # hash of a training image of each class, of its draw
+    tested: list[str] = field(default_factory=list)  # hashes that `HeldOut.given` has of the draw of the test split
+    validated: list[str] = field(default_factory=list)  # and of the validation split
 
     def write(self, directory: str | os.PathLike[str]) -> None:
         """Write `data.json` into the directory of a run."""
@@ -61,6 +63,8 @@ def read_data_record(source: str | os.PathLike[str]) -> DataRecord | None:
         "test_groups": _is_list(content.get("test_groups", []), str),
         "validation_groups": _is_list(content.get("validation_groups", []), str),
         "kept_in_train": _is_list(content.get("kept_in_train", []), str),
+        "tested": _is_list(content.get("tested", []), str),
+        "validated": _is_list(content.get("validated", []), str),
         "validation_fraction": isinstance(content.get("validation_fraction"), float | None),
         "group_column": isinstance(content.get("group_column"), str | None),
         "drop_duplicates": isinstance(content.get("drop_duplicates", False), bool),

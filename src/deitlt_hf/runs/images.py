@@ -115,6 +115,8 @@ def data_record(images: Images, sources: Mapping[str, str | None]) -> DataRecord
         validation_groups=[] if validation is None else validation.held_groups,
         validation_fraction=validation and validation.fraction,
         kept_in_train=[] if validation is None else validation.kept,
+        tested=[] if test is None else test.given,
+        validated=[] if validation is None else validation.given,
     )
 
 
@@ -166,10 +168,12 @@ def _of_the_run(data: DataArguments, config: PreTrainedConfig, sources: Sequence
     for source, record in records.items():
         if other := _other_draw(data, record):
             raise DeiTLTError(f"{source} {other}: leave {'these flags' if record is own else 'this model'} out")
-    kept = {
-        name for record in records.values() for name in (*record.kept, *record.train_groups, *record.validation_groups)
-    }
-    images = load_images(data, kept, () if own is None else {*own.kept_in_train, *own.train_groups})
+    untested = {name for of in records.values() for name in (*of.kept, *of.train_groups, *of.validation_groups)}
+    kept, given = {"test": untested}, {}
+    if own is not None:
+        kept["validation"] = {*own.kept_in_train, *own.train_groups}
+        given = {"test": {*own.tested, *own.test_groups}, "validation": {*own.validated, *own.validation_groups}}
+    images = load_images(data, kept, given)
     if own and (other := _other_validation(images, own)):
         raise DeiTLTError(f"{sources[0]} {other}: leave these flags out")
     if own and own.test_fraction is None and images.held_out:

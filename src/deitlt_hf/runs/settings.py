@@ -42,6 +42,8 @@ _NEEDS: list[tuple[tuple[str, ...], Callable[[Settings], bool], str]] = [
     (("architecture",), lambda s: s["init_from"] is None, "a start from scratch, without init_from"),
     (("imbalance_profile",), lambda s: s["imbalance_factor"] is not None or s["data"].endswith("-lt"),
      "imbalance_factor"),
+    (("metric_for_best_model",), lambda s: s["load_best_model_at_end"] or s["save_strategy"] == "best"
+     or s["lr_scheduler_type"] == "reduce_lr_on_plateau", "load_best_model_at_end"),
 ]  # fmt: skip
 
 
