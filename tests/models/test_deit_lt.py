@@ -147,7 +147,7 @@ def test_unknown_expert_in_a_call() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"expert": "rare"}, "unknown expert 'rare'; pass one of average, cls, distillation"),
+        ({"expert": "rare"}, "unknown expert 'rare'; pass one of average, cls, distillation, fused"),
         ({"drop_path_rate": 1.0}, "drop_path_rate is 1.0; pass a number from 0 up to, not including, 1"),
         ({"drop_path_rate": -0.1}, "drop_path_rate is -0.1; pass a number from 0 up to, not including, 1"),
         (

@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> None:
         print(f"predictions: {options.output}")
     if options.attention is not None:
         print(f"attention maps: {options.attention}")
-    if options.attention is None and decisions.has_experts and classifier.runtime == "torch":
+    if options.attention is None and decisions.has_experts and classifier.has_attention:
         say_next(["predict", options.model, *options.images, "--attention", "maps"], ["app", options.model])
     if unreadable:
         raise DeiTLTError(

@@ -57,6 +57,11 @@ def token_attention(model: DeiTLTForImageClassification, pixel_values: torch.Ten
     return attention_maps(weights, model.config)
 
 
+def gives_attention(config: PreTrainedConfig) -> bool:
+    """Whether a student's attention weights can be had; timm's models keep theirs to themselves."""
+    return (getattr(config, "backbone", None) or {}).get("model_type") != "timm_wrapper"
+
+
 def run_with_attention(
     model: DeiTLTForImageClassification, pixel_values: torch.Tensor
 ) -> tuple[DeiTLTImageClassifierOutput, torch.Tensor]:
@@ -64,6 +69,8 @@ def run_with_attention(
 
     The weights are computed from the layer's queries and keys, so that every attention implementation has them.
     """
+    if model.config.backbone is not None:
+        return _run_backbone_with_attention(model, pixel_values)
     attention = model.deit.layers[-1].attention
     projected: dict[str, torch.Tensor] = {}
 
@@ -79,6 +86,19 @@ def run_with_attention(
             hook.remove()
     queries, keys = projected["q_proj"][:, :, :2], projected["k_proj"]
     return outputs, (queries @ keys.transpose(2, 3) * attention.scaling).softmax(-1, dtype=torch.float32)
+
+
+def _run_backbone_with_attention(
+    model: DeiTLTForImageClassification, pixel_values: torch.Tensor
+) -> tuple[DeiTLTImageClassifierOutput, torch.Tensor]:
+    """`run_with_attention` for the layers of another model, whose eager attention gives the weights of all tokens."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        outputs = model(pixel_values, output_attentions=True)
+    finally:
+        model.set_attn_implementation(before)
+    return outputs, outputs.attentions[-1][:, :, :2].float()
 
 
 def attention_maps(weights: torch.Tensor, config: PreTrainedConfig) -> dict[str, torch.Tensor]:

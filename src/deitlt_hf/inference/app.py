@@ -46,7 +46,7 @@ def expert_panels(classifier: ExpertClassifier, picture: Image.Image) -> list[An
 
     With rules for a precision or a coverage, what these say comes last, as HTML.
     """
-    has_attention = classifier.runtime == "torch"
+    has_attention = classifier.has_attention
     (result,) = classifier(picture, top=len(classifier.class_names), attention=has_attention)
     captions = {name: class_caption(classifier.config, index) for index, name in classifier.config.id2label.items()}
     labels = [
@@ -127,7 +127,7 @@ def build_app(
         >>> serve(app, port=7860)  # doctest: +SKIP
     """
     gr = import_gradio()
-    has_attention = classifier.runtime == "torch"
+    has_attention = classifier.has_attention
 
     def answer(picture: Image.Image, caption: str) -> list[Any]:  # in the order of `page`
         shown = gr.Image(shown_picture(picture), label=f"Picture: {caption}")

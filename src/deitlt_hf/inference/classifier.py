@@ -78,6 +78,7 @@ class ExpertClassifier:
         class_names: in the order of the classes.
         config: the student's configuration; by default, results are sorted by its `expert`.
         runtime: `"torch"`, `"onnx"` or `"exported"`.
+        has_attention: whether results can say where the tokens look.
         prior, rules: as passed.
         experts: whose probabilities a result has: `"average"`, `"cls"` and `"distillation"`, and `"fused"` of a student
             that `deitlt calibrate` has fitted.
@@ -105,6 +106,7 @@ class ExpertClassifier:
         self.prior = prior
         self.rules = rules
         self.runtime = runtime.name
+        self.has_attention = runtime.has_attention
         self.config: DeiTLTConfig = runtime.config
         self.class_names: list[str] = [self.config.id2label[index] for index in range(self.config.num_labels)]
         self.experts = self._rows()
@@ -205,11 +207,10 @@ class ExpertClassifier:
         for name, value in (("top", top), ("batch_size", batch_size)):
             if value < 1:
                 raise DeiTLTError(f"{name} is {value}; pass at least 1")
-        if attention and self.runtime != "torch":
-            raise DeiTLTError(
-                f"attention maps need PyTorch weights, and this is an {self.runtime} model; pass the model it was "
-                "exported from"
-            )
+        if attention and not self.has_attention:
+            of_file = f"need PyTorch weights, and this is an {self.runtime} model; pass the model it was exported from"
+            of_timm = "cannot be had from this student, whose layers are timm's; leave them out"
+            raise DeiTLTError(f"attention maps {of_timm if self.runtime == 'torch' else of_file}")
         images = images if isinstance(images, Sequence) else list(images)
         return self._results(images, top, expert, attention, batch_size, on_error)
 

@@ -14,6 +14,7 @@ from torch import nn
 from deitlt_hf import __version__
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.analysis.vit import eager_attention
+from deitlt_hf.evaluation.attention import sides
 from deitlt_hf.files import CALIBRATION_FILE, METRICS_FILE, RECIPE_FILE, check_is_free, new_directory, whole_file
 from deitlt_hf.foreign.configurations import find_file
 from deitlt_hf.hub.pushing import OF_THE_RUN, model_files, public_recipe
@@ -180,7 +181,7 @@ def trace(model: DeiTLTForImageClassification) -> torch.export.ExportedProgram:
 
 def input_shape(model: DeiTLTForImageClassification) -> tuple[int, int, int]:
     """`(channels, height, width)` of the model's pixel values."""
-    height, width = model.deit.embeddings.image_size
+    height, width = sides(model.config.image_size)
     return model.config.num_channels, height, width
 
 
@@ -207,7 +208,7 @@ def write_onnx(model: DeiTLTForImageClassification, file: str | os.PathLike[str]
             verbose=False,
         )
     program.model.producer_name, program.model.producer_version = "deitlt_hf", __version__
-    height, width = model.deit.embeddings.image_size
+    height, width = sides(model.config.image_size)
     program.model.metadata_props.update(
         {
             "model_type": model.config.model_type,

@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.attention import attention_maps, run_with_attention
+from deitlt_hf.evaluation.attention import attention_maps, gives_attention, run_with_attention
 from deitlt_hf.foreign.configurations import INDEX_FILE, find_file
 from deitlt_hf.inference.loading import load_student, load_student_config
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
@@ -48,11 +48,16 @@ class TorchRuntime:
     def __init__(self, model: DeiTLTForImageClassification):
         self.model = model
         self.config = model.config
+        self.has_attention = gives_attention(model.config)
 
     @torch.inference_mode()
     def __call__(self, pixel_values: torch.Tensor) -> HeadOutputs:
-        outputs, weights = run_with_attention(self.model, pixel_values.to(self.model.device))
-        maps = {token: map.cpu() for token, map in attention_maps(weights, self.config).items()}
+        pixel_values = pixel_values.to(self.model.device)
+        if self.has_attention:
+            outputs, weights = run_with_attention(self.model, pixel_values)
+            maps = {token: map.cpu() for token, map in attention_maps(weights, self.config).items()}
+        else:
+            outputs, maps = self.model(pixel_values), None
         return HeadOutputs(outputs.cls_logits.float().cpu(), outputs.distillation_logits.float().cpu(), maps)
 
 
@@ -60,6 +65,7 @@ class OneHeadRuntime:
     """An image classifier with one head, on the device of its weights: pixel values to logits `(batch, classes)`."""
 
     name = "torch"
+    has_attention = False
 
     def __init__(self, model: PreTrainedModel):
         self.model = model
@@ -72,6 +78,8 @@ class OneHeadRuntime:
 
 class FileRuntime:
     """A student in a file that `deitlt export` wrote, on the CPU; loading a torch.export program can run any code."""
+
+    has_attention = False
 
     def __init__(self, file: Path, config: DeiTLTConfig):
         self.name = "onnx" if file.name == ONNX_FILE else "exported"

@@ -16,6 +16,10 @@ from deitlt_hf.inference.loading import load_any_config, load_model, loading
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.ranges import check_ranges, one_of
+from deitlt_hf.runs.pretrained import FAMILIES, is_backbone, student_of_backbone
+
+# Settings that only a student from scratch has.
+_SHAPE = ("student_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
 
 
 @dataclass
@@ -35,8 +39,8 @@ class StudentArguments:
     init_from: str | None = field(
         default=None,
         metadata={
-            "help": "Start from these weights, such as facebook/deit-base-distilled-patch16-224, not from scratch; "
-            "their positions are interpolated to another image_size."
+            "help": "Start from a pretrained DeiT-LT, DeiT, ViT, DINOv2, DINOv3, CLIP or timm Vision Transformer, such "
+            "as google/vit-base-patch16-224-in21k; its positions are interpolated to another image_size."
         },
     )
     student_size: str | None = field(default=None, metadata={"help": "tiny, small or base; left out, base."})
@@ -81,18 +85,19 @@ def check_shape(student: StudentArguments, image_size: int | None) -> None:
 def load_start(student: StudentArguments, image_size: int, classes: Mapping[str, Any]) -> DeiTLTForImageClassification:
     """A student that starts from the weights of `init_from`, for images of `image_size`."""
     source = student.init_from
-    model_type = load_any_config(source).model_type
-    if model_type not in ("deit", DeiTLTConfig.model_type):
-        raise DeiTLTError(f"{source} is a {model_type} model; pass a DeiT-LT or distilled DeiT one")
+    found = load_any_config(source)
+    unused = [f"{name} {value}" for name in _SHAPE if (value := getattr(student, name)) is not None]
+    if unused:
+        notice(f"init_from {source} has a shape of its own; not used: {', '.join(unused)}")
+    if is_backbone(found):
+        return student_of_backbone(source, found, image_size, student.expert, classes)
+    if found.model_type not in ("deit", DeiTLTConfig.model_type):
+        raise DeiTLTError(f"{source} is a {found.model_type} model, which has no class token here; pass {FAMILIES}")
     # A fusion was fitted to the logits of those weights.
     settings = {"drop_path_rate": student.drop_path_rate, "expert": student.expert, "fusion": None}
     with loading(source):
         config = DeiTLTConfig.from_pretrained(source, **settings, **classes)
     model, _ = load_model(DeiTLTForImageClassification, config, source)
-    shape = ("student_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
-    unused = [f"{name} {value}" for name in shape if (value := getattr(student, name)) is not None]
-    if unused:
-        notice(f"init_from {source} has a shape of its own; not used: {', '.join(unused)}")
     if model.config.image_size != image_size:
         notice(
             f"init_from {source} was trained on images of {model.config.image_size} pixels: its position embeddings "

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.attention import TOKENS, WHAT_TO_PASS, patches_of
+from deitlt_hf.evaluation.attention import TOKENS, WHAT_TO_PASS, gives_attention, patches_of
 from deitlt_hf.evaluation.evaluate import has_two_heads, logits_by_row
 
 _WITH_TOKENS = ("deit_lt", "deit", "vit")  # types of the models that `WHAT_TO_PASS` names
@@ -26,7 +26,7 @@ class ViTPass(NamedTuple):
 
 def has_tokens(config: PreTrainedConfig) -> bool:
     """Whether the tokens and the attention of a model can be analyzed; of any other classifier, predictions alone."""
-    return config.model_type in _WITH_TOKENS
+    return config.model_type in _WITH_TOKENS and gives_attention(config)
 
 
 def run_classifier(model: PreTrainedModel, pixel_values: torch.Tensor, dist_is_trained: bool = True) -> ViTPass:

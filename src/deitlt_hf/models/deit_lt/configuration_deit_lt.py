@@ -8,6 +8,15 @@ from transformers import DeiTConfig
 
 EXPERTS = ("average", "cls", "distillation")
 FUSED = "fused"  # both experts, weighed as `fusion` says
+# Families of Vision Transformers with a class token, and their module that puts out the tokens for the layers.
+BACKBONES = {
+    "vit": "embeddings",
+    "dinov2": "embeddings",
+    "dinov2_with_registers": "embeddings",
+    "dinov3_vit": "embeddings",
+    "clip_vision_model": "embeddings",
+    "timm_wrapper": "timm_model.patch_drop",
+}
 EXPERT_SYNONYMS = {"head": "cls", "tail": "distillation", "dist": "distillation"}
 _OF_ONE_DATA_SET = ("class_counts", "class_groups", "fusion")
 
@@ -35,10 +44,15 @@ class DeiTLTConfig(DeiTConfig):
             How `"fused"` weighs both experts, as `deitlt calibrate` finds it: `"cls"` and `"distillation"` are the
             factors of their log probabilities, `"bias"` is added. Each is one number, or a list with one per class.
 
+        backbone (`dict[str, Any]`, *optional*):
+            Configuration of another Vision Transformer, whose layers the student has in place of DeiT's: its
+            `to_dict()`, with `model_type` one of `BACKBONES`. `hidden_size` and the like are then the backbone's.
+
     Raises:
         ValueError: an image size that the patch size does not divide, heads that do not divide the hidden size, an
-            unknown expert, `"fused"` without a fusion, a drop path rate outside [0, 1), class counts or a fusion that
-            do not match the number of labels, or a `problem_type` of several labels or of regression.
+            unknown expert, `"fused"` without a fusion, a backbone of another kind, a drop path rate outside [0, 1),
+            class counts or a fusion that do not match the number of labels, or a `problem_type` of several labels or of
+            regression.
 
     Example:
 
@@ -56,6 +70,7 @@ class DeiTLTConfig(DeiTConfig):
     class_counts: list[int] | None = None
     class_groups: dict[str, list[int]] | None = None
     fusion: dict[str, Any] | None = None
+    backbone: dict[str, Any] | None = None
 
     if TYPE_CHECKING:  # a property of transformers', which type checkers would not take as an argument
         num_labels: int = 2
@@ -76,6 +91,9 @@ class DeiTLTConfig(DeiTConfig):
             _check_fusion(self.fusion, self.num_labels)
         elif self.expert == FUSED:
             raise ValueError(f"expert is {FUSED!r} and there is no fusion; `deitlt calibrate` makes one")
+        if self.backbone is not None and self.backbone.get("model_type") not in BACKBONES:
+            kind = self.backbone.get("model_type")
+            raise ValueError(f"backbone is a {kind!r} model; pass the configuration of one of {', '.join(BACKBONES)}")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate is {self.drop_path_rate}; pass a number from 0 up to, not including, 1")
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
@@ -137,4 +155,4 @@ def _nearest_divisor(image_side: int, patch_side: int) -> int:
 # `save_pretrained` copies the file of a registered class to the weights, so that they load where this package is not.
 DeiTLTConfig.register_for_auto_class()
 
-__all__ = ["EXPERTS", "FUSED", "DeiTLTConfig"]
+__all__ = ["BACKBONES", "EXPERTS", "FUSED", "DeiTLTConfig"]

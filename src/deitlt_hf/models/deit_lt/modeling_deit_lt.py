@@ -8,8 +8,10 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.deit.modeling_deit import (
@@ -23,13 +25,16 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_deit_lt import EXPERT_SYNONYMS, EXPERTS, FUSED, DeiTLTConfig
+from .configuration_deit_lt import BACKBONES, EXPERT_SYNONYMS, EXPERTS, FUSED, DeiTLTConfig
 
 logger = logging.get_logger(__name__)
 
 # transformers renames old DeiT files (`encoder.layer.0.attention.attention.query`) by class name and leaves other
 # classes out, whose layers would then silently keep their random weights.
-register_checkpoint_conversion_mapping("DeiTLTModel", get_checkpoint_conversion_mapping("DeiTModel"), overwrite=True)
+# A backbone's `encoder.layer` is no old name.
+_, *_of_parts = get_checkpoint_conversion_mapping("DeiTModel")
+_of_layers = WeightRenaming(r"(?<!backbone\.)encoder\.layer\.", "layers.")
+register_checkpoint_conversion_mapping("DeiTLTModel", [_of_layers, *_of_parts], overwrite=True)
 
 
 @dataclass
@@ -156,6 +161,8 @@ class DeiTLTPreTrainedModel(DeiTPreTrainedModel):
             init.trunc_normal_(module.position_embeddings, std=std)
             init.trunc_normal_(module.distillation_token, std=std)
             init.normal_(module.cls_token, std=1e-6)
+        elif isinstance(module, InsertedToken):
+            init.trunc_normal_(module.token, std=std)
         else:
             super()._init_weights(module)
 
@@ -176,10 +183,23 @@ class DeiTLTPreTrainedModel(DeiTPreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
+class InsertedToken(nn.Module):
+    """A distillation token, put behind the class token of a backbone: a hook on the module that puts out its tokens."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, hidden_size))
+
+    def forward(self, _module: nn.Module, _inputs: tuple, tokens: torch.Tensor) -> torch.Tensor:
+        token = self.token.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
+        return torch.cat([tokens[:, :1], token, tokens[:, 1:]], dim=1)
+
+
 class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
     """The DeiT-LT transformer without heads: `last_hidden_state` of shape `(batch_size, 2 + num_patches, hidden_size)`.
 
-    Token 0 is the class token, token 1 the distillation token.
+    Token 0 is the class token, token 1 the distillation token. With a `backbone` in the configuration the layers are
+    its own, and its other tokens, such as registers, are between these two and the patches.
 
     Example:
 
@@ -195,6 +215,10 @@ class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
     def __init__(self, config: DeiTLTConfig):
         # DeiTModel's own constructor would build layers without stochastic depth, and a pooler that nothing uses.
         super(DeiTModel, self).__init__(config)
+        if config.backbone is not None:
+            self._take_backbone(config)
+            self.post_init()
+            return
         last = max(config.num_hidden_layers - 1, 1)
         rates = [config.drop_path_rate * index / last for index in range(config.num_hidden_layers)]
         self.embeddings = DeiTEmbeddings(config)
@@ -203,6 +227,37 @@ class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
         self.pooler = None
         self.post_init()
 
+    def _take_backbone(self, config: DeiTLTConfig) -> None:
+        """Have another model's layers, with a distillation token behind its class token."""
+        settings = dict(config.backbone)
+        of_backbone = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        self.backbone = AutoModel.from_config(of_backbone, attn_implementation=config._attn_implementation)
+        if hasattr(self.backbone, "pooler"):
+            self.backbone.pooler = None  # its weights would get no gradient
+        self.distillation_token = InsertedToken(config.hidden_size)
+        self.backbone.get_submodule(BACKBONES[of_backbone.model_type]).register_forward_hook(self.distillation_token)
+
+    def _run_backbone(
+        self, pixel_values: torch.Tensor, interpolate: bool | None, num_tokens: int | None, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        if interpolate:
+            kwargs["interpolate_pos_encoding"] = interpolate
+        if self.backbone.config.model_type == "timm_wrapper":
+            kwargs["do_pooling"] = False
+        outputs = self.backbone(pixel_values=pixel_values, **kwargs)
+        tokens = outputs.last_hidden_state
+        if hasattr(self.backbone, "post_layernorm"):  # which CLIP applies to its pooled token alone
+            tokens = self.backbone.post_layernorm(tokens)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens if num_tokens is None else tokens[:, :num_tokens],
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def get_input_embeddings(self) -> nn.Module:
+        return super().get_input_embeddings() if self.config.backbone is None else self.backbone.get_input_embeddings()
+
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -221,6 +276,8 @@ class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
         Raises:
             ValueError: an image size that the model does not take.
         """
+        if self.config.backbone is not None:
+            return self._run_backbone(pixel_values, interpolate_pos_encoding, num_tokens, **kwargs)
         # Without DeiT's masks: they are for another pretraining, and this model has no mask token.
         if num_tokens is None:
             return super().forward(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)

@@ -1,0 +1,172 @@
+"""Students that keep the layers of a pretrained Vision Transformer of transformers or timm."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, ViTConfig
+
+from deitlt_hf.errors import DeiTLTError, notice
+from deitlt_hf.inference.loading import load_model, loading
+from deitlt_hf.models.deit_lt.configuration_deit_lt import BACKBONES, DeiTLTConfig
+from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
+
+FAMILIES = "DeiT-LT, DeiT, ViT (also of MAE and DINO), DINOv2, DINOv3 ViT, CLIP, or a Vision Transformer of timm"
+_TIMM = "timm_wrapper"
+# Models whose layers are ViT's, with something for their own training around them.
+_LIKE_VIT = ("vit_mae", "vit_msn")
+# Weights of pretraining heads that a student has no use for, and what a file without them may lack.
+_NOT_NEEDED = ("pooler.", "embeddings.mask_token")
+
+
+def is_backbone(config: PreTrainedConfig) -> bool:
+    """Whether a student can have the layers of a model with this configuration."""
+    return config.model_type in (*BACKBONES, *_LIKE_VIT, "clip")
+
+
+def student_of_backbone(
+    source: str, config: PreTrainedConfig, image_size: int, expert: str, classes: Mapping[str, Any]
+) -> DeiTLTForImageClassification:
+    """A student with the layers of the model in a directory or hub repository, for images of `image_size`.
+
+    Its distillation token begins as a copy of the class token, position included; both heads are new. Position
+    embeddings are interpolated as the model itself does for images of another size.
+
+    Args:
+        source: directory or hub id.
+        config: of the model there.
+        image_size: pixels of a side.
+        expert: what the student answers with.
+        classes: names, counts and groups for the student's configuration.
+
+    Raises:
+        DeiTLTError: a model that is not whole, has no class token or takes other images than of three channels, or an
+            image size that its patches do not divide.
+    """
+    of_backbone = _backbone_config(config)
+    backbone = _load(source, of_backbone)
+    channels, patch_size, trained_at = _pixels(source, backbone)
+    if channels != 3:
+        raise DeiTLTError(f"{source} takes images of {channels} channels; pass a model for RGB images")
+    if image_size % patch_size:
+        lower = max(image_size // patch_size, 1) * patch_size
+        raise DeiTLTError(
+            f"image_size {image_size} is not divisible by the patch_size {patch_size} of {source}; pass one that is, "
+            f"such as {lower} or {lower + patch_size}"
+        )
+    resized = _at_size(of_backbone, image_size)
+    with loading(source):
+        student_config = DeiTLTConfig(
+            **_shape(backbone),
+            image_size=image_size,
+            patch_size=patch_size,
+            drop_path_rate=getattr(of_backbone, "drop_path_rate", 0.0),
+            expert=expert,
+            backbone=resized.to_dict(),
+            **classes,
+        )
+        student = DeiTLTForImageClassification(student_config)
+    state = {name: value for name, value in backbone.state_dict().items() if not name.startswith("pooler.")}
+    if image_size != trained_at:
+        positions = _positions(backbone, image_size)
+        what = "its position embeddings are interpolated" if positions else "its rotary positions fit any size"
+        notice(f"init_from {source} was trained on images of {trained_at} pixels, these have {image_size}: {what}")
+        state |= positions
+    student.deit.backbone.load_state_dict(state)
+    _copy_class_token(student)
+    return student.eval()
+
+
+def _backbone_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of the part of a model that the student has."""
+    if config.model_type == "clip":
+        return config.vision_config
+    if config.model_type in _LIKE_VIT:
+        known = ViTConfig().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
+        return ViTConfig(**{name: value for name, value in config.to_dict().items() if name in known})
+    return config
+
+
+def _load(source: str, config: PreTrainedConfig) -> PreTrainedModel:
+    """The model without its heads; a `DeiTLTError` if it is not whole, or has no class token."""
+    backbone, report = load_model(AutoModel, config, source)
+    lost = [name for name in report["missing_keys"] if not name.startswith(_NOT_NEEDED)]
+    lost += [key for key, *_ in report["mismatched_keys"]]
+    if lost:
+        raise DeiTLTError(f"{source} lacks {len(lost)} weights of a {config.model_type} model, first {sorted(lost)[0]}")
+    if config.model_type == _TIMM:
+        model = backbone.timm_model
+        if not hasattr(model, "patch_drop") or getattr(model, "cls_token", None) is None:
+            raise DeiTLTError(f"{source} is {config.architecture} of timm, which has no class token; pass {FAMILIES}")
+    return backbone
+
+
+def _pixels(source: str, backbone: PreTrainedModel) -> tuple[int, int, int]:
+    """Channels, and the sides of patches and of the images that a model was trained on, which have to be square."""
+    config = backbone.config
+    if config.model_type == _TIMM:
+        embedding = backbone.timm_model.patch_embed
+        channels, patch, image = embedding.proj.in_channels, embedding.patch_size, embedding.img_size
+    else:
+        channels, patch, image = config.num_channels, config.patch_size, config.image_size
+    (patch, *others), (image, *more) = (of if isinstance(of, tuple | list) else (of,) for of in (patch, image))
+    if others not in ([], [patch]) or more not in ([], [image]):
+        raise DeiTLTError(f"{source} has patches or images that are not square; pass a model for square ones")
+    return channels, patch, image
+
+
+def _shape(backbone: PreTrainedModel) -> dict[str, int]:
+    """The fields of a student's configuration that tell how large it is."""
+    if backbone.config.model_type != _TIMM:
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+        return {name: getattr(backbone.config, name) for name in names}
+    model = backbone.timm_model
+    heads = model.blocks[0].attn.num_heads
+    return {"hidden_size": model.embed_dim, "num_hidden_layers": len(model.blocks), "num_attention_heads": heads}
+
+
+def _at_size(config: PreTrainedConfig, image_size: int) -> PreTrainedConfig:
+    resized = copy.deepcopy(config)
+    if config.model_type == _TIMM:
+        resized.model_args = {**(config.model_args or {}), "img_size": image_size}
+    else:
+        resized.image_size = image_size
+    return resized
+
+
+@torch.no_grad()
+def _positions(backbone: PreTrainedModel, image_size: int) -> dict[str, torch.Tensor]:
+    """Position embeddings for another image size, interpolated as the model does it, by name; none of rotary ones."""
+    if backbone.config.model_type == "dinov3_vit":
+        return {}
+    if backbone.config.model_type == _TIMM:
+        from timm.layers import resample_abs_pos_embed
+
+        model = backbone.timm_model
+        prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+        side = image_size // model.patch_embed.patch_size[0]
+        old = model.patch_embed.grid_size
+        positions = resample_abs_pos_embed(model.pos_embed, [side, side], list(old), num_prefix_tokens=prefix)
+        return {"timm_model.pos_embed": positions}
+    embeddings, config = backbone.embeddings, backbone.config
+    patches = (image_size // config.patch_size) ** 2
+    like = torch.empty(1, patches + 1, config.hidden_size)  # of which only the shape counts
+    positions = embeddings.interpolate_pos_encoding(like, image_size, image_size)
+    if isinstance(getattr(embeddings, "position_embedding", None), nn.Embedding):  # CLIP's
+        return {"embeddings.position_embedding.weight": positions[0]}
+    return {"embeddings.position_embeddings": positions}
+
+
+@torch.no_grad()
+def _copy_class_token(student: DeiTLTForImageClassification) -> None:
+    """Let the distillation token begin as the class token is after the embeddings, with its position."""
+    config, seen = student.config, []
+    module = student.deit.backbone.get_submodule(BACKBONES[config.backbone["model_type"]])
+    hook = module.register_forward_hook(lambda _module, _inputs, tokens: seen.append(tokens))
+    student.eval()(torch.zeros(1, config.num_channels, config.image_size, config.image_size))
+    hook.remove()
+    student.deit.distillation_token.token.copy_(seen[0][:, :1])

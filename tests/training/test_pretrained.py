@@ -1,0 +1,219 @@
+"""Students with the layers of other Vision Transformers, against transformers' and timm's own models.
+
+The files are as each family publishes them: whole CLIP, ViT with a classifier, MAE with a decoder.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers as hf
+from PIL import Image
+
+from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification, ExpertClassifier, export_model
+from deitlt_hf.data.views import image_processor
+from deitlt_hf.evaluation.analysis.vit import eager_attention, has_tokens, run_vit
+from deitlt_hf.runs.student_models import StudentArguments, load_start
+
+CLASSES = {"id2label": {0: "cat", 1: "lynx"}, "label2id": {"cat": 0, "lynx": 1}}
+SHAPE = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3}
+PIXELS = {"image_size": 32, "patch_size": 8}
+TIMM = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+
+
+def _made(family: str) -> hf.PreTrainedModel:
+    """A model of a family with random weights, as its repositories have it."""
+    wide = {"intermediate_size": 96}
+    if family == "vit":
+        return hf.ViTForImageClassification(hf.ViTConfig(num_labels=7, **SHAPE, **PIXELS, **wide))
+    if family == "mae":
+        decoder = {"decoder_hidden_size": 48, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 3}
+        return hf.ViTMAEForPreTraining(hf.ViTMAEConfig(**SHAPE, **PIXELS, **wide, **decoder))
+    if family == "dinov2":
+        return hf.Dinov2Model(hf.Dinov2Config(**SHAPE, **PIXELS))
+    if family == "dinov2 with registers":
+        return hf.Dinov2WithRegistersModel(hf.Dinov2WithRegistersConfig(**SHAPE, **PIXELS))
+    if family == "dinov3":
+        return hf.DINOv3ViTModel(hf.DINOv3ViTConfig(num_register_tokens=4, **SHAPE, **PIXELS, **wide))
+    if family == "clip":
+        text = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3, "vocab_size": 99} | wide
+        return hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=SHAPE | PIXELS | wide))
+    if family == "clip's vision tower":
+        return hf.CLIPVisionModel(hf.CLIPVisionConfig(**SHAPE, **PIXELS, **wide))
+    config = hf.TimmWrapperConfig(architecture="vit_tiny_patch16_224", model_args=TIMM, num_labels=7)
+    return hf.TimmWrapperForImageClassification(config)
+
+
+FAMILIES = ("vit", "mae", "dinov2", "dinov2 with registers", "dinov3", "clip", "clip's vision tower", "timm")
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("families")
+    for family in FAMILIES:
+        torch.manual_seed(0)
+        model = _made(family)
+        for name, weight in model.named_parameters():  # or positions, biases and registers would be zeros
+            if not weight.any() and "norm" not in name:
+                torch.nn.init.normal_(weight, std=0.02)
+        model.save_pretrained(root / family)
+    return {family: root / family for family in FAMILIES}
+
+
+def _features(family: str, directory: Path, pixels: torch.Tensor) -> torch.Tensor:
+    """The class token's features of the family's own model, after its last normalisation."""
+    size = pixels.shape[-1]
+    if family == "timm":
+        config = hf.AutoConfig.from_pretrained(directory)
+        config.model_args = config.model_args | {"dynamic_img_size": True}
+        return hf.AutoModel.from_pretrained(directory, config=config).eval()(pixels, do_pooling=False)[0][:, 0]
+    if family == "mae":  # without its masks
+        loaded = hf.ViTModel.from_pretrained(directory, config=hf.ViTConfig(**SHAPE, **PIXELS, intermediate_size=96))
+    elif family == "clip":
+        loaded = hf.CLIPModel.from_pretrained(directory).vision_model
+    else:
+        loaded = hf.AutoModel.from_pretrained(directory)
+    options = {} if family.startswith("dino") or size == 32 else {"interpolate_pos_encoding": True}
+    outputs = loaded.eval()(pixels, **options)
+    return outputs.pooler_output if family.startswith("clip") else outputs.last_hidden_state[:, 0]
+
+
+def _start(directory: Path, size: int = 32) -> DeiTLTForImageClassification:
+    return load_start(StudentArguments(init_from=str(directory)), size, CLASSES)
+
+
+@pytest.mark.parametrize("size", [32, 48])
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_without_the_new_token_the_features_are_the_backbone_s(family, size, directories, monkeypatch):
+    student = _start(directories[family], size)
+    assert student.config.image_size == size
+    pixels = torch.randn(2, 3, size, size)
+    monkeypatch.setattr(type(student.deit.distillation_token), "forward", lambda token, module, inputs, tokens: tokens)
+    found = student.deit(pixels).last_hidden_state[:, 0]
+    torch.testing.assert_close(found, _features(family, directories[family], pixels), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_the_new_token_is_beside_the_class_token_and_begins_as_its_copy(family, directories):
+    student = _start(directories[family])
+    tokens = student.deit(torch.randn(2, 3, 32, 32)).last_hidden_state
+    registers = 4 if "registers" in family or family == "dinov3" else 0
+    assert tokens.shape == (2, 2 + registers + 16, 48)
+    # They read the same tokens in the same way, so they stay the same until something is trained.
+    torch.testing.assert_close(tokens[:, 0], tokens[:, 1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_weight_gets_a_gradient(family, directories):
+    student = _start(directories[family]).train()
+    student(torch.randn(2, 3, 32, 32), labels=torch.tensor([0, 1])).loss.backward()
+    without = [name for name, weight in student.named_parameters() if weight.grad is None]
+    assert without in ([], ["deit.backbone.embeddings.mask_token"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_it_saves_loads_and_exports(family, directories, tmp_path):
+    student = _start(directories[family])
+    torch.nn.init.normal_(student.deit.distillation_token.token)
+    student.save_pretrained(tmp_path / "student")
+    image_processor(32).save_pretrained(tmp_path / "student")
+    pixels = torch.randn(2, 3, 32, 32)
+    again = hf.AutoModelForImageClassification.from_pretrained(tmp_path / "student").eval()
+    torch.testing.assert_close(again(pixels).logits, student(pixels).logits)
+    bare = hf.AutoModel.from_pretrained(tmp_path / "student").eval()
+    torch.testing.assert_close(bare(pixels).last_hidden_state, student.deit(pixels).last_hidden_state)
+    report = export_model(tmp_path / "student", tmp_path / "program", format="torch")
+    assert report.largest_difference < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_where_its_tokens_look(family, directories):
+    student, pixels = _start(directories[family]), torch.randn(2, 3, 32, 32)
+    assert has_tokens(student.config) == (family != "timm")
+    if family == "timm":
+        return
+    with eager_attention(student):
+        found = run_vit(student, pixels)
+    assert [weights.shape[-1] for weights in found.attentions] == [student.deit(pixels).last_hidden_state.shape[1]] * 2
+    assert found.tokens["distillation"].shape == (2, 2, 48)
+    torch.testing.assert_close(found.logits["average"], student(pixels).logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["vit", "dinov3", "timm"])
+def test_onnx_and_a_classifier(family, directories, tmp_path):
+    _start(directories[family]).save_pretrained(tmp_path / "student")
+    image_processor(32).save_pretrained(tmp_path / "student")
+    assert export_model(tmp_path / "student", tmp_path / "onnx").largest_difference < 1e-4
+    picture = Image.new("RGB", (40, 30), "orange")
+    classifiers = [ExpertClassifier.from_pretrained(tmp_path / name) for name in ("student", "onnx")]
+    here, exported = ({row.name: row.probability["cls"] for row in of(picture)[0].rows} for of in classifiers)
+    assert exported == pytest.approx(here, abs=1e-4)
+    if family == "timm":
+        with pytest.raises(
+            DeiTLTError, match="attention maps cannot be had from this student, whose layers are timm's"
+        ):
+            classifiers[0](picture, attention=True)
+    else:
+        assert classifiers[0](picture, attention=True)[0].attention["cls"].shape == (4, 4)
+
+
+def test_where_this_package_is_not_installed(directories, tmp_path):
+    student = _start(directories["dinov2"])
+    student.save_pretrained(tmp_path / "student")
+    code = (
+        "import sys; sys.modules['deitlt_hf'] = None\n"
+        "import json, torch; from transformers import AutoModelForImageClassification\n"
+        f"model = AutoModelForImageClassification.from_pretrained({str(tmp_path / 'student')!r}, "
+        "trust_remote_code=True)\n"
+        "print(json.dumps(model.eval()(torch.ones(1, 3, 32, 32)).logits.tolist()))"
+    )
+    elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    with torch.no_grad():
+        expected = student(torch.ones(1, 3, 32, 32)).logits.tolist()
+    assert json.loads(elsewhere.splitlines()[-1]) == [pytest.approx(expected[0], abs=1e-5)]
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (lambda: hf.ResNetModel(hf.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])), "is a resnet model"),
+        (lambda: hf.SiglipVisionModel(hf.SiglipVisionConfig(**SHAPE, **PIXELS, intermediate_size=96)), "siglip_vision"),
+        (lambda: hf.ViTModel(hf.ViTConfig(num_channels=1, **SHAPE, **PIXELS)), "takes images of 1 channels"),
+        (
+            lambda: hf.TimmWrapperModel(hf.TimmWrapperConfig(architecture="resnet10t")),
+            "is resnet10t of timm, which has no class token",
+        ),
+    ],
+)
+def test_what_cannot_be_a_student_is_refused_in_one_line(model, said, tmp_path):
+    model().save_pretrained(tmp_path)
+    with pytest.raises(DeiTLTError, match=said) as refused:
+        _start(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_size_that_its_patches_do_not_divide_is_refused(directories):
+    with pytest.raises(DeiTLTError, match=r"image_size 20 is not divisible by the patch_size 8 .* such as 16 or 24"):
+        _start(directories["vit"], 20)
+
+
+def test_a_model_that_is_not_whole_is_refused(directories, tmp_path):
+    model = hf.ViTForImageClassification.from_pretrained(directories["vit"])
+    state = {name: value for name, value in model.state_dict().items() if "layernorm_after" not in name}
+    model.save_pretrained(tmp_path, state_dict=state)
+    with pytest.raises(DeiTLTError, match="lacks 4 weights of a vit model, first"):
+        _start(tmp_path)
+
+
+def test_a_configuration_with_another_backbone_is_refused():
+    with pytest.raises(Exception, match="backbone is a 'resnet' model"):
+        DeiTLTConfig(backbone={"model_type": "resnet"})
