@@ -73,7 +73,8 @@ def test_a_table_figures_and_a_page_of_models_side_by_side(models, tmp_path, cap
     assert {record["num_images"] for record in content["models"].values()} == {400}
     of_student = content["models"]["student"]["experts"]["average"]
     assert {name: value["value"] for name, value in content["accuracies"]["student"].items()} == {
-        name: of_student[name] for name in ("overall", "head", "mid", "tail", "balanced_accuracy")
+        name: of_student[name]
+        for name in ("overall", "head", "mid", "tail", "balanced_accuracy", "macro_f1", "worst_class")
     }
     low, high = content["accuracies"]["vit"]["tail"]["interval"]
     assert f"[{low:.1f}, {high:.1f}]" in printed.splitlines()[3]

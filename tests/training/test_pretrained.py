@@ -6,6 +6,7 @@ The files are as each family publishes them: whole CLIP, ViT with a classifier, 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,28 @@ def test_without_the_new_token_the_features_are_the_backbone_s(family, size, dir
     monkeypatch.setattr(type(student.deit.distillation_token), "forward", lambda token, module, inputs, tokens: tokens)
     found = student.deit(pixels).last_hidden_state[:, 0]
     torch.testing.assert_close(found, _features(family, directories[family], pixels), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_its_normalisation_becomes_part_of_the_weights(family, directories, tmp_path, monkeypatch):
+    mean, std = [0.5, 0.4, 0.3], [0.5, 0.25, 0.2]
+    directory = shutil.copytree(directories[family], tmp_path / "backbone")
+    if family == "timm":  # whose configuration has what its image processor does
+        content = json.loads((directory / "config.json").read_text())
+        content["pretrained_cfg"] = {"mean": mean, "std": std, "input_size": [3, 32, 32]}
+        (directory / "config.json").write_text(json.dumps(content))
+    else:
+        hf.ViTImageProcessor(image_mean=mean, image_std=std).save_pretrained(directory)
+    student = _start(directory)
+    monkeypatch.setattr(type(student.deit.distillation_token), "forward", lambda token, module, inputs, tokens: tokens)
+    image = torch.rand(2, 3, 32, 32)  # in 0 to 1
+    own, of_student = (
+        (image - torch.tensor(means).view(3, 1, 1)) / torch.tensor(deviations).view(3, 1, 1)
+        for means, deviations in ((mean, std), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    )
+    found = student.deit(of_student).last_hidden_state[:, 0]
+    torch.testing.assert_close(found, _features(family, directory, own), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

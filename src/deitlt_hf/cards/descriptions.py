@@ -67,6 +67,9 @@ def describe_architecture(config: PreTrainedConfig) -> str:
             f"Vision Transformer of {layers}, hidden size {config.hidden_size} and {heads}, with patches of "
             f"{config.patch_size} pixels"
         )
+        if config.backbone is not None:
+            of = config.backbone["model_type"]
+            name += f", with the layers of {'timm' if of == 'timm_wrapper' else f'a {of} model of transformers'}"
     elif config.model_type == "cifar_resnet":
         name = f"CIFAR ResNet-{config.depth}"
     elif config.model_type in ("timm_wrapper", "timm_cosine"):

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, ViTConfig
 
 from deitlt_hf.errors import DeiTLTError, notice
-from deitlt_hf.inference.loading import load_model, loading
+from deitlt_hf.inference.loading import load_image_processor, load_model, loading
 from deitlt_hf.models.deit_lt.configuration_deit_lt import BACKBONES, DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
+from deitlt_hf.teachers.pixels import OwnPixels, pixels_of, read_own_pixels
 
 FAMILIES = "DeiT-LT, DeiT, ViT (also of MAE and DINO), DINOv2, DINOv3 ViT, CLIP, or a Vision Transformer of timm"
 _TIMM = "timm_wrapper"
@@ -34,7 +36,8 @@ def student_of_backbone(
     """A student with the layers of the model in a directory or hub repository, for images of `image_size`.
 
     Its distillation token begins as a copy of the class token, position included; both heads are new. Position
-    embeddings are interpolated as the model itself does for images of another size.
+    embeddings are interpolated as the model itself does for images of another size. The model's normalisation of pixels
+    becomes part of its patch projection, so the student takes the pixels of all students.
 
     Args:
         source: directory or hub id.
@@ -49,7 +52,7 @@ def student_of_backbone(
     """
     of_backbone = _backbone_config(config)
     backbone = _load(source, of_backbone)
-    channels, patch_size, trained_at = _pixels(source, backbone)
+    channels, patch_size, trained_at = _sides(source, backbone)
     if channels != 3:
         raise DeiTLTError(f"{source} takes images of {channels} channels; pass a model for RGB images")
     if image_size % patch_size:
@@ -77,6 +80,7 @@ def student_of_backbone(
         notice(f"init_from {source} was trained on images of {trained_at} pixels, these have {image_size}: {what}")
         state |= positions
     student.deit.backbone.load_state_dict(state)
+    _take_students_pixels(student.deit.backbone, _pixels_of_files(source, backbone))
     _copy_class_token(student)
     return student.eval()
 
@@ -105,7 +109,7 @@ def _load(source: str, config: PreTrainedConfig) -> PreTrainedModel:
     return backbone
 
 
-def _pixels(source: str, backbone: PreTrainedModel) -> tuple[int, int, int]:
+def _sides(source: str, backbone: PreTrainedModel) -> tuple[int, int, int]:
     """Channels, and the sides of patches and of the images that a model was trained on, which have to be square."""
     config = backbone.config
     if config.model_type == _TIMM:
@@ -159,6 +163,37 @@ def _positions(backbone: PreTrainedModel, image_size: int) -> dict[str, torch.Te
     if isinstance(getattr(embeddings, "position_embedding", None), nn.Embedding):  # CLIP's
         return {"embeddings.position_embedding.weight": positions[0]}
     return {"embeddings.position_embeddings": positions}
+
+
+def _pixels_of_files(source: str, backbone: PreTrainedModel) -> OwnPixels:
+    """How the image processor beside a model normalises; ImageNet's mean and deviation, with a notice, without one."""
+    if getattr(backbone.config, "pretrained_cfg", None):  # of timm
+        return read_own_pixels(backbone)
+    try:
+        return pixels_of(load_image_processor(source))
+    except DeiTLTError:
+        notice(f"init_from {source} has no image processor: ImageNet's mean and deviation are taken for its pixels")
+        return OwnPixels(list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD), None)
+
+
+@torch.no_grad()
+def _take_students_pixels(backbone: PreTrainedModel, pixels: OwnPixels) -> None:
+    """Let a model's patch projection take pixels as all students get them; what it computes stays the same.
+
+    Its own pixels are a factor times the student's and a summand, and a projection of patches is linear in them. Where
+    it has no bias, what the summand gives goes into the positions of the patches.
+    """
+    projection = next(part for part in backbone.modules() if isinstance(part, nn.Conv2d))
+    factor, summand = (of.to(projection.weight) for of in pixels.from_students())
+    shift = (projection.weight * summand).sum((1, 2, 3))
+    projection.weight.mul_(factor)
+    if projection.bias is not None:
+        projection.bias.add_(shift)
+    elif backbone.config.model_type == _TIMM:
+        model = backbone.timm_model
+        model.pos_embed[:, 0 if model.no_embed_class else model.num_prefix_tokens :].add_(shift)
+    else:
+        backbone.embeddings.position_embedding.weight[1:].add_(shift)
 
 
 @torch.no_grad()
