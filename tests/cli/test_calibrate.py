@@ -15,6 +15,7 @@ import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features
 from datasets import Image as ImageFeature
 from PIL import Image
+from sklearn.metrics import average_precision_score
 from transformers import pipeline
 
 from deitlt_hf import (
@@ -170,6 +171,22 @@ def test_the_same_answer_everywhere(calibrated, tmp_path):
     )
     elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert json.loads(elsewhere.splitlines()[-1]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_precision_and_recall_of_its_ranking(calibrated, trained, tmp_path, capsys):
+    file = tmp_path / "result.json"
+    assert main(["evaluate", str(calibrated), "--at", "0.8", "--output", str(file)]) == 0
+    found = json.loads(file.read_text())["ranking"]
+    assert "recall at 80 % precision" in capsys.readouterr().out
+    images = DatasetDict.load_from_disk(trained / "data")["test"]
+    results = ExpertClassifier.from_pretrained(calibrated)(images["image"][:], top=3, expert="fused")
+    labels = np.array(images["label"])
+    for label, name in enumerate(NAMES):
+        scores = [{row.name: row.probability["fused"] for row in result.rows}[name] for result in results]
+        expected = 100 * average_precision_score(labels == label, scores)
+        assert found["classes"]["average_precision"][label] == pytest.approx(expected, abs=1e-3)
+    assert main(["evaluate", str(calibrated), "--at", "1.2"]) == 2
+    assert "at is 1.2; pass" in capsys.readouterr().err
 
 
 def test_older_code_beside_the_weights_is_replaced_and_all_of_it_is_pushed(student):

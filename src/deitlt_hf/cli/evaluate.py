@@ -42,6 +42,13 @@ class EvaluateArguments:
     prior: str | None = field(default=None, metadata={"help": PRIOR_HELP["prior"]})
     precision: float | None = field(default=None, metadata={"help": RULES_HELP["precision"]})
     coverage: float | None = field(default=None, metadata={"help": RULES_HELP["coverage"]})
+    at: float | None = field(
+        default=None,
+        metadata={
+            "help": "Add average precision, recall at this precision and precision at this recall (such as 0.9), by "
+            "group and class."
+        },
+    )
     batch_size: int = field(default=64, metadata={"help": "Images per step."})
     confidence_intervals: bool = field(
         default=False,
@@ -110,6 +117,7 @@ def run(argv: Sequence[str]) -> None:
         confidence_intervals=options.confidence_intervals,
         prior=prior,
         set_thresholds=rules and rules.set_thresholds,
+        keep_probabilities=options.at is not None,
     )
     if accelerator.is_main_process:
         print(f"Accuracy in percent on {measured}")
@@ -140,6 +148,7 @@ def _print_and_write(
     from deitlt_hf.evaluation.answer_rules import format_rules, measure_rules
     from deitlt_hf.evaluation.errors_file import write_errors
     from deitlt_hf.evaluation.measures import MOST_LISTED_CLASSES, format_class_table, format_table
+    from deitlt_hf.evaluation.ranking import format_ranking, ranking_measures
     from deitlt_hf.files import write_json
 
     metrics, test, found = evaluation.metrics, measured.images.test, evaluation.predictions
@@ -149,6 +158,12 @@ def _print_and_write(
     if rules is not None:
         metrics["answers"] = measure_rules(rules, found, metrics["groups"])
         print(f"\n{format_rules(metrics['answers'])}")
+    if options.at is not None:
+        resamples = 1000 * options.confidence_intervals
+        metrics["ranking"] = ranking_measures(
+            found.probabilities, found.labels, metrics["groups"], options.at, resamples
+        )
+        print(f"\n{format_ranking(metrics, metrics['ranking'], most)}")
     if options.output is not None:
         write_json(Path(options.output), metrics)
         print(f"numbers: {options.output}")

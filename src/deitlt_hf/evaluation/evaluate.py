@@ -48,13 +48,14 @@ def evaluate_images(
     logit_scale: float = 1.0,
     prior: ClassPrior | None = None,
     set_thresholds: np.ndarray | None = None,
+    probabilities_of: str | None = None,
 ) -> Evaluation:
     """Evaluate an image classifier and the teacher on the test split, of which `view` makes the model's pixels.
 
     A model with two heads has a row for their average and for each expert, another one a row `model`. `logit_scale` is
     the factor that makes logits of the model's outputs, on which only probabilities depend. A `prior` is put on every
-    row, the teacher's too, for what is known of a place is known whichever model is used there. `set_thresholds` are as
-    in `Predictions`.
+    row, the teacher's too, for what is known of a place is known whichever model is used there. `set_thresholds`
+    and `probabilities_of` are as in `Predictions`.
     """
     # Here, because they load timm, which prediction does not need.
     from deitlt_hf.data.dataset import ViewedDataset, collate, collate_for_workers
@@ -70,7 +71,7 @@ def evaluate_images(
         return rows if prior is None else {row: prior(logits) for row, logits in rows.items()}
 
     at_the_place = teacher if teacher is None or prior is None else lambda pixel_values: prior(teacher(pixel_values))
-    found = Predictions(set_thresholds)
+    found = Predictions(set_thresholds, probabilities_of)
     predictions = predict_classes(model, dataloader, read, None, accelerator, at_the_place, found)
     metrics = expert_metrics(
         predictions.class_ids,
@@ -173,12 +174,17 @@ class Predictions:
     All are columns of one float32 table, which holds every class id below 2**24.
     """
 
-    def __init__(self, set_thresholds: np.ndarray | None = None) -> None:
-        """`set_thresholds` `(classes,)` are those of conformal sets, whose sizes are kept of the fused prediction."""
+    def __init__(self, set_thresholds: np.ndarray | None = None, probabilities_of: str | None = None) -> None:
+        """What is kept beside the rest.
+
+        Args:
+            set_thresholds: those of conformal sets `(classes,)`, whose sizes are kept of the fused prediction.
+            probabilities_of: the row of which all probabilities are kept.
+        """
         self._table = Rows()
         self.rows: tuple[str, ...] = ()  # experts, or the one of a model with one head
         self._places: dict[str, slice] = {}  # columns of each part
-        self._set_thresholds = set_thresholds
+        self._set_thresholds, self._probabilities_of = set_thresholds, probabilities_of
 
     def __len__(self) -> int:
         return len(self._table)
@@ -204,6 +210,8 @@ class Predictions:
             parts |= {"teacher": [teachers_logits.argmax(-1)], "teacher_in_top": [in_top_5(teachers_logits, labels)]}
         if self._set_thresholds is not None:
             parts["set_sizes"] = [self._sizes_of_sets(probabilities[self.rows.index(FUSED)])]
+        if self._probabilities_of is not None:
+            parts["probabilities"] = list(probabilities[self.rows.index(self._probabilities_of)].unbind(-1))
         ends = np.cumsum([len(columns) for columns in parts.values()]).tolist()
         self._places = {name: slice(end - len(parts[name]), end) for name, end in zip(parts, ends, strict=True)}
         batch = torch.stack([column.float() for columns in parts.values() for column in columns], dim=1)
@@ -240,6 +248,11 @@ class Predictions:
     def teacher(self) -> np.ndarray | None:
         """Class ids that the teacher predicts, int64 `(N,)`."""
         return self._part("teacher")[:, 0].astype(np.int64) if "teacher" in self._places else None
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """All probabilities of the row `probabilities_of`, float32 `(N, classes)`."""
+        return self._part("probabilities")
 
     @property
     def set_sizes(self) -> np.ndarray:

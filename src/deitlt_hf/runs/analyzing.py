@@ -25,6 +25,8 @@ from deitlt_hf.evaluation.analysis.vit import has_tokens
 from deitlt_hf.evaluation.attention import Patches, patches_of
 from deitlt_hf.evaluation.class_prior import ClassPrior
 from deitlt_hf.evaluation.evaluate import Evaluation, Teacher, evaluate_images
+from deitlt_hf.evaluation.measures import MODEL
+from deitlt_hf.evaluation.ranking import check_numbers
 from deitlt_hf.files import RUN_FILE, is_hub_id, last_part, read_json
 from deitlt_hf.inference.loading import load_any_classifier, load_image_processor, load_run_settings
 from deitlt_hf.losses.ldam import LDAM_SCALE
@@ -51,8 +53,8 @@ class _SavedModel:
 
     @property
     def own(self) -> str:
-        """Which expert the model's own logits are, if it has two."""
-        return getattr(self.model.config, "expert", "average")
+        """The row of the model's own logits."""
+        return self.model.config.expert if self.model.config.model_type == DeiTLTConfig.model_type else MODEL
 
 
 def _load(
@@ -83,13 +85,17 @@ def evaluate_saved_model(
     confidence_intervals: bool = False,
     prior: ClassPrior | None = None,
     set_thresholds: np.ndarray | None = None,
+    keep_probabilities: bool = False,
 ) -> tuple[Evaluation, str]:
     """Run `evaluate_images` on a saved image classifier and the test split of its data, with the teacher of its run.
 
-    Arguments are as in `analyze_saved_model`, `prior` and `set_thresholds` as in `evaluate_images`. Returns also which
-    row of the metrics is the model's own prediction.
+    Arguments are as in `analyze_saved_model`, `prior` and `set_thresholds` as in `evaluate_images`. With
+    `keep_probabilities` the predictions have those of the model's own row. Returns also which row of the metrics is the
+    model's own prediction.
     """
     saved = _load(source, images, data, revision, None, accelerator.device)
+    if keep_probabilities:
+        check_numbers(len(images.test), len(images.class_names))
     evaluation = evaluate_images(
         saved.model,
         saved.images,
@@ -101,9 +107,9 @@ def evaluate_saved_model(
         logit_scale=saved.logit_scale,
         prior=prior,
         set_thresholds=set_thresholds,
+        probabilities_of=saved.own if keep_probabilities else None,
     )
-    rows = evaluation.predictions.rows
-    return evaluation, saved.own if saved.own in rows else rows[0]
+    return evaluation, saved.own
 
 
 def analyze_saved_model(
