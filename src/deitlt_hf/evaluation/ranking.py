@@ -128,7 +128,8 @@ def _intervals(
 ) -> dict[str, list[float]]:
     """95 % intervals of the means of average precision over resamples, whose mean is moved onto the value.
 
-    None where a tested class has fewer than five images: resamples say too little about their order. A resample repeats images and so makes the order of a class look better than it is, see `Bootstrap`.
+    None where a tested class has fewer than five images: resamples say too little about their order. A resample repeats
+    images and so makes the order of a class look better than it is, see `Bootstrap`.
     """
     images = np.bincount(labels, minlength=len(curves))
     members = {
