@@ -25,9 +25,9 @@ def run_example(name: str, *arguments: object) -> str:
 
 
 def table_rows(output: str) -> dict[str, list[float]]:
-    """The accuracies in percent of each expert and the teacher: overall, head, mid, tail, balanced."""
+    """The first table's accuracies in percent of each expert and the teacher: overall, head, mid, tail, balanced."""
     found = re.findall(rf"^({'|'.join([*EXPERTS, 'teacher'])}) +([\d. ]+)$", output, re.MULTILINE)
-    return {row: [float(value) for value in values.split()] for row, values in found}
+    return {row: [float(value) for value in values.split()] for row, values in reversed(found)}
 
 
 @pytest.fixture(scope="module")

@@ -175,7 +175,7 @@ def test_the_panels_show_what_the_model_computes(student):
 def test_a_model_without_attention_maps_has_a_page_without_them(student, monkeypatch):
     classifier = ExpertClassifier.from_pretrained(student)
     with_maps = expert_panels(classifier, colourful(8, 8))
-    monkeypatch.setattr(classifier, "runtime", "onnx")
+    monkeypatch.setattr(classifier, "has_attention", False)
     assert expert_panels(classifier, colourful(8, 8)) == [None, None, *with_maps[2:]]
     app = build_app(classifier, "tiny")
     shown = {block.elem_id for block in app.blocks.values() if getattr(block, "visible", False)}
