@@ -35,6 +35,8 @@ def _made(family: str) -> hf.PreTrainedModel:
     if family == "mae":
         decoder = {"decoder_hidden_size": 48, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 3}
         return hf.ViTMAEForPreTraining(hf.ViTMAEConfig(**SHAPE, **PIXELS, **wide, **decoder))
+    if family == "msn":
+        return hf.ViTMSNModel(hf.ViTMSNConfig(**SHAPE, **PIXELS, **wide))
     if family == "dinov2":
         return hf.Dinov2Model(hf.Dinov2Config(**SHAPE, **PIXELS))
     if family == "dinov2 with registers":
@@ -50,7 +52,7 @@ def _made(family: str) -> hf.PreTrainedModel:
     return hf.TimmWrapperForImageClassification(config)
 
 
-FAMILIES = ("vit", "mae", "dinov2", "dinov2 with registers", "dinov3", "clip", "clip's vision tower", "timm")
+FAMILIES = ("vit", "mae", "msn", "dinov2", "dinov2 with registers", "dinov3", "clip", "clip's vision tower", "timm")
 
 
 @pytest.fixture(scope="module")
