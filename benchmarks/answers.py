@@ -99,15 +99,20 @@ def table(seeds: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
     return markdown_table([head, *rows])
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse(description: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of a benchmark of saved students."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument(
         "--students", nargs="+", action="append", required=True, metavar="NAME DIR", help="a name and its students"
     )
     parser.add_argument("--data_dir", help="of CIFAR's images, where they are not downloaded")
     parser.add_argument("--page", type=Path, help="put the tables between its markers")
-    options = parser.parse_args(argv)
     quiet_libraries()
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse(__doc__, argv)
     parts = {}
     for name, *directories in options.students:
         parts[name] = table([measure(read_logits(Path(directory), options.data_dir)) for directory in directories])

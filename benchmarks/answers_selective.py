@@ -12,18 +12,16 @@ means over splits and students.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from answers import Logits, read_logits
+from answers import Logits, parse, read_logits
 from interleaved import markdown_table
 from study.page import write_parts
 
 from deitlt_hf import DeiTLTError
-from deitlt_hf.cli.console import quiet_libraries
 from deitlt_hf.evaluation.fusion import KINDS, fit_fusion, fused_probabilities
 from deitlt_hf.evaluation.selective import (
     Validation,
@@ -157,14 +155,7 @@ def precision_table(students: Sequence[Sequence[Split]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--students", nargs="+", action="append", required=True, metavar="NAME DIR", help="a name and its students"
-    )
-    parser.add_argument("--data_dir", help="of CIFAR's images, where they are not downloaded")
-    parser.add_argument("--page", type=Path, help="put the tables between its markers")
-    options = parser.parse_args(argv)
-    quiet_libraries()
+    options = parse(__doc__, argv)
     parts = {}
     for name, *directories in options.students:
         students = [splits_of(read_logits(Path(directory), options.data_dir)) for directory in directories]

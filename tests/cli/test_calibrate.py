@@ -149,6 +149,16 @@ def test_calibrating_again_keeps_the_expert_of_before(student):
     assert main(["set-expert", str(student), "fused"]) == 0
 
 
+def test_without_its_file_a_calibration_is_taken_back_to_the_average(student):
+    assert calibrate(student) == 0
+    (student / "calibration.json").unlink()
+    assert calibrate(student) == 0
+    assert json.loads((student / "calibration.json").read_text())["expert_before"] == "average"
+    (student / "calibration.json").unlink()
+    assert calibrate(student, "--undo", "true") == 0
+    assert DeiTLTConfig.from_pretrained(student).expert == "average"
+
+
 def test_the_same_answer_everywhere(calibrated, tmp_path):
     image = Image.fromarray(np.random.default_rng(5).integers(0, 255, (40, 30, 3), dtype=np.uint8))
     image.save(tmp_path / "photo.png")

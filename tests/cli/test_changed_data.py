@@ -14,27 +14,18 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features
 from datasets import Image as ImageFeature
-from PIL import Image
 
 from deitlt_hf.cli.main import main
 from deitlt_hf.data.images import decode_image
 from deitlt_hf.data.views import evaluation_view
 from deitlt_hf.inference.loading import load_student
+from noisy_images import write_images
 
 MODEL = ["--image_size", "8", "--patch_size", "4", "--hidden_size", "16", "--num_hidden_layers", "1"]
 RUN = [*MODEL, "--num_attention_heads", "2", "--distillation_type", "none", "--num_train_epochs", "1"]
 RUN += ["--per_device_train_batch_size", "8", "--dataloader_num_workers", "0", "--use_cpu", "true"]
 RUN += ["--save_strategy", "epoch", "--report_to", "none", "--disable_tqdm", "true"]
 COUNTS = {"a": 30, "b": 20, "c": 10}
-
-
-def write_images(folder: Path, counts: dict[str, int], first: int = 0) -> None:
-    """Images of 8 pixels in class folders, each with noise of its own."""
-    for name, count in counts.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for index in range(first, first + count):
-            pixels = np.random.RandomState(index * 7 + ord(name[0])).randint(0, 256, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{index:04}.png")
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from deitlt_hf.cli.main import main
 from deitlt_hf.data.arguments import DataArguments, images_for_model, load_images
 from deitlt_hf.data.views import image_processor
 from deitlt_hf.evaluation import page as analysis_page
+from deitlt_hf.long_tail_accuracy.scores import MEASURES
 from deitlt_hf.runs import analyzing
 
 DATA = ["--data", "digits-lt", "--imbalance_factor", "20", "--group_boundaries", "3", "7"]
@@ -73,8 +74,7 @@ def test_a_table_figures_and_a_page_of_models_side_by_side(models, tmp_path, cap
     assert {record["num_images"] for record in content["models"].values()} == {400}
     of_student = content["models"]["student"]["experts"]["average"]
     assert {name: value["value"] for name, value in content["accuracies"]["student"].items()} == {
-        name: of_student[name]
-        for name in ("overall", "head", "mid", "tail", "balanced_accuracy", "macro_f1", "worst_class")
+        measure.key: of_student[measure.key] for measure in MEASURES
     }
     low, high = content["accuracies"]["vit"]["tail"]["interval"]
     assert f"[{low:.1f}, {high:.1f}]" in printed.splitlines()[3]

@@ -69,20 +69,6 @@ def work(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return place
 
 
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture):
-    """Runs a command; returns what it printed, notices and errors included."""
-
-    def run(*argv: str, status: int = 0) -> str:
-        capsys.readouterr()
-        caplog.clear()
-        assert main(list(argv)) == status
-        printed = capsys.readouterr()
-        return "\n".join([printed.out, printed.err, *caplog.messages])
-
-    return run
-
-
 @pytest.mark.parametrize("run", ["student", "teacher"])
 def test_what_was_done_is_recorded(trained: Path, run: str) -> None:
     assert 0 < len(TESTED) < 5

@@ -8,9 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from deitlt_hf.cli.main import main
 from deitlt_hf.data.arguments import DataArguments
@@ -18,6 +16,7 @@ from deitlt_hf.data.readable import undecoded
 from deitlt_hf.data.record import read_data_record
 from deitlt_hf.inference.loading import load_student
 from deitlt_hf.runs.images import DataChoice, load_images_to_measure
+from noisy_images import write_images
 
 RUN = ["--image_size", "8", "--per_device_train_batch_size", "8", "--use_cpu", "true", "--dataloader_num_workers", "0"]
 RUN += ["--report_to", "none", "--disable_tqdm", "true", "--horizontal_flip", "false", "--save_strategy", "epoch"]
@@ -28,14 +27,6 @@ TEACHER = ["teacher", "--data", "pics", "--depth", "20", *RUN]
 BEST = ["--eval_strategy", "epoch", "--load_best_model_at_end", "true", "--num_train_epochs", "2"]
 FRACTION = ["--validation_fraction", "0.25"]
 COUNTS = {"a": 30, "b": 20, "c": 10}
-
-
-def write_images(folder: Path, counts: dict[str, int], first: int = 0) -> None:
-    for name, count in counts.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for index in range(first, first + count):
-            pixels = np.random.RandomState(index * 7 + ord(name[0])).randint(0, 256, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{index:04}.png")
 
 
 def number(file: Path, split: str = "") -> float:
@@ -71,20 +62,6 @@ def work(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
         record.write_text(record.read_text().replace(str(trained), str(place)))
     monkeypatch.chdir(place)
     return place
-
-
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture):
-    """Runs a command; returns what it printed, notices and errors included."""
-
-    def run(*argv: str, status: int = 0) -> str:
-        capsys.readouterr()
-        caplog.clear()
-        assert main(list(argv)) == status
-        printed = capsys.readouterr()
-        return "\n".join([printed.out, printed.err, *caplog.messages])
-
-    return run
 
 
 def counts(place: Path) -> dict[str, list[int]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from deitlt_hf import DeiTLTError
+from deitlt_hf.evaluation import evaluate
 from deitlt_hf.evaluation.ranking import check_numbers, format_ranking, ranking_measures
 
 GROUPS = {"head": [0, 1], "mid": [2], "tail": [3, 4]}
@@ -89,6 +91,23 @@ def test_a_group_with_a_class_of_few_images_has_no_interval():
     scores = np.random.default_rng(0).normal(size=(31, 5))
     found = ranking_measures(scores, labels, GROUPS, num_resamples=20)
     assert list(found["intervals"]) == ["head", "mid"]
+
+
+@pytest.mark.parametrize(("asked", "most", "kept"), [(None, 60, []), ("cls", 60, ["cls"]), (None, 999, None)])
+def test_probabilities_are_kept_of_all_rows_while_they_are_few(asked, most, kept, monkeypatch):
+    monkeypatch.setattr(evaluate, "MOST_PROBABILITIES", most)
+    found = evaluate.Predictions(probabilities_of=asked)
+    probabilities, labels = _drawn(20, 3)
+    logits = torch.tensor(probabilities).log()
+    for part in (slice(0, 12), slice(12, 20)):
+        rows = {"cls": logits[part], "distillation": -logits[part]}
+        found.add(rows, torch.tensor(labels[part]), logits[part])
+    assert list(found.probabilities) == (["cls", "distillation", "teacher"] if kept is None else kept)
+    for row in found.probabilities:
+        expected = ranking_measures(found.probabilities[row], labels, GROUPS)["classes"]["average_precision"]
+        assert found.average_precisions[row][:4].tolist() == pytest.approx(expected[:4])
+    if "cls" in found.probabilities:
+        np.testing.assert_allclose(found.probabilities["cls"], probabilities, rtol=1e-5)
 
 
 @pytest.mark.parametrize("at", [0.0, 1.1])

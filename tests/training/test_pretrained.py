@@ -19,6 +19,7 @@ from PIL import Image
 from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification, ExpertClassifier, export_model
 from deitlt_hf.data.views import image_processor
 from deitlt_hf.evaluation.analysis.vit import eager_attention, has_tokens, run_vit
+from deitlt_hf.inference.loading import load_student
 from deitlt_hf.runs.student_models import StudentArguments, load_start
 
 CLASSES = {"id2label": {0: "cat", 1: "lynx"}, "label2id": {"cat": 0, "lynx": 1}}
@@ -150,6 +151,7 @@ def test_it_saves_and_loads(family, directories, tmp_path):
     torch.nn.init.normal_(student.deit.distillation_token.token)
     student.save_pretrained(tmp_path / "student")
     pixels = torch.randn(2, 3, 32, 32)
+    assert str(directories[family]) not in (tmp_path / "student" / "config.json").read_text()
     again = hf.AutoModelForImageClassification.from_pretrained(tmp_path / "student").eval()
     torch.testing.assert_close(again(pixels).logits, student(pixels).logits)
     bare = hf.AutoModel.from_pretrained(tmp_path / "student").eval()
@@ -236,6 +238,15 @@ def test_a_model_that_is_not_whole_is_refused(directories, tmp_path):
         _start(tmp_path)
 
 
+def test_a_size_of_the_layers_that_no_model_has_is_refused(directories, tmp_path):
+    _start(directories["vit"]).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    content["backbone_config"]["num_hidden_layers"] = 10**9
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(DeiTLTError, match=r"backbone_config\.num_hidden_layers is 1000000000, which has to be"):
+        load_student(str(tmp_path))
+
+
 def test_a_configuration_with_another_backbone_is_refused():
-    with pytest.raises(Exception, match="backbone is a 'resnet' model"):
-        DeiTLTConfig(backbone={"model_type": "resnet"})
+    with pytest.raises(Exception, match="backbone_config is of a 'resnet' model"):
+        DeiTLTConfig(backbone_config={"model_type": "resnet"})

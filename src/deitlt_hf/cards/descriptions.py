@@ -67,8 +67,8 @@ def describe_architecture(config: PreTrainedConfig) -> str:
             f"Vision Transformer of {layers}, hidden size {config.hidden_size} and {heads}, with patches of "
             f"{config.patch_size} pixels"
         )
-        if config.backbone is not None:
-            of = config.backbone["model_type"]
+        if config.backbone_config is not None:
+            of = config.backbone_config["model_type"]
             name += f", with the layers of {'timm' if of == 'timm_wrapper' else f'a {of} model of transformers'}"
     elif config.model_type == "cifar_resnet":
         name = f"CIFAR ResNet-{config.depth}"

@@ -45,7 +45,8 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.cli.parsing import DataclassParser, parse_with_data_of_run
     from deitlt_hf.data.arguments import DataArguments
     from deitlt_hf.inference.default_expert import student_to_change
-    from deitlt_hf.runs.calibrating import calibrate, load_validation, undo_calibration
+    from deitlt_hf.runs.calibrating import calibrate, undo_calibration
+    from deitlt_hf.runs.validation_images import load_validation
 
     parser = DataclassParser("calibrate", [DataArguments, CalibrateArguments])
     _add_model(parser)

@@ -161,7 +161,7 @@ def _print_and_write(
     if options.at is not None:
         resamples = 1000 * options.confidence_intervals
         metrics["ranking"] = ranking_measures(
-            found.probabilities, found.labels, metrics["groups"], options.at, resamples
+            found.probabilities[own], found.labels, metrics["groups"], options.at, resamples
         )
         print(f"\n{format_ranking(metrics, metrics['ranking'], most)}")
     if options.output is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from deitlt_hf.evaluation.evaluate import Predictions
-from deitlt_hf.evaluation.measures import FUSED
+from deitlt_hf.evaluation.measures import FUSED, aligned
 from deitlt_hf.evaluation.selective import (
     Thresholds,
     Validation,
@@ -96,12 +96,7 @@ def format_rules(measured: Mapping[str, Mapping[str, Any]]) -> str:
             continue
         rows = {name: of for name, of in measured[key].items() if name != "asked"}
         cells = [[name, *(text(of) for text in columns.values())] for name, of in rows.items()]
-        heading = ["", *columns]
-        widths = [max(len(row[place]) for row in [heading, *cells]) for place in range(len(heading))]
-        lines += [*([""] if lines else []), title.format(measured[key]["asked"])]
-        for row in [heading, *cells]:
-            numbers = (f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-            lines.append(f"{row[0]:<{widths[0]}}{''.join(numbers)}")
+        lines += [*([""] if lines else []), title.format(measured[key]["asked"]), *aligned([["", *columns], *cells])]
     return "\n".join(lines)
 
 

@@ -59,7 +59,7 @@ def token_attention(model: DeiTLTForImageClassification, pixel_values: torch.Ten
 
 def gives_attention(config: PreTrainedConfig) -> bool:
     """Whether a student's attention weights can be had; timm's models keep theirs to themselves."""
-    return (getattr(config, "backbone", None) or {}).get("model_type") != "timm_wrapper"
+    return (getattr(config, "backbone_config", None) or {}).get("model_type") != "timm_wrapper"
 
 
 def run_with_attention(
@@ -69,7 +69,7 @@ def run_with_attention(
 
     The weights are computed from the layer's queries and keys, so that every attention implementation has them.
     """
-    if model.config.backbone is not None:
+    if model.config.backbone_config is not None:
         return _run_backbone_with_attention(model, pixel_values)
     attention = model.deit.layers[-1].attention
     projected: dict[str, torch.Tensor] = {}

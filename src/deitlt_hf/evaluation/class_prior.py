@@ -31,7 +31,7 @@ Prior = str | os.PathLike[str] | Mapping[str, float]
 
 @dataclass(frozen=True)
 class ClassPrior:
-    """What is known of the classes at a place: added to logits, it makes their softmax that of the place.
+    """How often each class occurs at a place: added to logits, it makes their softmax that of the place.
 
     `shares` are float64 `(classes,)` in label order and sum to 1. `description` is for people.
     """

@@ -11,12 +11,13 @@ from deitlt_hf.errors import DeiTLTError, printable
 from deitlt_hf.evaluation.measures import (
     TEACHER,
     Measure,
+    aligned,
     describe_intervals,
     paired_differences,
     shown_tables,
 )
 from deitlt_hf.long_tail_accuracy.intervals import Bootstrap
-from deitlt_hf.long_tail_accuracy.scores import Counter, grouped_class_ids
+from deitlt_hf.long_tail_accuracy.scores import MEASURES, Counter, grouped_class_ids
 
 if TYPE_CHECKING:
     from deitlt_hf.evaluation.analysis.analyze import Analysis
@@ -56,12 +57,16 @@ def compare_models(analyses: Mapping[str, Analysis]) -> dict[str, Any]:
     check_same_classes({name: analysis.record for name, analysis in analyses.items()})
     groups = first.record["groups"]
     predictions = {name: _own_prediction(analysis) for name, analysis in analyses.items()}
+    rows = {name: of.record["experts"][of.record["model"]["prediction"]] for name, of in analyses.items()}
+    accuracies = {name: _measured(predictions[name], first.labels, groups, rows[name]) for name in analyses}
     return {
         "reference": reference,
         "test_counts": np.bincount(first.labels, minlength=len(first.record["class_counts"])).tolist(),
-        "accuracies": {name: _measured(predictions[name], first.labels, groups) for name in analyses},
+        "accuracies": accuracies,
         "differences": {
-            name: paired_differences(predictions[reference], predictions[name], first.labels, groups) for name in others
+            name: _of_probabilities(accuracies[reference], accuracies[name])
+            | paired_differences(predictions[reference], predictions[name], first.labels, groups)
+            for name in others
         },
         **_beside_teachers(analyses),
     }
@@ -79,7 +84,7 @@ def _beside_teachers(analyses: Mapping[str, Analysis]) -> dict[str, Any]:
     for names in names_of.values():
         of_all = len(names) == len(analyses) and TEACHER not in analyses
         row, one = TEACHER if of_all else f"{TEACHER} of {', '.join(names)}", analyses[names[0]]
-        teachers[row] = _measured(one.teacher, one.labels, one.record["groups"])
+        teachers[row] = _measured(one.teacher, one.labels, one.record["groups"], one.record.get(TEACHER, {}))
     records = {name: analysis.record for name, analysis in analyses.items() if analysis.teacher is not None}
     return {
         "teachers": teachers,
@@ -107,16 +112,33 @@ def _own_prediction(analysis: Analysis) -> np.ndarray:
 
 
 def _measured(
-    predictions: np.ndarray, labels: np.ndarray, groups: Mapping[str, Sequence[int]]
+    predictions: np.ndarray, labels: np.ndarray, groups: Mapping[str, Sequence[int]], row: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
+    """A model's measures with their intervals; those of probabilities are in the `row` of its record, without one."""
     predictions, labels, members, num_classes = grouped_class_ids(predictions, labels, groups)
     found = Bootstrap({"": Counter(predictions, labels, num_classes)}, labels, members)
     intervals = found.intervals("")  # those that `deitlt evaluate` gives
-    return {
+    of_probabilities = {one.key: row[one.key] for one in MEASURES if not one.of_class_ids and one.key in row}
+    return {key: {"value": value, "interval": None} for key, value in of_probabilities.items()} | {
         key: {"value": None, "interval": None}
         if np.isnan(value)
         else {"value": float(value), "interval": intervals.get(key)}
         for key, value in found.values[""].items()
+    }
+
+
+def _of_probabilities(
+    first: Mapping[str, Mapping[str, Any]], second: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Differences of the measures that need probabilities, which are not paired and so have no interval."""
+    values = {
+        one.key: [of[one.key]["value"] for of in (first, second)]
+        for one in MEASURES
+        if not one.of_class_ids and one.key in first and one.key in second
+    }
+    return {
+        key: {"value": None if None in of else of[1] - of[0], "interval": None, "excludes_zero": False}
+        for key, of in values.items()
     }
 
 
@@ -140,7 +162,7 @@ def compared_tables(comparison: Mapping[str, Any]) -> list[ComparedTable]:
     return [
         ComparedTable(
             [measure.label for measure in measures],
-            [[name, *(measure.text(**of[measure.key]) for measure in measures)] for name, of in measured],
+            [[name, *_value_cells(of, measures)] for name, of in measured],
             {
                 other: [[name, *difference_cells(of, measures)] for name, of in rows.items()]
                 for other, rows in differences.items()
@@ -151,11 +173,18 @@ def compared_tables(comparison: Mapping[str, Any]) -> list[ComparedTable]:
     ]
 
 
+def _value_cells(of_model: Mapping[str, Mapping[str, Any]], measures: Sequence[Measure]) -> list[str]:
+    return [measure.text(**of_model.get(measure.key, {"value": None})) for measure in measures]
+
+
 def difference_cells(differences: Mapping[str, Mapping[str, Any]], measures: Sequence[Measure]) -> list[str]:
     """A model's differences in points, with signs, and a star where the interval excludes 0."""
     cells = []
     for measure in measures:
-        of = differences[measure.key]
+        of = differences.get(measure.key)
+        if of is None:  # one of both models has no such measure
+            cells.append("-")
+            continue
         star = "" if of["value"] is None else " *" if of["excludes_zero"] else "  "
         cells.append(measure.text(of["value"], of["interval"], sign="+") + star)
     return cells
@@ -172,13 +201,9 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
         rows += [
             [printable(f"{name} - {other}"), *cells] for other, of in table.differences.items() for name, *cells in of
         ]
-        first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
-        aligned = [
-            "  ".join([f"{name:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))])
-            for name, *cells in rows
-        ]
-        aligned.insert(1 + len(table.accuracies), "")
-        lines += [*([""] if lines else []), *aligned]
+        table_lines = aligned(rows)
+        table_lines.insert(1 + len(table.accuracies), "")
+        lines += [*([""] if lines else []), *table_lines]
     lines.append(f"in brackets: {describe_intervals(comparison.get('test_counts', ()))}")
     lines.append("*: significant, the interval excludes 0")
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(lines)

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.class_prior import ClassPrior
 from deitlt_hf.evaluation.measures import EXPERTS, FUSED, MODEL, TEACHER, expert_metrics
+from deitlt_hf.evaluation.ranking import average_precisions
 from deitlt_hf.long_tail_accuracy.scores import TOP
 from deitlt_hf.models.deit_lt.modeling_deit_lt import fused_logits
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from deitlt_hf.data.arguments import Images
     from deitlt_hf.data.views import View
 
+MOST_PROBABILITIES = 25_000_000  # of images x classes x rows: 100 MB
 Teacher = Callable[[torch.Tensor], torch.Tensor]  # takes the model's pixel values and gives logits `(batch, classes)`
 
 
@@ -54,7 +56,7 @@ def evaluate_images(
 
     A model with two heads has a row for their average and for each expert, another one a row `model`. `logit_scale` is
     the factor that makes logits of the model's outputs, on which only probabilities depend. A `prior` is put on every
-    row, the teacher's too, for what is known of a place is known whichever model is used there. `set_thresholds`
+    row, the teacher's too, because the place does not depend on the model. `set_thresholds`
     and `probabilities_of` are as in `Predictions`.
     """
     # Here, because they load timm, which prediction does not need.
@@ -83,6 +85,7 @@ def evaluate_images(
         predictions.rows,
         predictions.teacher,
         predictions.in_top,
+        predictions.average_precisions,
     )
     if prior is not None:
         metrics["class_prior"] = prior.shares.tolist()
@@ -179,12 +182,14 @@ class Predictions:
 
         Args:
             set_thresholds: those of conformal sets `(classes,)`, whose sizes are kept of the fused prediction.
-            probabilities_of: the row of which all probabilities are kept.
+            probabilities_of: the row of which all probabilities are kept, however many they are; those of the other
+                rows only while all together are few, `MOST_PROBABILITIES`.
         """
         self._table = Rows()
         self.rows: tuple[str, ...] = ()  # experts, or the one of a model with one head
         self._places: dict[str, slice] = {}  # columns of each part
         self._set_thresholds, self._probabilities_of = set_thresholds, probabilities_of
+        self._probabilities: dict[str, Rows] | None = None  # by row, of the images so far
 
     def __len__(self) -> int:
         return len(self._table)
@@ -210,13 +215,23 @@ class Predictions:
             parts |= {"teacher": [teachers_logits.argmax(-1)], "teacher_in_top": [in_top_5(teachers_logits, labels)]}
         if self._set_thresholds is not None:
             parts["set_sizes"] = [self._sizes_of_sets(probabilities[self.rows.index(FUSED)])]
-        if self._probabilities_of is not None:
-            parts["probabilities"] = list(probabilities[self.rows.index(self._probabilities_of)].unbind(-1))
         ends = np.cumsum([len(columns) for columns in parts.values()]).tolist()
         self._places = {name: slice(end - len(parts[name]), end) for name, end in zip(parts, ends, strict=True)}
         batch = torch.stack([column.float() for columns in parts.values() for column in columns], dim=1)
         # They stay on the device until the end: reading them here would make the device wait after each batch.
         self._table.add(batch if gather is None else gather(batch))
+        of_rows = dict(zip(self.rows, probabilities, strict=True))
+        self._keep(of_rows if teachers_logits is None else of_rows | {TEACHER: teachers_logits.softmax(-1)}, gather)
+
+    def _keep(self, probabilities: Mapping[str, torch.Tensor], gather: Callable | None) -> None:
+        """Keep the probabilities of a batch, for as long as those of all rows are few."""
+        if self._probabilities is None:
+            self._probabilities = {row: Rows() for row in probabilities}
+        for row, kept in self._probabilities.items():
+            of_row = probabilities[row].float()
+            kept.add(of_row if gather is None else gather(of_row))
+        if sum(kept.table().numel() for kept in self._probabilities.values()) > MOST_PROBABILITIES:
+            self._probabilities = {of: kept for of, kept in self._probabilities.items() if of == self._probabilities_of}
 
     @property
     def class_ids(self) -> np.ndarray:
@@ -250,9 +265,15 @@ class Predictions:
         return self._part("teacher")[:, 0].astype(np.int64) if "teacher" in self._places else None
 
     @property
-    def probabilities(self) -> np.ndarray:
-        """All probabilities of the row `probabilities_of`, float32 `(N, classes)`."""
-        return self._part("probabilities")
+    def probabilities(self) -> dict[str, np.ndarray]:
+        """All probabilities of the rows, and the teacher's, that they are kept of, float32 `(N, classes)`."""
+        return {row: kept.table().cpu().numpy() for row, kept in (self._probabilities or {}).items()}
+
+    @property
+    def average_precisions(self) -> dict[str, np.ndarray]:
+        """Of the same rows, that of each class in percent `(classes,)`."""
+        labels = self.labels
+        return {row: average_precisions(of, labels) for row, of in self.probabilities.items()}
 
     @property
     def set_sizes(self) -> np.ndarray:

@@ -7,7 +7,7 @@ in `long_tail_accuracy/scores.py`, which `evaluate` copies out of the package.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -126,6 +126,7 @@ def expert_metrics(
     experts: Sequence[str] = EXPERTS,
     teacher: Any = None,
     in_top: Mapping[str, Any] | None = None,
+    average_precisions: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The result of an evaluation, from which the table, the figures and the model card are made.
 
@@ -140,16 +141,19 @@ def expert_metrics(
         teacher: class ids `(N,)` that the teacher predicts for the same images; by default there is no teacher.
         in_top: for each of `experts`, and for `"teacher"`, whether the true class is among the five with the largest
             logits, bool `(N,)`; without it there is no `top_5`.
+        average_precisions: by the same names that of each class, see `average_precisions`, in percent `(C,)`; without
+            it there is no `average_precision`.
 
     Returns:
         A dict that `json.dump` writes as it is: `num_images`, `class_names`, `class_counts` (training images),
-        `test_counts` (test images per class), `groups`, and `experts`, which holds for each of them the percentages
-        of `MEASURES` by key; in label order the lists `per_class`, accuracies, which are also the recalls,
-        `per_class_precision`, `per_class_f1`, `taken_for`, the class id that most of the class's wrong predictions are,
-        and `taken_for_images`, how many; and on request `confidence_intervals`, lists `[low, high]` by the keys of the
-        measures. None where there is no test image, or no wrong one, or for the precision of a class that is never
-        predicted; its F1 is 0. With a teacher also `teacher`, its row of the same kind, and `against_teacher`, for each
-        expert what `paired_differences` from the teacher gives.
+        `test_counts` (test images per class), `groups`, and `experts`, which holds for each of them the percentages of
+        `MEASURES` by key; in label order the lists `per_class`, accuracies, which are also the recalls,
+        `per_class_precision`, `per_class_f1`, `per_class_average_precision` if passed, `taken_for`, the class id that
+        most of the class's wrong predictions are, and `taken_for_images`, how many; and on request
+        `confidence_intervals`, lists `[low, high]` by the keys of the measures. None where there is no test image, or
+        no wrong one, or for the precision of a class that is never predicted; its F1 is 0. With a teacher also
+        `teacher`, its row of the same kind, and `against_teacher`, for each expert what `paired_differences` from the
+        teacher gives.
 
     Raises:
         DeiTLTError: as for `grouped_accuracy`; `predictions` do not have a column for each of `experts`; `class_names`,
@@ -182,7 +186,8 @@ def expert_metrics(
     for row, ids in rows.items():
         with _users_mistakes():
             rows[row], class_ids, of_groups, num_classes = grouped_class_ids(ids, labels, members)
-        counters[row] = Counter(rows[row], class_ids, num_classes, (in_top or {}).get(row))
+        more = ((of or {}).get(row) for of in (in_top, average_precisions))
+        counters[row] = Counter(rows[row], class_ids, num_classes, *more)
     tallies = {row: counter.count() for row, counter in counters.items()}
     described = {
         row: measured(tally, of_groups) | _of_classes(tally) | _taken_for(rows[row], class_ids, num_classes)
@@ -208,11 +213,13 @@ def expert_metrics(
 
 def _of_classes(tally: Tally) -> dict[str, np.ndarray]:
     """What is said of each class, in label order."""
-    return {
+    described = {
         "per_class": percent(tally.correct, tally.images),
         "per_class_precision": precision_of_classes(tally),
         "per_class_f1": f1_of_classes(tally),
     }
+    ranked = {} if tally.average_precision is None else {"per_class_average_precision": tally.average_precision}
+    return described | ranked
 
 
 def _taken_for(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, list[int | None]]:
@@ -371,20 +378,31 @@ def format_class_table(
     of_model = experts[own or next(iter(experts))]
     if precision_and_f1:
         columns |= {"precision": of_model["per_class_precision"], "F1": of_model["per_class_f1"]}
+        if "per_class_average_precision" in of_model:
+            columns |= {"average precision": of_model["per_class_average_precision"]}
     heading, rows = class_rows(metrics, columns, of_model)
     marked = any(map(_are_few, metrics["test_counts"]))
     if marked:  # the numbers stand below each other, with their marks beside them
         rows = [[cell if index != 3 or "~" in cell else f"{cell}  " for index, cell in enumerate(row)] for row in rows]
-    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
-    is_text = [column in (0, 1, len(heading) - 1) for column in range(len(heading))]
-    lines = [
-        "  ".join(
-            f"{cell:<{width}}" if left else f"{cell:>{width}}"
-            for cell, width, left in zip(cells, widths, is_text, strict=True)
-        ).rstrip()
-        for cells in (heading, *rows)
-    ]
+    lines = aligned([heading, *rows], left=(0, 1, len(heading) - 1))
     return "\n".join([*lines, *([MARK_READING] if marked else [])])
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """A table's lines, with columns of one width; text in the columns `left` stands on the left, numbers on the right.
+
+    Example:
+        >>> aligned([["", "images"], ["cat", "9"]])
+        ['     images', 'cat       9']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            f"{cell:<{width}}" if place in left else f"{cell:>{width}}"
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def _are_few(test_images: int) -> bool:

@@ -46,7 +46,7 @@ def write_mistakes(
         predictions: for these images.
         own: the row of the model's own prediction.
         rows: the images' rows in the data where some of them are left out.
-        prior: what is known of the classes at the images' place, in words.
+        prior: which classes can occur where the images are from, and how often, in words.
 
     Raises:
         DeiTLTError: the directory is not free or cannot be written.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from deitlt_hf.errors import DeiTLTError, printable
-from deitlt_hf.evaluation.measures import describe_group, none_for_nan
+from deitlt_hf.evaluation.measures import aligned, describe_group, none_for_nan
 from deitlt_hf.long_tail_accuracy.intervals import Resampler
 from deitlt_hf.long_tail_accuracy.scores import GROUPS, mean_of_classes
 
@@ -77,6 +77,19 @@ def check_numbers(images: int, classes: int) -> None:
         raise DeiTLTError(
             f"the probabilities of {images:,} images and {classes:,} classes are too many to be kept; leave --at out"
         )
+
+
+def average_precisions(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Average precision of each class against the rest in percent, `(C,)`, nan without test images.
+
+    Args:
+        probabilities: `(N, C)`.
+        labels: true class ids `(N,)`.
+    """
+    ones = np.ones((1, len(labels)))
+    return np.array(
+        [_Curve(scores, labels == label).average_precision(ones)[0] for label, scores in enumerate(probabilities.T)]
+    )
 
 
 class _Curve:
@@ -164,13 +177,13 @@ def format_ranking(metrics: Mapping[str, Any], found: Mapping[str, Any], most: i
     if most is None or len(names) <= most:
         for label in sorted(range(len(names)), key=lambda label: (-counts[label], label)):
             rows.append([printable(names[label]), *(_text(found["classes"][of][label]) for of in MEASURES)])
-    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
-    lines = []
-    for name, *cells in (heading, *rows):
-        numbers = (f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
-        lines.append("  ".join([f"{name:<{widths[0]}}", *numbers]))
     groups = ", ".join(f"{name}: {describe_group(metrics, name)}" for name in GROUPS)
-    return "\n".join([*lines, f"each class against the rest; all, head, mid and tail are means over classes; {groups}"])
+    return "\n".join(
+        [
+            *aligned([heading, *rows]),
+            f"each class against the rest; all, head, mid and tail are means over classes; {groups}",
+        ]
+    )
 
 
 def _text(value: float | None) -> str:

@@ -71,7 +71,7 @@ class ExpertClassifier:
     Args:
         runtime: what runs the student, see `deitlt_hf.inference.runtimes`.
         processor: the student's image processor.
-        prior: which classes can occur where the pictures are from, and how often; by default nothing is known of it.
+        prior: which classes can occur where the pictures are from, and how often; by default all can, equally often.
         rules: which images are answered, and which set of classes is named; by default there are none.
 
     Attributes:
@@ -239,7 +239,7 @@ class ExpertClassifier:
         outputs = self._run(pixel_values)
         logits = logits_by_row(outputs, self.config.fusion)
         stacked = torch.stack([logits[expert] for expert in self.experts])
-        of_rules = None if self.rules is None else logits[FUSED].softmax(-1)  # thresholds know nothing of the place
+        of_rules = None if self.rules is None else logits[FUSED].softmax(-1)  # thresholds were found without a prior
         return self._at_the_place(stacked).softmax(-1), of_rules, outputs.attention
 
     def _at_the_place(self, logits: torch.Tensor) -> torch.Tensor:

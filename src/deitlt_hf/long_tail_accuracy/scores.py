@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -122,13 +123,9 @@ class Tally(NamedTuple):
     images: np.ndarray  # test images of the class
     correct: np.ndarray  # of those, predicted as the class
     predicted: np.ndarray  # images of whatever class that are predicted as the class
-    weights: (
-        np.ndarray
-    )  # how much the class counts in a mean over classes: 1, or 0 without test images; see `Resampler`
+    weights: np.ndarray  # of the class in a mean over classes: 1, or 0 without test images; see `Resampler`
     in_top: np.ndarray | None = None  # test images whose class is among the five with the largest logits
-    of_scores: Mapping[
-        str, np.ndarray
-    ] = {}  # percentages from the probabilities of a class; see `evaluation/curves.py`
+    average_precision: np.ndarray | None = None  # of the class's probabilities, in percent; not of resamples
 
 
 Members = Mapping[str, np.ndarray]
@@ -207,6 +204,10 @@ def _macro_f1(tally: Tally, members: Members) -> np.ndarray:
     return mean_of_classes(f1_of_classes(tally), tally.weights)
 
 
+def _mean_average_precision(tally: Tally, members: Members) -> np.ndarray | None:
+    return None if tally.average_precision is None else mean_of_classes(tally.average_precision, tally.weights)
+
+
 def _worst_class(tally: Tally, members: Members) -> np.ndarray:
     accuracy = np.where(tally.weights > 0, percent(tally.correct, tally.images), np.inf).min(-1)
     return np.where(np.isinf(accuracy), np.nan, accuracy)
@@ -221,7 +222,11 @@ MEASURES = [
         "worst_class", "worst", "Accuracy, worst class", _worst_class, table=MORE, is_linear=False, fewest_images=50
     ),  # with 20 images per class the interval held the value of other test images in 75 of 100 cases
     Measure("top_5", "top-5", "Accuracy, top 5", _in_top, of_images=True, table=MORE, of_class_ids=False),
-]
+    Measure(
+        "average_precision", "mAP", "Mean average precision", _mean_average_precision, table=MORE,
+        metric_type="average_precision", is_linear=False, fewest_images=sys.maxsize, of_class_ids=False,
+    ),  # resamples would need a sort for each class; `ranking_measures` has its intervals
+]  # fmt: skip
 
 
 def measured(tally: Tally, members: Members, measures: Sequence[Measure] | None = None) -> dict[str, np.ndarray]:
@@ -234,23 +239,32 @@ class Counter:
     """Counts a model's predictions per class, with weights of the images.
 
     `predictions` and `labels` are class ids int64 `(N,)`; a prediction that is no class counts as wrong. `in_top` says
-    of each image whether its class is among the five with the largest logits, bool `(N,)`.
+    of each image whether its class is among the five with the largest logits, bool `(N,)`. `average_precision` is that
+    of each class in percent, `(classes,)`, which only the tally of all images has.
     """
 
     def __init__(
-        self, predictions: np.ndarray, labels: np.ndarray, num_classes: int, in_top: np.ndarray | None = None
+        self,
+        predictions: np.ndarray,
+        labels: np.ndarray,
+        num_classes: int,
+        in_top: np.ndarray | None = None,
+        average_precision: np.ndarray | None = None,
     ) -> None:
         self._images = _SumBy(labels, num_classes)
         self._correct = _SumBy(np.where(predictions == labels, labels, -1), num_classes)
         self._predicted = _SumBy(predictions, num_classes)
         self._in_top = None if in_top is None else _SumBy(np.where(in_top, labels, -1), num_classes)
+        self._average_precision = average_precision
 
     def count(self, weights: np.ndarray | None = None, class_weights: np.ndarray | None = None) -> Tally:
         """The tally of images with weights `(..., N)` and of classes `(..., classes)`; each is 1 by default."""
         sums = (self._images, self._correct, self._predicted, self._in_top)
         images, correct, predicted, in_top = (of if of is None else of(weights) for of in sums)
         counted = images > 0
-        return Tally(images, correct, predicted, counted if class_weights is None else class_weights, in_top)
+        of_classes = counted if class_weights is None else class_weights
+        average_precision = self._average_precision if weights is None else None
+        return Tally(images, correct, predicted, of_classes, in_top, average_precision)
 
 
 class _SumBy:

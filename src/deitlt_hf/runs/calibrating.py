@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +14,11 @@ from accelerate import Accelerator
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from deitlt_hf.data.arguments import DataArguments, Images, images_for_model, names_of, reading_arguments
-from deitlt_hf.data.columns import labels_of
+from deitlt_hf.data.arguments import DataArguments, Images, images_for_model
 from deitlt_hf.data.dataset import ViewedDataset, collate
-from deitlt_hf.data.duplicates import image_hashes
-from deitlt_hf.data.loading import class_counts, read_splits
-from deitlt_hf.data.record import differing_classes
+from deitlt_hf.data.loading import class_counts
 from deitlt_hf.data.views import evaluation_view
-from deitlt_hf.errors import DeiTLTError, counted, notice, some
+from deitlt_hf.errors import DeiTLTError, counted, notice
 from deitlt_hf.evaluation.analysis.predictions import reliability
 from deitlt_hf.evaluation.answer_rules import AnswerRules, measure_rules
 from deitlt_hf.evaluation.attention import patches_of
@@ -30,15 +26,15 @@ from deitlt_hf.evaluation.evaluate import Evaluation, Rows, run_over
 from deitlt_hf.evaluation.fusion import AVERAGE, Fit, fit_fusion, fused_probabilities
 from deitlt_hf.evaluation.measures import FUSED
 from deitlt_hf.evaluation.selective import Validation
-from deitlt_hf.files import CALIBRATION_FILE, METRICS_FILE, is_hub_id, last_part, read_json, write_json
+from deitlt_hf.files import CALIBRATION_FILE, METRICS_FILE, read_json, write_json
 from deitlt_hf.hub.remote_code import refresh_remote_code
 from deitlt_hf.inference.default_expert import change_files, student_to_change
-from deitlt_hf.inference.loading import load_run_settings, load_student, load_student_config
+from deitlt_hf.inference.loading import load_student
 from deitlt_hf.inference.runtimes import accelerator_or_cpu
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.runs.analyzing import evaluate_saved_model
-from deitlt_hf.runs.images import DataChoice, load_images_to_measure, with_classes
+from deitlt_hf.runs.validation_images import unused_images
 
 MEASURED_RULES = {"precision": 0.95, "coverage": 0.9}  # on the test split, for the card
 _WITH_EXPERTS = ("experts", "against_teacher")  # parts of the metrics that have a row for each expert
@@ -98,12 +94,12 @@ def calibrate(
     config = student_to_change(directory, FUSED)
     data = data or DataArguments()
     images = None if images is None else images_for_model(images, data, config, source)
-    validation = _unused(validation, images, config, source, taken)
+    validation = unused_images(validation, images, config, source, taken)
     model = load_student(source).to(accelerator_or_cpu())
     cls_logits, distillation_logits, labels = predict_logits(model, validation, batch_size)
     fit = fit_fusion(cls_logits, distillation_logits, labels, _frequencies(config, images, validation))
     _check_is_better(fit, source, len(validation))
-    before = (read_json(path / CALIBRATION_FILE) or {}).get("expert_before", config.expert)
+    before = _expert_before(path, config)
     probabilities = fused_probabilities(fit.fusion, cls_logits, distillation_logits)
     record = _record(fit, taken, class_counts(validation), before, probabilities, labels)
     test: Evaluation | None = None
@@ -138,16 +134,24 @@ def undo_calibration(directory: str | os.PathLike[str]) -> list[str]:
         ['config.json', 'calibration.json', 'metrics.json', 'README.md']
     """
     path = Path(directory)
-    record = read_json(path / CALIBRATION_FILE) or {}
-    before = record.get("expert_before", "average")
-    if student_to_change(directory, before).fusion is None:
+    config = student_to_change(directory, FUSED)
+    if config.fusion is None:
         raise DeiTLTError(f"{os.fspath(directory)} was not calibrated; there is nothing to take back")
 
+    before, file = _expert_before(path, config), path / CALIBRATION_FILE
+
     def write_others() -> list[str]:
-        (path / CALIBRATION_FILE).unlink(missing_ok=True)
-        return [*[CALIBRATION_FILE] * bool(record), *_remove_row(path / METRICS_FILE)]
+        removed = [file.name] if file.is_file() else []
+        file.unlink(missing_ok=True)
+        return removed + _remove_row(path / METRICS_FILE)
 
     return change_files(path, {"expert": before, "fusion": None}, write_others)
+
+
+def _expert_before(path: Path, config: DeiTLTConfig) -> str:
+    """What a student answered with before it was calibrated; the average where `calibration.json` is lost."""
+    own = AVERAGE if config.expert == FUSED else config.expert
+    return (read_json(path / CALIBRATION_FILE) or {}).get("expert_before", own)
 
 
 def predict_logits(
@@ -172,38 +176,6 @@ def _frequencies(config: DeiTLTConfig, images: Images | None, validation: Datase
     """Training images per class, or what there is of the kind: at least 1, for their logarithm is taken."""
     counts = config.class_counts or (class_counts(validation) if images is None else images.class_counts)
     return [max(count, 1) for count in counts]
-
-
-def _unused(validation: Dataset, images: Images | None, config: DeiTLTConfig, source: str, taken: str) -> Dataset:
-    """The validation images that are neither training nor test images; a notice counts the others."""
-    differing = differing_classes(names_of(config), validation.features["label"].names)
-    if differing or not len(validation):
-        raise DeiTLTError(
-            f"{taken} does not fit {source}: {differing or 'it has no images'}; pass images of its classes"
-        )
-    hashes = image_hashes(validation, "validation")
-    used = np.zeros(len(hashes), bool)
-    for split, dataset in {} if images is None else {"train": images.train, "test": images.test}.items():
-        of_split = {row.tobytes() for row in image_hashes(dataset, split)}
-        in_split = np.array([row.tobytes() in of_split for row in hashes])
-        if in_split.all():
-            raise DeiTLTError(
-                f"all {counted(len(hashes), 'image')} of {taken} are {split} images of {source}; pass images that it "
-                "was neither trained nor tested on with --data"
-            )
-        if in_split.any():
-            notice(
-                f"{int(in_split.sum())} of {counted(len(hashes), 'validation image')} are {split} images too: left out"
-            )
-        used |= in_split
-    if used.all():
-        raise DeiTLTError(f"every image of {taken} is a training or test image of {source}; pass others with --data")
-    kept = validation.select(np.flatnonzero(~used)) if used.any() else validation
-    absent = np.setdiff1d(np.arange(config.num_labels), labels_of(kept))
-    if absent.size:
-        names = some([names_of(config)[label] for label in absent])
-        notice(f"no validation image of {names}: what is fitted for other classes is taken for them")
-    return kept
 
 
 def _check_is_better(fit: Fit, source: str, images: int) -> None:
@@ -292,48 +264,3 @@ def _remove_row(file: Path) -> list[str]:
             metrics[part] = {row: values for row, values in metrics[part].items() if row != FUSED}
     write_json(file, metrics)
     return [file.name]
-
-
-def load_validation(data: DataArguments, choice: DataChoice, source: str) -> tuple[Dataset, Images | None, str]:
-    """The validation images that a command's flags name, the images of the student's run, and the former in words."""
-    config = load_student_config(source)
-    if choice.own:
-        images = load_images_to_measure(data, choice, config, [source]).images
-        if images.validation is None:
-            raise DeiTLTError(
-                f"there is no validation split to calibrate {source} on, and it is never fitted to test images; train "
-                "with --validation_fraction 0.1, or pass images that it was neither trained nor tested on with --data"
-            )
-        return images.validation, images, f"the validation split of {_name(data)}"
-    splits = read_splits(data.data, needs_train=False, **reading_arguments(data))
-    if "validation" not in splits and "test" in splits:
-        raise DeiTLTError(
-            f"{data.data} has a test split and no validation split, and a student is never fitted to test images; pass "
-            "data with a validation split, or without splits"
-        )
-    split = "validation" if "validation" in splits else "train"
-    taken = f"{'the validation split' if split == 'validation' else 'all images'} of {_name(data)}"
-    validation = with_classes(splits[split], names_of(config), source, data.data)
-    return validation, _images_of_run(config, source), taken
-
-
-def _name(data: DataArguments) -> str:
-    """What the data are called in a file that may be pushed: no places of this machine."""
-    return data.data if is_hub_id(data.data) else last_part(data.data)
-
-
-def _images_of_run(config: DeiTLTConfig, source: str) -> Images | None:
-    """The images that a student was trained and tested on; None, with a notice, if they are not at hand."""
-    settings, fields = load_run_settings(source), {part.name for part in dataclasses.fields(DataArguments)}
-    reason = "it has no recipe.yaml"
-    if settings:
-        data = DataArguments(**{name: value for name, value in settings.items() if name in fields})
-        try:
-            return load_images_to_measure(data, DataChoice(True, ()), config, [source]).images
-        except DeiTLTError as error:
-            reason = str(error)
-    notice(
-        f"the images that {source} was trained and tested on are not at hand ({reason}): whether these are among them "
-        "is not checked, and nothing is measured"
-    )
-    return None

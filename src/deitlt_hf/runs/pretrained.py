@@ -69,7 +69,7 @@ def student_of_backbone(
             patch_size=patch_size,
             drop_path_rate=getattr(of_backbone, "drop_path_rate", 0.0),
             expert=expert,
-            backbone=resized.to_dict(),
+            backbone_config=_settings(resized),
             **classes,
         )
         student = DeiTLTForImageClassification(student_config)
@@ -142,6 +142,13 @@ def _at_size(config: PreTrainedConfig, image_size: int) -> PreTrainedConfig:
     return resized
 
 
+def _settings(config: PreTrainedConfig) -> dict[str, Any]:
+    """What makes a model with this configuration; not where it was, nor what its own classes are called."""
+    about = ("_name_or_path", "architectures", "transformers_version", "dtype", "auto_map", "problem_type")
+    of_classes = ("id2label", "label2id", "label_names", "num_classes", "pretrained_cfg")
+    return {name: value for name, value in config.to_dict().items() if name not in (*about, *of_classes)}
+
+
 @torch.no_grad()
 def _positions(backbone: PreTrainedModel, image_size: int) -> dict[str, torch.Tensor]:
     """Position embeddings for another image size, interpolated as the model does it, by name; none of rotary ones."""
@@ -200,7 +207,7 @@ def _take_students_pixels(backbone: PreTrainedModel, pixels: OwnPixels) -> None:
 def _copy_class_token(student: DeiTLTForImageClassification) -> None:
     """Let the distillation token begin as the class token is after the embeddings, with its position."""
     config, seen = student.config, []
-    module = student.deit.backbone.get_submodule(BACKBONES[config.backbone["model_type"]])
+    module = student.deit.backbone.get_submodule(BACKBONES[config.backbone_config["model_type"]])
     hook = module.register_forward_hook(lambda _module, _inputs, tokens: seen.append(tokens))
     student.eval()(torch.zeros(1, config.num_channels, config.image_size, config.image_size))
     hook.remove()

@@ -171,7 +171,15 @@ def _make_record(
     found = stream.predictions
     rows, predictions, labels, teachers = found.rows, found.class_ids, found.labels, found.teacher
     metrics = expert_metrics(
-        predictions, labels, class_counts, groups, class_names, experts=rows, teacher=teachers, in_top=found.in_top
+        predictions,
+        labels,
+        class_counts,
+        groups,
+        class_names,
+        experts=rows,
+        teacher=teachers,
+        in_top=found.in_top,
+        average_precisions=found.average_precisions,
     )
     experts, groups = metrics["experts"], metrics["groups"]
     ids_of = dict(zip(rows, predictions.T, strict=True))

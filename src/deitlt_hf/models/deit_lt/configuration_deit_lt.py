@@ -44,7 +44,7 @@ class DeiTLTConfig(DeiTConfig):
             How `"fused"` weighs both experts, as `deitlt calibrate` finds it: `"cls"` and `"distillation"` are the
             factors of their log probabilities, `"bias"` is added. Each is one number, or a list with one per class.
 
-        backbone (`dict[str, Any]`, *optional*):
+        backbone_config (`dict[str, Any]`, *optional*):
             Configuration of another Vision Transformer, whose layers the student has in place of DeiT's: its
             `to_dict()`, with `model_type` one of `BACKBONES`. `hidden_size` and the like are then the backbone's.
 
@@ -70,7 +70,7 @@ class DeiTLTConfig(DeiTConfig):
     class_counts: list[int] | None = None
     class_groups: dict[str, list[int]] | None = None
     fusion: dict[str, Any] | None = None
-    backbone: dict[str, Any] | None = None
+    backbone_config: dict[str, Any] | None = None
 
     if TYPE_CHECKING:  # a property of transformers', which type checkers would not take as an argument
         num_labels: int = 2
@@ -91,9 +91,9 @@ class DeiTLTConfig(DeiTConfig):
             _check_fusion(self.fusion, self.num_labels)
         elif self.expert == FUSED:
             raise ValueError(f"expert is {FUSED!r} and there is no fusion; `deitlt calibrate` makes one")
-        if self.backbone is not None and self.backbone.get("model_type") not in BACKBONES:
-            kind = self.backbone.get("model_type")
-            raise ValueError(f"backbone is a {kind!r} model; pass the configuration of one of {', '.join(BACKBONES)}")
+        if self.backbone_config is not None and self.backbone_config.get("model_type") not in BACKBONES:
+            kind = self.backbone_config.get("model_type")
+            raise ValueError(f"backbone_config is of a {kind!r} model; pass that of one of {', '.join(BACKBONES)}")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate is {self.drop_path_rate}; pass a number from 0 up to, not including, 1")
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:

@@ -198,7 +198,7 @@ class InsertedToken(nn.Module):
 class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
     """The DeiT-LT transformer without heads: `last_hidden_state` of shape `(batch_size, 2 + num_patches, hidden_size)`.
 
-    Token 0 is the class token, token 1 the distillation token. With a `backbone` in the configuration the layers are
+    Token 0 is the class token, token 1 the distillation token. With a `backbone_config` the layers are
     its own, and its other tokens, such as registers, are between these two and the patches.
 
     Example:
@@ -215,7 +215,7 @@ class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
     def __init__(self, config: DeiTLTConfig):
         # DeiTModel's own constructor would build layers without stochastic depth, and a pooler that nothing uses.
         super(DeiTModel, self).__init__(config)
-        if config.backbone is not None:
+        if config.backbone_config is not None:
             self._take_backbone(config)
             self.post_init()
             return
@@ -229,7 +229,7 @@ class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
 
     def _take_backbone(self, config: DeiTLTConfig) -> None:
         """Have another model's layers, with a distillation token behind its class token."""
-        settings = dict(config.backbone)
+        settings = dict(config.backbone_config)
         of_backbone = AutoConfig.for_model(settings.pop("model_type"), **settings)
         self.backbone = AutoModel.from_config(of_backbone, attn_implementation=config._attn_implementation)
         if hasattr(self.backbone, "pooler"):
@@ -255,7 +255,11 @@ class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
         )
 
     def get_input_embeddings(self) -> nn.Module:
-        return super().get_input_embeddings() if self.config.backbone is None else self.backbone.get_input_embeddings()
+        return (
+            super().get_input_embeddings()
+            if self.config.backbone_config is None
+            else self.backbone.get_input_embeddings()
+        )
 
     @can_return_tuple
     def forward(
@@ -276,7 +280,7 @@ class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
         Raises:
             ValueError: an image size that the model does not take.
         """
-        if self.config.backbone is not None:
+        if self.config.backbone_config is not None:
             return self._run_backbone(pixel_values, interpolate_pos_encoding, num_tokens, **kwargs)
         # Without DeiT's masks: they are for another pretraining, and this model has no mask token.
         if num_tokens is None:
