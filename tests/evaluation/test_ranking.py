@@ -96,7 +96,7 @@ def test_a_group_with_a_class_of_few_images_has_no_interval():
 @pytest.mark.parametrize(("asked", "most", "kept"), [(None, 60, []), ("cls", 60, ["cls"]), (None, 999, None)])
 def test_probabilities_are_kept_of_all_rows_while_they_are_few(asked, most, kept, monkeypatch):
     monkeypatch.setattr(evaluate, "MOST_PROBABILITIES", most)
-    found = evaluate.Predictions(probabilities_of=asked)
+    found = evaluate.Predictions(keeps_probabilities=True, probabilities_of=asked)
     probabilities, labels = _drawn(20, 3)
     logits = torch.tensor(probabilities).log()
     for part in (slice(0, 12), slice(12, 20)):

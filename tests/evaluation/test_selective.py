@@ -72,7 +72,7 @@ def test_how_many_right_images_are_enough(images, is_enough):
     if is_enough:
         assert precision_thresholds(sure, 0.95).values[0] == falling(images)[-1]
     else:
-        message = "precision is 0.95, which no threshold reaches on 44 validation images; the best there is is 0.94; "
+        message = "precision is 0.95, which no threshold reaches on 44 validation images; the best there is: 0.94; "
         with pytest.raises(DeiTLTError, match=f"^{message}pass less, or calibrate with more validation images$"):
             precision_thresholds(sure, 0.95)
         assert 0.94**44 <= 0.1

@@ -73,7 +73,7 @@ def evaluate_images(
         return rows if prior is None else {row: prior(logits) for row, logits in rows.items()}
 
     at_the_place = teacher if teacher is None or prior is None else lambda pixel_values: prior(teacher(pixel_values))
-    found = Predictions(set_thresholds, probabilities_of)
+    found = Predictions(set_thresholds, keeps_probabilities=True, probabilities_of=probabilities_of)
     predictions = predict_classes(model, dataloader, read, None, accelerator, at_the_place, found)
     metrics = expert_metrics(
         predictions.class_ids,
@@ -177,19 +177,26 @@ class Predictions:
     All are columns of one float32 table, which holds every class id below 2**24.
     """
 
-    def __init__(self, set_thresholds: np.ndarray | None = None, probabilities_of: str | None = None) -> None:
+    def __init__(
+        self,
+        set_thresholds: np.ndarray | None = None,
+        keeps_probabilities: bool = False,
+        probabilities_of: str | None = None,
+    ) -> None:
         """What is kept beside the rest.
 
         Args:
             set_thresholds: those of conformal sets `(classes,)`, whose sizes are kept of the fused prediction.
-            probabilities_of: the row of which all probabilities are kept, however many they are; those of the other
-                rows only while all together are few, `MOST_PROBABILITIES`.
+            keeps_probabilities: keep those of all classes, of all rows, for as long as they are few,
+                `MOST_PROBABILITIES`.
+            probabilities_of: the row of which they are kept then, however many they are.
         """
         self._table = Rows()
         self.rows: tuple[str, ...] = ()  # experts, or the one of a model with one head
         self._places: dict[str, slice] = {}  # columns of each part
         self._set_thresholds, self._probabilities_of = set_thresholds, probabilities_of
-        self._probabilities: dict[str, Rows] | None = None  # by row, of the images so far
+        # By row; None before the first image.
+        self._probabilities: dict[str, Rows] | None = None if keeps_probabilities else {}
 
     def __len__(self) -> int:
         return len(self._table)

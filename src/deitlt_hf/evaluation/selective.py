@@ -111,7 +111,7 @@ def precision_thresholds(validation: Validation, precision: float) -> Thresholds
     if not any(row["answered"] for row in rows):
         lower = (step / 100 for step in range(math.ceil(100 * precision) - 1, 0, -1))
         best = next((each for each in lower if any(row["answered"] for row in _precision_rows(validation, each))), None)
-        reached = "no lower one is reached either" if best is None else f"the best there is is {best:g}"
+        reached = "no lower one is reached either" if best is None else f"the best there is: {best:g}"
         images = counted(len(validation.labels), "validation image")
         raise DeiTLTError(
             f"precision is {precision:g}, which no threshold reaches on {images}; {reached}; pass less, "

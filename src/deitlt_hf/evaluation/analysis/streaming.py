@@ -63,7 +63,7 @@ class Stream:
         self._examples: dict[int, Example | None] = dict.fromkeys(example_classes if patches is not None else ())
         self._errors = MostConfidentErrors()
         self._own = own
-        self.predictions = Predictions()
+        self.predictions = Predictions(keeps_probabilities=True)
         self._spectra: dict[str, FeatureSpectrum] = {}
         self._distances: dict[str, torch.Tensor] = {}
         self._similarity: torch.Tensor | None = None
