@@ -9,7 +9,8 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from deitlt_hf import DeiTLTError
 from deitlt_hf.evaluation import evaluate
-from deitlt_hf.evaluation.ranking import check_numbers, format_ranking, ranking_measures
+from deitlt_hf.evaluation.measures import expert_metrics, format_class_table, format_table
+from deitlt_hf.evaluation.ranking import check_numbers, class_ranking, format_ranking, ranking_measures
 
 GROUPS = {"head": [0, 1], "mid": [2], "tail": [3, 4]}
 
@@ -69,6 +70,27 @@ def test_a_table_by_hand():
     assert lines[0].split("  ")[-1] == "precision at 60 % recall"
 
 
+def test_they_are_in_the_one_list_of_measures():
+    # The classes of the test above. At 90 %, a has no such precision, and b has it for its first image.
+    probabilities = np.array([[0.1, 0.9], [0.3, 0.7], [0.6, 0.4]])
+    groups, ranked = {"head": [0], "mid": [], "tail": [1]}, class_ranking(probabilities, np.array([1, 0, 1]))
+    metrics = expert_metrics(
+        [[1], [1], [0]], [1, 0, 1], [5, 2], groups, "ab", True, experts=("model",), ranked={"model": ranked}
+    )
+    row = metrics["experts"]["model"]
+    assert row["per_class_average_precision"] == pytest.approx([50.0, 250 / 3])
+    assert row["per_class_recall_at_precision_90"] == [0.0, 50.0]
+    assert row["per_class_precision_at_recall_90"] == pytest.approx([50.0, 200 / 3])
+    assert row["recall_at_precision_90"] == 25.0
+    heading, model = format_table(metrics).splitlines()[3:5]
+    assert " ".join(heading.split()).endswith(" mAP R at P90 P at R90")
+    assert model.split()[-3:] == ["66.7", "25.0", "58.3"]
+    assert "recall_at_precision_90" not in row["confidence_intervals"]
+    by_class = format_class_table(metrics, precision_and_f1=True).splitlines()
+    assert "AP  R at P90  P at R90" in by_class[0]
+    assert by_class[2].split()[-5:-2] == ["83.3", "50.0", "66.7"]
+
+
 def test_intervals_hold_the_mean_of_test_sets_like_this_one():
     """30 classes of two kinds; of 100 intervals at 95 % about 89 to 100 hold it. docs/measures.md has more."""
     classes, images, draw = 30, 5, np.random.default_rng(5)
@@ -104,8 +126,9 @@ def test_probabilities_are_kept_of_all_rows_while_they_are_few(asked, most, kept
         found.add(rows, torch.tensor(labels[part]), logits[part])
     assert list(found.probabilities) == (["cls", "distillation", "teacher"] if kept is None else kept)
     for row in found.probabilities:
-        expected = ranking_measures(found.probabilities[row], labels, GROUPS)["classes"]["average_precision"]
-        assert found.average_precisions[row][:4].tolist() == pytest.approx(expected[:4])
+        expected = ranking_measures(found.probabilities[row], labels, GROUPS, at=0.9)["classes"]
+        for ours, of in zip(expected.values(), found.ranked[row].values(), strict=True):
+            assert of[:4].tolist() == pytest.approx(ours[:4])
     if "cls" in found.probabilities:
         np.testing.assert_allclose(found.probabilities["cls"], probabilities, rtol=1e-5)
 

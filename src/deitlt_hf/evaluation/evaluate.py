@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.class_prior import ClassPrior
 from deitlt_hf.evaluation.measures import EXPERTS, FUSED, MODEL, TEACHER, expert_metrics
-from deitlt_hf.evaluation.ranking import average_precisions
+from deitlt_hf.evaluation.ranking import class_ranking
 from deitlt_hf.long_tail_accuracy.scores import TOP
 from deitlt_hf.models.deit_lt.modeling_deit_lt import fused_logits
 
@@ -85,7 +85,7 @@ def evaluate_images(
         predictions.rows,
         predictions.teacher,
         predictions.in_top,
-        predictions.average_precisions,
+        predictions.ranked,
     )
     if prior is not None:
         metrics["class_prior"] = prior.shares.tolist()
@@ -277,10 +277,10 @@ class Predictions:
         return {row: kept.table().cpu().numpy() for row, kept in (self._probabilities or {}).items()}
 
     @property
-    def average_precisions(self) -> dict[str, np.ndarray]:
-        """Of the same rows, that of each class in percent `(classes,)`."""
+    def ranked(self) -> dict[str, dict[str, np.ndarray]]:
+        """Of the same rows, the measures that their probabilities order the images by, see `class_ranking`."""
         labels = self.labels
-        return {row: average_precisions(of, labels) for row, of in self.probabilities.items()}
+        return {row: class_ranking(of, labels) for row, of in self.probabilities.items()}
 
     @property
     def set_sizes(self) -> np.ndarray:

@@ -19,6 +19,7 @@ from deitlt_hf.long_tail_accuracy.scores import (
     ACCURACY,
     GROUPS,
     MEASURES,
+    RANKED,
     TABLES,
     Counter,
     Tally,
@@ -126,7 +127,7 @@ def expert_metrics(
     experts: Sequence[str] = EXPERTS,
     teacher: Any = None,
     in_top: Mapping[str, Any] | None = None,
-    average_precisions: Mapping[str, Any] | None = None,
+    ranked: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The result of an evaluation, from which the table, the figures and the model card are made.
 
@@ -141,19 +142,19 @@ def expert_metrics(
         teacher: class ids `(N,)` that the teacher predicts for the same images; by default there is no teacher.
         in_top: for each of `experts`, and for `"teacher"`, whether the true class is among the five with the largest
             logits, bool `(N,)`; without it there is no `top_5`.
-        average_precisions: by the same names that of each class, see `average_precisions`, in percent `(C,)`; without
-            it there is no `average_precision`.
+        ranked: by the same names, for each key of `RANKED` the percentages of the classes `(C,)`, as `class_ranking`
+            gives them; without it there are none of these measures.
 
     Returns:
         A dict that `json.dump` writes as it is: `num_images`, `class_names`, `class_counts` (training images),
         `test_counts` (test images per class), `groups`, and `experts`, which holds for each of them the percentages of
         `MEASURES` by key; in label order the lists `per_class`, accuracies, which are also the recalls,
-        `per_class_precision`, `per_class_f1`, `per_class_average_precision` if passed, `taken_for`, the class id that
-        most of the class's wrong predictions are, and `taken_for_images`, how many; and on request
-        `confidence_intervals`, lists `[low, high]` by the keys of the measures. None where there is no test image, or
-        no wrong one, or for the precision of a class that is never predicted; its F1 is 0. With a teacher also
-        `teacher`, its row of the same kind, and `against_teacher`, for each expert what `paired_differences` from the
-        teacher gives.
+        `per_class_precision`, `per_class_f1`, those of `ranked` as `per_class_average_precision` and so on,
+        `taken_for`, the class id that most of the class's wrong predictions are, and `taken_for_images`, how many; and
+        on request `confidence_intervals`, lists `[low, high]` by the keys of the measures. None where there is no test
+        image, or no wrong one, or for the precision of a class that is never predicted; its F1 is 0. With a teacher
+        also `teacher`, its row of the same kind, and `against_teacher`, for each expert what `paired_differences` from
+        the teacher gives.
 
     Raises:
         DeiTLTError: as for `grouped_accuracy`; `predictions` do not have a column for each of `experts`; `class_names`,
@@ -186,7 +187,7 @@ def expert_metrics(
     for row, ids in rows.items():
         with _users_mistakes():
             rows[row], class_ids, of_groups, num_classes = grouped_class_ids(ids, labels, members)
-        more = ((of or {}).get(row) for of in (in_top, average_precisions))
+        more = ((of or {}).get(row) for of in (in_top, ranked))
         counters[row] = Counter(rows[row], class_ids, num_classes, *more)
     tallies = {row: counter.count() for row, counter in counters.items()}
     described = {
@@ -218,8 +219,7 @@ def _of_classes(tally: Tally) -> dict[str, np.ndarray]:
         "per_class_precision": precision_of_classes(tally),
         "per_class_f1": f1_of_classes(tally),
     }
-    ranked = {} if tally.average_precision is None else {"per_class_average_precision": tally.average_precision}
-    return described | ranked
+    return described | {f"per_class_{key}": of for key, of in (tally.ranked or {}).items()}
 
 
 def _taken_for(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, list[int | None]]:
@@ -358,7 +358,7 @@ def format_class_table(
         own: the row, such as `"average"`, of the model's own prediction: the last column is the class that it most
             often takes the images for where it is wrong. Default: the first row.
         most: for more classes, only a line that says so. Default: a row for every class.
-        precision_and_f1: add columns for those of the model's own prediction. Default False.
+        precision_and_f1: add columns for those of the model's own prediction, and for those of `RANKED`. Default False.
 
     Returns:
         The lines. A mark, which the last line explains, is beside numbers of test images below ten.
@@ -378,8 +378,9 @@ def format_class_table(
     of_model = experts[own or next(iter(experts))]
     if precision_and_f1:
         columns |= {"precision": of_model["per_class_precision"], "F1": of_model["per_class_f1"]}
-        if "per_class_average_precision" in of_model:
-            columns |= {"average precision": of_model["per_class_average_precision"]}
+        for measure in RANKED:
+            if (ranked := of_model.get(f"per_class_{measure.key}")) is not None:
+                columns[measure.label.removeprefix("m")] = ranked  # mAP is the mean of AP
     heading, rows = class_rows(metrics, columns, of_model)
     marked = any(map(_are_few, metrics["test_counts"]))
     if marked:  # the numbers stand below each other, with their marks beside them

@@ -13,7 +13,7 @@ import numpy as np
 from deitlt_hf.errors import DeiTLTError, printable
 from deitlt_hf.evaluation.measures import aligned, describe_group, none_for_nan
 from deitlt_hf.long_tail_accuracy.intervals import Resampler
-from deitlt_hf.long_tail_accuracy.scores import GROUPS, mean_of_classes
+from deitlt_hf.long_tail_accuracy.scores import AT, GROUPS, RANKED, mean_of_classes
 
 MOST_NUMBERS = 100_000_000  # of images x classes: 400 MB
 MOST_RESAMPLED = 3_000_000_000  # of images x classes x resamples: a minute
@@ -25,7 +25,7 @@ def ranking_measures(
     probabilities: np.ndarray,
     labels: np.ndarray,
     groups: Mapping[str, Sequence[int]],
-    at: float = 0.9,
+    at: float = AT,
     num_resamples: int = 0,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def ranking_measures(
         raise DeiTLTError(f"at is {at:g}; pass a precision or recall above 0 and up to 1, such as 0.9")
     probabilities, labels = np.asarray(probabilities), np.asarray(labels)
     num_classes = probabilities.shape[1]
-    curves = [_Curve(probabilities[:, label], labels == label) for label in range(num_classes)]
+    curves = _curves(probabilities, labels)
     rows = np.array([curve.measures(at) for curve in curves]).T
     members = {"all": list(range(num_classes))} | {name: list(groups[name]) for name in GROUPS}
     weights = np.isin(np.arange(num_classes), labels).astype(float)
@@ -79,17 +79,15 @@ def check_numbers(images: int, classes: int) -> None:
         )
 
 
-def average_precisions(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Average precision of each class against the rest in percent, `(C,)`, nan without test images.
+def class_ranking(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """The measures of `RANKED` of each class against the rest, by key, in percent `(C,)`; nan without test images.
 
     Args:
         probabilities: `(N, C)`.
         labels: true class ids `(N,)`.
     """
-    ones = np.ones((1, len(labels)))
-    return np.array(
-        [_Curve(scores, labels == label).average_precision(ones)[0] for label, scores in enumerate(probabilities.T)]
-    )
+    rows = np.array([curve.measures(AT) for curve in _curves(probabilities, labels)]).T
+    return {measure.key: row for measure, row in zip(RANKED, rows, strict=True)}
 
 
 class _Curve:
@@ -101,6 +99,7 @@ class _Curve:
         self._ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # the last of each step
 
     def measures(self, at: float) -> tuple[float, float, float]:
+        """Average precision, recall at the precision `at`, and precision at the recall `at`, in percent."""
         hits, precision = self._steps(np.ones((1, len(self._order))))
         total = hits[0, -1]
         if not total:
@@ -124,6 +123,10 @@ class _Curve:
         hits = np.cumsum(sorted_weights * self._positive, axis=1)[:, self._ends]
         taken = np.cumsum(sorted_weights, axis=1)[:, self._ends]
         return hits, np.divide(hits, taken, out=np.zeros_like(hits), where=taken > 0)
+
+
+def _curves(probabilities: np.ndarray, labels: np.ndarray) -> list[_Curve]:
+    return [_Curve(scores, labels == label) for label, scores in enumerate(probabilities.T)]
 
 
 def _means(row: np.ndarray, weights: np.ndarray, members: Mapping[str, Sequence[int]]) -> dict[str, float]:

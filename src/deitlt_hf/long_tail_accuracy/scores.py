@@ -16,6 +16,7 @@ USUAL_THRESHOLDS = (100, 20)
 TABLES = ACCURACY, MORE = "accuracy", "more"  # in which measures are shown
 TOP = 5
 FEWEST_CLASSES_OF_TOP = 10  # with fewer, the true class is among the five too easily to say anything
+AT = 0.9  # the precision at which a recall is measured, and the recall at which a precision is
 
 
 def groups_by_count(
@@ -125,7 +126,7 @@ class Tally(NamedTuple):
     predicted: np.ndarray  # images of whatever class that are predicted as the class
     weights: np.ndarray  # of the class in a mean over classes: 1, or 0 without test images; see `Resampler`
     in_top: np.ndarray | None = None  # test images whose class is among the five with the largest logits
-    average_precision: np.ndarray | None = None  # of the class's probabilities, in percent; not of resamples
+    ranked: Mapping[str, np.ndarray] | None = None  # by the keys of `RANKED`, in percent; not of resamples
 
 
 Members = Mapping[str, np.ndarray]
@@ -204,15 +205,31 @@ def _macro_f1(tally: Tally, members: Members) -> np.ndarray:
     return mean_of_classes(f1_of_classes(tally), tally.weights)
 
 
-def _mean_average_precision(tally: Tally, members: Members) -> np.ndarray | None:
-    return None if tally.average_precision is None else mean_of_classes(tally.average_precision, tally.weights)
-
-
 def _worst_class(tally: Tally, members: Members) -> np.ndarray:
     accuracy = np.where(tally.weights > 0, percent(tally.correct, tally.images), np.inf).min(-1)
     return np.where(np.isinf(accuracy), np.nan, accuracy)
 
 
+def _of_ranking(key: str, label: str, name: str, metric_type: str) -> Measure:
+    """A mean over classes of what the order of the images by the class's probability gives.
+
+    It has no interval, for resamples would need a sort for each class; `ranking_measures` has those of mAP.
+    """
+
+    def mean(tally: Tally, members: Members) -> np.ndarray | None:
+        return None if tally.ranked is None else mean_of_classes(tally.ranked[key], tally.weights)
+
+    return Measure(
+        key, label, name, mean, table=MORE, metric_type=metric_type, is_linear=False, fewest_images=sys.maxsize,
+        of_class_ids=False,
+    )  # fmt: skip
+
+
+RANKED = [
+    _of_ranking("average_precision", "mAP", "Mean average precision", "average_precision"),
+    _of_ranking("recall_at_precision_90", "R at P90", "Mean recall at 90 % precision", "recall"),
+    _of_ranking("precision_at_recall_90", "P at R90", "Mean precision at 90 % recall", "precision"),
+]
 MEASURES = [
     Measure("overall", "overall", "Accuracy, overall", _of_all_images, of_images=True),
     *map(_of_group, GROUPS),
@@ -222,11 +239,8 @@ MEASURES = [
         "worst_class", "worst", "Accuracy, worst class", _worst_class, table=MORE, is_linear=False, fewest_images=50
     ),  # with 20 images per class the interval held the value of other test images in 75 of 100 cases
     Measure("top_5", "top-5", "Accuracy, top 5", _in_top, of_images=True, table=MORE, of_class_ids=False),
-    Measure(
-        "average_precision", "mAP", "Mean average precision", _mean_average_precision, table=MORE,
-        metric_type="average_precision", is_linear=False, fewest_images=sys.maxsize, of_class_ids=False,
-    ),  # resamples would need a sort for each class; `ranking_measures` has its intervals
-]  # fmt: skip
+    *RANKED,
+]
 
 
 def measured(tally: Tally, members: Members, measures: Sequence[Measure] | None = None) -> dict[str, np.ndarray]:
@@ -239,8 +253,8 @@ class Counter:
     """Counts a model's predictions per class, with weights of the images.
 
     `predictions` and `labels` are class ids int64 `(N,)`; a prediction that is no class counts as wrong. `in_top` says
-    of each image whether its class is among the five with the largest logits, bool `(N,)`. `average_precision` is that
-    of each class in percent, `(classes,)`, which only the tally of all images has.
+    of each image whether its class is among the five with the largest logits, bool `(N,)`. `ranked` has for each key of
+    `RANKED` the percentages of the classes, `(classes,)`, which only the tally of all images has.
     """
 
     def __init__(
@@ -249,13 +263,13 @@ class Counter:
         labels: np.ndarray,
         num_classes: int,
         in_top: np.ndarray | None = None,
-        average_precision: np.ndarray | None = None,
+        ranked: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self._images = _SumBy(labels, num_classes)
         self._correct = _SumBy(np.where(predictions == labels, labels, -1), num_classes)
         self._predicted = _SumBy(predictions, num_classes)
         self._in_top = None if in_top is None else _SumBy(np.where(in_top, labels, -1), num_classes)
-        self._average_precision = average_precision
+        self._ranked = ranked
 
     def count(self, weights: np.ndarray | None = None, class_weights: np.ndarray | None = None) -> Tally:
         """The tally of images with weights `(..., N)` and of classes `(..., classes)`; each is 1 by default."""
@@ -263,8 +277,7 @@ class Counter:
         images, correct, predicted, in_top = (of if of is None else of(weights) for of in sums)
         counted = images > 0
         of_classes = counted if class_weights is None else class_weights
-        average_precision = self._average_precision if weights is None else None
-        return Tally(images, correct, predicted, of_classes, in_top, average_precision)
+        return Tally(images, correct, predicted, of_classes, in_top, self._ranked if weights is None else None)
 
 
 class _SumBy:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, precision_recall_curve
 from small_vits import KINDS, make_vit
 
 from deitlt_hf import (
@@ -69,6 +69,18 @@ def numbers(value) -> list[float]:
     return [value] if isinstance(value, int | float) else []
 
 
+def ranking(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, list[float]]:
+    """The ranking measures of each class in percent, by scikit-learn."""
+    rows = np.full((3, probabilities.shape[1]), np.nan)
+    for label in np.unique(labels):
+        positive, scores = labels == label, probabilities[:, label]
+        precision, recall = (of[:-1] for of in precision_recall_curve(positive, scores)[:2])  # the last is no threshold
+        at = recall[precision >= 0.9].max(initial=0), precision[recall >= 0.9].max()
+        rows[:, label] = 100 * average_precision_score(positive, scores), *(100 * of for of in at)
+    keys = "average_precision", "recall_at_precision_90", "precision_at_recall_90"
+    return dict(zip(keys, rows.tolist(), strict=True))
+
+
 @pytest.fixture(scope="module")
 def student():
     return make_vit("DeiT-LT")
@@ -89,19 +101,11 @@ def test_predictions_are_those_of_an_evaluation(analysis, student, images):
     with torch.inference_mode():
         output = student.eval()(images[0])
     logits = {"average": output.logits, "cls": output.cls_logits, "distillation": output.distillation_logits}
-    ranked = {
-        row: [
-            100 * average_precision_score(labels == label, of[:, label]) if (labels == label).any() else np.nan
-            for label in range(len(names))
-        ]
-        for row, of in ((row, of.softmax(-1).numpy()) for row, of in logits.items())
-    }
-    metrics = expert_metrics(
-        predictions, labels, CLASSES["class_counts"], CLASSES["groups"], names, average_precisions=ranked
-    )
+    ranked = {row: ranking(of.softmax(-1).numpy(), labels) for row, of in logits.items()}
+    metrics = expert_metrics(predictions, labels, CLASSES["class_counts"], CLASSES["groups"], names, ranked=ranked)
     for row, measured in metrics["experts"].items():
         of_record = analysis.record["experts"][row]
-        for key in ("average_precision", "per_class_average_precision"):
+        for key in [f"{prefix}{key}" for key in ranked[row] for prefix in ("", "per_class_")]:
             assert of_record[key] == pytest.approx(measured[key])
             measured[key] = of_record[key]  # the rest is equal, not nearly so
     assert {name: analysis.record[name] for name in metrics} == metrics

@@ -179,7 +179,7 @@ def _make_record(
         experts=rows,
         teacher=teachers,
         in_top=found.in_top,
-        average_precisions=found.average_precisions,
+        ranked=found.ranked,
     )
     experts, groups = metrics["experts"], metrics["groups"]
     ids_of = dict(zip(rows, predictions.T, strict=True))
