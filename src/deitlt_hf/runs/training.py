@@ -37,6 +37,7 @@ from deitlt_hf.runs.profiling import StepProfile, profile_training
 from deitlt_hf.runs.selection import check_selection
 from deitlt_hf.runs.settings import say_what_is_unused
 from deitlt_hf.runs.student_models import StudentArguments, check_shape, load_start, student_config
+from deitlt_hf.runs.trackers import open_trackers
 from deitlt_hf.teachers.build import (
     check_architecture,
     has_cosine_classifier,
@@ -156,7 +157,8 @@ def run_teacher(data: TrainingDataArguments, teacher: TeacherArguments, args: Te
     images = load_images_to_train(data, checkpoint)
     check_selection(args, images)
     trainer = make_teacher_trainer(data, teacher, args, images)
-    with claimed_directory(trainer, [data, teacher, args], checkpoint, data_record(images, sources)):
+    record = data_record(images, sources)
+    with claimed_directory(trainer, [data, teacher, args], checkpoint, record), open_trackers(trainer) as report:
         seconds = _train(trainer, images, checkpoint)
         save_model(trainer)
         # What a run reports is what `deitlt evaluate` finds in its files.
@@ -174,6 +176,7 @@ def run_teacher(data: TrainingDataArguments, teacher: TeacherArguments, args: Te
         metrics = {"split": "test", "accuracy": accuracies} | metrics
         if args.should_save:
             write_json(Path(args.output_dir) / METRICS_FILE, metrics)
+        report(metrics)
         finish_run(trainer, images, sources, seconds, checkpoint)
     return metrics
 
@@ -285,7 +288,8 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
         num_workers=args.dataloader_num_workers,
         teacher=trainer.teacher,
     )
-    with claimed_directory(trainer, [data, student, args], checkpoint, data_record(images, sources)):
+    record = data_record(images, sources)
+    with claimed_directory(trainer, [data, student, args], checkpoint, record), open_trackers(trainer) as report:
         seconds = _train(trainer, images, checkpoint)
         save_model(trainer)
         # What a run reports is what `deitlt evaluate` finds in its files.
@@ -297,6 +301,7 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
         result = RunResult(metrics, trainer.state.log_history)
         if args.should_save:
             save_result(result, args.output_dir)
+        report(metrics, Path(args.output_dir) / REPORT_FILE)
         finish_run(trainer, images, sources, seconds, checkpoint, taught)
     return result
 

@@ -15,7 +15,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import SchedulerType
 
 from deitlt_hf.durable.trainer import DurableTrainingArguments
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.errors import DeiTLTError, notice
 from deitlt_hf.evaluation.measures import check_best_measure, logged_measures
 from deitlt_hf.losses.by_name import CLS_LOSSES, TEACHER_LOSSES
 from deitlt_hf.losses.distillation import DISTILLATION_TYPES
@@ -172,6 +172,7 @@ class LongTailTrainingArguments(DurableTrainingArguments):
             one_of("torch_compile_backend", self.torch_compile_backend.lower(), _COMPILERS)
         if self.torch_compile_mode is not None:
             one_of("torch_compile_mode", self.torch_compile_mode, _COMPILER_MODES)
+        asks_for_all = self.report_to in ("all", ["all"])
         with _in_one_line():
             super().__post_init__()
         if self.fsdp and self.world_size == 1:
@@ -187,6 +188,11 @@ class LongTailTrainingArguments(DurableTrainingArguments):
                 f"drw_start_epoch {self.drw_start_epoch} is beyond the last epoch; pass one below num_train_epochs "
                 f"({self.num_train_epochs:g}), or none for no re-weighting"
             )
+        if asks_for_all and not self.report_to:
+            notice("report_to all: no tracker is installed, so nothing is tracked; pip install tensorboard, for one")
+        if self.trackio_static_space_id is None:
+            # Or Trackio would answer a push of the model by publishing the log too, in a Space that nobody asked for.
+            self.trackio_static_space_id = False
         for callback in self.report_to:
             with _in_one_line(f"report_to {callback}: ", "; or pass --report_to none"):
                 get_reporting_integration_callbacks([callback])[0]()  # each fails here if its package is missing
