@@ -50,7 +50,7 @@ _NAMES = {
     Range(0, 1): "distillation_alpha ema_decay paco_momentum",
     Range(0, 1, below=True): "class_balanced_beta label_smoothing_factor adam_beta1 adam_beta2 momentum drop_path_rate",
     Range(0, 1, above=True): "at",
-    Range(0, 1e6, above=True): "num_train_epochs",
+    Range(0, 1e6, above=True): "num_train_epochs teacher_epochs",
     Range(0, 2**32 - 1): "seed data_seed",  # the seeds that numpy takes
     Range(0, 1, above=True, below=True): "validation_fraction",
     # Of models and images; the largest student of the paper has 224 pixels, 12 layers and a hidden size of 768.

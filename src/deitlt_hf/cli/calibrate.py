@@ -59,15 +59,16 @@ def run(argv: Sequence[str]) -> None:
     student_to_change(source, "fused")  # before the images are read
     validation, images, taken = load_validation(data, choice, source)
     found = calibrate(source, validation, images, data, taken=taken, batch_size=options.batch_size)
-    _print(found)
+    say_fit(found)
+    _print_table(found)
     print(f"\n{printable(source)} now answers with the fused prediction; changed: {', '.join(found.changed)}")
     print(f"to take it back: deitlt calibrate {printable(source)} --undo")
     say_next(*after_measuring(source))
 
 
-def _print(found: Calibration) -> None:
-    """What was fitted, how the kinds compared in cross-validation, and the table of the test split."""
-    from deitlt_hf.evaluation.measures import EXPERT_LABELS, FUSED, format_table
+def say_fit(found: Calibration) -> None:
+    """Print what was fitted, and how the kinds compared in cross-validation."""
+    from deitlt_hf.evaluation.measures import EXPERT_LABELS
 
     fit, images = found.fit, [count for count in found.class_images if count]
     print(f"Fitted on {counted(sum(images), 'image')}, {min(images)} to {max(images)} of a class: {found.taken}")
@@ -76,6 +77,11 @@ def _print(found: Calibration) -> None:
         print(f"loss in cross-validation ({fit.folds} folds): {', '.join(losses)}; taken: {fit.kind}")
     shares = ", ".join(f"{EXPERT_LABELS[expert]} {100 * share:.0f} %" for expert, share in fit.shares.items())
     print(f"shares: {shares}; temperature {fit.temperature:.2f}")
+
+
+def _print_table(found: Calibration) -> None:
+    from deitlt_hf.evaluation.measures import EXPERT_LABELS, FUSED, format_table
+
     if found.test is not None:
         print(f"\nAccuracy in percent on {counted(found.test.metrics['num_images'], 'test image')}:\n")
         print(format_table(found.test.metrics, FUSED))

@@ -19,6 +19,7 @@ from deitlt_hf.cli.calibrate import CalibrateArguments
 from deitlt_hf.cli.compare import CompareArguments
 from deitlt_hf.cli.data_inspect import InspectArguments
 from deitlt_hf.cli.evaluate import EvaluateArguments
+from deitlt_hf.cli.fit import FitArguments
 from deitlt_hf.cli.flags import FLAGS_FILE
 from deitlt_hf.cli.parsing import DataclassParser, accept_none
 from deitlt_hf.data.arguments import TrainingDataArguments
@@ -47,6 +48,7 @@ _OF_COMMANDS = (
     AnalyzeArguments,
     CalibrateArguments,
     CompareArguments,
+    FitArguments,
     InspectArguments,
 )
 # What a setting may be, as the dataclasses and models check it, under the name that their message has.

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from deitlt_hf import __version__
 from deitlt_hf.cli.console import notices_once
 from deitlt_hf.cli.offline import offline_where_the_hub_is_silent
-from deitlt_hf.cli.resuming import resume_command
+from deitlt_hf.cli.resuming import resume_command, same_command
 from deitlt_hf.durable.signals import Stopped, signals_end_runs
 from deitlt_hf.errors import DeiTLTError
 
 COMMANDS = {
     "demo": "train and evaluate on handwritten digits, in under five minutes on two cores",
+    "fit": "from a folder of images to a calibrated student: plan, teacher, student, evaluation, card",
     "teacher": "train a CNN teacher",
     "train": "train a DeiT-LT student",
     "evaluate": "accuracy of a student's experts on head, mid and tail classes",
@@ -35,7 +36,7 @@ COMMANDS = {
     "recipes": "list the settings that come with the package, or print one",
 }
 
-_TRAINING = ("teacher", "train")
+_TRAINING = ("teacher", "train", "fit")
 # Errors of a disk that is full, read-only or of another user: one line tells the user what to fix.
 _OF_THE_DISK = {getattr(errno, name) for name in "ENOSPC EDQUOT EFBIG EROFS EACCES ENOTDIR EPERM EBUSY".split()}
 
@@ -103,6 +104,8 @@ def _reader_has_enough() -> bool:
 
 def _way_back(error: BaseException, arguments: Sequence[str]) -> str:
     """How to continue a stopped training."""
+    if arguments[0] == "fit" and not isinstance(error, OSError):
+        return f"; go on with: {same_command(arguments)}"
     remains = getattr(error, "remains", None)
     if remains is None or arguments[0] not in _TRAINING:
         return ""

@@ -35,6 +35,17 @@ def resume_command(arguments: Sequence[str], checkpoint: str) -> str:
     )
 
 
+def same_command(arguments: Sequence[str]) -> str:
+    """A command line for a shell that does the same again, but replaces nothing; for `deitlt fit`."""
+    kept, drops = [], False
+    for word in arguments:
+        if word.startswith("--"):
+            drops = word[2:].split("=")[0].replace("-", "_") in {"overwrite"} | _NEVER_SHOWN
+        if not drops:
+            kept.append(word)
+    return shlex.join([*_program(), *kept])
+
+
 def _program() -> list[str]:
     """The words before the subcommand: a launcher's with all of its options, such as the number of processes."""
     import psutil

@@ -9,7 +9,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from deitlt_hf.cli.console import quiet_libraries
-from deitlt_hf.data.arguments import DataArguments, load_images
+from deitlt_hf.data.arguments import DataArguments, Images, load_images
 from deitlt_hf.data.inspection import Inspection, inspect_dataset
 from deitlt_hf.data.readable import SKIP_HINT
 from deitlt_hf.data.suggestion import Suggestion, format_suggestion
@@ -34,7 +34,14 @@ def settings_for_data(suggest: Suggest, data: DataArguments, given: Mapping[str,
 
 def _inspect_and_show(suggest: Suggest, data: DataArguments, given: Mapping[str, Any]) -> dict[str, Any]:
     quiet_libraries()
-    images = load_images(data)
+    suggestion = suggest(inspect_to_train(load_images(data)), given)
+    print(f"Settings for {data.data}. Override one with a flag, or pass --recipe to replace them all.\n")
+    print(format_suggestion(suggestion) + "\n", flush=True)
+    return suggestion.settings
+
+
+def inspect_to_train(images: Images) -> Inspection:
+    """The inspection of a training's images; damaged ones are refused."""
     splits = {"train": images.train, "test": images.test}
     splits |= {} if images.validation is None else {"validation": images.validation}
     inspection = inspect_dataset(splits, groups=images.class_groups)
@@ -44,7 +51,4 @@ def _inspect_and_show(suggest: Suggest, data: DataArguments, given: Mapping[str,
             f"{counted(inspection.unreadable, 'image')} cannot be read: "
             f"{'; '.join(inspection.first_unreadable + more)}; {SKIP_HINT}"
         )
-    suggestion = suggest(inspection, given)
-    print(f"Settings for {data.data}. Override one with a flag, or pass --recipe to replace them all.\n")
-    print(format_suggestion(suggestion) + "\n", flush=True)
-    return suggestion.settings
+    return inspection

@@ -1,4 +1,4 @@
-"""What `deitlt train` and `deitlt teacher` share: their help, and mistakes that are refused before torch is loaded."""
+"""What `deitlt train`, `teacher` and `fit` share: their help, and mistakes that are refused before torch is loaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from deitlt_hf.cli.flag_parser import Help
 from deitlt_hf.cli.flags import check_data_is_there, check_flags
-from deitlt_hf.errors import check_is_there
+from deitlt_hf.errors import DeiTLTError, check_is_there
 from deitlt_hf.recipes import load_recipe
 
 _DATA = (
@@ -25,6 +25,7 @@ _OTHERS = {
     "TrainingDataArguments": "data",
     "StudentArguments": "student",
     "TeacherArguments": "teacher",
+    "FitArguments": "teacher",
     "DeiTLTTrainingArguments": "more of the method",
     "TeacherTrainingArguments": "more of the method",
     "LongTailTrainingArguments": "more of the training",
@@ -34,6 +35,17 @@ _OTHERS = {
 # Of training on texts: the trainers refuse the first two, without which the others have no effect.
 _HIDDEN = frozenset({"neftune_noise_alpha", "use_liger_kernel", "liger_kernel_config", "length_column_name"})
 
+# Flags of `deitlt train` that `deitlt fit` refuses, and what to do instead.
+NOT_FOR_FIT = {
+    "data": "name the data without a flag, as in `deitlt fit pictures`",
+    **dict.fromkeys(("resume", "resume_from_checkpoint"), "the same command goes on where it stopped; leave it out"),
+    "profile": "it profiles one training; pass it to `deitlt train`",
+    **dict.fromkeys(
+        ("push_to_hub", "hub_model_id", "hub_revision"),
+        "the model is finished after its training; push it at the end with `deitlt push`",
+    ),
+}
+
 _LAYOUTS = {
     "train": Help(
         {"data": _DATA, "student": _STUDENT, "teacher": _STUDENTS_TEACHER, "time": _TIME, "output": _OUTPUT},
@@ -41,6 +53,17 @@ _LAYOUTS = {
         _HIDDEN,
     ),
     "teacher": Help({"data": _DATA, "teacher": _TEACHER, "time": _TIME, "output": _OUTPUT}, _OTHERS, _HIDDEN),
+    "fit": Help(
+        {
+            "data": _DATA.removeprefix("data "),
+            "student": _STUDENT,
+            "teacher": f"{_STUDENTS_TEACHER} teacher_epochs",
+            "time": _TIME,
+            "output": "output_dir overwrite",
+        },
+        _OTHERS,
+        _HIDDEN | NOT_FOR_FIT.keys(),
+    ),
 }
 
 
@@ -49,24 +72,45 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", help="name of a recipe (see `deitlt recipes`) or a YAML file")
 
 
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", metavar="DATA", nargs="?", help="a folder of images, a table of them, a name or a hub id"
+    )
+
+
+_USAGES = {"fit": ("DATA [options]", _add_source)}
+
+
 def check_training(
     command: str, description: str, dataclasses: Sequence[str], argv: Sequence[str]
 ) -> argparse.Namespace:
     """Show the help that `argv` asks for, or refuse what it alone shows to be wrong; returns what is given."""
     layout = _LAYOUTS[command]
-    given = check_flags(
-        command, "[--recipe RECIPE] [options]", description, dataclasses, argv, add_recipe, layout=layout
-    )
+    usage, add_others = _USAGES.get(command, ("[--recipe RECIPE] [options]", add_recipe))
+    given = check_flags(command, usage, description, dataclasses, argv, add_others, layout=layout)
     if "metric_for_best_model" in given:
         from deitlt_hf.evaluation.measures import check_best_measure, logged_measures  # loads NumPy
 
-        is_student = command == "train"
+        is_student = command != "teacher"
         # The arguments refuse measures of averaged weights where these are not evaluated.
         check_best_measure(given.metric_for_best_model, logged_measures(is_student, averaged=is_student))
     for name in ("teacher", "init_from"):
         check_is_there(getattr(given, name, None))
     if "recipe" in given:
         load_recipe(given.recipe)
+    if command == "fit":
+        _check_fit(given)
     if "data" in given:
         check_data_is_there(given.data)
     return given
+
+
+def _check_fit(given: argparse.Namespace) -> None:
+    """Refuse flags that a whole run cannot have, and take the data from the first word as `data`."""
+    for name, instead in NOT_FOR_FIT.items():
+        if name in given:
+            raise DeiTLTError(f"--{name} is no flag of `deitlt fit`: {instead}")
+    if getattr(given, "source", None) is None:
+        raise DeiTLTError("no data are named; pass a folder of images, as in `deitlt fit pictures`")
+    given.data = given.source
+    del given.source

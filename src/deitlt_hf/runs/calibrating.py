@@ -40,6 +40,10 @@ MEASURED_RULES = {"precision": 0.95, "coverage": 0.9}  # on the test split, for 
 _WITH_EXPERTS = ("experts", "against_teacher")  # parts of the metrics that have a row for each expert
 
 
+class NoBetterFusionError(DeiTLTError):
+    """Cross-validation shows no fusion that is better than the plain average; nothing was changed."""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What `calibrate` fitted, on which images, and what it measured."""
@@ -183,7 +187,7 @@ def _check_is_better(fit: Fit, source: str, images: int) -> None:
     if not found:
         notice("no class has two validation images, so nothing shows that the fused prediction is better")
     elif found[fit.kind].loss > found[AVERAGE].loss:
-        raise DeiTLTError(
+        raise NoBetterFusionError(
             f"on {counted(images, 'validation image')} no fusion is better than the plain average in cross-validation "
             f"(loss {found[fit.kind].loss:.3f}, average {found[AVERAGE].loss:.3f}); {source} stays as it is, pass more "
             "images"

@@ -1,25 +1,28 @@
-"""Says after a few steps how long a training will take on this machine, and what it needs."""
+"""How long a training will take on this machine: before it begins, and after its first steps with what it needs."""
 
 from __future__ import annotations
 
 import shutil
 import time
 from collections.abc import Iterable
+from copy import copy
+from dataclasses import dataclass
 
 import psutil
 import torch
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from deitlt_hf.errors import counted
-from deitlt_hf.runs.profiling import warm_up_steps
+from deitlt_hf.runs.profiling import batches_ahead, train_for_the_clock, warm_up_steps
 from deitlt_hf.training.long_tail import LongTailTrainer
 
 TIMED_STEPS = 10  # at least, and for so many seconds, unless the training is shorter
 TIMED_SECONDS = 10.0
 SHORT = 10.0  # seconds of a training that needs no estimate
 LONG = 3600.0  # seconds on a CPU, from which on the estimate says what would make it shorter
+FEW_STEPS, FEW_SECONDS = 20, 3.0  # what a training is timed for before it begins, whichever is over first
 EVALUATED = 1 / 3  # of the time of a training image: there is no backward pass
 
 
@@ -53,14 +56,12 @@ class TimeEstimate(TrainerCallback):
                 self._say(seconds / timed, state.max_steps - state.global_step, optimizer)
 
     def _now(self) -> float:
-        if self._trainer.args.device.type == "cuda":
-            torch.cuda.synchronize(self._trainer.args.device)
-        return time.perf_counter()
+        return clock(self._trainer.args.device)
 
     def _say(self, step: float, steps_left: int, optimizer: torch.optim.Optimizer) -> None:
         trainer, args = self._trainer, self._trainer.args
         images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        evaluated = self._evaluations() * len(trainer.eval_dataset) + self._test_images
+        evaluated = evaluations(args, trainer.state) * len(trainer.eval_dataset) + self._test_images
         evaluation = evaluated * EVALUATED * step / images
         whole = step * steps_left + evaluation
         if whole < SHORT or not trainer.is_world_process_zero():
@@ -77,15 +78,6 @@ class TimeEstimate(TrainerCallback):
                 "pretrained start (--init_from); or a GPU"
             )
         tqdm.write("\n".join(lines))  # above the progress bar
-
-    def _evaluations(self) -> int:
-        """How often the validation images, or the test images, are evaluated during the rest of the training."""
-        args, state = self._trainer.args, self._trainer.state
-        if args.eval_strategy == IntervalStrategy.EPOCH:
-            return round(state.num_train_epochs - (state.epoch or 0))
-        if args.eval_strategy == IntervalStrategy.STEPS and state.eval_steps:
-            return (state.max_steps - state.global_step) // state.eval_steps
-        return 0
 
     def _memory(self) -> str:
         """What a process takes by now."""
@@ -114,6 +106,75 @@ class TimeEstimate(TrainerCallback):
         if args.save_strategy == SaveStrategy.STEPS and state.save_steps:
             return state.max_steps // state.save_steps
         return state.num_train_epochs
+
+
+@dataclass(frozen=True)
+class TrainingTime:
+    """What a training will take on this machine, before it begins."""
+
+    steps: int
+    step: float  # seconds of one
+    images: int  # of a step, over all processes
+    evaluated: int  # images, during the training and after it
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole training, evaluations included."""
+        return self.step * (self.steps + EVALUATED * self.evaluated / self.images)
+
+
+def time_training(trainer: LongTailTrainer, test_images: int) -> TrainingTime:
+    """Time a few steps of a training that is to come, in seconds; the trainer cannot be used afterwards.
+
+    Args:
+        trainer: whose output directory nothing is written into.
+        test_images: that will be evaluated after the training.
+    """
+    args = copy(trainer.args)
+    steps = _FewSteps(args)
+    train_for_the_clock(trainer, steps)
+    images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    evaluated = evaluations(args, trainer.state) * len(trainer.eval_dataset) + test_images
+    return TrainingTime(trainer.state.max_steps, steps.seconds, images, evaluated)
+
+
+class _FewSteps(TrainerCallback):
+    """Stops a training after a few steps, and knows what one of them took."""
+
+    def __init__(self, args: TrainingArguments) -> None:
+        self._warm_up, self._device = 1 + batches_ahead(args), args.device
+        self._times: list[float] = []
+
+    @property
+    def seconds(self) -> float:
+        """Of a step after the warm-up; of a training that is shorter than that, of any."""
+        first = min(self._warm_up, len(self._times) - 2)
+        return (self._times[-1] - self._times[first]) / (len(self._times) - 1 - first)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._times.append(clock(self._device))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._times.append(clock(self._device))
+        timed = len(self._times) - 1 - self._warm_up
+        long_enough = timed >= 2 and self._times[-1] - self._times[self._warm_up] >= FEW_SECONDS
+        control.should_training_stop |= long_enough or timed >= FEW_STEPS
+
+
+def evaluations(args: TrainingArguments, state: TrainerState) -> int:
+    """How often the validation images, or the test images, are evaluated during the rest of a training."""
+    if args.eval_strategy == IntervalStrategy.EPOCH:
+        return round(state.num_train_epochs - (state.epoch or 0))
+    if args.eval_strategy == IntervalStrategy.STEPS and state.eval_steps:
+        return (state.max_steps - state.global_step) // state.eval_steps
+    return 0
+
+
+def clock(device: torch.device) -> float:
+    """The time in seconds, when a GPU has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def duration(seconds: float) -> str:

@@ -68,18 +68,11 @@ def profile_training(trainer: LongTailTrainer, steps: int = 20, checkpoint: str 
     Nothing is evaluated or saved. The trainer's model is changed by these steps.
     """
     args = trainer.args
-    args.save_strategy, args.eval_strategy, args.eval_on_start = SaveStrategy.NO, IntervalStrategy.NO, False
-    args.load_best_model_at_end, args.rewind_at_non_finite, trainer.writes_checkpoints = False, 0, False
-    for callback in list(trainer.callback_handler.callbacks):
-        if isinstance(callback, PrinterCallback | ProgressCallback):  # they show the progress of a whole training
-            trainer.remove_callback(callback)
     profiler = _ProfileSteps(steps, args)
-    trainer.add_callback(profiler)
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        train_for_the_clock(trainer, profiler, checkpoint)
     finally:
         profiler.close()
-        trainer.remove_callback(profiler)
     if profiler.steps_done < profiler.total:
         smallest = profiler.total - steps + 1
         smaller = "a smaller profile or more" if profiler.steps_done >= smallest else "more"
@@ -96,6 +89,21 @@ def profile_training(trainer: LongTailTrainer, steps: int = 20, checkpoint: str 
         busy=profiler.busy,
         trace=_write_trace(profiler.trace, Path(args.output_dir)) if args.should_save else None,
     )
+
+
+def train_for_the_clock(trainer: LongTailTrainer, callback: TrainerCallback, checkpoint: str | None = None) -> None:
+    """Train until a callback stops it, without evaluating, saving, or showing the progress of a whole training."""
+    args = trainer.args
+    args.save_strategy, args.eval_strategy, args.eval_on_start = SaveStrategy.NO, IntervalStrategy.NO, False
+    args.load_best_model_at_end, args.rewind_at_non_finite, trainer.writes_checkpoints = False, 0, False
+    for other in list(trainer.callback_handler.callbacks):
+        if isinstance(other, PrinterCallback | ProgressCallback):
+            trainer.remove_callback(other)
+    trainer.add_callback(callback)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        trainer.remove_callback(callback)
 
 
 def warm_up_steps(args: TrainingArguments) -> int:
