@@ -33,6 +33,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     RUN_FILE: {
         **dict.fromkeys(("data", "hub_ids", "versions", "teacher", "training"), dict),
         **dict.fromkeys(("data.name", "data.kind"), str),
+        "data.benchmark_tasks": list,
     },
     CALIBRATION_FILE: {
         "split": str,

@@ -100,7 +100,12 @@ def test_of_many_classes_the_ends_are_shown_and_the_papers_groups_kept() -> None
 def test_the_directory_is_loaded_by_plain_datasets_with_its_names(tmp_path: Path) -> None:
     built = _built("cifar10-lt", [5, 2, 1], ["cat", "dog", "eel"])
     write_dataset(built, tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "class_counts.png", "data"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "class_counts.png",
+        "data",
+        "eval.yaml",
+    ]
     loaded = datasets.load_dataset(str(tmp_path / "out"))
     assert {name: split.num_rows for name, split in loaded.items()} == {"train": 8, "test": 3}
     assert loaded["train"].features == built.splits["train"].features
@@ -115,7 +120,7 @@ def test_an_empty_directory_is_filled_though_a_shell_is_in_it(tmp_path: Path, mo
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     write_dataset(_built("cifar10-lt", [2, 1]), ".")
-    assert sorted(path.name for path in Path().iterdir()) == ["README.md", "class_counts.png", "data"]
+    assert sorted(path.name for path in Path().iterdir()) == ["README.md", "class_counts.png", "data", "eval.yaml"]
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
@@ -150,7 +155,13 @@ def test_pushing_makes_the_data_set_and_replaces_old_shards(tmp_path: Path, monk
         assert hub.repos["datasets", "me/x"].private
         expected = {path.relative_to(second).as_posix(): path.read_bytes() for path in second.rglob("*.*")}
         assert hub.files("me/x", kind="datasets") == expected
-        assert hub.messages("me/x", kind="datasets") == ["initial commit", "Add the data set", "Add the data set"]
+        messages = [
+            "initial commit",
+            "Add the data set",
+            "Add eval.yaml",
+            "Add the data set",
+        ]  # the second has the same
+        assert hub.messages("me/x", kind="datasets") == messages
 
 
 @pytest.mark.parametrize("repo_id", ["me/x", "a/b/c", "not an id"])

@@ -11,22 +11,19 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 import deitlt_hf
 from deitlt_hf.cards.descriptions import describe_architecture, describe_teacher_training
 from deitlt_hf.cards.markdown import code_block, escape, listed_labels
-from deitlt_hf.cards.record import ONLY_ROW, RunRecord, read_record, read_shapes
+from deitlt_hf.cards.record import ONLY_ROW, RunRecord, files_of_a_run, read_record, read_shapes
 from deitlt_hf.data.suggestion import format_setting
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, MEASURES, TEACHER, shown_tables
 from deitlt_hf.files import (
-    METRICS_FILE,
     RECIPE_FILE,
     REPORT_FILE,
-    RUN_FILE,
     is_hub_id,
     last_part,
     read_json,
@@ -79,18 +76,11 @@ def model_card(
 
     `has_code`: whether modeling files lie beside the weights that the snippets load; by default `config.json` tells.
     """
-    try:
+    with files_of_a_run(directory):
         if is_adapter(directory):
             return _adapter_card(directory, repo_id, branch)
         record = read_record(directory, repo_id, branch)
         return card_of(record if has_code is None else dataclasses.replace(record, has_code=has_code))
-    except DeiTLTError:
-        raise
-    except (LookupError, TypeError, AttributeError, ValueError, jinja2.TemplateError) as error:
-        raise DeiTLTError(  # a wrong value deep in one of the run's files
-            f"{directory}: {METRICS_FILE}, {RUN_FILE} or {RECIPE_FILE} holds what this package never writes "
-            f"({type(error).__name__}: {error}); mend it or remove it"
-        ) from error
 
 
 def card_of(record: RunRecord) -> ModelCard:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jinja2
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig
@@ -210,6 +212,20 @@ def read_record(directory: str | os.PathLike[str], repo_id: str | None = None, b
         measured_split="validation" if results_step is not None and _has_validation(run, run_path) else "test",
         num_test_images=metrics.get("num_images") if results and results_step is None else None,
     )
+
+
+@contextmanager
+def files_of_a_run(directory: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn the error that a wrong value deep in one of a run's files causes into one line."""
+    try:
+        yield
+    except DeiTLTError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, jinja2.TemplateError) as error:
+        raise DeiTLTError(
+            f"{directory}: {METRICS_FILE}, {RUN_FILE} or {RECIPE_FILE} holds what this package never writes "
+            f"({type(error).__name__}: {error}); mend it or remove it"
+        ) from error
 
 
 def _read_config(path: Path) -> PreTrainedConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -15,12 +16,15 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from deitlt_hf.cards.dataset_card import PICTURE_FILE, BuiltDataset, dataset_card
+from deitlt_hf.cards.eval_results import BENCHMARK_FILE, benchmark_file
 from deitlt_hf.data.readable import undecoded
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.figures.run import draw_class_counts
 from deitlt_hf.evaluation.figures.style import save_figure
 from deitlt_hf.files import new_directory
 from deitlt_hf.hub.repository import check_hub, commit_folder, make_repository
+
+logger = logging.getLogger(__name__)
 
 DATA_FOLDER = "data"
 SHARD_BYTES = 500_000_000
@@ -30,7 +34,7 @@ REFERENCED_ROWS = 10_000
 
 
 def write_dataset(built: BuiltDataset, directory: str | os.PathLike[str], location: str | None = None) -> None:
-    """Write Parquet shards, the card and a picture of the class counts into a new directory, whole or not at all.
+    """Write Parquet shards, the card, a picture of the class counts and `eval.yaml`, whole or not at all.
 
     The card says to load `location`, by default the directory.
     """
@@ -43,6 +47,7 @@ def write_dataset(built: BuiltDataset, directory: str | os.PathLike[str], locati
         metrics = {"class_counts": built.class_counts, "groups": groups, "class_names": built.class_names}
         draw_class_counts(figure.add_subplot(), metrics)
         save_figure(figure, unfinished / PICTURE_FILE)
+        (unfinished / BENCHMARK_FILE).write_text(benchmark_file(built), encoding="utf-8")
         dataset_card(built, location or str(directory)).save(unfinished / "README.md")
 
 
@@ -89,8 +94,17 @@ def _image_bytes(split: Dataset, embed: bool) -> int:
 
 
 def push_dataset(directory: str | os.PathLike[str], repo_id: str, private: bool = False) -> str:
-    """Upload what `write_dataset` wrote in one commit, which deletes older shards; returns the data set's address."""
+    """Upload what `write_dataset` wrote in one commit, which deletes older shards; returns the data set's address.
+
+    `eval.yaml` follows in a commit of its own: the hub checks it, and its refusal is a warning, not the end of a build.
+    """
     repo_id = check_hub(repo_id, kind="dataset", private=private)
     address = make_repository(repo_id, kind="dataset", private=private)
-    commit_folder(directory, repo_id, "Add the data set", kind="dataset", stale=[f"{DATA_FOLDER}/*.parquet"])
+    benchmark = Path(directory) / BENCHMARK_FILE
+    stale = [f"{DATA_FOLDER}/*.parquet"]
+    commit_folder(directory, repo_id, "Add the data set", "dataset", stale=stale, takes=lambda path: path != benchmark)
+    try:
+        commit_folder(directory, repo_id, f"Add {BENCHMARK_FILE}", "dataset", takes=lambda path: path == benchmark)
+    except DeiTLTError as error:
+        logger.warning(f"{error}; the data set is there, without its {BENCHMARK_FILE}")
     return address

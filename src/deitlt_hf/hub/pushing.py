@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub import ModelCard
 
+from deitlt_hf.cards.eval_results import RESULTS_FILE, write_eval_results
 from deitlt_hf.cards.model_card import CARD_FILE, has_own_card, model_card
 from deitlt_hf.cards.record import public_settings
 from deitlt_hf.errors import DeiTLTError
@@ -162,6 +163,8 @@ def stage_model(
     config = read_json(folder / "config.json") or {}  # an adapter has none
     has_code = "AutoModelForImageClassification" in (config.get("auto_map") or {})
     card = model_card(directory, repo_id, branch, has_code)
+    if not is_adapter(directory):
+        write_eval_results(directory, folder)
     if has_own_card(directory):
         logger.warning(f"{directory / CARD_FILE} was written or edited by hand: it is uploaded instead of a new one")
         _load_from_hub(folder / CARD_FILE, model_card(directory), card)
@@ -203,7 +206,7 @@ def stale_files(folder: str | os.PathLike[str]) -> tuple[str, ...]:
     names = os.listdir(folder)
     if not any(_is_one_of(WEIGHTS, name) for name in names):
         return ()
-    of_the_run = (*OF_THE_RUN, *OF_THE_RESULT)
+    of_the_run = (*OF_THE_RUN, *OF_THE_RESULT, RESULTS_FILE)
     if _has_model(names):
         # peft would load an adapter's base instead of the weights beside it.
         return (*MODEL, *OF_OTHER_KINDS, *OF_ADAPTERS, *of_the_run)

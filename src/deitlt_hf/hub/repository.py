@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -94,10 +94,14 @@ def commit_folder(
     branch: str | None = None,
     stale: Sequence[str] = (),
     token: str | None = None,
+    takes: Callable[[Path], bool] = Path.is_file,
 ) -> CommitInfo:
-    """Upload a folder in one commit, which also deletes files that match `stale` and are not in the folder."""
+    """Upload a folder in one commit, which also deletes files that match `stale` and are not in the folder.
+
+    `takes` says which of the folder's files are uploaded, by default all.
+    """
     folder = Path(folder)
-    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and takes(path)]
     say_left_out(path for path in found if not is_inside(path, folder))
     files = {path.relative_to(folder).as_posix(): path for path in found if is_inside(path, folder)}
     on_hub = list_files(repo_id, kind, branch, token)

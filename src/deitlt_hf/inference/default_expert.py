@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deitlt_hf.cards.eval_results import RESULTS_FILE, write_eval_results
 from deitlt_hf.cards.model_card import CARD_FILE, has_own_card, model_card, write_model_card
 from deitlt_hf.errors import DeiTLTError, check_is_there
 from deitlt_hf.evaluation.measures import EXPERT_LABELS, EXPERTS, FUSED, expert_named, experts_of
-from deitlt_hf.files import RECIPE_FILE, is_hub_id, read_json, read_settings, whole_file
+from deitlt_hf.files import RECIPE_FILE, RUN_FILE, is_hub_id, read_json, read_settings, whole_file
 from deitlt_hf.inference.loading import load_student_config
 from deitlt_hf.inference.runtimes import ONNX_FILE, PROGRAM_FILE
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
@@ -63,14 +64,20 @@ def student_to_change(directory: str | os.PathLike[str], expert: str) -> DeiTLTC
 def change_files(
     path: Path, of_config: Mapping[str, Any], write_others: Callable[[], Sequence[str]] = lambda: ()
 ) -> list[str]:
-    """Change fields of `config.json`, then what `write_others` writes, then the card; returns the files' names."""
+    """Change fields of `config.json`, what `write_others` writes, the results for the hub, and the card.
+
+    Returns the names of the files that it wrote or removed.
+    """
     has_card = (path / CARD_FILE).is_file() and not has_own_card(path)
-    if has_card:
+    of_a_run, had_results = (path / RUN_FILE).is_file(), (path / RESULTS_FILE).is_file()
+    if has_card or of_a_run:
         model_card(path)  # an error in the run's files shows before anything is changed
     with whole_file(path / _CONFIG_FILE) as unfinished:
         content = {**(read_json(path / _CONFIG_FILE) or {}), **of_config}
         unfinished.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")  # as transformers writes it
-    others = write_others()
+    others = list(write_others())
+    if of_a_run and (write_eval_results(path) or had_results):
+        others.append(RESULTS_FILE)
     if has_card:
         write_model_card(path)
     return [_CONFIG_FILE, *others, CARD_FILE] if has_card else [_CONFIG_FILE, *others]

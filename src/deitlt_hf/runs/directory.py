@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from deitlt_hf.cards.descriptions import kind_of_data
+from deitlt_hf.cards.eval_results import write_eval_results
 from deitlt_hf.cards.model_card import write_model_card
 from deitlt_hf.cards.record import find_hub_ids, installed_versions, public_settings
 from deitlt_hf.data.arguments import Images
@@ -41,6 +42,7 @@ from deitlt_hf.files import (
     whole_file,
     write_json,
 )
+from deitlt_hf.hub.benchmark_tasks import benchmark_tasks
 from deitlt_hf.runs.lock import LOCK_FILE, check_lock, release_lock, take_lock
 from deitlt_hf.runs.profiling import TRACE_FILE
 from deitlt_hf.runs.settings import changed_by_resuming, recipe_of
@@ -289,6 +291,7 @@ def finish_run(
                 "dropped": images.dropped and dataclasses.asdict(images.dropped),
                 "validation_images": None if images.validation is None else len(images.validation),
                 "validation_split": _split_of(images.validation, images.held_for_validation),
+                "benchmark_tasks": _benchmark_tasks(hub_ids.get("data"), Path(args.output_dir)),
             },
             "hub_ids": hub_ids,
             "teacher": taught_by,
@@ -296,8 +299,15 @@ def finish_run(
         }
         write_json(Path(args.output_dir) / RUN_FILE, record)
         write_model_card(args.output_dir, trainer.hub_model_id if args.push_to_hub else None, args.hub_revision)
+        write_eval_results(args.output_dir)
     if args.push_to_hub:
         trainer.push_to_hub()
+
+
+def _benchmark_tasks(hub_id: str | None, directory: Path) -> list[str]:
+    if hub_id is None:
+        return []
+    return benchmark_tasks(hub_id, (read_settings(directory / RECIPE_FILE) or {}).get("data_config"))
 
 
 def _split_of(split: Dataset | None, draw: HeldOut | None) -> str | None:
