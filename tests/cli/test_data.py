@@ -134,6 +134,7 @@ def test_pushing_embeds_and_prints_the_address(tmp_path: Path, capsys, monkeypat
         "README.md",
         "class_counts.png",
         *(f"data/{split}-00000-of-00001.parquet" for split in ("test", "train", "validation")),
+        "eval.yaml",
     ]
     assert b"load_dataset('me/lt')" in pushed["README.md"]
     image = (tmp_path / "tree" / expected["train"][0][0]).read_bytes()

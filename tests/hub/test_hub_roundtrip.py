@@ -244,9 +244,10 @@ def test_the_data_sets_card_and_picture_came_along(hub: HubServer, answers: dict
     assert {path.split("-")[0] for path in files} == {
         "README.md",
         "class_counts.png",
+        "eval.yaml",
         *(f"data/{split}" for split in ("train", "validation", "test")),
     }
     assert b"load_dataset('me/cranes')" in files["README.md"]
     assert Image.open(BytesIO(files["class_counts.png"])).width > 100
     assert hub.repos["datasets", "me/secret-cranes"].private
-    assert hub.messages("me/cranes", kind="datasets") == ["initial commit", "Add the data set"]
+    assert hub.messages("me/cranes", kind="datasets") == ["initial commit", "Add the data set", "Add eval.yaml"]
