@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import io
+import itertools
 import json
 import re
+import subprocess
+import sys
+import tomllib
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -22,6 +27,7 @@ from hub_server import HubServer
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "deit_lt_walkthrough.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text())["cells"]
 CODE = [cell for cell in CELLS if cell["cell_type"] == "code"]
+INSTALL, SETTINGS = CODE[:2]
 PARAMETERS = {"OUTPUT_DIR": "walkthrough", "TEACHER_EPOCHS": 1, "STUDENT_EPOCHS": 2, "HUB_ID": "me/digits"}
 
 
@@ -69,7 +75,10 @@ def test_it_leaves_a_teacher_a_student_and_an_analysis(executed):
     student = DeiTLTForImageClassification.from_pretrained(directory / "student")
     assert teacher.config.id2label == student.config.id2label
     record = json.loads((directory / "analysis" / "analysis.json").read_text())
-    assert record["experts"] == json.loads((directory / "student" / "metrics.json").read_text())["experts"]
+    experts = json.loads((directory / "student" / "metrics.json").read_text())["experts"]
+    # Measures of a ranking may differ: batches of another size round otherwise, which swaps images that nearly tie.
+    for expert, name in itertools.product(experts, ("overall", "head", "mid", "tail", "per_class")):
+        assert record["experts"][expert][name] == experts[expert][name]
     assert {"teacher", "teacher-cls", "teacher-distillation", "cls-distillation"} <= record["agreement"].keys()
     assert "<img" in (directory / "analysis" / "index.html").read_text()
 
@@ -87,11 +96,23 @@ def test_it_trains_with_the_settings_of_the_recipes(executed, recipe, settings):
 
 def test_it_trains_as_long_as_the_recipes_unless_told_otherwise():
     names = {}
-    run_cell(CODE[0], names)
+    run_cell(SETTINGS, names)
     for parameter, recipe in (("TEACHER_EPOCHS", "digits-lt-teacher"), ("STUDENT_EPOCHS", "digits-lt")):
         assert names[parameter] == load_recipe(recipe)["num_train_epochs"]
     assert names["TEACHER_EPOCHS"] * 4 // 5 == load_recipe("digits-lt-teacher")["drw_start_epoch"]
     assert names["STUDENT_EPOCHS"] // 2 == load_recipe("digits-lt")["drw_start_epoch"]
+
+
+def test_it_installs_the_package_where_it_is_missing_and_nothing_elsewhere(monkeypatch):
+    commands = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    run_cell(INSTALL, {})
+    assert commands == []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    run_cell(INSTALL, {})
+    (command,) = commands
+    assert command[:4] == [sys.executable, "-m", "pip", "install"]
+    assert command[-1] == tomllib.loads((NOTEBOOK.parents[1] / "pyproject.toml").read_text())["project"]["name"]
 
 
 def test_it_shows_pictures_and_the_table(executed):

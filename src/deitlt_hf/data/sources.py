@@ -129,7 +129,10 @@ def _hub_reason(error: Exception) -> str:
     if available and ("Config name is missing" in lines[0] or "BuilderConfig" in lines[0]):
         what = "it needs a configuration" if "missing" in lines[0] else "it has no such configuration"
         return f"{what}; pass data_config (--data_config), one of {available[1].replace(chr(39), '')}"
-    return root_reason(error)
+    reason = root_reason(error)
+    if "401 Unauthorized" in reason:
+        return "the hub refused the token; log in with `hf auth login`, or correct HF_TOKEN where that is set"
+    return reason
 
 
 def read_streams(
