@@ -82,6 +82,7 @@ if TYPE_CHECKING:  # type checkers and editors read the names here; at run time 
         TimmCosineForImageClassification as TimmCosineForImageClassification,
     )
     from deitlt_hf.reference.convert import convert_reference_checkpoint as convert_reference_checkpoint
+    from deitlt_hf.runs.adapting import load_adapted_student as load_adapted_student
     from deitlt_hf.runs.analyzing import analyze_saved_model as analyze_saved_model
     from deitlt_hf.runs.calibrating import calibrate as calibrate
     from deitlt_hf.runs.calibrating import undo_calibration as undo_calibration
@@ -136,6 +137,7 @@ _NAMES_OF = {
     "models.timm_cosine.configuration_timm_cosine": "TimmCosineConfig",
     "models.timm_cosine.modeling_timm_cosine": "TimmCosineForImageClassification",
     "reference.convert": "convert_reference_checkpoint",
+    "runs.adapting": "load_adapted_student",
     "runs.analyzing": "analyze_saved_model",
     "runs.calibrating": "calibrate undo_calibration",
     "runs.student_models": "StudentArguments",

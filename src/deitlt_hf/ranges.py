@@ -46,10 +46,11 @@ _NAMES = {
     "drw_start_epoch rewind_at_non_finite profile dataloader_num_workers eval_delay save_total_limit adam_epsilon "
     "mixup cutmix paco_alpha paco_beta paco_gamma",
     Range(1): "batch_size per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
-    "eval_accumulation_steps dataloader_prefetch_factor ddp_timeout repeated_augmentation paco_dim paco_queue",
+    "eval_accumulation_steps dataloader_prefetch_factor ddp_timeout repeated_augmentation paco_dim paco_queue "
+    "lora_rank",
     Range(0, 1): "distillation_alpha ema_decay paco_momentum",
     Range(0, 1, below=True): "class_balanced_beta label_smoothing_factor adam_beta1 adam_beta2 momentum drop_path_rate",
-    Range(0, 1, above=True): "at",
+    Range(0, 1, above=True): "at layer_decay",
     Range(0, 1e6, above=True): "num_train_epochs teacher_epochs",
     Range(0, 2**32 - 1): "seed data_seed",  # the seeds that numpy takes
     Range(0, 1, above=True, below=True): "validation_fraction",

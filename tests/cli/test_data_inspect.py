@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features
 from PIL import Image
+from transformers import ViTConfig, ViTModel
 
 from deitlt_hf.cli.data_inspect import run
 from deitlt_hf.cli.main import main
@@ -144,6 +146,20 @@ def test_teacher_and_student_without_a_recipe(animals, tmp_path, monkeypatch, ca
     assert student["group_boundaries"] == [1, 2]
     metrics = json.loads((tmp_path / "runs/animals/metrics.json").read_text())
     assert metrics["class_counts"] == [24, 8, 2]
+
+
+def test_a_pretrained_start_without_a_recipe(animals, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shape = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    ViTModel(ViTConfig(image_size=16, patch_size=8, **shape)).save_pretrained("vit")
+    assert main(["train", "--data", str(animals), "--init_from", "vit", *QUICK]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"^image_size +16 +that of the images that the pretrained model knows$", shown, re.MULTILINE)
+    assert re.search(r"^adapt +head +there is no GPU here", shown, re.MULTILINE)
+    assert re.search(r"^teacher +class_means +none was given", shown, re.MULTILINE)
+    metrics = json.loads(Path("runs/animals/metrics.json").read_text())
+    assert {"average", "cls", "distillation"} <= metrics["experts"].keys()
+    assert metrics["teacher"]["overall"] is not None
 
 
 def test_a_resumed_run_goes_on_with_its_own_settings(animals, tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ from deitlt_hf.data.duplicates import Duplicates
 from deitlt_hf.data.inspection import Inspection, SplitInspection
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.data.sampling import repeated_augmentation_sampler
-from deitlt_hf.data.suggestion import format_suggestion, suggest_recipe, suggest_teacher_recipe
+from deitlt_hf.data.suggestion import format_suggestion, suggest_finetuning, suggest_recipe, suggest_teacher_recipe
 from deitlt_hf.models.cifar_resnet.configuration_cifar_resnet import CifarResNetConfig
 from deitlt_hf.runs.training import StudentArguments, TeacherArguments
 
@@ -214,7 +214,10 @@ def test_a_validation_split_is_spoken_of_where_there_is_none(suggest):
 
 def test_weights_that_are_given_decide_the_size_of_the_model():
     settings = suggest_recipe(inspection_of(3000), {"init_from": "facebook/deit-tiny"}).settings
-    assert not {"image_size", "patch_size", "student_size"} & settings.keys()
+    assert not {"patch_size", "student_size", "num_hidden_layers"} & settings.keys()
+    assert settings["image_size"] == 224
+    assert suggest_finetuning(inspection_of(3000), {}, image_size=518).settings["image_size"] == 224
+    assert suggest_finetuning(inspection_of(3000), {}, image_size=32).settings["image_size"] == 32
     settings = suggest_teacher_recipe(inspection_of(3000), {"init_from": "microsoft/resnet-50"}).settings
     assert not {"architecture", "classifier", "depth"} & settings.keys()
     assert settings["loss"] == "ce"

@@ -442,7 +442,7 @@ def test_the_snippet_of_an_adapter_runs(here) -> None:
             torch.testing.assert_close(loaded["model"](pixel_values).logits, adapted(pixel_values).logits)
         assert list(loaded["model"].config.id2label) == [0, 1, 2]
         assert not names or list(loaded["model"].config.id2label.values()) == names
-    assert 'hf_hub_download("me/abc", "classes.json", revision="late")' in str(model_card("adapter", "me/abc", "late"))
+    assert 'load_adapted_student("me/abc", base=' in str(model_card("adapter", "me/abc", "late"))
 
 
 def test_a_program_on_the_hub_is_downloaded_first(here, capsys, monkeypatch) -> None:

@@ -163,7 +163,7 @@ def _adapter_card(directory: str | os.PathLike[str], repo_id: str | None, branch
         "location": repo_id or (path.name if path.is_absolute() else str(directory)),
         "on_hub": repo_id is not None,
         "revision": None if branch == "main" else branch,
-        "classes_file": CLASSES_FILE if has_classes else None,
+        "has_classes": has_classes,
         "num_labels": num_labels,
     }
     header = ModelCardData(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from deitlt_hf.cli.console import quiet_libraries
@@ -19,25 +20,33 @@ def run(argv: Sequence[str]) -> None:
     given = vars(
         check_training("train", _ABOUT, ["TrainingDataArguments", "StudentArguments", "DeiTLTTrainingArguments"], argv)
     )
-    if "data" in given and not given.keys() & {"recipe", "teacher", "distillation_type", *_RESUMING}:
+    if "data" in given and not given.keys() & {"recipe", "teacher", "distillation_type", "init_from", *_RESUMING}:
         raise _no_teacher("hard", given["data"])  # the default
 
     from deitlt_hf.cli.parsing import parse_with_recipe
     from deitlt_hf.cli.suggesting import settings_for_data
     from deitlt_hf.data.arguments import TrainingDataArguments
-    from deitlt_hf.data.suggestion import suggest_recipe
+    from deitlt_hf.data.suggestion import suggest_finetuning, suggest_recipe
     from deitlt_hf.evaluation.measures import MOST_LISTED_CLASSES, format_class_table, format_table
     from deitlt_hf.hub.repository import address_of
+    from deitlt_hf.runs.pretrained import SMALL_IMAGES, say_pretrained_start
     from deitlt_hf.runs.profiling import format_profile
+    from deitlt_hf.runs.student_models import image_size_of
     from deitlt_hf.runs.training import StudentArguments, check_student, profile_student, train_student
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments
 
     def suggest(instances: Sequence[Any], given: dict[str, Any]) -> dict[str, Any]:
         data, student, args = instances
         check_student(student, args, data.image_size if {"image_size", "patch_size"} <= given.keys() else None)
+        if student.init_from is not None:
+            size = image_size_of(student.init_from)
+            return settings_for_data(partial(suggest_finetuning, image_size=size), data, given)
         if student.teacher is None and args.distillation_type != "none":
             raise _no_teacher(args.distillation_type, data.data)
-        return settings_for_data(suggest_recipe, data, given)
+        settings = settings_for_data(suggest_recipe, data, given)
+        if settings["image_size"] > SMALL_IMAGES:
+            say_pretrained_start()
+        return settings
 
     data, student, args = parse_with_recipe(
         "train",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import textwrap
 from collections.abc import Mapping
@@ -42,6 +43,10 @@ CPU_IMAGE_SIZE = 64  # at most
 CPU_LAYERS = 6  # of the student
 CPU_STUDENT_VIEWS, CPU_TEACHER_VIEWS = 40_000, 15_000
 CPU_EPOCHS = (10, 400)
+# Of a pretrained model, by the way to adapt it; what has been measured is in docs/pretrained.md.
+WAYS = {"full": "all weights", "lora": "adapters", "head": "heads alone"}
+FINETUNING_EPOCHS = {"full": 20, "lora": 20, "head": 100}
+FINETUNING_RATES = {"full": 1e-4, "lora": 1e-3, "head": 1e-3}
 GIVEN = "given"
 
 
@@ -87,7 +92,8 @@ def suggest_recipe(inspection: Inspection, given: Mapping[str, Any] | None = Non
 
     Args:
         inspection: of the data.
-        given: settings that the user decided; they stay as they are, and the others follow from them.
+        given: settings that the user decided; they stay as they are, and the others follow from them. With an
+            `init_from` among them these are the settings of `suggest_finetuning`.
 
     Returns:
         A `Suggestion` that makes a valid student and valid `DeiTLTTrainingArguments`, if what is given allows it.
@@ -103,11 +109,12 @@ def suggest_recipe(inspection: Inspection, given: Mapping[str, Any] | None = Non
         >>> settings["image_size"], settings["student_size"], settings["drw_start_epoch"]
         (32, 'tiny', 300)
     """
+    if (given or {}).get("init_from") is not None:
+        return suggest_finetuning(inspection, given)
     choices = Suggestion(given or {})
     images = sum(inspection.class_counts)
-    if choices.given.get("init_from") is None:
-        _choose_image_size(choices, inspection)
-        _choose_student(choices, images, len(inspection.class_names))
+    _choose_image_size(choices, inspection)
+    _choose_student(choices, images, len(inspection.class_names))
     if on_gpu():
         epochs = _choose_epochs(choices, images, STUDENT_VIEWS, STUDENT_EPOCHS, "the paper's 1200 on CIFAR-LT")
     else:
@@ -132,6 +139,48 @@ def suggest_recipe(inspection: Inspection, given: Mapping[str, Any] | None = Non
         choices.add("cutmix", 1.0, "the paper's, in turns with mixup; off while DRW is on")
     _choose_the_rest(choices, inspection, epochs)
     return choices
+
+
+def suggest_finetuning(
+    inspection: Inspection, given: Mapping[str, Any] | None = None, image_size: int = 224
+) -> Suggestion:
+    """Settings of a student that starts from a pretrained Vision Transformer (`init_from`), as `suggest_recipe`.
+
+    Args:
+        inspection: of the data.
+        given: settings that the user decided.
+        image_size: pixels of a side of the images that the pretrained model knows.
+    """
+    choices = Suggestion(given or {})
+    images = sum(inspection.class_counts)
+    reason = "that of the images that the pretrained model knows"
+    if image_size > IMAGE_SIZES[-1]:
+        image_size, reason = IMAGE_SIZES[-1], f"less than the {image_size} that the pretrained model knows, for speed"
+    choices.add("image_size", image_size, reason)
+    way = choices.add("adapt", *_way_to_adapt())
+    if choices.value("distillation_type") != "none":
+        choices.add("teacher", "class_means", "none was given: the pretrained model's own nearest class means")
+    epochs = choices.add("num_train_epochs", FINETUNING_EPOCHS[way], f"enough for {WAYS[way]}")
+    _choose_drw_and_warmup(choices, epochs, int(2 * epochs / 3), "DRW for the last third of the epochs")
+    batch = _choose_batch(choices, images)
+    choices.add("learning_rate", FINETUNING_RATES[way], f"usual for {WAYS[way]}")
+    choices.add("scale_learning_rate", False, "off: the rate goes with any batch")
+    if way == "full":
+        choices.add("layer_decay", 0.75, "lower layers change less: what they learned before is kept")
+    choices.add("training_view", "weak", "crops and flips: strong views are for long trainings")
+    choices.add("repeated_augmentation", 1, "off, like all that is for long trainings")
+    _choose_for_small_budget(choices, batch)
+    _choose_the_rest(choices, inspection, epochs)
+    return choices
+
+
+def _way_to_adapt() -> tuple[str, str]:
+    """A way to adapt a pretrained model on this machine, and why."""
+    if not on_gpu():
+        return "head", "there is no GPU here: features are computed once, and heads learn in seconds"
+    if importlib.util.find_spec("peft") is None:
+        return "full", "all weights learn; with peft installed it would be lora"
+    return "lora", "few weights learn, so that rare classes are not learned by heart"
 
 
 def suggest_teacher_recipe(inspection: Inspection, given: Mapping[str, Any] | None = None) -> Suggestion:

@@ -52,6 +52,7 @@ from deitlt_hf.hub.repository import check_hub, commit_folder, make_repository
 
 logger = logging.getLogger(__name__)
 
+RATE_OF_GROUP = "rate_of_group"  # in a group of the optimiser: its share of the learning rate
 RATE_FACTOR = 0.5  # on the learning rate, at each rewind
 REWINDS_FILE = "rewinds.json"  # in checkpoints, so that a resumed run keeps its rate and its count
 _STAGING = ".pushing-"
@@ -388,11 +389,13 @@ class DurableTrainer(Trainer):
                 group["lr"] *= RATE_FACTOR ** (self._rewinds - saved)
             return
         peak = self.peak_learning_rate() * RATE_FACTOR**self._rewinds
-        self.lr_scheduler.base_lrs = [peak] * len(self.lr_scheduler.base_lrs)
-        rates = [peak * factor(self.lr_scheduler.last_epoch) for factor in self.lr_scheduler.lr_lambdas]
-        self.lr_scheduler._last_lr = rates
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["initial_lr"], group["lr"] = peak, rate
+        groups, factors = self.optimizer.param_groups, self.lr_scheduler.lr_lambdas
+        peaks = [peak * group.get(RATE_OF_GROUP, 1.0) for group in groups]
+        step = self.lr_scheduler.last_epoch
+        rates = [of_group * factor(step) for of_group, factor in zip(peaks, factors, strict=True)]
+        self.lr_scheduler.base_lrs, self.lr_scheduler._last_lr = peaks, rates
+        for group, of_group, rate in zip(groups, peaks, rates, strict=True):
+            group["initial_lr"], group["lr"] = of_group, rate
 
     # A loss that is not finite.
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 from deitlt_hf.files import write_json
 
 ADAPTER_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
 CLASSES_FILE = "classes.json"
 
 
@@ -21,5 +22,5 @@ def is_adapter(directory: str | os.PathLike[str]) -> bool:
 def save_classes(config: PreTrainedConfig, directory: str | os.PathLike[str]) -> None:
     """Write an adapter's classes beside it, because PEFT saves nothing of the configuration that has them."""
     names = {"id2label": config.id2label, "label2id": config.label2id}
-    known = {name: getattr(config, name, None) for name in ("class_counts", "class_groups")}
+    known = {name: getattr(config, name, None) for name in ("class_counts", "class_groups", "image_size")}
     write_json(Path(directory, CLASSES_FILE), names | {name: value for name, value in known.items() if value})

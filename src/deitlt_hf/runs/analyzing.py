@@ -27,11 +27,12 @@ from deitlt_hf.evaluation.class_prior import ClassPrior
 from deitlt_hf.evaluation.evaluate import Evaluation, Teacher, evaluate_images
 from deitlt_hf.evaluation.measures import MODEL
 from deitlt_hf.evaluation.ranking import check_numbers
-from deitlt_hf.files import RUN_FILE, is_hub_id, last_part, read_json
+from deitlt_hf.files import METRICS_FILE, RUN_FILE, is_hub_id, last_part, read_json
 from deitlt_hf.inference.loading import load_any_classifier, load_image_processor, load_run_settings
 from deitlt_hf.losses.ldam import LDAM_SCALE
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.teachers.build import has_cosine_classifier
+from deitlt_hf.teachers.class_means import CLASS_MEANS
 from deitlt_hf.teachers.frozen import FrozenTeacher
 from deitlt_hf.teachers.pixels import OwnPixels, pixels_of, read_own_pixels
 
@@ -224,7 +225,9 @@ def _teacher_of_run(
     if teacher is None:
         return None
     reason = "it was not found"
-    if Path(teacher).is_dir() or _was_hub_id(source, teacher):
+    if teacher == CLASS_MEANS:
+        reason = f"it is made in training alone; {METRICS_FILE} has its row"
+    elif Path(teacher).is_dir() or _was_hub_id(source, teacher):
         try:
             return FrozenTeacher(teacher, model, device, settings.get("teacher_pixels", "reference"))
         except DeiTLTError as error:

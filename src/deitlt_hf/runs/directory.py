@@ -8,6 +8,7 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,12 +44,14 @@ from deitlt_hf.files import (
     write_json,
 )
 from deitlt_hf.hub.benchmark_tasks import benchmark_tasks
+from deitlt_hf.runs.features import FEATURES_FILE
 from deitlt_hf.runs.lock import LOCK_FILE, check_lock, release_lock, take_lock
 from deitlt_hf.runs.profiling import TRACE_FILE
 from deitlt_hf.runs.settings import changed_by_resuming, recipe_of
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.long_tail import LongTailTrainer
 
+FEATURES = FEATURES_FILE.format(split="*")
 RESUMED_FILE = "resumed.json"  # which settings changed when the run was resumed, and at which step
 
 
@@ -222,7 +225,7 @@ class _Replacement(TrainerCallback):
 def _entries(directory: Path) -> Iterator[Path]:
     """The entries of a run's directory; of TensorBoard's folder its files, because the new run writes into it too."""
     for path in directory.iterdir():
-        if path.name != LOCK_FILE:
+        if path.name != LOCK_FILE and not fnmatch(path.name, FEATURES):  # features say what they are of
             yield from path.iterdir() if path.name == "runs" and path.is_dir() else (path,)
 
 
@@ -237,8 +240,10 @@ def refuse_within(directory: str, replaced: bool, **sources: str | None) -> None
 
 
 def _is_occupied(directory: Path) -> bool:
-    # A profile leaves its trace, and a killed run its lock, in the directory of the run to come.
-    return directory.is_dir() and any(path.name not in (TRACE_FILE, LOCK_FILE) for path in directory.iterdir())
+    # A profile leaves its trace, a killed run its lock, and features are there before a run begins.
+    return directory.is_dir() and any(
+        path.name not in (TRACE_FILE, LOCK_FILE) and not fnmatch(path.name, FEATURES) for path in directory.iterdir()
+    )
 
 
 def save_model(trainer: LongTailTrainer) -> None:

@@ -61,7 +61,7 @@ class TimeEstimate(TrainerCallback):
     def _say(self, step: float, steps_left: int, optimizer: torch.optim.Optimizer) -> None:
         trainer, args = self._trainer, self._trainer.args
         images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        evaluated = evaluations(args, trainer.state) * len(trainer.eval_dataset) + self._test_images
+        evaluated = evaluations(args, trainer.state) * len(trainer.eval_dataset or ()) + self._test_images
         evaluation = evaluated * EVALUATED * step / images
         whole = step * steps_left + evaluation
         if whole < SHORT or not trainer.is_world_process_zero():

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, ViTConfig
 
-from deitlt_hf.errors import DeiTLTError, notice
+from deitlt_hf.errors import DeiTLTError, notice, some
+from deitlt_hf.files import read_json
 from deitlt_hf.inference.loading import load_image_processor, load_model, loading
 from deitlt_hf.models.deit_lt.configuration_deit_lt import BACKBONES, DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.teachers.pixels import OwnPixels, pixels_of, read_own_pixels
 
 FAMILIES = "DeiT-LT, DeiT, ViT (also of MAE and DINO), DINOv2, DINOv3 ViT, CLIP, or a Vision Transformer of timm"
+SMALL_IMAGES = 32  # pixels of a side, up to which a training from scratch is usual
 _TIMM = "timm_wrapper"
 # Models whose layers are ViT's, with something for their own training around them.
 _LIKE_VIT = ("vit_mae", "vit_msn")
@@ -25,9 +30,40 @@ _LIKE_VIT = ("vit_mae", "vit_msn")
 _NOT_NEEDED = ("pooler.", "embeddings.mask_token")
 
 
+def say_pretrained_start() -> None:
+    """Say that there is a better start than random weights, with the models that are in the cache of the hub."""
+    found = some(backbones_in_cache(), quoted=False)
+    which = f"in the cache: {found}" if found else "such as google/vit-base-patch16-224-in21k"
+    notice(
+        "training from scratch is for large data sets and small images; for others pass a pretrained Vision "
+        f"Transformer to --init_from ({which})"
+    )
+
+
+def backbones_in_cache() -> list[str]:
+    """The hub ids of pretrained models in the local cache that a student can start from."""
+    found = []
+    for file in sorted(Path(HF_HUB_CACHE).glob("models--*/snapshots/*/config.json")):
+        with suppress(DeiTLTError):  # a file that is not sound is no suggestion
+            config = read_json(file) or {}
+            if config.get("model_type") in (*BACKBONES, *_LIKE_VIT, "clip", "deit", DeiTLTConfig.model_type):
+                _, owner, *name = file.parents[2].name.split("--")
+                found.append("/".join([owner, *name]))
+    return list(dict.fromkeys(found))
+
+
 def is_backbone(config: PreTrainedConfig) -> bool:
     """Whether a student can have the layers of a model with this configuration."""
     return config.model_type in (*BACKBONES, *_LIKE_VIT, "clip")
+
+
+def backbone_image_size(config: PreTrainedConfig) -> int:
+    """Pixels of a side of the images that a model with this configuration was trained on."""
+    config = _backbone_config(config)
+    if config.model_type == _TIMM:
+        of_timm = (config.model_args or {}).get("img_size") or (config.pretrained_cfg or {}).get("input_size", (0, 224))
+        return of_timm if isinstance(of_timm, int) else of_timm[1]
+    return config.image_size if isinstance(config.image_size, int) else config.image_size[0]
 
 
 def student_of_backbone(

@@ -40,6 +40,7 @@ _NEEDS: list[tuple[tuple[str, ...], Callable[[Settings], bool], str]] = [
     (("depth",), lambda s: s["init_from"] is None and s["architecture"] == CIFAR_RESNET,
      f"architecture {CIFAR_RESNET}, from scratch"),
     (("architecture",), lambda s: s["init_from"] is None, "a start from scratch, without init_from"),
+    (("lora_rank",), lambda s: s["adapt"] == "lora", "adapt lora"),
     (("imbalance_profile",), lambda s: s["imbalance_factor"] is not None or s["data"].endswith("-lt"),
      "imbalance_factor"),
     (("metric_for_best_model",), lambda s: s["load_best_model_at_end"] or s["save_strategy"] == "best"

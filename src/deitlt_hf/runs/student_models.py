@@ -16,7 +16,11 @@ from deitlt_hf.inference.loading import load_any_config, load_model, loading
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.ranges import check_ranges, one_of
-from deitlt_hf.runs.pretrained import FAMILIES, is_backbone, student_of_backbone
+from deitlt_hf.runs.pretrained import FAMILIES, backbone_image_size, is_backbone, student_of_backbone
+from deitlt_hf.teachers.class_means import KINDS
+
+ADAPT = ("full", "lora", "head")
+HEAD_STARTS = (*KINDS, "random")
 
 # Settings that only a student from scratch has.
 _SHAPE = ("student_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
@@ -35,12 +39,33 @@ class StudentArguments:
         'average'
     """
 
-    teacher: str | None = field(default=None, metadata={"help": "Directory or hub id of the teacher."})
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "Directory or hub id of the teacher; or class_means, for the nearest class mean of init_from's own "
+            "features."
+        },
+    )
     init_from: str | None = field(
         default=None,
         metadata={
             "help": "Start from a pretrained DeiT-LT, DeiT, ViT, DINOv2, DINOv3, CLIP or timm Vision Transformer, such "
             "as google/vit-base-patch16-224-in21k; its positions are interpolated to another image_size."
+        },
+    )
+    adapt: str = field(
+        default="full",
+        metadata={
+            "help": "How a model of init_from is adapted: full (all weights learn), lora (low-rank adapters), or "
+            "head (heads alone, on features that are computed once)."
+        },
+    )
+    lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters of adapt lora."})
+    head_start: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the heads on a model of init_from begin with: class_means (the nearest mean of a class's "
+            "features), cosine (the same by cosine), or random; left out, class_means where the heads are new."
         },
     )
     student_size: str | None = field(default=None, metadata={"help": "tiny, small or base; left out, base."})
@@ -54,6 +79,9 @@ class StudentArguments:
     def __post_init__(self):
         check_ranges(self)
         self.expert = expert_named(self.expert)
+        one_of("adapt", self.adapt, ADAPT)
+        if self.head_start is not None:
+            one_of("head_start", self.head_start, HEAD_STARTS)
         if self.student_size is not None:
             one_of("student size", self.student_size, tuple(STUDENT_SIZES))
 
@@ -105,6 +133,17 @@ def load_start(student: StudentArguments, image_size: int, classes: Mapping[str,
         )
         resize_positions(model, image_size)
     return model
+
+
+def image_size_of(source: str) -> int:
+    """Pixels of a side of the images that the model in a directory or hub repository was trained on."""
+    config = load_any_config(source)
+    if is_backbone(config):
+        return backbone_image_size(config)
+    size = getattr(config, "image_size", None)
+    if not isinstance(size, int):
+        raise DeiTLTError(f"{source} is a {config.model_type} model; pass {FAMILIES}")
+    return size
 
 
 def resize_positions(model: DeiTLTForImageClassification, image_size: int) -> None:

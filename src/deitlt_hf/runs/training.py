@@ -11,6 +11,7 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, set_seed
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from deitlt_hf.cards.record import teacher_record
 from deitlt_hf.data.arguments import Images, TrainingDataArguments
@@ -24,6 +25,7 @@ from deitlt_hf.evaluation.figures.style import save_figure
 from deitlt_hf.evaluation.measures import MEASURES, MODEL
 from deitlt_hf.files import METRICS_FILE, REPORT_FILE, write_json
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
+from deitlt_hf.runs.adapting import Adapted, adapt_student, check_adapting, finish_adapting, label_features
 from deitlt_hf.runs.directory import (
     check_output_directory,
     claimed_directory,
@@ -32,6 +34,7 @@ from deitlt_hf.runs.directory import (
     save_model,
 )
 from deitlt_hf.runs.estimate import TimeEstimate
+from deitlt_hf.runs.features import features_of
 from deitlt_hf.runs.images import data_record, load_images_to_train, say_draw_of_teacher
 from deitlt_hf.runs.profiling import StepProfile, profile_training
 from deitlt_hf.runs.selection import check_selection
@@ -106,6 +109,7 @@ def check_student(student: StudentArguments, args: DeiTLTTrainingArguments, imag
     args.check_built_in_measures()
     check_is_there(student.teacher)
     _check_start(student.init_from, args)
+    check_adapting(student, args)
     if student.init_from is None:
         _checked(check_shape, student, image_size)
     return checkpoint
@@ -291,6 +295,7 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
     record = data_record(images, sources)
     with claimed_directory(trainer, [data, student, args], checkpoint, record), open_trackers(trainer) as report:
         seconds = _train(trainer, images, checkpoint)
+        finish_adapting(trainer)
         save_model(trainer)
         # What a run reports is what `deitlt evaluate` finds in its files.
         with trainer.in_float32():
@@ -321,21 +326,47 @@ def make_student_trainer(
     """A trainer that is ready to train, with a model that `args.seed` determines."""
     set_seed(args.seed)
     classes = images.label_maps | {"class_counts": images.class_counts, "class_groups": images.class_groups}
-    if student.init_from is not None:
-        model = load_start(student, data.image_size, classes)
-    else:
+    if student.init_from is None:
         model = DeiTLTForImageClassification(student_config(student, data.image_size, **classes))
-    strong = {"pixel_values": True} | ({"weak_pixel_values": False} if args.distillation_view == "weak" else {})
+        adapted = Adapted(model, student.teacher)
+    else:
+        model = load_start(student, data.image_size, classes)
+        adapted = adapt_student(model, student, args, _viewed(images.train, data, "train"))
+    if adapted.features is not None:
+        return _make_trainer_of_heads(adapted, data, args, images)
+    strong = {"pixel_values": args.training_view == "strong"}
+    strong |= {"weak_pixel_values": False} if args.distillation_view == "weak" else {}
     views, batch_views = training_views(args, images.train, strong, data.image_size, data.horizontal_flip)
     return DeiTLTTrainer(
-        model,
+        adapted.model,
         args,
-        teacher=student.teacher,
+        teacher=adapted.teacher,
         train_dataset=ViewedDataset(images.train, views, "train"),
         batch_views=batch_views,
         eval_dataset=_evaluated_in_training(images, data),
         processing_class=image_processor(data.image_size),
     )
+
+
+def _make_trainer_of_heads(
+    adapted: Adapted, data: TrainingDataArguments, args: DeiTLTTrainingArguments, images: Images
+) -> DeiTLTTrainer:
+    """A trainer of heads alone, on features that are computed already; it writes no checkpoints."""
+    args.save_strategy = SaveStrategy.NO  # seconds of training: they would not be whole models
+    evaluated = None
+    if args.eval_strategy != IntervalStrategy.NO:
+        evaluated = features_of(adapted.body, _evaluated_in_training(images, data), args)
+    trainer = DeiTLTTrainer(
+        adapted.model,
+        args,
+        teacher=adapted.teacher,
+        train_dataset=adapted.features,
+        eval_dataset=evaluated,
+        processing_class=image_processor(data.image_size),
+    )
+    if trainer.teacher is not None:
+        label_features(adapted.features, trainer.teacher, _viewed(images.train, data, "train"), args)
+    return trainer
 
 
 def _evaluated_in_training(images: Images, data: TrainingDataArguments) -> ViewedDataset:

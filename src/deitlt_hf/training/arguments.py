@@ -329,6 +329,13 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
             "The paper's is ce; the last three take out the class prior, so that CLS is good on rare classes too."
         },
     )
+    training_view: str = field(
+        default="strong",
+        metadata={
+            "help": "View that the student is trained on: strong (the paper's), or weak (crops and flips alone), for a "
+            "short fine-tuning of a pretrained model."
+        },
+    )
     mixup: float = field(default=0.8, metadata={"help": "Mixup alpha; 0 is off."})
     cutmix: float = field(default=1.0, metadata={"help": "CutMix alpha; 0 is off."})
     mixup_in_drw: bool = field(
@@ -345,6 +352,13 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
         },
     )
 
+    layer_decay: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share of a layer's learning rate that the layer below it has; 1 is off, 0.75 is usual for a "
+            "pretrained model."
+        },
+    )
     ema_decay: float | None = field(
         default=None, metadata={"help": "Keep an exponential moving average of the weights (reference: 0.99996)."}
     )
@@ -365,6 +379,7 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
         one_of("distillation type", self.distillation_type, DISTILLATION_TYPES)
         one_of("cls_loss", self.cls_loss, tuple(CLS_LOSSES))
         one_of("distillation view", self.distillation_view, VIEWS)
+        one_of("training view", self.training_view, VIEWS)
         one_of("teacher_pixels", self.teacher_pixels, TEACHER_PIXELS)
         if self.evaluate_ema and self.ema_decay is None:
             raise DeiTLTError("evaluate_ema needs averaged weights; pass ema_decay too, such as 0.99996")

@@ -23,6 +23,7 @@ from deitlt_hf.losses.prior import class_prior
 from deitlt_hf.teachers.frozen import FrozenTeacher
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments
 from deitlt_hf.training.ema import AveragedWeights, UpdateAverage
+from deitlt_hf.training.layer_decay import decay_by_layer
 from deitlt_hf.training.long_tail import LongTailTrainer, TrainerOptions, predicted_class_ids
 from deitlt_hf.training.schedule import cosine_with_warmup
 from deitlt_hf.training.stages import stage
@@ -147,7 +148,9 @@ class DeiTLTTrainer(LongTailTrainer):
                 raise DeiTLTError("in-distribution distillation needs a weak view; give examples weak_pixel_values")
             pixel_values = inputs["weak_pixel_values"]
         with self.accelerator.autocast():
-            logits = self.teacher.logit_scale * self.teacher(pixel_values)
+            # Where `pixel_values` are features that were computed once, the teacher labelled the images then.
+            known = inputs.get("teacher_logits")
+            logits = self.teacher.logit_scale * (self.teacher(pixel_values) if known is None else known)
         return logits if self.teacher_prior is None else logits - self.teacher_prior
 
     def _record(self, parts, outputs, teacher_logits, targets) -> None:
@@ -178,6 +181,13 @@ class DeiTLTTrainer(LongTailTrainer):
     def get_optimizer_cls_and_kwargs(args: DeiTLTTrainingArguments, model: PreTrainedModel | None = None):
         optimizer_class, kwargs = LongTailTrainer.get_optimizer_cls_and_kwargs(args, model)
         return optimizer_class, kwargs | {"lr": args.scaled_learning_rate}
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.args.layer_decay < 1:
+            decay_by_layer(optimizer, self.model if model is None else model, self.args.layer_decay)
+        return optimizer
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """No weight decay on biases, norms, both tokens and the position embeddings, as in the reference."""

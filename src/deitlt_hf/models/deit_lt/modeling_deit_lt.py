@@ -235,7 +235,11 @@ class DeiTLTModel(DeiTLTPreTrainedModel, DeiTModel):
         if hasattr(self.backbone, "pooler"):
             self.backbone.pooler = None  # its weights would get no gradient
         self.distillation_token = InsertedToken(config.hidden_size)
-        self.backbone.get_submodule(BACKBONES[of_backbone.model_type]).register_forward_hook(self.distillation_token)
+        self.backbone.get_submodule(BACKBONES[of_backbone.model_type]).register_forward_hook(self._insert_token)
+
+    def _insert_token(self, module: nn.Module, inputs: tuple, tokens: torch.Tensor) -> torch.Tensor:
+        # Looked up at each call, because peft puts a wrapper in its place.
+        return self.distillation_token(module, inputs, tokens)
 
     def _run_backbone(
         self, pixel_values: torch.Tensor, interpolate: bool | None, num_tokens: int | None, **kwargs
