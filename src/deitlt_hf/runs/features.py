@@ -1,0 +1,107 @@
+"""Features of a split's images, computed once and kept beside the run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from deitlt_hf.data.dataset import ViewedDataset, collate, collate_for_workers
+from deitlt_hf.data.duplicates import image_hashes
+from deitlt_hf.errors import notice
+from deitlt_hf.files import whole_file
+from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTModel
+from deitlt_hf.training.arguments import DeiTLTTrainingArguments
+
+FEATURES_FILE = "features-{split}.safetensors"
+
+
+@dataclass
+class Features(Dataset):
+    """Both tokens of each image, which a student's heads take, as training examples.
+
+    Args:
+        tokens: float32 `(N, 2, D)`, class token and distillation token.
+        labels: int64 `(N,)`.
+        teacher_logits: float32 `(N, classes)`, where a teacher labels the images.
+    """
+
+    tokens: torch.Tensor
+    labels: torch.Tensor
+    teacher_logits: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
+        example = {"pixel_values": self.tokens[index], "labels": int(self.labels[index])}
+        return example if self.teacher_logits is None else example | {"teacher_logits": self.teacher_logits[index]}
+
+
+def features_of(body: DeiTLTModel, images: ViewedDataset, args: DeiTLTTrainingArguments) -> Features:
+    """The features of `images` without augmentation, from the run's directory where they are there.
+
+    The main process computes them, the others wait.
+
+    Args:
+        body: what makes them, a student without its heads.
+        images: with one view, `pixel_values`.
+        args: of the run: its directory, device and batch size.
+    """
+    file = Path(args.output_dir) / FEATURES_FILE.format(split=images.split)
+    key = _key(body, images)
+    with PartialState().main_process_first():
+        tokens = _read(file, key)
+        if tokens is None:
+            tokens = _compute(body, images, args)
+            if args.should_save:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with whole_file(file) as unfinished:
+                    save_file({"tokens": tokens}, unfinished, {"of": key})
+        else:
+            notice(f"features of {len(tokens):,} {images.split} images are taken from {file}")
+    return Features(tokens, torch.as_tensor(images.labels, dtype=torch.long))
+
+
+def _read(file: Path, key: str) -> torch.Tensor | None:
+    """The features in a file; None if there is none, or it has those of other weights or images."""
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, "pt") as opened:
+            return opened.get_tensor("tokens") if (opened.metadata() or {}).get("of") == key else None
+    except SafetensorError:  # not whole
+        return None
+
+
+def pixels_of(images: ViewedDataset, args: DeiTLTTrainingArguments, desc: str) -> Iterator[torch.Tensor]:
+    """All images in batches `(N, 3, H, W)` on the run's device, with a progress bar."""
+    loader = DataLoader(images, args.eval_batch_size, collate_fn=collate, num_workers=args.dataloader_num_workers)
+    collate_for_workers(loader)
+    for batch in tqdm(loader, desc=desc, disable=args.disable_tqdm or not args.should_log):
+        yield batch["pixel_values"].to(args.device)
+
+
+@torch.no_grad()
+def _compute(body: DeiTLTModel, images: ViewedDataset, args: DeiTLTTrainingArguments) -> torch.Tensor:
+    body.to(args.device).eval()
+    batches = pixels_of(images, args, f"features of {images.split}")
+    return torch.cat([body(pixels, num_tokens=2).last_hidden_state.float().cpu() for pixels in batches])
+
+
+def _key(body: DeiTLTModel, images: ViewedDataset) -> str:
+    """What features depend on: the files of the images, their size, and all weights of the body."""
+    digest = hashlib.sha256(str(body.config.image_size).encode())
+    digest.update(image_hashes(images.rows, images.split).tobytes())
+    for name, weight in body.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
