@@ -30,6 +30,7 @@ WRONG = {
     "from deitlt_hf import grouped_accuracy\ngrouped_accuracy([0], [0])": "groups",
     "from deitlt_hf import NoSuchName": "NoSuchName",
 }
+EVERY_NAME = "import deitlt_hf\n" + "".join(f"reveal_type(deitlt_hf.{name})\n" for name in deitlt_hf.__all__)
 # Other packages are looked at as little as possible: transformers alone takes mypy over a minute.
 SETTINGS = """
 [mypy]
@@ -47,6 +48,7 @@ def test_a_type_checker_reads_the_public_names(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     (tmp_path / "mypy.ini").write_text(SETTINGS)
     (tmp_path / "right.py").write_text(RIGHT)
+    (tmp_path / "every_name.py").write_text(EVERY_NAME)
     for index, script in enumerate(WRONG):
         (tmp_path / f"wrong_{index}.py").write_text(script + "\n")
     scripts = sorted(path.name for path in tmp_path.glob("*.py"))
@@ -54,6 +56,11 @@ def test_a_type_checker_reads_the_public_names(tmp_path: Path) -> None:
     checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
     found = checked.stdout.splitlines()
     assert not [line for line in found if line.startswith("right.py")]
+    revealed = [line.split("Revealed type is ")[1].strip('"') for line in found if line.startswith("every_name.py")]
+    kinds = dict(zip(deitlt_hf.__all__, revealed, strict=True))
+    # A decorator of torch, which is skipped here, hides the type of this one.
+    assert [name for name, kind in kinds.items() if kind.startswith("Any")] == ["token_attention"]
+    assert "class_counts: " in kinds["class_balanced_weights"]
     for index, said in enumerate(WRONG.values()):
         assert any(line.startswith(f"wrong_{index}.py:") and said in line for line in found), (said, found)
 
