@@ -21,6 +21,7 @@ from deitlt_hf import (
     StudentArguments,
     TrainingDataArguments,
     evaluation_view,
+    export_model,
     load_adapted_student,
     load_images,
     push_model,
@@ -196,6 +197,10 @@ def test_with_adapters_the_new_token_learns_too(runs, backbone, digits):
         model.deit.distillation_token.token for model in (load_student(runs["lora"]), _start(backbone, digits))
     )
     assert not torch.equal(learned, start)
+
+
+def test_a_student_with_merged_adapters_is_exported(runs, tmp_path):
+    assert export_model(runs["lora"], tmp_path / "exported", format="torch").largest_difference < 1e-4
 
 
 @torch.no_grad()

@@ -47,6 +47,8 @@ def class_mean_classifier(
     means[counts == 0] = features.mean(0)
     weight = F.normalize(means, dim=-1) if kind == "cosine" else means
     bias = torch.zeros(classes) if kind == "cosine" else -means.square().sum(-1) / 2
+    # What all classes share changes no probability, and would make logits so large that rounding shows.
+    weight, bias = weight - weight.mean(0), bias - bias.mean()
     logits = F.linear(features, weight, bias)
     spread = (logits.max(-1).values - logits.mean(-1)).mean().clamp(min=1e-12)
     each_class_the_same = torch.where(counts > 0, 1 / counts.clamp(min=1), 0.0)
