@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from textwrap import indent
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -22,13 +23,20 @@ def python_blocks(page: str) -> list[str]:
 
 def commands(page: str) -> list[list[str]]:
     """The words of each command line that stands alone on a page, with shell variables of the page put in."""
-    text = re.sub(r" *\\\n +", " ", PAGES[page])
+    text = re.sub(r" *\\\n +", " ", in_blocks(PAGES[page]))
     variables = dict(re.findall(r'^    ([A-Z]+)="(.*)"$', text, flags=re.MULTILINE))
     lines = re.findall(r"^    ((?:deitlt|python|accelerate|\.venv/bin/python) .*)$", text, flags=re.MULTILINE)
     for name, value in variables.items():
         lines = [line.replace(f"${name}", value) for line in lines]
     # An output that names its command, such as `deitlt train: ...`, is none.
     return [_words(line) for line in lines if not re.match(r"deitlt [\w-]+:", line)]
+
+
+def in_blocks(text: str) -> str:
+    """A page whose fenced blocks of a console are indented, like all other commands."""
+    return re.sub(
+        r"^```console\n(.*?)^```", lambda block: indent(block[1], "    "), text, flags=re.DOTALL | re.MULTILINE
+    )
 
 
 def commands_in_sentences(page: str) -> list[list[str]]:

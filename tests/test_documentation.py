@@ -32,7 +32,7 @@ from deitlt_hf.cli.console import OneLineParser
 from deitlt_hf.cli.main import COMMANDS, main
 from deitlt_hf.data.views import image_processor
 from deitlt_hf.recipes import load_recipe, recipe_names
-from documentation import PAGES, ROOT, commands, commands_in_sentences, flags, python_blocks
+from documentation import PAGES, ROOT, commands, commands_in_sentences, flags, in_blocks, python_blocks
 from hub_server import HubServer
 
 TINY = "--epochs 1 --drw_start_epoch 0 --warmup_epochs 0 --image_size 16 --use_cpu true --disable_tqdm true "
@@ -198,7 +198,9 @@ def test_the_walk_ends_with_a_calibrated_pushed_model(walk):
 
 def mistakes() -> list[tuple[str, str]]:
     """Commands of docs/troubleshooting.md and the line that each prints."""
-    return re.findall(r"^    deitlt (.+)\n    (deitlt [\w-]+: .+)$", PAGES["troubleshooting.md"], flags=re.MULTILINE)
+    return re.findall(
+        r"^    deitlt (.+)\n    (deitlt [\w-]+: .+)$", in_blocks(PAGES["troubleshooting.md"]), flags=re.MULTILINE
+    )
 
 
 @pytest.fixture

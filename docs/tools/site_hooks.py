@@ -24,8 +24,8 @@ GROUPS = {
     "Models": ["models"],
     "Losses": ["losses"],
     "Data": ["data"],
-    "Training": ["training", "runs"],
-    "Measuring": ["evaluation", "long_tail_accuracy"],
+    "Training": ["training", "runs.training", "runs.student_models"],
+    "Measuring": ["evaluation", "long_tail_accuracy", "runs.analyzing", "runs.calibrating"],
     "Predicting": ["inference"],
     "Sharing": ["hub", "cards", "reference"],
     "Errors": ["errors"],
@@ -72,7 +72,7 @@ def public_names() -> dict[str, list[str]]:
     """The names of `deitlt_hf.__all__` by group, in the order of the package's list."""
     modules = deitlt_hf._MODULE_OF | {"DeiTLTError": "errors"}
     return {
-        title: [name for name, module in modules.items() if module.split(".")[0] in rooms]
+        title: [name for name, module in modules.items() if any(f"{module}.".startswith(f"{room}.") for room in rooms)]
         for title, rooms in GROUPS.items()
     }
 
@@ -123,7 +123,7 @@ def _commands() -> str:
         "# Commands",
         "What `deitlt COMMAND --help` prints. [The command line](../command-line.md) says when to use which.",
     ]
-    os.environ["COLUMNS"] = "100"
+    os.environ["COLUMNS"] = "88"
     for words in HELPS:
         output = io.StringIO()
         with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
