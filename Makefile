@@ -14,7 +14,7 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 
 docs: .venv/.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open site/index.html, or: $(BIN)/mkdocs serve"
 
 .venv/.installed: pyproject.toml constraints.txt

@@ -318,7 +318,7 @@ def test_the_python_of_analysis_runs(walk, tmp_path, monkeypatch):
     batches = [{"pixel_values": torch.rand(20, 3, 16, 16), "labels": torch.arange(20) % 10}]
     given = {"loader": batches, "names": [str(digit) for digit in range(10)], "counts": [9, 8, 7, 6, 5, 4, 3, 2, 1, 1]}
     given["groups"] = models["student"].config.class_groups
-    monkeypatch.setattr("deitlt_hf.evaluation.page.write_analysis", lambda analyses, out: Path(out).mkdir())
+    monkeypatch.setattr(deitlt_hf, "write_analysis", lambda analyses, out: Path(out).mkdir())
     exec(python_blocks("analysis.md")[0], models | given)
     assert Path("compared").is_dir()
 
