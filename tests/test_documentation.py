@@ -32,12 +32,12 @@ from deitlt_hf.cli.console import OneLineParser
 from deitlt_hf.cli.main import COMMANDS, main
 from deitlt_hf.data.views import image_processor
 from deitlt_hf.recipes import load_recipe, recipe_names
+from deitlt_hf.runs import estimate, training
 from documentation import PAGES, ROOT, commands, commands_in_sentences, flags, in_blocks, python_blocks
 from hub_server import HubServer
 
-TINY = "--epochs 1 --drw_start_epoch 0 --warmup_epochs 0 --image_size 16 --use_cpu true --disable_tqdm true "
-TINY += "--dataloader_num_workers 0 --dataloader_persistent_workers false --save_strategy no"
-TINY_STUDENT = f"{TINY} --hidden_size 24 --num_hidden_layers 1 --num_attention_heads 2 --patch_size 4"
+TINY = "--epochs 2 --teacher_epochs 2 --batch_size 32 --image_size 8 --use_cpu true --disable_tqdm true "
+TINY += "--dataloader_num_workers 0 --patch_size 4 --hidden_size 16 --num_hidden_layers 1 --num_attention_heads 2"
 COLOURS = {"deer": (200, 80, 80), "fox": (80, 200, 80), "hare": (80, 80, 200)}
 
 
@@ -145,7 +145,7 @@ def draw(folder: Path, name: str, numbers: range) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng([*numbers, *COLOURS[name]])
     for number in numbers:
-        pixels = np.array(COLOURS[name]) + random.normal(0, 30, (16, 16, 3))
+        pixels = np.array(COLOURS[name]) + random.normal(0, 30, (8, 8, 3))
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
 
 
@@ -153,13 +153,16 @@ def draw(folder: Path, name: str, numbers: range) -> None:
 def walk(tmp_path_factory) -> Iterator[Path]:
     """The directory in which the walk was made; it stays the working directory."""
     directory = tmp_path_factory.mktemp("walk")
-    for name, images in (("deer", 14), ("fox", 10), ("hare", 8)):
+    for name, images in (("deer", 90), ("fox", 60), ("hare", 40)):
         draw(directory / "pictures" / name, name, range(images))
     draw(directory / "new-pictures", "fox", range(1, 3))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
+        patch.setattr(estimate, "FEW_STEPS", 2)
+        patch.setattr(training, "report_figure", lambda *args: None)  # drawing takes a second
+        patch.setattr(training, "save_figure", lambda figure, file: file.touch())
         save_student_of_digits(Path("demo-output/student"))
-        tiny = {"teacher": TINY.split(), "train": TINY_STUDENT.split()}
+        tiny = {"fit": TINY.split()}
         with HubServer(directory) as hub, pytest.MonkeyPatch.context() as connected:
             hub.connect(connected)
             for words in commands("start.md"):
@@ -185,7 +188,7 @@ def save_student_of_digits(directory: Path) -> None:
 
 
 def test_the_walk_ends_with_a_calibrated_pushed_model(walk):
-    config = json.loads((walk / "runs/pictures/config.json").read_text())
+    config = json.loads((walk / "runs/pictures/student/config.json").read_text())
     assert config["expert"] in ("fused", "average")  # average, if no fusion is better
     assert len((walk / "predictions.csv").read_text().splitlines()) == 3
     pushed = set(json.loads((walk / "pushed.json").read_text()))
@@ -206,8 +209,9 @@ def mistakes() -> list[tuple[str, str]]:
 @pytest.fixture
 def before_training(walk, tmp_path, monkeypatch) -> None:
     """Pictures, a damaged one among others, a teacher, and the demo's student."""
-    for name in ("pictures", "runs/pictures-teacher", "demo-output/student"):
+    for name in ("pictures", "demo-output/student"):
         shutil.copytree(walk / name, tmp_path / name)
+    shutil.copytree(walk / "runs/pictures/teacher", tmp_path / "runs/pictures-teacher")
     shutil.copytree(walk / "pictures", tmp_path / "damaged")
     (tmp_path / "damaged" / "deer" / "0.png").write_bytes(b"no image")
     monkeypatch.chdir(tmp_path)
@@ -230,8 +234,10 @@ ABOUT_ONE_PAGE = {"analysis.md", "augmentation.md", "inference.md"}
 
 @pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page) and page not in ABOUT_ONE_PAGE])
 def test_python_runs(page, walk, tmp_path, monkeypatch, capsys):
-    for name in ("runs", "demo-output", "new-pictures"):
+    for name in ("demo-output", "new-pictures"):
         (tmp_path / name).symlink_to(walk / name)
+    shutil.copytree(walk / "runs/pictures/student", tmp_path / "runs/pictures")
+    (tmp_path / "runs/pictures/student").symlink_to(walk / "runs/pictures/student")
     monkeypatch.chdir(tmp_path)
     Image.new("L", (8, 8)).save("digit.png")
     Image.new("RGB", (20, 20), COLOURS["fox"]).save("photo.jpg")
@@ -248,8 +254,6 @@ def test_python_runs(page, walk, tmp_path, monkeypatch, capsys):
 
 def give_thresholds(directory: Path) -> None:
     """Let the walk's student have been right for enough validation images."""
-    (directory / "runs").unlink()
-    shutil.copytree(directory / "new-pictures" / ".." / "runs", directory / "runs")
     student = directory / "runs" / "pictures"
     config = json.loads((student / "config.json").read_text())
     (student / "config.json").write_text(
