@@ -229,7 +229,7 @@ def test_mistakes_say_what_the_page_shows(before_training, capsys):
 
 # Python
 
-ABOUT_ONE_PAGE = {"analysis.md", "augmentation.md", "inference.md"}
+ABOUT_ONE_PAGE = {"analysis.md", "augmentation.md", "inference.md", "pretrained.md"}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page) and page not in ABOUT_ONE_PAGE])
@@ -338,6 +338,14 @@ def test_the_python_of_augmentation_runs(tmp_path):
     given |= {name: getattr(deitlt_hf, name) for name in ("device_views", "DeiTLTTrainer", "ViewedDataset")}
     exec(python_blocks("augmentation.md")[0], given)
     assert given["trainer"].train_dataset is not None
+
+
+def test_the_python_of_pretrained_names_its_directory(monkeypatch):
+    """`tests/training/test_adapting.py` loads such a directory, which takes a pretrained model."""
+    asked = []
+    monkeypatch.setattr(deitlt_hf, "load_adapted_student", asked.append)
+    exec(python_blocks("pretrained.md")[0], {})
+    assert asked == ["runs/pictures/adapter"]
 
 
 # Lists and the site

@@ -23,7 +23,8 @@ def students() -> list[str]:
     rows = ["| recipe | what it is | epochs | DRW from | teacher's recipe |", "| --- | --- | ---: | ---: | --- |"]
     for name in recipe_names():
         if not is_teacher_recipe(name):
-            recipe, teacher = load_recipe(name), teacher_recipe(name)
+            recipe = load_recipe(name)
+            teacher = teacher_recipe(name) or recipe.get("teacher")
             epochs = " | ".join(str(recipe.get(of, "-")) for of in ("num_train_epochs", "drw_start_epoch"))
             rows.append(f"| `{name}` | {recipe_description(name)} | {epochs} | {f'`{teacher}`' if teacher else '-'} |")
     return rows

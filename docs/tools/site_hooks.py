@@ -24,7 +24,7 @@ GROUPS = {
     "Models": ["models"],
     "Losses": ["losses"],
     "Data": ["data"],
-    "Training": ["training", "runs.training", "runs.student_models"],
+    "Training": ["training", "runs.training", "runs.student_models", "runs.adapting"],
     "Measuring": ["evaluation", "long_tail_accuracy", "runs.analyzing", "runs.calibrating"],
     "Predicting": ["inference"],
     "Sharing": ["hub", "cards", "reference"],
