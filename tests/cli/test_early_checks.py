@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from deitlt_hf import DeiTLTError
 from deitlt_hf.cli import flags
 from deitlt_hf.cli.flag_table import flag_table
 from deitlt_hf.cli.main import main
@@ -169,12 +170,24 @@ def test_an_alias_is_the_flag():
 
 def test_flags_of_another_transformers_are_left_to_it(monkeypatch, capsys):
     """It may have other flags, and other values of those that it shares with the one of the table."""
+    names = ["optim", "logging_steps", "logging_strategy", "full_determinism", "save_only_model", "label_names"]
     monkeypatch.setattr(flags.metadata, "version", lambda name: "5.99.0")
-    monkeypatch.setattr(flags, "_installed_names", lambda: {"seed", "save_steps", "optim", "brand_new"})
+    monkeypatch.setattr(flags, "_installed_names", lambda: {*names, "brand_new"})
     assert given("--brand_new", "a", "b", "--no-brand-new", "--optim", "other") == {
         "brand_new": False,
-        "optim": ["other"],
+        "optim": "other",
     }
+    assert given("--brand_new", "a", "b") == {"brand_new": ["a", "b"]}
+    # Of what both have, one value is what it was, so that it can be checked and compared.
+    assert given("--logging_steps", "7", "--full_determinism", "--save_only_model", "no", "--label_names", "a") == {
+        "logging_steps": 7.0,
+        "full_determinism": True,
+        "save_only_model": False,
+        "label_names": ["a"],
+    }
+    assert given("--logging_strategy", "at 7") == {"logging_strategy": "at 7"}
+    with pytest.raises(DeiTLTError, match=r"logging_steps is -1\.0; pass a number above 0"):
+        given("--logging_steps", "-1")
     assert given("--drw_start_epoch", "none") == {"drw_start_epoch": None}
     for argv, message in (
         (["--use_cpu"], "unknown option --use_cpu"),  # that one no longer has it

@@ -53,13 +53,10 @@ class FlagParser(OneLineParser):
 
     def _add_flag(self, group: Any, flag: Flag, default: str = "") -> None:
         name, is_hidden = flag["name"], self.layout is not None and flag["name"] in self.layout.hidden
-        options = {key: flag[key] for key in ("nargs", "const", "choices", "required") if key in flag}
-        options["type"] = _TYPES[flag.get("type"), flag.get("or_none", False)]
         action = group.add_argument(
             *_both_ways(name, *flag.get("aliases", ())),
-            action=_OneName,
             help=argparse.SUPPRESS if is_hidden else flag.get("help", "") + default.replace("%", "%%"),
-            **({"nargs": "*"} if flag.get("any") else options),
+            **_options(flag),
         )
         action.shown = _shown(flag)
         if flag.get("no") or flag.get("any"):
@@ -123,6 +120,36 @@ class _OneName(argparse.Action):
             parser.error(f"{other} {earlier} and {name} {value} are two values of one setting; pass one of them")
         self.before = name, value
         setattr(namespace, self.dest, value)
+
+
+class _AnyNumber(_OneName):
+    """Stores one value as itself, none as the flag's constant, and several as a list."""
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, option: str | None = None) -> None:
+        value = value[0] if len(value) == 1 else value or self.const
+        super().__call__(parser, namespace, value, option)
+
+
+def _options(flag: Flag) -> dict[str, Any]:
+    """What argparse is to know of a flag; of one of another transformers than the table's, as little as it can."""
+    convert = _TYPES[flag.get("type"), flag.get("or_none", False)]
+    if not flag.get("any"):
+        options = {key: flag[key] for key in ("nargs", "const", "choices", "required") if key in flag}
+        return options | {"type": convert, "action": _OneName}
+    action = _OneName if flag.get("nargs") in ("*", "+") else _AnyNumber
+    return {"nargs": "*", "const": flag.get("const", True), "type": _if_it_can(convert), "action": action}
+
+
+def _if_it_can(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Leave a text that the type of the table does not fit to transformers, whose own type may be another."""
+
+    def parse(text: str) -> Any:
+        try:
+            return convert(text)
+        except (ValueError, argparse.ArgumentTypeError):
+            return text
+
+    return parse
 
 
 def _bool(text: str) -> bool:

@@ -84,9 +84,7 @@ def open_trackers(trainer: LongTailTrainer) -> Iterator[Callable[[Mapping[str, A
     """
     names = {callback: name for name, callback in INTEGRATION_TO_CALLBACK.items()}
     handler = trainer.callback_handler
-    handler.callbacks = [
-        OpenTracker(one, names[type(one)]) if type(one) in names else one for one in handler.callbacks
-    ]
+    handler.callbacks = [OpenTracker(one, names[type(one)]) if type(one) in names else one for one in handler.callbacks]
     trackers = [one for one in handler.callbacks if isinstance(one, OpenTracker)]
 
     def report(metrics: Mapping[str, Any], picture: Path | None = None) -> None:
