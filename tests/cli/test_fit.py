@@ -12,7 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
+from transformers import ViTConfig, ViTModel
 
 from deitlt_hf.cli.fit_settings import format_settings, parse_stages
 from deitlt_hf.cli.main import main
@@ -20,7 +22,7 @@ from deitlt_hf.cli.resuming import same_command
 from deitlt_hf.data.arguments import DataArguments, load_images
 from deitlt_hf.data.suggestion import Suggestion
 from deitlt_hf.durable.trainer import DurableTrainer
-from deitlt_hf.runs import calibrating, estimate, fitting, training
+from deitlt_hf.runs import calibrating, estimate, fitting, stage_times, training
 from deitlt_hf.runs.estimate import EVALUATED, TrainingTime, time_training
 from noisy_images import write_images
 
@@ -86,6 +88,23 @@ def test_it_does_what_the_single_commands_do(fitted, place, tmp_path):
     assert main(["train", *data, *STUDENT, "--teacher", str(teacher), "--output_dir", str(student)]) == 0
     for stage in ("teacher", "student"):
         assert_same_weights(directory / stage, tmp_path / stage)
+
+
+def test_a_pretrained_model_teaches_itself(place, tmp_path, said):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTModel(ViTConfig(image_size=8, patch_size=4, **shape)).save_pretrained(tmp_path / "vit")
+    run = [*RUN[:-2], "--num_train_epochs", "1", "--output_dir", str(tmp_path / "run")]
+    printed = said("fit", "pics", "--init_from", str(tmp_path / "vit"), *run)
+    images = load_images(DataArguments("pics", validation_fraction=0.1))
+    # A batch is at most a tenth of the training images, and a power of two; an epoch has its whole batches alone.
+    number, batch = len(images.train), 8
+    assert batch <= number / 10 < 2 * batch
+    assert f"student      features of {number} images, {number // batch} steps of the heads  about " in printed
+    assert printed.index("1/2 student") < printed.index("2/2 calibration") < printed.rindex("\nteacher ")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["data.json", "fit.json", "student"]
+    settings = yaml.safe_load((tmp_path / "run" / "student" / "recipe.yaml").read_text())
+    assert (settings["teacher"], settings["adapt"], settings["image_size"]) == ("class_means", "head", 8)
 
 
 def killing(then: Callable) -> Callable:
@@ -174,7 +193,7 @@ def test_what_it_refuses_is_said_in_a_line(argv, message, place, tmp_path, monke
     write_images(Path("one"), {"a": 20})
     write_images(Path("two"), {"a": 1, "b": 1})
     Path("list.csv").write_text("file_name\npics/a/0000.png\npics/b/0000.png\n")
-    monkeypatch.setattr(fitting, "time_training", lambda *args: pytest.fail("a training was begun"))
+    monkeypatch.setattr(stage_times, "time_training", lambda *args: pytest.fail("a training was begun"))
     assert message in said("fit", *argv.split(), status=2)
     assert not Path("runs").exists()
     assert sorted(path.name for path in Path("used").iterdir()) == ["mine.txt"]
@@ -214,7 +233,7 @@ def test_the_teacher_takes_flags_of_data_and_machine():
     assert (student[1].teacher, teacher[2].output_dir) == ("runs/x/teacher", "runs/x/teacher")
 
 
-@pytest.mark.parametrize("flag", [{"teacher": "me/resnet"}, {"distillation_type": "none"}])
+@pytest.mark.parametrize("flag", [{"teacher": "me/resnet"}, {"distillation_type": "none"}, {"init_from": "me/vit"}])
 def test_no_teacher_is_trained_where_one_is_given_or_none_is_wanted(flag):
     teacher, student = parse_stages({"data": "pics", "use_cpu": True} | flag, Path("runs/x"), lambda *_: {})
     assert (teacher, student[1].teacher) == (None, flag.get("teacher"))

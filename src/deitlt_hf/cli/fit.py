@@ -81,23 +81,26 @@ def _show_plan(chosen: FromData, directory: Path, teacher: TeacherSettings | Non
     from deitlt_hf.data.inspection import format_inspection
     from deitlt_hf.evaluation.measures import aligned
     from deitlt_hf.runs.estimate import duration
-    from deitlt_hf.runs.fitting import CALIBRATION, STUDENT, calibration_seconds, time_stages
+    from deitlt_hf.runs.fitting import CALIBRATION
+    from deitlt_hf.runs.stage_times import time_stages
 
     images = chosen.images
     print(f"{format_inspection(chosen.inspection)}\n\nSettings. Override one with a flag.\n")
     print(f"{format_settings(chosen.suggestions)}\n", flush=True)
-    times = time_stages(teacher, student, images)
-    seconds = {stage: of.seconds for stage, of in times.items()}
-    rows = [[stage, f"{of.steps:,} steps of {counted(of.images, 'image')}"] for stage, of in times.items()]
-    if chosen.no_calibration is None:
-        seconds[CALIBRATION] = max(1.0, calibration_seconds(times[STUDENT], images))
-        rows.append([CALIBRATION, counted(len(images.validation), "validation image")])
-    whole = sum(seconds.values())
-    rows = [[*row, f"about {duration(seconds[row[0]])}", printable(directory / row[0])] for row in rows]
-    rows = [[*row[:3], ""] if row[0] == CALIBRATION else row for row in rows]
+    times = time_stages(teacher, student, images, chosen.no_calibration is None)
+    whole = sum(of.seconds for of in times.values())
+    rows = [
+        [
+            stage,
+            of.what,
+            f"about {duration(max(of.seconds, 1))}",
+            "" if stage == CALIBRATION else str(directory / stage),
+        ]
+        for stage, of in times.items()
+    ]
     table = aligned([*rows, ["together", "", f"about {duration(whole)}", ""]], left=(0, 1, 2, 3))
     print("The plan, and its time on this machine. If it is stopped, the same command goes on.\n")
-    print("\n".join(table))
+    print("\n".join(map(printable, table)))
     if chosen.no_calibration is not None:
         print(f"no calibration: {chosen.no_calibration}")
     elif images.held_for_validation is not None:

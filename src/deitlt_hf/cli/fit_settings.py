@@ -9,10 +9,10 @@ from typing import Any
 
 from deitlt_hf.cards.record import PRIVATE_SETTINGS
 from deitlt_hf.cli.parsing import parse_with_recipe
-from deitlt_hf.cli.suggesting import inspect_to_train
+from deitlt_hf.cli.suggesting import inspect_to_train, student_suggestion
 from deitlt_hf.data.arguments import Images, TrainingDataArguments
 from deitlt_hf.data.inspection import Inspection
-from deitlt_hf.data.suggestion import Suggestion, format_suggestion, suggest_recipe, suggest_teacher_recipe
+from deitlt_hf.data.suggestion import Suggestion, format_suggestion, suggest_teacher_recipe
 from deitlt_hf.runs.fitting import STUDENT, TEACHER, StudentSettings, TeacherSettings, with_validation
 from deitlt_hf.runs.settings import OF_THE_MACHINE
 from deitlt_hf.runs.training import StudentArguments, TeacherArguments, check_student
@@ -49,7 +49,7 @@ class FromData:
         if self.images is None:
             self.images, self._too_few = with_validation(data, may_hold_out="validation_fraction" not in given)
             self.inspection = inspect_to_train(self.images)
-        suggest = suggest_recipe if stage == STUDENT else suggest_teacher_recipe
+        suggest = student_suggestion(given.get("init_from")) if stage == STUDENT else suggest_teacher_recipe
         self.suggestions[stage] = suggest(self.inspection, given)
         draw = self.images.held_for_validation
         held_out = {} if draw is None else {"validation_fraction": draw.fraction}
@@ -99,8 +99,9 @@ def parse_stages(
 
 
 def trains_teacher(given: Mapping[str, Any]) -> bool:
-    """Whether a CNN is trained first: not if a teacher is given, or nothing is to be learned from one."""
-    return given.get("teacher") is None and given.get("distillation_type") != "none"
+    """Whether a CNN is trained first: not if a teacher is given or none is wanted; a pretrained model has its own."""
+    wanted = given.get("distillation_type") != "none"
+    return wanted and given.get("teacher") is None and given.get("init_from") is None
 
 
 def _parse(types: Sequence[type], flags: Mapping[str, Any], suggest: Callable) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from accelerate import PartialState
@@ -12,8 +13,9 @@ from deitlt_hf.cli.console import quiet_libraries
 from deitlt_hf.data.arguments import DataArguments, Images, load_images
 from deitlt_hf.data.inspection import Inspection, inspect_dataset
 from deitlt_hf.data.readable import SKIP_HINT
-from deitlt_hf.data.suggestion import Suggestion, format_suggestion
+from deitlt_hf.data.suggestion import Suggestion, format_suggestion, suggest_finetuning, suggest_recipe
 from deitlt_hf.errors import DeiTLTError, counted
+from deitlt_hf.runs.student_models import image_size_of
 
 Suggest = Callable[[Inspection, Mapping[str, Any]], Suggestion]
 
@@ -30,6 +32,13 @@ def settings_for_data(suggest: Suggest, data: DataArguments, given: Mapping[str,
     if isinstance(outcome[0], DeiTLTError):
         raise outcome[0]
     return outcome[0]
+
+
+def student_suggestion(init_from: str | None) -> Suggest:
+    """What suggests the settings of a student: from scratch, or of the pretrained model `init_from`."""
+    if init_from is None:
+        return suggest_recipe
+    return partial(suggest_finetuning, image_size=image_size_of(init_from))
 
 
 def _inspect_and_show(suggest: Suggest, data: DataArguments, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from deitlt_hf.cli.console import quiet_libraries
@@ -24,14 +23,12 @@ def run(argv: Sequence[str]) -> None:
         raise _no_teacher("hard", given["data"])  # the default
 
     from deitlt_hf.cli.parsing import parse_with_recipe
-    from deitlt_hf.cli.suggesting import settings_for_data
+    from deitlt_hf.cli.suggesting import settings_for_data, student_suggestion
     from deitlt_hf.data.arguments import TrainingDataArguments
-    from deitlt_hf.data.suggestion import suggest_finetuning, suggest_recipe
     from deitlt_hf.evaluation.measures import MOST_LISTED_CLASSES, format_class_table, format_table
     from deitlt_hf.hub.repository import address_of
     from deitlt_hf.runs.pretrained import SMALL_IMAGES, say_pretrained_start
     from deitlt_hf.runs.profiling import format_profile
-    from deitlt_hf.runs.student_models import image_size_of
     from deitlt_hf.runs.training import StudentArguments, check_student, profile_student, train_student
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments
 
@@ -39,11 +36,10 @@ def run(argv: Sequence[str]) -> None:
         data, student, args = instances
         check_student(student, args, data.image_size if {"image_size", "patch_size"} <= given.keys() else None)
         if student.init_from is not None:
-            size = image_size_of(student.init_from)
-            return settings_for_data(partial(suggest_finetuning, image_size=size), data, given)
+            return settings_for_data(student_suggestion(student.init_from), data, given)
         if student.teacher is None and args.distillation_type != "none":
             raise _no_teacher(args.distillation_type, data.data)
-        settings = settings_for_data(suggest_recipe, data, given)
+        settings = settings_for_data(student_suggestion(None), data, given)
         if settings["image_size"] > SMALL_IMAGES:
             say_pretrained_start()
         return settings

@@ -288,7 +288,9 @@ def format_table(metrics: Mapping[str, Any], own: str | None = None) -> str:
     rows = metrics["experts"] | teacher
     accuracies, *others = shown_tables(rows.values())
     lines = _table_lines(rows, accuracies)
-    lines += [format_difference(metrics, own or next(iter(metrics["experts"])))] if teacher else []
+    own = own or next(iter(metrics["experts"]))
+    # A fused prediction may have been measured without a teacher that was there in training alone.
+    lines += [format_difference(metrics, own)] if own in metrics.get("against_teacher", ()) else []
     if any(measured.get("confidence_intervals") for measured in rows.values()):
         lines.append(f"in brackets: {describe_intervals(metrics.get('test_counts', ()))}")
     for measures in others:

@@ -85,9 +85,9 @@ def adapt_student(
         args: of the run.
         train: the training images without augmentation.
     """
-    start = student.head_start or (CLASS_MEANS if new_heads(student, model.config.id2label) else "random")
+    start = _start_of_heads(student, model.config.id2label)
     features = None
-    if student.adapt == "head" or student.teacher == CLASS_MEANS or start != "random":
+    if computes_features(student, model.config.id2label):
         features = features_of(model.deit, train, args)
     teacher: PreTrainedModel | str | None = student.teacher
     if student.teacher == CLASS_MEANS and args.distillation_type != "none":
@@ -98,8 +98,24 @@ def adapt_student(
         return Adapted(with_adapters(model, student.lora_rank, student.init_from), teacher)
     if student.adapt == "full":
         return Adapted(model, teacher)
+    return heads_alone(model, teacher, features)
+
+
+def heads_alone(
+    model: DeiTLTForImageClassification, teacher: PreTrainedModel | str | None, features: Features
+) -> Adapted:
+    """The student with features as its input, so that the heads alone learn."""
     body, model.deit = model.deit, _TakesFeatures(model.deit)
     return Adapted(model, teacher, features, body)
+
+
+def computes_features(student: StudentArguments, names: Mapping[int, str]) -> bool:
+    """Whether features of all training images are computed before a pretrained student is trained."""
+    return student.adapt == "head" or student.teacher == CLASS_MEANS or _start_of_heads(student, names) != "random"
+
+
+def _start_of_heads(student: StudentArguments, names: Mapping[int, str]) -> str:
+    return student.head_start or (CLASS_MEANS if new_heads(student, names) else "random")
 
 
 def start_heads(model: DeiTLTForImageClassification, features: Features, kind: str = CLASS_MEANS) -> None:

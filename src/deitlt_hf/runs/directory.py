@@ -303,8 +303,9 @@ def finish_run(
             "training": _what_it_took(trainer, seconds, checkpoint),
         }
         write_json(Path(args.output_dir) / RUN_FILE, record)
-        write_model_card(args.output_dir, trainer.hub_model_id if args.push_to_hub else None, args.hub_revision)
         write_eval_results(args.output_dir)
+        # The card last: `deitlt fit` takes a run with a card as one that came to its end.
+        write_model_card(args.output_dir, trainer.hub_model_id if args.push_to_hub else None, args.hub_revision)
     if args.push_to_hub:
         trainer.push_to_hub()
 

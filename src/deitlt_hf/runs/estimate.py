@@ -134,7 +134,7 @@ def time_training(trainer: LongTailTrainer, test_images: int) -> TrainingTime:
     steps = _FewSteps(args)
     train_for_the_clock(trainer, steps)
     images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    evaluated = evaluations(args, trainer.state) * len(trainer.eval_dataset) + test_images
+    evaluated = evaluations(args, trainer.state) * len(trainer.eval_dataset or ()) + test_images
     return TrainingTime(trainer.state.max_steps, steps.seconds, images, evaluated)
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +15,16 @@ from deitlt_hf.data.arguments import Images, TrainingDataArguments
 from deitlt_hf.data.loading import class_counts
 from deitlt_hf.data.record import DATA_FILE
 from deitlt_hf.data.suggestion import format_setting
-from deitlt_hf.durable.checkpoints import newest_complete, tidy
+from deitlt_hf.durable.checkpoints import newest_complete, remove, tidy
 from deitlt_hf.errors import DeiTLTError, counted
 from deitlt_hf.files import RUN_FILE, check_is_writable, read_json, write_json
 from deitlt_hf.runs.calibrating import Calibration, NoBetterFusionError, calibrate
 from deitlt_hf.runs.directory import refuse_within
-from deitlt_hf.runs.estimate import EVALUATED, TrainingTime, time_training
 from deitlt_hf.runs.images import DataChoice, data_record, load_images_to_train
 from deitlt_hf.runs.lock import LOCK_FILE, check_lock, release_lock, take_lock
-from deitlt_hf.runs.training import StudentArguments, TeacherArguments, make_student_trainer, make_teacher_trainer
+from deitlt_hf.runs.training import StudentArguments, TeacherArguments
 from deitlt_hf.runs.validation_images import load_validation
-from deitlt_hf.training.arguments import DeiTLTTrainingArguments, LongTailTrainingArguments, TeacherTrainingArguments
+from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
 
 PLAN_FILE = "fit.json"
 TEACHER, STUDENT, CALIBRATION = "teacher", "student", "calibration"
@@ -171,32 +168,6 @@ def _too_few(images: Images) -> str | None:
     return f"{counted(sum(counts), 'validation image')}; {_IT_TAKES}"
 
 
-def time_stages(teacher: TeacherSettings | None, student: StudentSettings, images: Images) -> dict[str, TrainingTime]:
-    """Time a few steps of the trainings that are to come; takes seconds, and leaves nothing behind."""
-    times, (data, which, args) = {}, student
-    with tempfile.TemporaryDirectory() as folder:
-        if teacher is not None:
-            trainer = make_teacher_trainer(*teacher[:2], _for_the_clock(teacher[2], folder), images)
-            trainer.model.save_pretrained(folder)  # an untrained one, for the student's steps
-            trainer.processing_class.save_pretrained(folder)
-            times[TEACHER] = time_training(trainer, len(images.test))
-            which = replace(which, teacher=folder)
-        trainer = make_student_trainer(data, which, _for_the_clock(args, folder), images)
-        times[STUDENT] = time_training(trainer, len(images.test) * (1 + args.evaluate_ema))
-    return times
-
-
-def calibration_seconds(student: TrainingTime, images: Images) -> float:
-    """What predicting the validation images and then the test images takes."""
-    return EVALUATED * student.step / student.images * (len(images.validation) + len(images.test))
-
-
-def _for_the_clock(args: LongTailTrainingArguments, folder: str) -> LongTailTrainingArguments:
-    args = copy(args)
-    args.output_dir, args.report_to = folder, []
-    return args
-
-
 def is_trained(directory: str) -> bool:
     """Whether a training in a directory has come to its end: the card is written last."""
     return all((Path(directory) / name).is_file() for name in ("config.json", RUN_FILE, CARD_FILE))
@@ -208,9 +179,10 @@ def train_rest(train: Callable[..., Any], settings: Sequence[Any]) -> Any:
     check_lock(directory)
     if directory.is_dir():
         tidy(directory)
+        for left in directory.glob(".*.part*"):  # files that were not written to their end
+            remove(left)
     args.resume = newest_complete(directory) is not None
-    if not args.resume:
-        shutil.rmtree(directory, ignore_errors=True)  # it was stopped before its first checkpoint
+    args.overwrite = not args.resume  # what was stopped before its first checkpoint
     return train(*settings)
 
 

@@ -333,7 +333,7 @@ def make_student_trainer(
         model = load_start(student, data.image_size, classes)
         adapted = adapt_student(model, student, args, _viewed(images.train, data, "train"))
     if adapted.features is not None:
-        return _make_trainer_of_heads(adapted, data, args, images)
+        return make_trainer_of_heads(adapted, data, args, images)
     strong = {"pixel_values": args.training_view == "strong"}
     strong |= {"weak_pixel_values": False} if args.distillation_view == "weak" else {}
     views, batch_views = training_views(args, images.train, strong, data.image_size, data.horizontal_flip)
@@ -348,7 +348,7 @@ def make_student_trainer(
     )
 
 
-def _make_trainer_of_heads(
+def make_trainer_of_heads(
     adapted: Adapted, data: TrainingDataArguments, args: DeiTLTTrainingArguments, images: Images
 ) -> DeiTLTTrainer:
     """A trainer of heads alone, on features that are computed already; it writes no checkpoints."""
