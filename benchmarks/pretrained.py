@@ -109,7 +109,7 @@ RUNS = {
         "--recipe finetune --adapt head --layer_decay 1 --num_train_epochs 30 --drw_start_epoch 20",
         ("1e-3", "1e-2"),
     ),
-    "full-alone": ("--recipe finetune --distillation_type none --teacher none", ("3e-4",)),
+    "full-alone": ("--recipe finetune --distillation_type none --teacher none", ("1e-3",)),
     "plain": ("", ("3e-4", "1e-3")),
     "scratch": ("--recipe cifar10-lt-small --distillation_type none --teacher none", ("1e-3",)),
 }
@@ -153,16 +153,15 @@ def run_plain(data: DatasetDict, start: Path, directory: Path, rate: str, seed: 
     model.classifier.reset_parameters()
     args = TrainingArguments(
         str(directory), num_train_epochs=SHORT_EPOCHS["num_train_epochs"], per_device_train_batch_size=32,
-        learning_rate=float(rate), weight_decay=0.05, warmup_ratio=0.1, lr_scheduler_type="cosine", seed=seed,
+        learning_rate=float(rate), weight_decay=0.05, warmup_steps=0.1, lr_scheduler_type="cosine", seed=seed,
         remove_unused_columns=False, save_strategy="no", report_to="none", disable_tqdm=True,
         use_cpu=not torch.accelerator.is_available(),
     )  # fmt: skip
     trainer = Trainer(model, args, collate, train, compute_loss_func=loss)
     trainer.train()
     predicted = trainer.predict(test)
-    metrics = grouped_accuracy(
-        predicted.predictions.argmax(-1), predicted.label_ids, counts, class_groups(counts, boundaries=BOUNDARIES)
-    )
+    groups = class_groups(counts, boundaries=BOUNDARIES)
+    metrics = grouped_accuracy(predicted.predictions, predicted.label_ids, groups)
     (directory / "metrics.json").write_text(json.dumps({"experts": {"average": metrics}}))
 
 

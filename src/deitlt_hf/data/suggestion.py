@@ -162,14 +162,21 @@ def suggest_finetuning(
         choices.add("teacher", "class_means", "none was given: the pretrained model's own nearest class means")
     epochs = choices.add("num_train_epochs", FINETUNING_EPOCHS[way], f"enough for {WAYS[way]}")
     _choose_drw_and_warmup(choices, epochs, int(2 * epochs / 3), "DRW for the last third of the epochs")
-    batch = _choose_batch(choices, images)
+    _choose_batch(choices, images)
     choices.add("learning_rate", FINETUNING_RATES[way], f"usual for {WAYS[way]}")
     choices.add("scale_learning_rate", False, "off: the rate goes with any batch")
     if way == "full":
         choices.add("layer_decay", 0.75, "lower layers change less: what they learned before is kept")
     choices.add("training_view", "weak", "crops and flips: strong views are for long trainings")
     choices.add("repeated_augmentation", 1, "off, like all that is for long trainings")
-    _choose_for_small_budget(choices, batch)
+    choices.add("mixup", 0.0, "off, likewise")
+    choices.add("cutmix", 0.0, "off, like mixup")
+    choices.add("cls_loss", "logit_adjusted", "takes out the class prior, so that CLS is good on rare classes")
+    reason = "off: with the prior taken out, what it gives to rare classes counts many times"
+    choices.add("label_smoothing_factor", 0.0, reason)
+    if choices.value("distillation_type") != "none":
+        choices.add("distillation_type", "soft", "its distribution; ltkd would balance a balanced teacher again")
+        choices.add("distillation_temperature", 2.0, "so that its second guesses count")
     _choose_the_rest(choices, inspection, epochs)
     return choices
 
