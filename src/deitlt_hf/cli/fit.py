@@ -82,11 +82,14 @@ def _show_plan(chosen: FromData, directory: Path, teacher: TeacherSettings | Non
     from deitlt_hf.evaluation.measures import aligned
     from deitlt_hf.runs.estimate import duration
     from deitlt_hf.runs.fitting import CALIBRATION
+    from deitlt_hf.runs.pretrained import SMALL_IMAGES, say_pretrained_start
     from deitlt_hf.runs.stage_times import time_stages
 
     images = chosen.images
     print(f"{format_inspection(chosen.inspection)}\n\nSettings. Override one with a flag.\n")
     print(f"{format_settings(chosen.suggestions)}\n", flush=True)
+    if student[1].init_from is None and student[0].image_size > SMALL_IMAGES:
+        say_pretrained_start()
     times = time_stages(teacher, student, images, chosen.no_calibration is None)
     whole = sum(of.seconds for of in times.values())
     rows = [
