@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # type checkers and editors read the names here; at run time 
     from deitlt_hf.data.long_tail import class_groups as class_groups
     from deitlt_hf.data.long_tail import long_tailed_indices as long_tailed_indices
     from deitlt_hf.data.suggestion import suggest_recipe as suggest_recipe
+    from deitlt_hf.data.views import Resizing as Resizing
     from deitlt_hf.data.views import evaluation_view as evaluation_view
     from deitlt_hf.data.views import image_processor as image_processor
     from deitlt_hf.data.views import strong_view as strong_view
@@ -107,7 +108,7 @@ _NAMES_OF = {
     "data.loading": "load_long_tailed_dataset class_counts",
     "data.long_tail": "class_counts_for_imbalance class_groups long_tailed_indices",
     "data.suggestion": "suggest_recipe",
-    "data.views": "strong_view weak_view evaluation_view image_processor",
+    "data.views": "strong_view weak_view evaluation_view image_processor Resizing",
     "evaluation.analysis.analyze": "analyze_model",
     "evaluation.analysis.predictions": "expected_calibration_error",
     "evaluation.analysis.tokens": "mean_attention_distance feature_rank token_similarity attention_rollout",

@@ -16,11 +16,12 @@ from PIL import Image
 from timm.data import create_transform
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
-from torchvision.transforms import RandomCrop
+from torchvision.transforms import Compose, RandomCrop, RandomResizedCrop
 from transformers import AutoImageProcessor
 
 from deitlt_hf.data.dataset import ViewedDataset, ViewTransform, collate
 from deitlt_hf.data.views import (
+    Resizing,
     evaluation_view,
     image_processor,
     paco_key_view,
@@ -126,6 +127,47 @@ def test_small_evaluation_view_has_no_margin() -> None:
     image = _noise(40, 28)
     expected = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(_levels(view(image)), expected)
+
+
+BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
+
+
+@pytest.mark.parametrize(
+    ("resizing", "resample", "resized", "crop"),
+    [
+        (Resizing("bilinear", 1.0, keeps_shape=False), BILINEAR, (48, 48), (0, 0, 48, 48)),
+        (Resizing("bilinear", 48 / 56), BILINEAR, (84, 56), (18, 4, 66, 52)),
+        (Resizing("bicubic", 1.0), BICUBIC, (72, 48), (12, 0, 60, 48)),
+        (Resizing("bicubic", 48 / 56, keeps_shape=False), BICUBIC, (56, 56), (4, 4, 52, 52)),
+    ],
+)
+def test_another_resizing(resizing: Resizing, resample: Image.Resampling, resized, crop) -> None:
+    image = _noise(150, 100)
+    expected = np.asarray(image.resize(resized, resample).crop(crop))
+    np.testing.assert_array_equal(_levels(evaluation_view(48, resizing)(image)), expected)
+    made = _levels(image_processor(48, resizing)(image, return_tensors="pt")["pixel_values"][0])
+    assert np.abs(made - expected).max() <= 2  # by rounding, as below
+
+
+def test_the_reference_s_edge_is_256_of_224_pixels_at_every_size() -> None:
+    assert all(Resizing().edge(size) == size * 8 // 7 for size in range(33, 2000))
+    # A ratio of whole numbers, as it is read from an image processor, gives them again.
+    assert all(Resizing(crop_ratio=224 / edge).edge(224) == edge for edge in range(224, 449))
+
+
+def test_training_views_resize_as_asked() -> None:
+    image = _noise(150, 100)
+    for resample, view in [(resample, view) for resample in (BILINEAR, BICUBIC) for view in (strong_view, weak_view)]:
+        # An image of the output's size is not resized, so what is left is the same.
+        small = view(16, interpolation=resample.name.lower())
+        resized = image.resize((16, 16), resample)
+        torch.testing.assert_close(_seeded(small, image, 3), _seeded(view(16), resized, 3), rtol=0, atol=0)
+    crop = Compose(strong_view(48, interpolation="bilinear").transforms[:2])
+    timms = create_transform(48, is_training=True, interpolation="bilinear").transforms[0]
+    np.testing.assert_array_equal(np.asarray(_seeded(crop, image, 3)), np.asarray(_seeded(timms, image, 3)))
+    crop = Compose(weak_view(48, interpolation="bilinear").transforms[:2])
+    torchvisions = RandomResizedCrop(48)  # bilinear by default
+    np.testing.assert_array_equal(np.asarray(_seeded(crop, image, 3)), np.asarray(_seeded(torchvisions, image, 3)))
 
 
 @pytest.mark.parametrize("view", VIEWS)

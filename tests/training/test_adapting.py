@@ -18,6 +18,7 @@ from deitlt_hf import (
     DeiTLTForImageClassification,
     DeiTLTTrainer,
     DeiTLTTrainingArguments,
+    Resizing,
     StudentArguments,
     TrainingDataArguments,
     evaluation_view,
@@ -165,6 +166,8 @@ def test_features_are_taken_from_the_run_until_images_or_weights_change(backbone
     torch.testing.assert_close(first.tokens, expected[:, :2])
     torch.testing.assert_close(features_of(model.deit, few, args).tokens, first.tokens, atol=0, rtol=0)
     assert "features of 20 train images are taken from" in caplog.text
+    resized = ViewedDataset(few.rows, {"pixel_values": evaluation_view(16, Resizing("bilinear"))}, "train")
+    assert not torch.equal(features_of(model.deit, resized, args).tokens, first.tokens)
     assert not torch.equal(features_of(model.deit, others, args).tokens, first.tokens)
     with torch.no_grad():
         next(model.deit.parameters()).add_(1)

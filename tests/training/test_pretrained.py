@@ -11,20 +11,35 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
 from PIL import Image
 
-from deitlt_hf import DeiTLTConfig, DeiTLTError, DeiTLTForImageClassification, ExpertClassifier, export_model
-from deitlt_hf.data.views import image_processor
+from deitlt_hf import (
+    DeiTLTConfig,
+    DeiTLTError,
+    DeiTLTForImageClassification,
+    DeiTLTTrainingArguments,
+    ExpertClassifier,
+    TrainingDataArguments,
+    export_model,
+    load_images,
+)
+from deitlt_hf.data.views import Resizing, evaluation_view, image_processor
 from deitlt_hf.evaluation.analysis.vit import eager_attention, has_tokens, run_vit
-from deitlt_hf.inference.loading import load_student
+from deitlt_hf.inference.loading import load_image_processor, load_student
+from deitlt_hf.runs.analyzing import _view_of
+from deitlt_hf.runs.directory import save_model
+from deitlt_hf.runs.resizing import load_resizing
 from deitlt_hf.runs.student_models import StudentArguments, load_start
+from deitlt_hf.runs.training import make_student_trainer
 
 CLASSES = {"id2label": {0: "cat", 1: "lynx"}, "label2id": {"cat": 0, "lynx": 1}}
 SHAPE = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3}
 PIXELS = {"image_size": 32, "patch_size": 8}
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's
 TIMM = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 
 
@@ -119,10 +134,124 @@ def test_its_normalisation_becomes_part_of_the_weights(family, directories, tmp_
     image = torch.rand(2, 3, 32, 32)  # in 0 to 1
     own, of_student = (
         (image - torch.tensor(means).view(3, 1, 1)) / torch.tensor(deviations).view(3, 1, 1)
-        for means, deviations in ((mean, std), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        for means, deviations in ((mean, std), (MEAN, STD))
     )
     found = student.deit(of_student).last_hidden_state[:, 0]
     torch.testing.assert_close(found, _features(family, directory, own), atol=1e-5, rtol=0)
+
+
+def _with_processor(directory: Path, processor: hf.BaseImageProcessor | dict) -> str:
+    """A directory with a configuration and an image processor; a dict is what a timm model's configuration has."""
+    if isinstance(processor, dict):
+        hf.TimmWrapperConfig(architecture="vit_tiny_patch16_224", pretrained_cfg=processor).save_pretrained(directory)
+    else:
+        hf.ViTConfig().save_pretrained(directory)
+        processor.save_pretrained(directory)
+    return str(directory)
+
+
+def _levels(pixels: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
+    return (pixels * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)) * 255
+
+
+HALF = {"mean": [0.5] * 3, "std": [0.5] * 3}
+TRANSFORMERS = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+TIMM_224 = {"input_size": [3, 224, 224]} | HALF
+
+
+@pytest.mark.parametrize(
+    ("processor", "kept"),
+    [
+        (hf.ViTImageProcessor(**TRANSFORMERS), Resizing("bilinear", 1.0, keeps_shape=False)),
+        (hf.ViTImageProcessor(resample=3, **TRANSFORMERS), Resizing("bicubic", 1.0, keeps_shape=False)),
+        (hf.CLIPImageProcessor(**TRANSFORMERS), Resizing("bicubic", 1.0)),
+        (hf.BitImageProcessor(size={"shortest_edge": 248}, **TRANSFORMERS), Resizing("bicubic", 224 / 248)),
+        (hf.BitImageProcessor(size={"shortest_edge": 256}, **TRANSFORMERS), None),  # DINOv2's is the reference's
+        (hf.DeiTImageProcessor(**TRANSFORMERS), Resizing("bicubic", 0.875, keeps_shape=False)),
+        (TIMM_224 | {"crop_pct": 0.9, "interpolation": "bicubic"}, Resizing("bicubic", 0.9)),
+        (
+            TIMM_224 | {"crop_pct": 0.9, "interpolation": "bilinear", "crop_mode": "squash"},
+            Resizing("bilinear", 0.9, keeps_shape=False),
+        ),
+        (TIMM_224 | {"crop_pct": 0.875, "interpolation": "bicubic"}, None),
+    ],
+)
+def test_a_student_resizes_as_its_backbone_s_image_processor(processor, kept, tmp_path):
+    source = _with_processor(tmp_path / "backbone", processor)
+    resizing = load_resizing(source)
+    assert resizing == kept
+    image_processor(224, resizing).save_pretrained(tmp_path / "student")
+    DeiTLTConfig().save_pretrained(tmp_path / "student")
+    noise = np.random.RandomState(0).randint(0, 256, (20, 30, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((500, 300))  # margins that both libraries crop alike
+    own = load_image_processor(source)(picture, return_tensors="pt")["pixel_values"][0]
+    expected = _levels(own, **HALF)
+    saved = load_image_processor(str(tmp_path / "student"))(picture, return_tensors="pt")["pixel_values"][0]
+    # Pillow and torch round differently, by up to 2 levels.
+    torch.testing.assert_close(_levels(saved, MEAN, STD), expected, atol=2.01, rtol=0)
+    again = load_resizing(str(tmp_path / "student"))
+    viewed = _levels(evaluation_view(224, again)(picture), MEAN, STD)
+    torch.testing.assert_close(viewed, expected, atol=2.01, rtol=0)
+    if isinstance(processor, dict):  # the same library
+        torch.testing.assert_close(viewed, expected, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        hf.ViTImageProcessor(do_resize=False),
+        hf.ViTImageProcessor(resample=1),  # Lanczos
+        hf.ViTImageProcessor(size={"height": 224, "width": 448}),
+        hf.ViTImageProcessor(do_pad=True),
+        hf.BitImageProcessor(do_center_crop=False),
+        hf.BitImageProcessor(size={"shortest_edge": 100}),  # the crop would be padded
+        hf.BitImageProcessor(size={"shortest_edge": 256, "longest_edge": 300}),
+        hf.ConvNextImageProcessor(size={"shortest_edge": 224}),
+        TIMM_224 | {"crop_mode": "border"},
+        TIMM_224 | {"interpolation": "random"},
+    ],
+)
+def test_an_image_processor_that_is_not_followed_is_named_in_one_line(processor, tmp_path, caplog):
+    source = _with_processor(tmp_path, processor)
+    assert load_resizing(source) is None
+    assert f"the image processor of {source} is not followed" in caplog.text
+    assert "pictures are resized as for a student from scratch" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_without_an_image_processor_pictures_are_resized_as_ever(tmp_path, caplog):
+    DeiTLTConfig().save_pretrained(tmp_path)
+    assert load_resizing(str(tmp_path)) is None
+    assert not caplog.records
+    (tmp_path / "preprocessor_config.json").write_text("{")
+    with pytest.raises(DeiTLTError, match="has an image processor that cannot be read"):
+        load_resizing(str(tmp_path))
+
+
+def test_training_and_evaluation_of_a_run_resize_as_the_backbone(directories, tmp_path):
+    source = shutil.copytree(directories["vit"], tmp_path / "backbone")
+    hf.ViTImageProcessor(size={"height": 32, "width": 32}, **TRANSFORMERS).save_pretrained(source)
+    data = TrainingDataArguments(data="digits-lt", image_size=32, horizontal_flip=False)
+    settings = {"distillation_type": "none", "report_to": "none", "use_cpu": True}
+    args = DeiTLTTrainingArguments(str(tmp_path / "run"), **settings)
+    images = load_images(data)
+    student = StudentArguments(init_from=str(source), head_start="random")
+    trainer = make_student_trainer(data, student, args, images)
+    digit = images.train[0]["image"].convert("RGB")  # of 8 pixels
+    expected = torch.from_numpy(np.array(digit.resize((32, 32), Image.Resampling.BILINEAR))).permute(2, 0, 1)
+    torch.testing.assert_close(trainer.train_dataset[0]["pixel_values"], expected)
+    own = hf.ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=MEAN, image_std=STD)
+    tested = images.test[0]["image"].convert("RGB")
+    expected = own(tested, return_tensors="pt")["pixel_values"][0]
+    close = {"atol": 2.01 / 255 / min(STD), "rtol": 0}
+    torch.testing.assert_close(trainer.eval_dataset[0]["pixel_values"], expected, **close)
+    save_model(trainer)
+    view, _ = _view_of(trainer.model, {}, str(tmp_path / "run"), None)
+    torch.testing.assert_close(view(tested), trainer.eval_dataset[0]["pixel_values"])
+    # A student that starts from this one has its image processor's resizing.
+    later = make_student_trainer(data, StudentArguments(init_from=str(tmp_path / "run")), args, images)
+    torch.testing.assert_close(later.eval_dataset[0]["pixel_values"], trainer.eval_dataset[0]["pixel_values"])
+    assert later.processing_class.to_dict() == trainer.processing_class.to_dict()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

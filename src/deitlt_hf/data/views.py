@@ -6,13 +6,16 @@ ImageNet's mean and standard deviation. Views are picklable, so that the workers
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from PIL import Image, ImageFilter
 from PIL.Image import Resampling
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from timm.data.auto_augment import rand_augment_transform
+from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision import transforms
 from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
 from transformers import DeiTImageProcessor
@@ -26,16 +29,50 @@ View = Callable[[Image.Image], torch.Tensor]
 LARGEST_PADDED_SIZE = 32
 
 
-def strong_view(image_size: int, horizontal_flip: bool = True) -> View:
+@dataclass(frozen=True)
+class Resizing:
+    """How a picture of any shape becomes a square, without random numbers.
+
+    Args:
+        interpolation: `"bicubic"` or `"bilinear"`.
+        crop_ratio: side of the square that is cut from the middle, as a share of the side that is resized to; 1 for no
+            margin.
+        keeps_shape: the shorter side is resized and the other one in proportion; False: both sides, to a square.
+
+    Example:
+        >>> Resizing("bilinear", crop_ratio=0.875).edge(224)
+        256
+        >>> evaluation_view(32, Resizing(crop_ratio=1.0))(Image.new("RGB", (40, 30))).shape
+        torch.Size([3, 32, 32])
+    """
+
+    interpolation: str = "bicubic"
+    crop_ratio: float = 224 / 256
+    keeps_shape: bool = True
+
+    def edge(self, image_size: int) -> int:
+        """Pixels of the resized side before the crop to `image_size`."""
+        # With a summand, so that a ratio of two whole numbers gives them again.
+        return math.floor(image_size / self.crop_ratio + 1e-6)
+
+
+def reference_resizing(image_size: int) -> Resizing:
+    """The reference's: shorter side to 256/224 of the image size and crop; up to 32 pixels to a square, no margin."""
+    check_image_size(image_size)
+    return Resizing(crop_ratio=1.0, keeps_shape=False) if image_size <= LARGEST_PADDED_SIZE else Resizing()
+
+
+def strong_view(image_size: int, horizontal_flip: bool = True, interpolation: str = "bicubic") -> View:
     """The student's training view: the reference's crop, flip, RandAugment, and random erasing.
 
-    Above 32 pixels a bicubic random resized crop; up to 32 pixels a random crop of the image (resized first where its
-    size is another) with zero padding of `image_size // 8`, which is the reference's 4 at 32. RandAugment is
-    `rand-m9-mstd0.5-inc1`, erasing has probability 0.25 and fills with noise.
+    Above 32 pixels a random resized crop; up to 32 pixels a random crop of the image (resized first where its size is
+    another) with zero padding of `image_size // 8`, which is the reference's 4 at 32. RandAugment is
+    `rand-m9-mstd0.5-inc1` (bicubic), erasing has probability 0.25 and fills with noise.
 
     Args:
         image_size: side of the square output in pixels.
         horizontal_flip: mirror half of the images (default); False for digits, text and the like.
+        interpolation: of what is resized, `"bicubic"` (default) or `"bilinear"`.
 
     Raises:
         DeiTLTError: for an image size below 1.
@@ -46,7 +83,7 @@ def strong_view(image_size: int, horizontal_flip: bool = True) -> View:
     """
     check_image_size(image_size)
     # color_jitter is the reference's setting too; timm leaves it out as soon as RandAugment is on.
-    crop, *rest = create_transform(
+    _, *rest = create_transform(
         input_size=image_size,
         is_training=True,
         hflip=0.5 if horizontal_flip else 0.0,
@@ -57,11 +94,14 @@ def strong_view(image_size: int, horizontal_flip: bool = True) -> View:
         re_mode="pixel",
         re_count=1,
     ).transforms
-    crops = _padded_crop(image_size) if image_size <= LARGEST_PADDED_SIZE else [crop]
+    if image_size <= LARGEST_PADDED_SIZE:
+        crops = _padded_crop(image_size, interpolation)
+    else:
+        crops = [RandomResizedCropAndInterpolation(image_size, interpolation=interpolation)]
     return transforms.Compose([upright_rgb, *crops, *rest])
 
 
-def weak_view(image_size: int, horizontal_flip: bool = True) -> View:
+def weak_view(image_size: int, horizontal_flip: bool = True, interpolation: str = "bicubic") -> View:
     """The teacher's training view: crop and flip.
 
     Crops as `strong_view` does.
@@ -69,6 +109,7 @@ def weak_view(image_size: int, horizontal_flip: bool = True) -> View:
     Args:
         image_size: side of the square output in pixels.
         horizontal_flip: mirror half of the images (default).
+        interpolation: as in `strong_view`.
 
     Raises:
         DeiTLTError: for an image size below 1.
@@ -79,20 +120,20 @@ def weak_view(image_size: int, horizontal_flip: bool = True) -> View:
     """
     check_image_size(image_size)
     if image_size <= LARGEST_PADDED_SIZE:
-        crops = _padded_crop(image_size)
+        crops = _padded_crop(image_size, interpolation)
     else:
-        crops = [transforms.RandomResizedCrop(image_size, interpolation=InterpolationMode.BICUBIC)]
+        crops = [transforms.RandomResizedCrop(image_size, interpolation=InterpolationMode(interpolation))]
     return transforms.Compose([upright_rgb, *crops, *_flip(horizontal_flip), *_normalized_tensor()])
 
 
-def evaluation_view(image_size: int) -> View:
-    """The view for evaluation and prediction, the reference's.
-
-    Above 32 pixels the shortest edge is resized to 256/224 of the image size (bicubic) and the centre cropped; up to 32
-    pixels the image is resized to the image size where its size is another, with no margin.
+def evaluation_view(image_size: int, resizing: Resizing | None = None) -> View:
+    """The view for evaluation and prediction.
 
     Args:
         image_size: side of the square output in pixels.
+        resizing: by default the reference's: above 32 pixels the shortest edge is resized to 256/224 of the image size
+            (bicubic) and the centre cropped; up to 32 pixels the image is resized to the image size where its size is
+            another, with no margin.
 
     Raises:
         DeiTLTError: for an image size below 1.
@@ -101,23 +142,24 @@ def evaluation_view(image_size: int) -> View:
         >>> evaluation_view(224)(Image.new("RGB", (640, 480))).shape
         torch.Size([3, 224, 224])
     """
-    shortest_edge = evaluation_resize(image_size)
-    if shortest_edge is None:
-        steps = [resize_to_square(image_size)]
-    else:
-        resize = transforms.Resize(shortest_edge, interpolation=InterpolationMode.BICUBIC)
-        steps = [resize, transforms.CenterCrop(image_size)]
+    check_image_size(image_size)
+    resizing = resizing or reference_resizing(image_size)
+    edge, mode = resizing.edge(image_size), InterpolationMode(resizing.interpolation)
+    steps: list[Callable] = [transforms.Resize(edge if resizing.keeps_shape else (edge, edge), mode)]
+    if resizing.keeps_shape or edge > image_size:
+        steps.append(transforms.CenterCrop(image_size))
     return transforms.Compose([upright_rgb, *steps, *_normalized_tensor()])
 
 
-def image_processor(image_size: int) -> DeiTImageProcessor:
-    """The image processor that travels with a checkpoint: it makes the pixel values of `evaluation_view(image_size)`.
+def image_processor(image_size: int, resizing: Resizing | None = None) -> DeiTImageProcessor:
+    """The image processor that travels with a checkpoint: it makes the pixel values of `evaluation_view`.
 
     The two resize with different libraries and so differ by rounding. And where the resized image is wider than the
     crop by an odd number of pixels, the processor's crop may lie one pixel further left than torchvision's (or higher).
 
     Args:
         image_size: side of the square output in pixels.
+        resizing: as in `evaluation_view`.
 
     Returns:
         A processor whose call returns `pixel_values` `(N, 3, image_size, image_size)` float32; it takes images of any
@@ -130,23 +172,18 @@ def image_processor(image_size: int) -> DeiTImageProcessor:
         >>> image_processor(224).size.shortest_edge
         256
     """
-    shortest_edge = evaluation_resize(image_size)
-    square = {"height": image_size, "width": image_size}
+    check_image_size(image_size)
+    resizing = resizing or reference_resizing(image_size)
+    edge = resizing.edge(image_size)
     return DeiTImageProcessor(
         do_convert_rgb=True,
-        size=square if shortest_edge is None else {"shortest_edge": shortest_edge},
-        resample=Resampling.BICUBIC,
-        do_center_crop=shortest_edge is not None,
-        crop_size=square,
+        size={"shortest_edge": edge} if resizing.keeps_shape else {"height": edge, "width": edge},
+        resample=Resampling[resizing.interpolation.upper()],
+        do_center_crop=resizing.keeps_shape or edge > image_size,
+        crop_size={"height": image_size, "width": image_size},
         image_mean=list(IMAGENET_DEFAULT_MEAN),
         image_std=list(IMAGENET_DEFAULT_STD),
     )
-
-
-def evaluation_resize(image_size: int) -> int | None:
-    """The shortest edge before the centre crop, 256/224 of the image size as in the reference; None: no margin."""
-    check_image_size(image_size)
-    return None if image_size <= LARGEST_PADDED_SIZE else int(256 / 224 * image_size)
 
 
 def paco_query_view(image_size: int, horizontal_flip: bool = True) -> View:
@@ -228,14 +265,14 @@ def check_image_size(image_size: int) -> None:
         raise DeiTLTError(f"image_size is {image_size}: pass a size in pixels of at least 1")
 
 
-def resize_to_square(image_size: int) -> transforms.Resize:
-    """Bicubic resizing of a PIL image to a square."""
-    return transforms.Resize((image_size, image_size), interpolation=InterpolationMode.BICUBIC)
+def resize_to_square(image_size: int, interpolation: str = "bicubic") -> transforms.Resize:
+    """Resizing of a PIL image to a square."""
+    return transforms.Resize((image_size, image_size), interpolation=InterpolationMode(interpolation))
 
 
-def _padded_crop(image_size: int) -> list[Callable]:
+def _padded_crop(image_size: int, interpolation: str = "bicubic") -> list[Callable]:
     """Resize to a square, and crop a square of that size after zero padding of an eighth of it."""
-    return [resize_to_square(image_size), transforms.RandomCrop(image_size, padding=image_size // 8)]
+    return [resize_to_square(image_size, interpolation), transforms.RandomCrop(image_size, padding=image_size // 8)]
 
 
 def _flip(horizontal_flip: bool) -> list[Callable]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from deitlt_hf.data.arguments import Images
-    from deitlt_hf.data.views import View
+    from deitlt_hf.data.views import Resizing, View
 
 MOST_PROBABILITIES = 25_000_000  # of images x classes x rows: 100 MB
 Teacher = Callable[[torch.Tensor], torch.Tensor]  # takes the model's pixel values and gives logits `(batch, classes)`
@@ -93,12 +93,17 @@ def evaluate_images(
 
 
 def evaluate_student(
-    model: torch.nn.Module, images: Images, image_size: int, accelerator: Accelerator, **options: Any
+    model: torch.nn.Module,
+    images: Images,
+    image_size: int,
+    accelerator: Accelerator,
+    resizing: Resizing | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
-    """The metrics of `evaluate_images` on the pixels of the evaluation's view; `options` are those of that function."""
+    """The metrics of `evaluate_images` on the pixels of `evaluation_view`; `options` are those of that function."""
     from deitlt_hf.data.views import evaluation_view
 
-    return evaluate_images(model, images, evaluation_view(image_size), accelerator, **options).metrics
+    return evaluate_images(model, images, evaluation_view(image_size, resizing), accelerator, **options).metrics
 
 
 def predict_experts(

@@ -31,6 +31,7 @@ from deitlt_hf.files import METRICS_FILE, RUN_FILE, is_hub_id, last_part, read_j
 from deitlt_hf.inference.loading import load_any_classifier, load_image_processor, load_run_settings
 from deitlt_hf.losses.ldam import LDAM_SCALE
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
+from deitlt_hf.runs.resizing import load_resizing
 from deitlt_hf.teachers.build import has_cosine_classifier
 from deitlt_hf.teachers.class_means import CLASS_MEANS
 from deitlt_hf.teachers.frozen import FrozenTeacher
@@ -171,13 +172,14 @@ def _view_of(
     model: PreTrainedModel, settings: Mapping[str, Any], source: str, revision: str | None
 ) -> tuple[View, OwnPixels]:
     """The evaluation view of a model, and the normalisation in it."""
-    size = None
+    size = resizing = None
     if model.config.model_type == DeiTLTConfig.model_type:
-        size = patches_of(model.config).image_size[0]
+        size, resizing = patches_of(model.config).image_size[0], load_resizing(source, revision)
     elif isinstance(settings.get("image_size"), int):  # of a teacher's run; its processor rounds otherwise
         size = settings["image_size"]
     if size is not None:
-        return evaluation_view(size), OwnPixels(list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD), (size, size))
+        pixels = OwnPixels(list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD), (size, size))
+        return evaluation_view(size, resizing), pixels
     processor = load_image_processor(source, revision)
 
     def view(image: Image.Image) -> torch.Tensor:

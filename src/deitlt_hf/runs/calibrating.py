@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from deitlt_hf.data.arguments import DataArguments, Images, images_for_model
 from deitlt_hf.data.dataset import ViewedDataset, collate
 from deitlt_hf.data.loading import class_counts
-from deitlt_hf.data.views import evaluation_view
+from deitlt_hf.data.views import Resizing, evaluation_view
 from deitlt_hf.errors import DeiTLTError, counted, notice
 from deitlt_hf.evaluation.analysis.predictions import reliability
 from deitlt_hf.evaluation.answer_rules import AnswerRules, measure_rules
@@ -34,6 +34,7 @@ from deitlt_hf.inference.runtimes import accelerator_or_cpu
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.runs.analyzing import evaluate_saved_model
+from deitlt_hf.runs.resizing import load_resizing
 from deitlt_hf.runs.validation_images import unused_images
 
 MEASURED_RULES = {"precision": 0.95, "coverage": 0.9}  # on the test split, for the card
@@ -100,7 +101,8 @@ def calibrate(
     images = None if images is None else images_for_model(images, data, config, source)
     validation = unused_images(validation, images, config, source, taken)
     model = load_student(source).to(accelerator_or_cpu())
-    cls_logits, distillation_logits, labels = predict_logits(model, validation, batch_size)
+    resizing = load_resizing(source)
+    cls_logits, distillation_logits, labels = predict_logits(model, validation, batch_size, resizing)
     fit = fit_fusion(cls_logits, distillation_logits, labels, _frequencies(config, images, validation))
     _check_is_better(fit, source, len(validation))
     before = _expert_before(path, config)
@@ -159,10 +161,10 @@ def _expert_before(path: Path, config: DeiTLTConfig) -> str:
 
 
 def predict_logits(
-    model: DeiTLTForImageClassification, images: Dataset, batch_size: int
+    model: DeiTLTForImageClassification, images: Dataset, batch_size: int, resizing: Resizing | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The logits `(N, C)` of both experts, and the labels `(N,)`."""
-    view = evaluation_view(patches_of(model.config).image_size[0])
+    view = evaluation_view(patches_of(model.config).image_size[0], resizing)
     dataset = ViewedDataset(images, {"pixel_values": view}, "validation")
     rows = Rows()
 

@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -98,8 +99,9 @@ def _compute(body: DeiTLTModel, images: ViewedDataset, args: DeiTLTTrainingArgum
 
 
 def _key(body: DeiTLTModel, images: ViewedDataset) -> str:
-    """What features depend on: the files of the images, their size, and all weights of the body."""
-    digest = hashlib.sha256(str(body.config.image_size).encode())
+    """What features depend on: the files of the images, how they are resized, and all weights of the body."""
+    steps = [step for step in images.views["pixel_values"].transforms if isinstance(step, nn.Module)]
+    digest = hashlib.sha256(str(steps).encode())
     digest.update(image_hashes(images.rows, images.split).tobytes())
     for name, weight in body.state_dict().items():
         digest.update(name.encode())

@@ -209,13 +209,16 @@ def _positions(backbone: PreTrainedModel, image_size: int) -> dict[str, torch.Te
 
 
 def _pixels_of_files(source: str, backbone: PreTrainedModel) -> OwnPixels:
-    """How the image processor beside a model normalises; ImageNet's mean and deviation, with a notice, without one."""
+    """How the image processor of a model normalises; ImageNet's mean and deviation, with a notice, without one."""
     if getattr(backbone.config, "pretrained_cfg", None):  # of timm
         return read_own_pixels(backbone)
     try:
         return pixels_of(load_image_processor(source))
     except DeiTLTError:
-        notice(f"init_from {source} has no image processor: ImageNet's mean and deviation are taken for its pixels")
+        notice(
+            f"init_from {source} has no image processor: its pixels are taken with ImageNet's mean and deviation, and "
+            "resized as for a student from scratch"
+        )
         return OwnPixels(list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD), None)
 
 

@@ -17,7 +17,7 @@ from deitlt_hf.cards.record import teacher_record
 from deitlt_hf.data.arguments import Images, TrainingDataArguments
 from deitlt_hf.data.dataset import ViewedDataset
 from deitlt_hf.data.device_augmentation.device_views import BatchView
-from deitlt_hf.data.views import View, evaluation_view, image_processor, paco_key_view, paco_query_view
+from deitlt_hf.data.views import Resizing, View, evaluation_view, image_processor, paco_key_view, paco_query_view
 from deitlt_hf.errors import DeiTLTError, check_is_there
 from deitlt_hf.evaluation.evaluate import evaluate_images, evaluate_student
 from deitlt_hf.evaluation.figures.run import report_figure
@@ -37,6 +37,7 @@ from deitlt_hf.runs.estimate import TimeEstimate
 from deitlt_hf.runs.features import features_of
 from deitlt_hf.runs.images import data_record, load_images_to_train, say_draw_of_teacher
 from deitlt_hf.runs.profiling import StepProfile, profile_training
+from deitlt_hf.runs.resizing import load_resizing, resizing_of
 from deitlt_hf.runs.selection import check_selection
 from deitlt_hf.runs.settings import say_what_is_unused
 from deitlt_hf.runs.student_models import StudentArguments, check_shape, load_start, student_config
@@ -288,6 +289,7 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
         images=images,
         image_size=data.image_size,
         accelerator=trainer.accelerator,
+        resizing=resizing_of(trainer.processing_class, args.output_dir),
         batch_size=args.eval_batch_size,
         num_workers=args.dataloader_num_workers,
         teacher=trainer.teacher,
@@ -328,56 +330,62 @@ def make_student_trainer(
     classes = images.label_maps | {"class_counts": images.class_counts, "class_groups": images.class_groups}
     if student.init_from is None:
         model = DeiTLTForImageClassification(student_config(student, data.image_size, **classes))
-        adapted = Adapted(model, student.teacher)
+        adapted, resizing = Adapted(model, student.teacher), None
     else:
-        model = load_start(student, data.image_size, classes)
-        adapted = adapt_student(model, student, args, _viewed(images.train, data, "train"))
+        model, resizing = load_start(student, data.image_size, classes), load_resizing(student.init_from)
+        adapted = adapt_student(model, student, args, _viewed(images.train, data, "train", resizing))
     if adapted.features is not None:
-        return make_trainer_of_heads(adapted, data, args, images)
+        return make_trainer_of_heads(adapted, data, args, images, resizing)
     strong = {"pixel_values": args.training_view == "strong"}
     strong |= {"weak_pixel_values": False} if args.distillation_view == "weak" else {}
-    views, batch_views = training_views(args, images.train, strong, data.image_size, data.horizontal_flip)
+    views, batch_views = training_views(args, images.train, strong, data.image_size, data.horizontal_flip, resizing)
     return DeiTLTTrainer(
         adapted.model,
         args,
         teacher=adapted.teacher,
         train_dataset=ViewedDataset(images.train, views, "train"),
         batch_views=batch_views,
-        eval_dataset=_evaluated_in_training(images, data),
-        processing_class=image_processor(data.image_size),
+        eval_dataset=_evaluated_in_training(images, data, resizing),
+        processing_class=image_processor(data.image_size, resizing),
     )
 
 
 def make_trainer_of_heads(
-    adapted: Adapted, data: TrainingDataArguments, args: DeiTLTTrainingArguments, images: Images
+    adapted: Adapted,
+    data: TrainingDataArguments,
+    args: DeiTLTTrainingArguments,
+    images: Images,
+    resizing: Resizing | None = None,
 ) -> DeiTLTTrainer:
     """A trainer of heads alone, on features that are computed already; it writes no checkpoints."""
     args.save_strategy = SaveStrategy.NO  # seconds of training: they would not be whole models
     evaluated = None
     if args.eval_strategy != IntervalStrategy.NO:
-        evaluated = features_of(adapted.body, _evaluated_in_training(images, data), args)
+        evaluated = features_of(adapted.body, _evaluated_in_training(images, data, resizing), args)
     trainer = DeiTLTTrainer(
         adapted.model,
         args,
         teacher=adapted.teacher,
         train_dataset=adapted.features,
         eval_dataset=evaluated,
-        processing_class=image_processor(data.image_size),
+        processing_class=image_processor(data.image_size, resizing),
     )
     if trainer.teacher is not None:
-        label_features(adapted.features, trainer.teacher, _viewed(images.train, data, "train"), args)
+        label_features(adapted.features, trainer.teacher, _viewed(images.train, data, "train", resizing), args)
     return trainer
 
 
-def _evaluated_in_training(images: Images, data: TrainingDataArguments) -> ViewedDataset:
+def _evaluated_in_training(
+    images: Images, data: TrainingDataArguments, resizing: Resizing | None = None
+) -> ViewedDataset:
     """The validation split, or the test split where there is none."""
     if images.validation is None:
-        return _viewed(images.test, data, "test")
-    return _viewed(images.validation, data, "validation")
+        return _viewed(images.test, data, "test", resizing)
+    return _viewed(images.validation, data, "validation", resizing)
 
 
-def _viewed(split: Dataset, data: TrainingDataArguments, name: str) -> ViewedDataset:
-    return ViewedDataset(split, {"pixel_values": evaluation_view(data.image_size)}, name)
+def _viewed(split: Dataset, data: TrainingDataArguments, name: str, resizing: Resizing | None) -> ViewedDataset:
+    return ViewedDataset(split, {"pixel_values": evaluation_view(data.image_size, resizing)}, name)
 
 
 def save_result(result: RunResult, directory: str | Path) -> None:

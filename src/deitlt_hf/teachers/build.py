@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
-from deitlt_hf.data.views import evaluation_resize
+from deitlt_hf.data.views import reference_resizing
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.inference.loading import load_any_config, load_model
 from deitlt_hf.models import MODEL_TYPES
@@ -101,13 +101,13 @@ def maps_to_classes(layer: nn.Module, num_labels: int) -> bool:
 
 def _timm_data(image_size: int) -> dict:
     """`evaluation_view` as timm's settings, from which a timm model's image processor is made."""
-    shortest_edge = evaluation_resize(image_size)
+    resizing = reference_resizing(image_size)
     return {
         "input_size": [3, image_size, image_size],
         "test_input_size": None,
-        "interpolation": "bicubic",
-        "crop_pct": 1.0 if shortest_edge is None else 224 / 256,
-        "crop_mode": "squash" if shortest_edge is None else "center",
+        "interpolation": resizing.interpolation,
+        "crop_pct": resizing.crop_ratio,
+        "crop_mode": "center" if resizing.keeps_shape else "squash",
         "mean": list(IMAGENET_DEFAULT_MEAN),
         "std": list(IMAGENET_DEFAULT_STD),
     }

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from deitlt_hf.data.device_augmentation.device_views import BatchView, device_views, small_common_size
 from deitlt_hf.data.device_augmentation.random_numbers import Draws
-from deitlt_hf.data.views import LARGEST_PADDED_SIZE, View, strong_view, weak_view
+from deitlt_hf.data.views import LARGEST_PADDED_SIZE, Resizing, View, strong_view, weak_view
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 
@@ -62,12 +62,17 @@ def training_views(
     strong: Mapping[str, bool],
     image_size: int,
     horizontal_flip: bool,
+    resizing: Resizing | None = None,
 ) -> tuple[dict[str, View], dict[str, BatchView]]:
-    """The views that the loader makes, and those that the trainer makes on the device, see `augments_on_device`."""
+    """The views that the loader makes, and those that the trainer makes on the device, see `augments_on_device`.
+
+    They interpolate as `resizing` does where they resize.
+    """
+    interpolation = (resizing or Resizing()).interpolation
     if augments_on_device(args, dataset, image_size):
-        return device_views(strong, image_size, horizontal_flip, dataset)
+        return device_views(strong, image_size, horizontal_flip, dataset, interpolation)
     make = {True: strong_view, False: weak_view}
-    return {name: make[is_strong](image_size, horizontal_flip) for name, is_strong in strong.items()}, {}
+    return {name: make[is_strong](image_size, horizontal_flip, interpolation) for name, is_strong in strong.items()}, {}
 
 
 def augments_on_device(args: LongTailTrainingArguments, dataset: Dataset, image_size: int) -> bool:

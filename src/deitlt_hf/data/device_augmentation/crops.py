@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -33,18 +35,21 @@ def padded_crops(images: torch.Tensor, flip_probability: float, draws: Draws) ->
     return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def resized_crops(images: torch.Tensor, image_size: int, flip_probability: float, draws: Draws) -> torch.Tensor:
+def resized_crops(
+    images: torch.Tensor, image_size: int, flip_probability: float, draws: Draws, interpolation: str = "bicubic"
+) -> torch.Tensor:
     """Random resized crops `(N, 3, S, S)` of images `(N, 3, H, W)`, uint8, and a flip.
 
-    They are resized as Pillow does it, bicubic with antialiasing.
+    They are resized as Pillow does it, bicubic or bilinear with antialiasing.
     """
+    kernel = {"bicubic": _cubic, "bilinear": _linear}[interpolation]
     count, _, height, width = images.shape
     boxes = draw_boxes(count, height, width, draws)
     flips = draws.chance(flip_probability, count)
     top, left, box_height, box_width = draws.send(boxes.astype(np.float32).T).unbind()
-    along_width = _resampling(left, box_width, width, image_size)
+    along_width = _resampling(left, box_width, width, image_size, kernel)
     along_width = torch.where(draws.send(flips).view(-1, 1, 1), along_width.flip(1), along_width)
-    along_height = _resampling(top, box_height, height, image_size)
+    along_height = _resampling(top, box_height, height, image_size, kernel)
     # Pillow resizes the width first, and rounds in between.
     lines = images.float().view(count, -1, width)
     narrowed = _rounded(lines @ along_width.transpose(1, 2)).view(count, -1, height, image_size)
@@ -72,14 +77,16 @@ def _central(height: int, width: int) -> tuple[int, int]:
     return height, width
 
 
-def _resampling(start: torch.Tensor, length: torch.Tensor, source: int, target: int) -> torch.Tensor:
+def _resampling(
+    start: torch.Tensor, length: torch.Tensor, source: int, target: int, kernel: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
     """Weights `(N, target, source)` of the source's pixels in each of the target's, as in Pillow's `Resample.c`."""
     start, length = start.view(-1, 1, 1), length.view(-1, 1, 1)
     scale = length / target
     pixel = torch.arange(source, device=start.device) + 0.5
     centre = start + (torch.arange(target, device=start.device).view(1, -1, 1) + 0.5) * scale
     distance = ((pixel - centre) / scale.clamp(min=1)).abs()
-    weights = _cubic(distance).masked_fill((pixel < start) | (pixel > start + length), 0.0)
+    weights = kernel(distance).masked_fill((pixel < start) | (pixel > start + length), 0.0)
     return weights / weights.sum(-1, keepdim=True)
 
 
@@ -88,6 +95,11 @@ def _cubic(x: torch.Tensor) -> torch.Tensor:
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
+def _linear(x: torch.Tensor) -> torch.Tensor:
+    """A triangle, which is bilinear interpolation where nothing is made smaller."""
+    return (1 - x).clamp(min=0)
 
 
 def _rounded(values: torch.Tensor) -> torch.Tensor:

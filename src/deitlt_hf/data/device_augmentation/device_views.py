@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -30,7 +30,11 @@ LARGEST_SENT_WHOLE = 256
 
 
 def device_views(
-    strong: Mapping[str, bool], image_size: int, horizontal_flip: bool, dataset: Dataset
+    strong: Mapping[str, bool],
+    image_size: int,
+    horizontal_flip: bool,
+    dataset: Dataset,
+    interpolation: str = "bicubic",
 ) -> tuple[dict[str, View], dict[str, BatchView]]:
     """The two halves of each output's view, `strong` or weak: one for `ViewedDataset`, one for `batch_views`.
 
@@ -41,6 +45,7 @@ def device_views(
         image_size: side of the square output in pixels.
         horizontal_flip: mirror half of the images.
         dataset: the training rows, with an `image` column.
+        interpolation: of what is resized, `"bicubic"` (default) or `"bilinear"`.
 
     Returns:
         Views for `ViewedDataset`, which give `(3, H, W)` uint8; and views for the trainers' `batch_views`.
@@ -53,16 +58,14 @@ def device_views(
         torch.Size([3, 28, 28])
     """
     if image_size <= LARGEST_PADDED_SIZE:
-        steps, crops = [resize_to_square(image_size)], True
+        steps, crops = [resize_to_square(image_size, interpolation)], True
     elif small_common_size(dataset) is not None:
         steps, crops = [], True
     else:
-        steps, crops = [RandomResizedCropAndInterpolation(image_size, interpolation="bicubic")], False
+        steps, crops = [RandomResizedCropAndInterpolation(image_size, interpolation=interpolation)], False
     levels = transforms.Compose([upright_rgb, *steps, to_levels])
-    return (
-        dict.fromkeys(strong, levels),
-        {name: BatchView(image_size, horizontal_flip, is_strong, crops) for name, is_strong in strong.items()},
-    )
+    make = partial(BatchView, image_size, horizontal_flip, crops=crops, interpolation=interpolation)
+    return dict.fromkeys(strong, levels), {name: make(is_strong) for name, is_strong in strong.items()}
 
 
 def small_common_size(dataset: Dataset) -> tuple[int, int] | None:
@@ -101,6 +104,7 @@ class BatchView:
     horizontal_flip: bool = True
     strong: bool = False
     crops: bool = True
+    interpolation: str = "bicubic"
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
@@ -110,7 +114,7 @@ class BatchView:
         elif self.image_size <= LARGEST_PADDED_SIZE:
             images = padded_crops(images, flip_probability, draws)
         else:
-            images = resized_crops(images, self.image_size, flip_probability, draws)
+            images = resized_crops(images, self.image_size, flip_probability, draws, self.interpolation)
         if not self.strong:
             return normalized(images)
         return random_erasing(normalized(rand_augment(images, draws)), draws)
