@@ -94,7 +94,7 @@ def test_a_pretrained_model_teaches_itself(place, tmp_path, said):
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     ViTModel(ViTConfig(image_size=8, patch_size=4, **shape)).save_pretrained(tmp_path / "vit")
-    run = [*RUN[:-2], "--num_train_epochs", "1", "--output_dir", str(tmp_path / "run")]
+    run = [*RUN[:-2], "--adapt", "head", "--num_train_epochs", "1", "--output_dir", str(tmp_path / "run")]
     printed = said("fit", "pics", "--init_from", str(tmp_path / "vit"), *run)
     images = load_images(DataArguments("pics", validation_fraction=0.1))
     # A batch is at most a tenth of the training images, and a power of two; an epoch has its whole batches alone.

@@ -9,13 +9,13 @@ from typing import Any
 
 from deitlt_hf.cards.record import PRIVATE_SETTINGS
 from deitlt_hf.cli.parsing import parse_with_recipe
-from deitlt_hf.cli.suggesting import inspect_to_train, student_suggestion
+from deitlt_hf.cli.suggesting import check_before_suggesting, inspect_to_train, student_suggestion
 from deitlt_hf.data.arguments import Images, TrainingDataArguments
 from deitlt_hf.data.inspection import Inspection
 from deitlt_hf.data.suggestion import Suggestion, format_suggestion, suggest_teacher_recipe
 from deitlt_hf.runs.fitting import STUDENT, TEACHER, StudentSettings, TeacherSettings, with_validation
 from deitlt_hf.runs.settings import OF_THE_MACHINE
-from deitlt_hf.runs.training import StudentArguments, TeacherArguments, check_student
+from deitlt_hf.runs.training import StudentArguments, TeacherArguments
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
 
 Suggest = Callable[[str, Sequence[Any], dict[str, Any]], dict[str, Any]]
@@ -44,8 +44,7 @@ class FromData:
         data = instances[0]
         if stage == STUDENT:  # a mistake is refused before the images are read
             student = dataclasses.replace(instances[1], teacher=self._given.get("teacher"))  # another is not there yet
-            shaped = {"image_size", "patch_size"} <= given.keys()
-            check_student(student, instances[2], data.image_size if shaped else None)
+            check_before_suggesting([data, student, instances[2]], given)
         if self.images is None:
             self.images, self._too_few = with_validation(data, may_hold_out="validation_fraction" not in given)
             self.inspection = inspect_to_train(self.images)

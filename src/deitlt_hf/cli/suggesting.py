@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from deitlt_hf.data.readable import SKIP_HINT
 from deitlt_hf.data.suggestion import Suggestion, format_suggestion, suggest_finetuning, suggest_recipe
 from deitlt_hf.errors import DeiTLTError, counted
 from deitlt_hf.runs.student_models import image_size_of
+from deitlt_hf.runs.training import check_student
 
 Suggest = Callable[[Inspection, Mapping[str, Any]], Suggestion]
 
@@ -32,6 +34,14 @@ def settings_for_data(suggest: Suggest, data: DataArguments, given: Mapping[str,
     if isinstance(outcome[0], DeiTLTError):
         raise outcome[0]
     return outcome[0]
+
+
+def check_before_suggesting(instances: Sequence[Any], given: Mapping[str, Any]) -> None:
+    """Refuse settings of a student that cannot work, before images are read; what is not given is suggested later."""
+    data, student, args = instances
+    if student.init_from is not None and student.adapt == "head":  # needs settings that are suggested with it
+        student = dataclasses.replace(student, adapt="full")
+    check_student(student, args, data.image_size if {"image_size", "patch_size"} <= given.keys() else None)
 
 
 def student_suggestion(init_from: str | None) -> Suggest:

@@ -23,18 +23,18 @@ def run(argv: Sequence[str]) -> None:
         raise _no_teacher("hard", given["data"])  # the default
 
     from deitlt_hf.cli.parsing import parse_with_recipe
-    from deitlt_hf.cli.suggesting import settings_for_data, student_suggestion
+    from deitlt_hf.cli.suggesting import check_before_suggesting, settings_for_data, student_suggestion
     from deitlt_hf.data.arguments import TrainingDataArguments
     from deitlt_hf.evaluation.measures import MOST_LISTED_CLASSES, format_class_table, format_table
     from deitlt_hf.hub.repository import address_of
     from deitlt_hf.runs.pretrained import SMALL_IMAGES, say_pretrained_start
     from deitlt_hf.runs.profiling import format_profile
-    from deitlt_hf.runs.training import StudentArguments, check_student, profile_student, train_student
+    from deitlt_hf.runs.training import StudentArguments, profile_student, train_student
     from deitlt_hf.training.arguments import DeiTLTTrainingArguments
 
     def suggest(instances: Sequence[Any], given: dict[str, Any]) -> dict[str, Any]:
         data, student, args = instances
-        check_student(student, args, data.image_size if {"image_size", "patch_size"} <= given.keys() else None)
+        check_before_suggesting(instances, given)
         if student.init_from is not None:
             return settings_for_data(student_suggestion(student.init_from), data, given)
         if student.teacher is None and args.distillation_type != "none":
