@@ -14,6 +14,7 @@ PAGES = {
 # What a reader fills in.
 _LEFT_OUT = {"...", "FLAGS"}
 _FILLED_IN = {"SEED": "0"}
+_PROGRAMS = r"deitlt|python|\.venv/bin/python|accelerate|uv run|hf jobs|make"
 
 
 def python_blocks(page: str) -> list[str]:
@@ -25,7 +26,7 @@ def commands(page: str) -> list[list[str]]:
     """The words of each command line that stands alone on a page, with shell variables of the page put in."""
     text = re.sub(r" *\\\n +", " ", in_blocks(PAGES[page]))
     variables = dict(re.findall(r'^    ([A-Z]+)="(.*)"$', text, flags=re.MULTILINE))
-    lines = re.findall(r"^    ((?:deitlt|python|accelerate|\.venv/bin/python) .*)$", text, flags=re.MULTILINE)
+    lines = re.findall(rf"^    (?:[A-Z_]+=\S+ )?((?:{_PROGRAMS}) .*)$", text, flags=re.MULTILINE)
     for name, value in variables.items():
         lines = [line.replace(f"${name}", value) for line in lines]
     # An output that names its command, such as `deitlt train: ...`, is none.
@@ -43,6 +44,13 @@ def commands_in_sentences(page: str) -> list[list[str]]:
     """The words of the commands with flags that stand in the text of a page."""
     spans = re.findall(r"`((?:deitlt|accelerate launch)\s[^`]*)`", PAGES[page])
     return [_words(" ".join(span.split())) for span in spans if " --" in span]
+
+
+def links(page: str) -> set[str]:
+    """The files that a page links to or shows, as paths from the repository's folder."""
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    found = re.findall(r"\]\(([^)#\s]+)[^)]*\)", re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL))
+    return {str((folder / link).resolve()) for link in found if "://" not in link}
 
 
 def flags(page: str) -> set[str]:

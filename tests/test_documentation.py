@@ -33,7 +33,7 @@ from deitlt_hf.cli.main import COMMANDS, main
 from deitlt_hf.data.views import image_processor
 from deitlt_hf.recipes import load_recipe, recipe_names
 from deitlt_hf.runs import estimate, training
-from documentation import PAGES, ROOT, commands, commands_in_sentences, flags, in_blocks, python_blocks
+from documentation import PAGES, ROOT, commands, commands_in_sentences, flags, in_blocks, links, python_blocks
 from hub_server import HubServer
 
 TINY = "--epochs 2 --teacher_epochs 2 --batch_size 32 --image_size 8 --use_cpu true --disable_tqdm true "
@@ -91,14 +91,15 @@ def test_commands_are_accepted(page, accepted):
             if ours[0] in ("train", "teacher"):
                 assert "recipe" not in given or load_recipe(given.recipe)
             assert ours[0] != "recipes" or given.name in (None, "NAME", *recipe_names())
-        elif words[0].endswith("python"):
+        elif words[0] == "make":
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+        else:
             for script in (word for word in words if word.endswith(".py")):
-                source = "".join(
-                    path.read_text() for path in (ROOT / script).parent.glob("*.py")
-                )  # some share a parser
-                own = words[: words.index("--")] if "--" in words else words
                 assert (ROOT / script).is_file()
-                assert [word for word in own if word.startswith("--") and f'"{word}"' not in source] == []
+                own = [word for word in words[words.index(script) :] if word.startswith("--")]
+                own = own[: own.index("--")] if "--" in own else own
+                source = "".join(path.read_text() for path in (ROOT / script).parent.glob("*.py"))  # a shared parser
+                assert [flag for flag in own if f'"{flag}"' not in source] == []
 
 
 # Of accelerate, docker and pip, and of the scripts in benchmarks/ and examples/
@@ -132,6 +133,11 @@ def test_flags_in_sentences_exist(page, known_flags):
         found -= {flag.replace("-", "_") for flag in re.findall(r"--([a-z][\w-]*)", _first_column(PAGES[page]))}
         found -= {"unscale_lr"}
     assert found - known_flags - OF_OTHERS == set()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere_in_a_clone(page):
+    assert [link for link in links(page) if not Path(link).exists()] == []
 
 
 def _first_column(text: str) -> str:
