@@ -82,11 +82,13 @@ def test_picture_and_numbers_are_kept_and_replaced(animals, tmp_path, capsys):
     out = tmp_path / "new" / "inspection"
     for _ in range(2):
         run([str(animals), "--out", str(out)])
-        assert sorted(path.name for path in out.iterdir()) == ["inspection.json", "inspection.png"]
+        assert sorted(path.name for path in out.iterdir()) == ["inspection.html", "inspection.json", "inspection.png"]
     assert json.loads((out / "inspection.json").read_text())["imbalance_factor"] == 12
     with Image.open(out / "inspection.png") as picture:
         assert picture.width > 1200
-    assert str(out / "inspection.png") in capsys.readouterr().out
+    assert "<h1>Data set animals</h1>" in (out / "inspection.html").read_text()
+    printed = capsys.readouterr().out
+    assert all(str(path) in printed for path in out.iterdir())
 
 
 def test_a_directory_of_other_files_is_left_alone(animals, tmp_path):

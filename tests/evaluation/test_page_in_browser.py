@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
-from made_up_analysis import made_up_analysis
+from made_up_analysis import NAMES, made_up_analysis
 
 from browsing import DESK, PHONE, Visit, open_page
 from deitlt_hf.evaluation.page import SECTIONS, write_analysis
@@ -52,3 +53,48 @@ def test_the_page_is_as_wide_as_the_window(visit, viewport):
 
 def test_names_are_shown_as_they_are(visit):
     assert visit.page.get_by_role("cell", name=LONG, exact=True).count() >= 3
+
+
+def shown_classes(visit) -> list[str]:
+    return visit.page.locator(".lookup tbody tr td:first-child").all_inner_texts()
+
+
+def test_classes_sort_and_filter(visit):
+    page = visit.page
+    page.set_viewport_size(DESK)
+    assert shown_classes(visit) == NAMES
+    count = page.get_by_role("columnheader", name="training images")
+    count.get_by_role("button").first.press("Enter")
+    assert shown_classes(visit) == NAMES[::-1]
+    assert count.get_attribute("aria-sort") == "ascending"
+    page.locator(".lookup select").select_option("tail")
+    assert shown_classes(visit) == ["truck", "ship", "horse"]
+    page.get_by_role("searchbox").fill("RU")
+    assert shown_classes(visit) == ["truck"]
+    assert page.get_by_text("1 of 10 classes").is_visible()
+    page.locator(".lookup select").select_option("all")
+    page.get_by_role("searchbox").fill("<b>")
+    assert shown_classes(visit) == ["<b>bird</b>"]
+
+
+def test_the_mouse_over_a_figure_names_the_nearest_class(visit):
+    page = visit.page
+    strip = page.locator("#class_frequency ~ .wide .strip").first
+    said = strip.locator(".said")
+    assert not said.is_visible()
+    strip.hover()
+    assert said.is_visible()
+    first = made_up_analysis(1, two_tokens=False).record["experts"]["cls"]["per_class"][9]
+    second = made_up_analysis(2).record["experts"]["average"]["per_class"][9]
+    expected = f"truck (tail, 5 training images): ViT {first:.1f} %, {LONG} {second:.1f} %"
+    assert said.text_content() == expected
+
+
+def test_nothing_was_asked_for_meanwhile_and_no_other_script_runs(visit):
+    assert {url for url in visit.requests if not url.startswith("data:")} == {visit.address}
+    assert visit.complaints == []
+    policy = visit.page.locator("meta[http-equiv=Content-Security-Policy]").get_attribute("content")
+    only = r"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-[\w+/]{43}='"
+    assert re.fullmatch(only, policy)
+    visit.page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'ran = 1'}))")
+    assert visit.page.evaluate("typeof ran") == "undefined"

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 from deitlt_hf.cli.flags import check_data_is_there, check_flags
 from deitlt_hf.cli.next_steps import data_flags, say_next
 from deitlt_hf.errors import DeiTLTError, notice
-from deitlt_hf.files import check_is_writable
+from deitlt_hf.files import check_is_writable, last_part
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-NUMBERS_FILE, PICTURE_FILE = "inspection.json", "inspection.png"
+    from deitlt_hf.data.inspection import Inspection
+
+NUMBERS_FILE, PICTURE_FILE, PAGE_FILE = "inspection.json", "inspection.png", "inspection.html"
+_FILES = {NUMBERS_FILE, PICTURE_FILE, PAGE_FILE}
 
 
 @dataclass
@@ -26,7 +29,11 @@ class InspectArguments:
 
     json: bool = field(default=False, metadata={"help": "Print JSON, with every class, in place of the table."})
     out: str | None = field(
-        default=None, metadata={"help": f"Directory for {PICTURE_FILE} and {NUMBERS_FILE}, which may hold older ones."}
+        default=None,
+        metadata={
+            "help": f"Directory for {PAGE_FILE}, a page with the classes to sort and filter, {PICTURE_FILE} and "
+            f"{NUMBERS_FILE}; it may hold older ones."
+        },
     )
 
 
@@ -51,8 +58,6 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.data.arguments import DataArguments, group_classes, load_splits
     from deitlt_hf.data.inspection import format_inspection, inspect_dataset
     from deitlt_hf.data.loading import class_counts
-    from deitlt_hf.evaluation.figures.inspection import inspection_figure
-    from deitlt_hf.evaluation.figures.style import save_figure
 
     parser = DataclassParser("data inspect", [DataArguments, InspectArguments])
     _add_source(parser)
@@ -63,7 +68,7 @@ def run(argv: Sequence[str]) -> None:
     directory = None if options.out is None else Path(options.out)
     if directory is not None:  # refused before the images are read
         check_is_writable(directory, "--out")
-        if directory.is_dir() and not {path.name for path in directory.iterdir()} <= {NUMBERS_FILE, PICTURE_FILE}:
+        if directory.is_dir() and not {path.name for path in directory.iterdir()} <= _FILES:
             raise DeiTLTError(f"{directory} holds files that no inspection wrote; pass another --out")
 
     quiet_libraries()
@@ -73,13 +78,29 @@ def run(argv: Sequence[str]) -> None:
     inspection = inspect_dataset(splits, groups=groups)
     print(inspection.to_json() if options.json else format_inspection(inspection))
     if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)  # not before: it may lie in the data's directory
-        save_figure(inspection_figure(inspection), directory / PICTURE_FILE)
-        (directory / NUMBERS_FILE).write_text(inspection.to_json() + "\n")
+        _write(directory, named.source, inspection, splits)
         if not options.json:
-            print(f"\npicture  {directory / PICTURE_FILE}\nnumbers  {directory / NUMBERS_FILE}")
+            files = {"page": PAGE_FILE, "picture": PICTURE_FILE, "numbers": NUMBERS_FILE}
+            print("", *(f"{what:7}  {directory / file}" for what, file in files.items()), sep="\n")
     if not options.json:
         say_next(["teacher", "--data", named.source, *data_flags(argv)])
+
+
+def _write(directory: Path, source: str, inspection: Inspection, splits: DatasetDict) -> None:
+    """Write the page, the picture and the numbers."""
+    from deitlt_hf.evaluation.figures.hover import strips_of
+    from deitlt_hf.evaluation.figures.inspection import inspection_figure
+    from deitlt_hf.evaluation.figures.style import save_figure
+    from deitlt_hf.evaluation.inspection_page import inspection_page
+
+    directory.mkdir(parents=True, exist_ok=True)  # not before: it may lie in the data's directory
+    figure, picture = inspection_figure(inspection), directory / PICTURE_FILE
+    save_figure(figure, picture)
+    (directory / NUMBERS_FILE).write_text(inspection.to_json() + "\n")
+    place = Path(source).expanduser()
+    folder = str(place if place.is_dir() else place.parent) if place.exists() else None
+    page = inspection_page(last_part(source), inspection, splits["train"], picture, strips_of(figure), folder)
+    (directory / PAGE_FILE).write_text(page, encoding="utf-8")
 
 
 def _say_paths_that_leave(source: str, splits: DatasetDict) -> None:

@@ -295,17 +295,22 @@ def format_inspection(inspection: Inspection) -> str:
         modes                         RGB 100 %      RGB 100 %
         file formats                  PNG 100 %      PNG 100 %
     """
-    rows = [*_class_rows(inspection), *_duplicates_rows(inspection)]
+    rows = [*class_summary(inspection), *_duplicates_rows(inspection)]
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {text}" for name, text in rows]
-    columns = {name: _split_column(split) for name, split in inspection.splits.items()}
-    lines += ["", pd.DataFrame(columns).to_string()]
+    lines += ["", split_summary(inspection).to_string()]
     if found := inspection.warnings():
         lines += ["", *(f"warning: {printable(warning)}" for warning in found)]
     return "\n".join(lines)
 
 
-def _class_rows(inspection: Inspection) -> list[tuple[str, str]]:
+def split_summary(inspection: Inspection) -> pd.DataFrame:
+    """The images of each split, which are the columns, as texts."""
+    return pd.DataFrame({name: _split_column(split) for name, split in inspection.splits.items()})
+
+
+def class_summary(inspection: Inspection) -> list[tuple[str, str]]:
+    """What the training images of the classes are, by what it is called."""
     counts, weights = np.asarray(inspection.class_counts), np.asarray(inspection.drw_weights)
     names = [printable(name) for name in inspection.class_names]
     names = [name if len(name) <= MAX_NAMES_LENGTH else f"{name[: MAX_NAMES_LENGTH - 1]}…" for name in names]

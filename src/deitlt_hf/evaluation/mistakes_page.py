@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,19 +9,17 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from deitlt_hf.data.images import decode_image
 from deitlt_hf.data.readable import image_paths, undecoded
 from deitlt_hf.errors import counted
-from deitlt_hf.evaluation.attention import shrink
 from deitlt_hf.evaluation.evaluate import Predictions
 from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, TEACHER
 from deitlt_hf.evaluation.mistakes import MOST_IN_ALL, MOST_OF_SECTION, Mistakes, choose_mistakes
+from deitlt_hf.evaluation.small_pictures import small_picture
 from deitlt_hf.evaluation.templates import render
 from deitlt_hf.files import last_part, new_directory
 
 PAGE_FILE = "index.html"
 _SIDE = 240  # pixels of the longer side of a picture
-_SMALL = 64  # up to this side a picture is enlarged pixel by pixel, and kept without loss
 
 
 def write_mistakes(
@@ -57,9 +53,9 @@ def write_mistakes(
     said = _answers(predictions, own, metrics["class_names"])
     images = undecoded(test)
     with new_directory(directory) as unfinished:
-        cards = {
-            index: {"name": names[index], **said(index), **_picture(images[index]["image"])} for index in sorted(shown)
-        }
+        cards = {}
+        for index in sorted(shown):
+            cards[index] = {"name": names[index], **said(index), **small_picture(images[index]["image"], _SIDE)}
         page = render(
             "mistakes.html.jinja",
             title=f"Mistakes of {model}",
@@ -142,13 +138,3 @@ def _sections(metrics: Mapping[str, Any], predictions: Predictions, own: str, ch
         title = f"{names[label]} ({group}, {counted(counts[label], 'training image')})"
         sections.append({"title": title, "about": f"{about}.", "of": indices})
     return sections
-
-
-def _picture(image: Mapping[str, Any]) -> dict[str, Any]:
-    """A small picture of an undecoded image as an address that holds it, and whether its pixels are to be seen."""
-    small = shrink(decode_image(image), _SIDE)
-    is_small, file = max(small.size) <= _SMALL, io.BytesIO()
-    # JPEG, because a PNG of a photograph has ten times the size.
-    small.save(file, **({"format": "PNG"} if is_small else {"format": "JPEG", "quality": 85}))
-    encoded = base64.b64encode(file.getvalue()).decode()
-    return {"picture": f"data:image/{'png' if is_small else 'jpeg'};base64,{encoded}", "is_small": is_small}

@@ -23,12 +23,14 @@ from deitlt_hf.evaluation.figures.classes import (
     reliability_figure,
 )
 from deitlt_hf.evaluation.figures.examples import examples_figure
+from deitlt_hf.evaluation.figures.hover import Strip, strips_of
 from deitlt_hf.evaluation.figures.layers import (
     attention_distance_figure,
     feature_rank_figure,
     token_similarity_figure,
 )
 from deitlt_hf.evaluation.figures.style import WIDTH, Records, save_figure
+from deitlt_hf.evaluation.lookup import lookup_script
 from deitlt_hf.evaluation.measures import (
     EXPERT_LABELS,
     GROUPS,
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from deitlt_hf.evaluation.analysis.analyze import Analysis
 
 ANALYSIS_FILE, PAGE_FILE, FIGURES_DIRECTORY = "analysis.json", "index.html", "figures"
-MOST_CLASSES = 200  # in the table of classes; more are only in the JSON file
+MOST_CLASSES = 10_000  # in the table of classes; more are only in the JSON file
 
 
 class Section(NamedTuple):
@@ -64,7 +66,8 @@ SECTIONS = (
         "class_frequency",
         "Accuracy by class frequency",
         "On rare classes the DIST expert should lead (above 0 in the right panel) and on frequent ones the CLS expert, "
-        "which is what DeiT-LT trains for (Rangwani et al. 2024); vertical mark: below this class size DIST is better.",
+        "which is what DeiT-LT trains for (Rangwani et al. 2024); vertical mark: below this class size DIST is better. "
+        "With the mouse over it, the figure names the nearest class and its numbers.",
         class_frequency_figure,
     ),
     Section(
@@ -160,18 +163,19 @@ def write_analysis(analyses: Mapping[str, Analysis], directory: str | os.PathLik
                     file = unfinished / FIGURES_DIRECTORY / f"{section.name}.{suffix}"
                     save_figure(figure, file)
                 picture = base64.b64encode(file.read_bytes()).decode()
-                shown.append((section, picture, figure.get_figwidth() / WIDTH))
+                shown.append((section, picture, figure.get_figwidth() / WIDTH, strips_of(figure)))
         (unfinished / PAGE_FILE).write_text(_page(analyses, comparison, shown), encoding="utf-8")
 
 
 def _page(
     analyses: Mapping[str, Analysis],
     comparison: Mapping[str, Any] | None,
-    sections: Sequence[tuple[Section, str, float]],
+    sections: Sequence[tuple[Section, str, float, list[Strip]]],
 ) -> str:
-    """The page as HTML; `sections` have their picture in base64, and its width as a share of the widest."""
+    """The page as HTML; `sections` have their picture in base64, its width as a share of the widest, and its strips."""
     records = {name: analysis.record for name, analysis in analyses.items()}
     first = next(iter(records.values()))
+    classes = _class_table(records)
     tables = _single_tables(first) if comparison is None else compared_tables(comparison)
     pairs = [  # of head and tail, which each model's own prediction confuses most
         [name, *(record["class_names"][pair[key]] for key in ("true", "predicted")), pair["count"]]
@@ -189,7 +193,8 @@ def _page(
         row_title="prediction" if comparison is None else "model",
         intervals=describe_intervals((comparison or first).get("test_counts", ())),
         sections=sections,
-        classes=_class_table(records),
+        classes=classes,
+        script=lookup_script() if classes else None,
         mark=MARK_READING,
         pairs=pairs,
         galleries={name: _gallery(analysis, len(analyses)) for name, analysis in analyses.items() if analysis.errors},

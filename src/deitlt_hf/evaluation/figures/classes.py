@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from deitlt_hf.errors import counted
+from deitlt_hf.evaluation.figures.hover import say_at
 from deitlt_hf.evaluation.figures.style import (
     FONT_SIZE,
     WIDTH,
@@ -55,10 +57,13 @@ def class_frequency_figure(records: Records) -> Figure:
     """
     styles = model_styles(records)
     with_experts = {name: record for name, record in records.items() if "distillation" in record["experts"]}
-    over = over_neighbours(len(next(iter(records.values()))["class_counts"]))
     figure, panels = grid(2 if with_experts else 1, columns=2, height=4.8)
+    first, accuracies, differences = next(iter(records.values())), {}, {}
     for line in _own_or_experts(records):
-        _plot_classes(panels[0], line, line.record["experts"][line.key]["per_class"])
+        accuracies[line.label] = line.record["experts"][line.key]["per_class"]
+        _plot_classes(panels[0], line, accuracies[line.label])
+    over = over_neighbours(len(first["class_counts"]))
+    _say_classes(panels[0], first, accuracies, "{:.1f} %")
     title = "accuracy of the experts" if len(records) == 1 else "accuracy of each model"
     finish(panels[0], title + over, "training images of the class", "accuracy (%)")
     panels[0].set_ylim(-3, 103)
@@ -67,10 +72,12 @@ def class_frequency_figure(records: Records) -> Figure:
         line = Series(None, {"color": "#009E73", "marker": "D", "linestyle": "-"}, record, "")
         if len(records) > 1:
             line = line._replace(label=name, style=styles[name])
+        differences[line.label or "DIST minus CLS"] = distillation - cls
         _plot_classes(panels[1], line, distillation - cls)
         # Marks become shorter, so that all marks at the same place can be seen.
         _draw_crossing(panels[1], record, line.style["color"], 28 + 14 * (len(with_experts) - place))
     if with_experts:
+        _say_classes(panels[1], first, differences, "{:+.1f} points")
         panels[1].axhline(0, color="0.5", linewidth=1, zorder=0)
         title = "DIST minus CLS expert, and a fitted line"
         finish(panels[1], title + over, "training images of the class", "difference (points)")
@@ -188,9 +195,27 @@ def _own_or_experts(records: Records) -> list[Series]:
     return [Series(name, styles[name], record, record["model"]["prediction"]) for name, record in records.items()]
 
 
+def _say_classes(axes: Axes, record: Mapping[str, Any], columns: Mapping[str, Any], form: str) -> None:
+    """Keep the numbers of every class, where `_plot_classes` draws it."""
+    group_of = {class_id: group for group in GROUPS for class_id in record["groups"][group]}
+    values = {label: floats(of) for label, of in columns.items()}
+    texts = []
+    for class_id in head_to_tail(record):
+        about = f"{group_of[class_id]}, {counted(record['class_counts'][class_id], 'training image')}"
+        shown = (
+            f"{label} " + ("-" if np.isnan(of[class_id]) else form.format(of[class_id])) for label, of in values.items()
+        )
+        texts.append(f"{record['class_names'][class_id]} ({about}): {', '.join(shown)}")
+    say_at(axes, _sizes(record), texts)
+
+
+def _sizes(record: Mapping[str, Any]) -> np.ndarray:
+    """Where classes are drawn, in the order of `head_to_tail`: their training images, or the mean over neighbours."""
+    return running_mean(floats(record["class_counts"])[head_to_tail(record)])
+
+
 def _plot_classes(axes: Axes, line: Series, per_class: Any) -> None:
-    order = head_to_tail(line.record)
-    counts = running_mean(floats(line.record["class_counts"])[order])
+    order, counts = head_to_tail(line.record), _sizes(line.record)
     plot(axes, counts, running_mean(floats(per_class)[order]), line, markevery=max(1, len(order) // 15))
     if counts.max() > 10 * max(counts.min(), 1):
         axes.set_xscale("log")

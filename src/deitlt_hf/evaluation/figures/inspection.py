@@ -9,8 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from deitlt_hf.errors import counted
+from deitlt_hf.evaluation.figures.hover import say_at
 from deitlt_hf.evaluation.figures.run import draw_class_counts
-from deitlt_hf.evaluation.figures.style import FONT_SIZE, WIDTH, finish, label_logarithmic
+from deitlt_hf.evaluation.figures.style import FONT_SIZE, WIDTH, finish, head_to_tail, label_logarithmic
 
 if TYPE_CHECKING:
     from deitlt_hf.data.inspection import Inspection, SplitInspection
@@ -30,7 +32,15 @@ def inspection_figure(inspection: Inspection) -> Figure:
         "class_names": inspection.class_names,
         "groups": inspection.class_groups,
     }
-    draw_class_counts(figure.add_subplot(grid[0, :3]), classes)
+    axes, order = figure.add_subplot(grid[0, :3]), head_to_tail(classes)
+    draw_class_counts(axes, classes)
+    group_of = {class_id: group for group, class_ids in inspection.class_groups.items() for class_id in class_ids}
+    named = [
+        f"{inspection.class_names[class_id]}: {counted(inspection.class_counts[class_id], 'training image')}, "
+        f"{group_of[class_id]}"
+        for class_id in order
+    ]
+    say_at(axes, range(len(order)), named)
     draw_image_sizes(figure.add_subplot(grid[0, 3:]), inspection.splits)
     return figure
 
