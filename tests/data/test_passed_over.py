@@ -61,7 +61,7 @@ def test_hidden_files_alone_need_no_word(pictures: Path, said) -> None:
         ["model/config.json", "model/model.safetensors", "model/report.png"],
         ["pictures-onnx/config.json", "pictures-onnx/model.onnx"],
         ["analysis/analysis.json", "analysis/index.html", "analysis/figures/examples.png"],
-        ["inspection/inspection.json", "inspection/inspection.png"],
+        ["inspection/inspection.json", "inspection/inspection.png", "inspection/inspection.html"],
         ["out/deep/run.json", "out/deep/panel.png"],
     ],
 )
