@@ -110,8 +110,11 @@ RUNS = {
         ("1e-3", "1e-2"),
     ),
     "full-alone": ("--recipe finetune --distillation_type none --teacher none", ("1e-3",)),
-    "plain": ("", ("3e-4", "1e-3")),
-    "scratch": ("--recipe cifar10-lt-small --distillation_type none --teacher none", ("1e-3",)),
+    "plain": ("", ("1e-4", "3e-4", "1e-3")),
+    "scratch": (
+        "--recipe cifar10-lt-small --distillation_type none --teacher none --label_smoothing_factor 0",
+        ("1e-3",),
+    ),
 }
 TITLES = {
     "full": "all weights (`finetune`)",
@@ -121,7 +124,7 @@ TITLES = {
     "plain": "`Trainer` of transformers, class weights",
     "scratch": "from scratch, logit-adjusted, DRW",
 }
-CHOSEN = {"full": "3e-4", "lora": "3e-3", "head": "1e-3", "full-alone": "3e-4", "plain": "3e-4", "scratch": "1e-3"}
+CHOSEN = {"full": "1e-3", "lora": "3e-3", "head": "1e-2", "full-alone": "1e-3", "plain": "3e-4", "scratch": "1e-3"}
 SHORT_EPOCHS = {"num_train_epochs": 4, "drw_start_epoch": 3}
 FROM_SCRATCH = {"num_train_epochs": 6, "drw_start_epoch": 4}  # as long as the slowest of the others
 
