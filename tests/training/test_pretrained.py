@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from accelerate.utils import FullyShardedDataParallelPlugin
 from PIL import Image
+from torch import nn
 
 from deitlt_hf import (
     DeiTLTConfig,
     DeiTLTError,
     DeiTLTForImageClassification,
+    DeiTLTTrainer,
     DeiTLTTrainingArguments,
     ExpertClassifier,
     TrainingDataArguments,
@@ -28,6 +31,7 @@ from deitlt_hf import (
     load_images,
 )
 from deitlt_hf.data.views import Resizing, evaluation_view, image_processor
+from deitlt_hf.durable.sharding import configure_fsdp
 from deitlt_hf.evaluation.analysis.vit import eager_attention, has_tokens, run_vit
 from deitlt_hf.inference.loading import load_image_processor, load_student
 from deitlt_hf.runs.analyzing import _view_of
@@ -138,6 +142,33 @@ def test_its_normalisation_becomes_part_of_the_weights(family, directories, tmp_
     )
     found = student.deit(of_student).last_hidden_state[:, 0]
     torch.testing.assert_close(found, _features(family, directory, own), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_the_normalisation_of_a_deit_becomes_part_of_the_weights_too(tmp_path):
+    own = hf.DeiTModel(hf.DeiTConfig(**SHAPE, **PIXELS, intermediate_size=96)).eval()
+    own.save_pretrained(tmp_path)
+    hf.DeiTImageProcessor().save_pretrained(tmp_path)  # whose mean and deviation are 0.5
+    image = torch.rand(2, 3, 32, 32)
+    pixels = (image - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    found, expected = (
+        model(of).last_hidden_state for model, of in ((_start(tmp_path).deit, pixels), (own, image * 2 - 1))
+    )
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weight_decay_is_for_linear_layers_alone(family, directories):
+    student = _start(directories[family])
+    linear = {f"{name}.weight" for name, part in student.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)}
+    assert {*DeiTLTTrainer.get_decay_parameter_names(None, student)} == linear
+
+
+@pytest.mark.parametrize(("family", "layer"), [("vit", "ViTLayer"), ("clip", "CLIPEncoderLayer")])
+def test_its_own_layers_are_sharded(family, layer, directories):
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    configure_fsdp(plugin, _start(directories[family]))
+    assert plugin.transformer_cls_names_to_wrap == [layer]  # accelerate refuses the name of one that is not there
 
 
 def _with_processor(directory: Path, processor: hf.BaseImageProcessor | dict) -> str:
@@ -345,6 +376,11 @@ def test_where_this_package_is_not_installed(directories, tmp_path):
             lambda: hf.TimmWrapperModel(hf.TimmWrapperConfig(architecture="resnet10t")),
             "is resnet10t of timm, which has no class token",
         ),
+        (
+            lambda: hf.TimmWrapperModel(hf.TimmWrapperConfig(architecture="vit_small_patch16_dinov3", model_args=TIMM)),
+            "is vit_small_patch16_dinov3 of timm, which is no VisionTransformer there",
+        ),
+        (lambda: hf.DeiTModel(hf.DeiTConfig(num_channels=1, **SHAPE, **PIXELS)), "takes images of 1 channels"),
     ],
 )
 def test_what_cannot_be_a_student_is_refused_in_one_line(model, said, tmp_path):

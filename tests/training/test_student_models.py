@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
+from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher, DeiTImageProcessor
 
 from deitlt_hf import DeiTLTError
 from deitlt_hf.data.suggestion import STUDENT_SIZES
@@ -23,6 +23,7 @@ def deit(tmp_path_factory):
     torch.nn.init.normal_(model.deit.embeddings.position_embeddings)
     directory = tmp_path_factory.mktemp("deit")
     model.save_pretrained(directory)
+    DeiTImageProcessor(image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]).save_pretrained(directory)
     return model, str(directory)
 
 

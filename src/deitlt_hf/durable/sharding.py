@@ -23,9 +23,11 @@ def configure_fsdp(plugin: FullyShardedDataParallelPlugin, model: nn.Module) -> 
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     plugin.set_state_dict_type("FULL_STATE_DICT")  # what is trained here fits into one process's memory
     if plugin.transformer_cls_names_to_wrap is None:
-        # Not the embeddings: accelerate shards a part of them itself, and torch refuses nested shards.
+        # Not the embeddings: accelerate shards a part of them itself, and torch refuses nested shards. A student of
+        # another backbone names DeiT's layers too, which accelerate would look for.
         layers = getattr(model, "_no_split_modules", None) or []
-        plugin.transformer_cls_names_to_wrap = [name for name in layers if "Embeddings" not in name]
+        there = {type(module).__name__ for module in model.modules()}
+        plugin.transformer_cls_names_to_wrap = [name for name in layers if "Embeddings" not in name and name in there]
 
 
 @contextmanager

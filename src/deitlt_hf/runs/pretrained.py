@@ -13,6 +13,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, ViTConfig
+from transformers.utils import logging
 
 from deitlt_hf.errors import DeiTLTError, notice, some
 from deitlt_hf.files import read_json
@@ -116,7 +117,7 @@ def student_of_backbone(
         notice(f"init_from {source} was trained on images of {trained_at} pixels, these have {image_size}: {what}")
         state |= positions
     student.deit.backbone.load_state_dict(state)
-    _take_students_pixels(student.deit.backbone, _pixels_of_files(source, backbone))
+    take_students_pixels(student.deit.backbone, pixels_of_files(source, backbone))
     _copy_class_token(student)
     return student.eval()
 
@@ -133,15 +134,24 @@ def _backbone_config(config: PreTrainedConfig) -> PreTrainedConfig:
 
 def _load(source: str, config: PreTrainedConfig) -> PreTrainedModel:
     """The model without its heads; a `DeiTLTError` if it is not whole, or has no class token."""
-    backbone, report = load_model(AutoModel, config, source)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report lists heads that are not needed as lost and new weights
+    try:
+        backbone, report = load_model(AutoModel, config, source)
+    finally:
+        logging.set_verbosity(verbosity)
     lost = [name for name in report["missing_keys"] if not name.startswith(_NOT_NEEDED)]
     lost += [key for key, *_ in report["mismatched_keys"]]
     if lost:
         raise DeiTLTError(f"{source} lacks {len(lost)} weights of a {config.model_type} model, first {sorted(lost)[0]}")
     if config.model_type == _TIMM:
         model = backbone.timm_model
-        if not hasattr(model, "patch_drop") or getattr(model, "cls_token", None) is None:
+        if getattr(model, "cls_token", None) is None:
             raise DeiTLTError(f"{source} is {config.architecture} of timm, which has no class token; pass {FAMILIES}")
+        if not isinstance(getattr(model, "patch_drop", None), nn.Module):  # where the new token is put in
+            raise DeiTLTError(
+                f"{source} is {config.architecture} of timm, which is no VisionTransformer there; pass {FAMILIES}"
+            )
     return backbone
 
 
@@ -208,7 +218,7 @@ def _positions(backbone: PreTrainedModel, image_size: int) -> dict[str, torch.Te
     return {"embeddings.position_embeddings": positions}
 
 
-def _pixels_of_files(source: str, backbone: PreTrainedModel) -> OwnPixels:
+def pixels_of_files(source: str, backbone: PreTrainedModel) -> OwnPixels:
     """How the image processor of a model normalises; ImageNet's mean and deviation, with a notice, without one."""
     if getattr(backbone.config, "pretrained_cfg", None):  # of timm
         return read_own_pixels(backbone)
@@ -223,7 +233,7 @@ def _pixels_of_files(source: str, backbone: PreTrainedModel) -> OwnPixels:
 
 
 @torch.no_grad()
-def _take_students_pixels(backbone: PreTrainedModel, pixels: OwnPixels) -> None:
+def take_students_pixels(backbone: PreTrainedModel, pixels: OwnPixels) -> None:
     """Let a model's patch projection take pixels as all students get them; what it computes stays the same.
 
     Its own pixels are a factor times the student's and a summand, and a projection of patches is linear in them. Where

@@ -16,7 +16,14 @@ from deitlt_hf.inference.loading import load_any_config, load_model, loading
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.ranges import check_ranges, one_of
-from deitlt_hf.runs.pretrained import FAMILIES, backbone_image_size, is_backbone, student_of_backbone
+from deitlt_hf.runs.pretrained import (
+    FAMILIES,
+    backbone_image_size,
+    is_backbone,
+    pixels_of_files,
+    student_of_backbone,
+    take_students_pixels,
+)
 from deitlt_hf.teachers.class_means import KINDS
 
 ADAPT = ("full", "lora", "head")
@@ -125,7 +132,11 @@ def load_start(student: StudentArguments, image_size: int, classes: Mapping[str,
     settings = {"drop_path_rate": student.drop_path_rate, "expert": student.expert, "fusion": None}
     with loading(source):
         config = DeiTLTConfig.from_pretrained(source, **settings, **classes)
+    if config.num_channels != 3:
+        raise DeiTLTError(f"{source} takes images of {config.num_channels} channels; pass a model for RGB images")
     model, _ = load_model(DeiTLTForImageClassification, config, source)
+    if found.model_type == "deit":
+        take_students_pixels(model.deit, pixels_of_files(source, model))
     if model.config.image_size != image_size:
         notice(
             f"init_from {source} was trained on images of {model.config.image_size} pixels: its position embeddings "

@@ -30,6 +30,10 @@ from deitlt_hf.training.stages import stage
 
 EMA_DIRECTORY = "ema"
 
+# The reference spares both tokens and the positions; the others are what backbones call theirs.
+_SPARED = {"cls_token", "distillation_token", "position_embeddings", "position_embedding", "pos_embed"}
+_SPARED |= {"dist_token", "reg_token", "register_tokens", "mask_token"}
+
 
 class DeiTLTTrainer(LongTailTrainer):
     """transformers' `Trainer` with OOD distillation from a CNN teacher and deferred re-weighting (paper, section 3).
@@ -190,12 +194,9 @@ class DeiTLTTrainer(LongTailTrainer):
         return optimizer
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """No weight decay on biases, norms, both tokens and the position embeddings, as in the reference."""
-        spared = ("cls_token", "distillation_token", "position_embeddings")
+        """No weight decay on biases, norms, tokens and position embeddings, as in the reference."""
         return [
-            name
-            for name, weight in model.named_parameters()
-            if weight.ndim > 1 and name.rsplit(".", 1)[-1] not in spared
+            name for name, weight in model.named_parameters() if weight.ndim > 1 and not _SPARED & {*name.split(".")}
         ]
 
     def _get_train_sampler(self, train_dataset=None):
