@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from deitlt_hf import (
     train_student,
 )
 from deitlt_hf.data.dataset import ViewedDataset
+from deitlt_hf.durable.signals import Stopped, signals_end_runs
 from deitlt_hf.inference.loading import load_student
 from deitlt_hf.runs.adapting import adapt_student, check_adapting
 from deitlt_hf.runs.analyzing import analyze_saved_model
@@ -275,6 +277,11 @@ def test_learning_rates_fall_by_layer_and_a_resumed_run_is_the_uninterrupted_one
         ({"init_from": "x", "adapt": "head"}, {"repeated_augmentation": 3}, "pass repeated_augmentation 1"),
         ({"init_from": "x", "adapt": "lora"}, {"ema_decay": 0.9}, "leave it out with adapt lora"),
         ({"init_from": "x", "adapt": "head"}, {"retrain_classifier": True}, "leave it out with adapt head"),
+        (
+            {"init_from": "x", "adapt": "head"},
+            {"rewind_at_non_finite": 1},
+            "to a checkpoint, and adapt head writes none",
+        ),
         ({"init_from": "x", "adapt": "some"}, {}, "unknown adapt 'some'; pass one of full, lora, head"),
         ({"init_from": "x", "head_start": "some"}, {}, "unknown head_start 'some'"),
         ({"init_from": "x", "lora_rank": 0}, {}, "lora_rank is 0; pass 1 or more"),
@@ -302,3 +309,20 @@ def test_a_pretrained_start_is_spoken_of_with_what_is_in_the_cache(backbone, tmp
 def test_adapters_without_their_classes_are_refused(tmp_path):
     with pytest.raises(DeiTLTError, match=r"has no adapter_model\.safetensors; pass what `deitlt train --adapt lora`"):
         load_adapted_student(tmp_path)
+
+
+def test_adapters_alone_are_no_model_to_evaluate(runs):
+    with pytest.raises(DeiTLTError, match="holds adapters and no whole model; pass the directory of their finished"):
+        load_student(str(runs["lora"] / "adapter"))
+
+
+def test_heads_alone_leave_no_checkpoint_without_a_body_at_a_signal(backbone, digits, tmp_path):
+    class SendSignal(hf.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            signal.raise_signal(signal.SIGTERM)
+
+    trainer = _trainer(backbone, digits, tmp_path, adapt="head")
+    trainer.add_callback(SendSignal())
+    with pytest.raises(Stopped), signals_end_runs():
+        trainer.train()
+    assert not [*tmp_path.glob("checkpoint-*")]

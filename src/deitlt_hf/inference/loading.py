@@ -22,6 +22,7 @@ from deitlt_hf.errors import DeiTLTError, cannot_load, loading_reason
 from deitlt_hf.evaluation.answer_rules import AnswerRules
 from deitlt_hf.evaluation.selective import Validation
 from deitlt_hf.files import CALIBRATION_FILE, RECIPE_FILE, is_hub_id, read_json, read_settings
+from deitlt_hf.foreign.adapters import is_adapter
 from deitlt_hf.foreign.configurations import check_config, check_processor, find_file
 from deitlt_hf.foreign.weights import check_finite, check_size
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
@@ -85,6 +86,11 @@ def load_student_config(source: str, revision: str | None = None) -> DeiTLTConfi
 
 def load_any_config(source: str, revision: str | None = None, what: str = "a model") -> PreTrainedConfig:
     """The configuration of the model in a directory or hub repository, after `check_config`."""
+    if is_adapter(source):
+        raise DeiTLTError(
+            f"{source} holds adapters and no whole model; pass the directory of their finished run, where they are "
+            "merged (in Python, load_adapted_student merges them)"
+        )
     check_config(source, revision)
     with loading(source, what):
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)

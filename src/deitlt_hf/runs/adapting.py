@@ -55,6 +55,8 @@ def check_adapting(student: StudentArguments, args: DeiTLTTrainingArguments) -> 
     if student.adapt == "lora":
         _peft()
         return
+    if args.rewind_at_non_finite:
+        raise DeiTLTError("rewind_at_non_finite goes back to a checkpoint, and adapt head writes none; leave it out")
     needed = {"mixup": 0, "cutmix": 0, "repeated_augmentation": 1, "distillation_view": "strong"}
     for setting, value in (needed | {"load_best_model_at_end": False}).items():
         if getattr(args, setting) != value:

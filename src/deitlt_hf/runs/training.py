@@ -370,6 +370,7 @@ def make_trainer_of_heads(
         eval_dataset=evaluated,
         processing_class=image_processor(data.image_size, resizing),
     )
+    trainer.writes_checkpoints = False  # at a signal neither
     if trainer.teacher is not None:
         label_features(adapted.features, trainer.teacher, _viewed(images.train, data, "train", resizing), args)
     return trainer
