@@ -141,7 +141,7 @@ def test_classes_without_test_images_and_without_crossing_leave_a_gap(one):
 
 def test_many_classes_are_means_over_neighbours(one):
     record = copy.deepcopy(one["DeiT-LT"])
-    record["class_counts"] = list(range(100, 0, -1))
+    record["class_names"], record["class_counts"] = [f"class {label}" for label in range(100)], list(range(100, 0, -1))
     record["groups"] = {"head": list(range(30)), "mid": list(range(30, 60)), "tail": list(range(60, 100))}
     for scores in record["experts"].values():
         scores["per_class"] = [100.0 * (label % 5 == 0) for label in range(100)]
