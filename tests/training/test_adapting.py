@@ -13,6 +13,7 @@ import torch
 import transformers as hf
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestCentroid
+from torch import nn
 
 from deitlt_hf import (
     DeiTLTError,
@@ -118,6 +119,23 @@ def test_a_class_without_images_is_not_predicted_more_than_by_chance():
     assert torch.isfinite(weight).all()
 
 
+@pytest.mark.parametrize("dimensions", [64, 768])
+def test_its_probabilities_are_those_that_fit_images_it_has_not_seen(dimensions):
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(10, dimensions, generator=generator) / 4
+    counts = torch.tensor([100, 60, 36, 22, 13, 8, 5, 3, 2, 1])
+
+    def drawn(of_each: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.arange(10).repeat_interleave(of_each)
+        return centres[labels] + torch.randn(len(labels), dimensions, generator=generator), labels
+
+    weight, bias = class_mean_classifier(*drawn(counts), 10)
+    features, labels = drawn(torch.full((10,), 50))
+    logits = features @ weight.T + bias
+    losses = {of: nn.functional.cross_entropy(of * logits, labels).item() for of in (1, *torch.logspace(-3, 3, 61))}
+    assert losses[1] < 1.25 * min(losses.values())
+
+
 @torch.no_grad()
 def test_step_0_is_a_nearest_mean_classifier(backbone, digits, tmp_path):
     model = _trainer(backbone, digits, tmp_path).model.eval()
@@ -135,6 +153,14 @@ def test_random_heads_where_asked(backbone, digits, tmp_path):
     model = _trainer(backbone, digits, tmp_path, head_start="random").model
     assert not model.cls_classifier.bias.any()
     assert not (tmp_path / "features-train.safetensors").exists()
+
+
+@pytest.mark.parametrize("head_start", [None, "random"])
+def test_heads_of_the_same_classes_stay_unless_asked(runs, digits, tmp_path, head_start):
+    heads = load_student(str(runs["head"])).cls_classifier.weight
+    model = _trainer(str(runs["head"]), digits, tmp_path, head_start=head_start).model
+    assert torch.equal(model.cls_classifier.weight, heads) == (head_start is None)
+    assert model.cls_classifier.weight.std() < 0.03 or head_start is None  # the configuration's 0.02
 
 
 def test_heads_on_features_learn_as_on_images_with_a_frozen_body(backbone, digits, tmp_path):

@@ -72,6 +72,6 @@ def run(argv: Sequence[str]) -> None:
 
 def _no_teacher(distillation_type: str, data: str) -> DeiTLTError:
     return DeiTLTError(
-        f"{distillation_type} distillation needs a teacher; pass one, which `deitlt teacher --data {data}` trains, or "
-        "distillation_type 'none'"
+        f"{distillation_type} distillation needs a teacher; pass one, which `deitlt teacher --data {data}` trains, a "
+        "pretrained Vision Transformer to init_from, or distillation_type 'none'"
     )

@@ -175,7 +175,9 @@ def suggest_finetuning(
     reason = "off: with the prior taken out, what it gives to rare classes counts many times"
     choices.add("label_smoothing_factor", 0.0, reason)
     if choices.value("distillation_type") != "none":
-        choices.add("distillation_type", "soft", "its distribution; ltkd would balance a balanced teacher again")
+        choices.add(
+            "distillation_type", "soft", "its distribution as it is; ltkd is for a teacher that is not balanced"
+        )
         choices.add("distillation_temperature", 2.0, "so that its second guesses count")
     _choose_the_rest(choices, inspection, epochs)
     return choices

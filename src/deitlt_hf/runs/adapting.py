@@ -96,6 +96,8 @@ def adapt_student(
         teacher = class_mean_teacher(model, features, CLASS_MEANS if start == "random" else start)
     if start != "random" and not args.retrain_classifier:
         start_heads(model, features, start)
+    elif student.head_start == "random":
+        _draw_heads(model)
     if student.adapt == "lora":
         return Adapted(with_adapters(model, student.lora_rank, student.init_from), teacher)
     if student.adapt == "full":
@@ -133,6 +135,14 @@ def start_heads(model: DeiTLTForImageClassification, features: Features, kind: s
         with torch.no_grad():
             for weight, value in zip((getattr(model, head).weight, getattr(model, head).bias), found, strict=True):
                 weight.copy_(value)
+
+
+@torch.no_grad()
+def _draw_heads(model: DeiTLTForImageClassification) -> None:
+    """New heads as those of a student from scratch, also where `init_from` has some for the same classes."""
+    for head in HEADS:
+        nn.init.trunc_normal_(getattr(model, head).weight, std=model.config.initializer_range)
+        nn.init.zeros_(getattr(model, head).bias)
 
 
 def class_mean_teacher(
