@@ -40,3 +40,10 @@ def open_page(viewport: dict[str, int]) -> Iterator:
             yield browser.new_page(viewport=viewport)
         finally:
             browser.close()
+
+
+def assert_shows(elements, texts: list[str]) -> None:
+    """Wait until the elements of a locator have these texts: a table is drawn some moments after a key or a click."""
+    from playwright.sync_api import expect
+
+    expect(elements).to_have_text(texts)

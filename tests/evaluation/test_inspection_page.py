@@ -11,7 +11,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features
 from PIL import Image
 
-from browsing import DESK, PHONE, Visit, open_page
+from browsing import DESK, PHONE, Visit, assert_shows, open_page
 from deitlt_hf.data.inspection import inspect_dataset
 from deitlt_hf.evaluation.figures.hover import strips_of
 from deitlt_hf.evaluation.figures.inspection import inspection_figure
@@ -69,11 +69,11 @@ def test_the_page_is_as_wide_as_the_window(visit, viewport):
 def test_classes_sort_filter_and_are_named_by_the_mouse(visit):
     page = visit.page
     names = page.locator(".lookup tbody tr td:first-child")
-    assert names.all_inner_texts() == ["lynx", NASTY, "owl"]
+    assert_shows(names, ["lynx", NASTY, "owl"])
     page.get_by_role("columnheader", name="train images").get_by_role("button").first.press("Enter")
-    assert names.all_inner_texts() == ["owl", NASTY, "lynx"]
+    assert_shows(names, ["owl", NASTY, "lynx"])
     page.locator(".lookup select").select_option("mid")
-    assert names.all_inner_texts() == [NASTY]
+    assert_shows(names, [NASTY])
     strip = page.locator(".strip").nth(1)
     strip.hover()
     assert strip.locator(".said").inner_text() == f"{NASTY}: 5 training images, mid"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from made_up_analysis import NAMES, made_up_analysis
 
-from browsing import DESK, PHONE, Visit, open_page
+from browsing import DESK, PHONE, Visit, assert_shows, open_page
 from deitlt_hf.evaluation.page import SECTIONS, write_analysis
 
 LONG = "<img src=http://outside.invalid/x.png onerror=alert(1)> " + "a-long-name-without-a-space" * 4
@@ -55,26 +55,23 @@ def test_names_are_shown_as_they_are(visit):
     assert visit.page.get_by_role("cell", name=LONG, exact=True).count() >= 3
 
 
-def shown_classes(visit) -> list[str]:
-    return visit.page.locator(".lookup tbody tr td:first-child").all_inner_texts()
-
-
 def test_classes_sort_and_filter(visit):
     page = visit.page
     page.set_viewport_size(DESK)
-    assert shown_classes(visit) == NAMES
+    names = page.locator(".lookup tbody tr td:first-child")
+    assert_shows(names, NAMES)
     count = page.get_by_role("columnheader", name="training images")
     count.get_by_role("button").first.press("Enter")
-    assert shown_classes(visit) == NAMES[::-1]
+    assert_shows(names, NAMES[::-1])
     assert count.get_attribute("aria-sort") == "ascending"
     page.locator(".lookup select").select_option("tail")
-    assert shown_classes(visit) == ["truck", "ship", "horse"]
+    assert_shows(names, ["truck", "ship", "horse"])
     page.get_by_role("searchbox").fill("RU")
-    assert shown_classes(visit) == ["truck"]
+    assert_shows(names, ["truck"])
     assert page.get_by_text("1 of 10 classes").is_visible()
     page.locator(".lookup select").select_option("all")
     page.get_by_role("searchbox").fill("<b>")
-    assert shown_classes(visit) == ["<b>bird</b>"]
+    assert_shows(names, ["<b>bird</b>"])
 
 
 def test_the_mouse_over_a_figure_names_the_nearest_class(visit):
