@@ -27,6 +27,9 @@ class Visit:
         page.goto(address)
 
 
+PATIENCE = 120_000  # milliseconds: other tests may keep the processors busy
+
+
 @contextmanager
 def open_page(viewport: dict[str, int]) -> Iterator:
     """An empty page of a browser that ends with it."""
@@ -37,7 +40,9 @@ def open_page(viewport: dict[str, int]) -> Iterator:
     with playwright.sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path=browser_file, args=QUIET)
         try:
-            yield browser.new_page(viewport=viewport)
+            page = browser.new_page(viewport=viewport)
+            page.set_default_timeout(PATIENCE)
+            yield page
         finally:
             browser.close()
 
@@ -46,4 +51,4 @@ def assert_shows(elements, texts: list[str]) -> None:
     """Wait until the elements of a locator have these texts: a table is drawn some moments after a key or a click."""
     from playwright.sync_api import expect
 
-    expect(elements).to_have_text(texts)
+    expect(elements).to_have_text(texts, timeout=PATIENCE)
