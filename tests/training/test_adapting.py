@@ -298,6 +298,7 @@ def test_learning_rates_fall_by_layer_and_a_resumed_run_is_the_uninterrupted_one
     [
         ({"adapt": "lora"}, {}, "adapt lora needs a pretrained model; pass init_from, or leave adapt out"),
         ({"head_start": "cosine"}, {}, "head_start cosine needs a pretrained model"),
+        ({"token_start": "random"}, {}, "token_start random needs a pretrained model"),
         ({"teacher": "class_means"}, {}, "is made of a pretrained model's features; pass init_from too"),
         ({"init_from": "x", "adapt": "head"}, {"mixup": 0.8}, "mixup is 0.8, but adapt head learns from features"),
         ({"init_from": "x", "adapt": "head"}, {"repeated_augmentation": 3}, "pass repeated_augmentation 1"),

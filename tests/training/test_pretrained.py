@@ -296,6 +296,17 @@ def test_the_new_token_is_beside_the_class_token_and_begins_as_its_copy(family, 
     torch.testing.assert_close(tokens[:, 0], tokens[:, 1], atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_the_new_token_begins_at_random_where_asked(directories):
+    asked = StudentArguments(init_from=str(directories["vit"]), token_start="random")
+    student = load_start(asked, 32, CLASSES)
+    token = student.deit.distillation_token.token
+    assert 0.01 < token.std() < 0.03  # the configuration's 0.02, cut at two deviations
+    assert abs(token.mean()) < 0.01
+    tokens = student.deit(torch.randn(1, 3, 32, 32)).last_hidden_state
+    assert not torch.allclose(tokens[:, 0], tokens[:, 1], atol=1e-3)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_weight_gets_a_gradient(family, directories):
     student = _start(directories[family]).train()

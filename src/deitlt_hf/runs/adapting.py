@@ -37,7 +37,7 @@ _ATTENTION = ("attention", "attn", "self_attn")  # what the families call it
 def check_adapting(student: StudentArguments, args: DeiTLTTrainingArguments) -> None:
     """Refuse settings that do not go with the way to adapt, before anything is loaded."""
     if student.init_from is None:
-        for name, default in (("adapt", "full"), ("head_start", None)):
+        for name, default in (("adapt", "full"), ("head_start", None), ("token_start", "class_token")):
             if getattr(student, name) != default:
                 value = getattr(student, name)
                 raise DeiTLTError(f"{name} {value} needs a pretrained model; pass init_from, or leave {name} out")

@@ -72,7 +72,7 @@ def student_of_backbone(
 ) -> DeiTLTForImageClassification:
     """A student with the layers of the model in a directory or hub repository, for images of `image_size`.
 
-    Its distillation token begins as a copy of the class token, position included; both heads are new. Position
+    Its distillation token and both heads are new and random, see `copy_class_token`. Position
     embeddings are interpolated as the model itself does for images of another size. The model's normalisation of pixels
     becomes part of its patch projection, so the student takes the pixels of all students.
 
@@ -118,7 +118,6 @@ def student_of_backbone(
         state |= positions
     student.deit.backbone.load_state_dict(state)
     take_students_pixels(student.deit.backbone, pixels_of_files(source, backbone))
-    _copy_class_token(student)
     return student.eval()
 
 
@@ -253,8 +252,8 @@ def take_students_pixels(backbone: PreTrainedModel, pixels: OwnPixels) -> None:
 
 
 @torch.no_grad()
-def _copy_class_token(student: DeiTLTForImageClassification) -> None:
-    """Let the distillation token begin as the class token is after the embeddings, with its position."""
+def copy_class_token(student: DeiTLTForImageClassification) -> None:
+    """Let a student's new distillation token begin as its class token is after the embeddings, with its position."""
     config, seen = student.config, []
     module = student.deit.backbone.get_submodule(BACKBONES[config.backbone_config["model_type"]])
     hook = module.register_forward_hook(lambda _module, _inputs, tokens: seen.append(tokens))

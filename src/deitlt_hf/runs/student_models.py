@@ -19,6 +19,7 @@ from deitlt_hf.ranges import check_ranges, one_of
 from deitlt_hf.runs.pretrained import (
     FAMILIES,
     backbone_image_size,
+    copy_class_token,
     is_backbone,
     pixels_of_files,
     student_of_backbone,
@@ -28,6 +29,7 @@ from deitlt_hf.teachers.class_means import KINDS
 
 ADAPT = ("full", "lora", "head")
 HEAD_STARTS = (*KINDS, "random")
+TOKEN_STARTS = ("class_token", "random")
 
 # Settings that only a student from scratch has.
 _SHAPE = ("student_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
@@ -75,6 +77,13 @@ class StudentArguments:
             "features), cosine (the same by cosine), or random; left out, class_means where the heads are new."
         },
     )
+    token_start: str = field(
+        default="class_token",
+        metadata={
+            "help": "What the new distillation token in the layers of init_from begins as: class_token (its copy) or "
+            "random."
+        },
+    )
     student_size: str | None = field(default=None, metadata={"help": "tiny, small or base; left out, base."})
     hidden_size: int | None = field(default=None, metadata={"help": "Overrides that of student_size."})
     num_hidden_layers: int | None = field(default=None, metadata={"help": "Overrides that of student_size."})
@@ -87,6 +96,7 @@ class StudentArguments:
         check_ranges(self)
         self.expert = expert_named(self.expert)
         one_of("adapt", self.adapt, ADAPT)
+        one_of("token_start", self.token_start, TOKEN_STARTS)
         if self.head_start is not None:
             one_of("head_start", self.head_start, HEAD_STARTS)
         if self.student_size is not None:
@@ -125,7 +135,10 @@ def load_start(student: StudentArguments, image_size: int, classes: Mapping[str,
     if unused:
         notice(f"init_from {source} has a shape of its own; not used: {', '.join(unused)}")
     if is_backbone(found):
-        return student_of_backbone(source, found, image_size, student.expert, classes)
+        new = student_of_backbone(source, found, image_size, student.expert, classes)
+        if student.token_start == "class_token":
+            copy_class_token(new)
+        return new
     if found.model_type not in ("deit", DeiTLTConfig.model_type):
         raise DeiTLTError(f"{source} is a {found.model_type} model, which has no class token here; pass {FAMILIES}")
     # A fusion was fitted to the logits of those weights.
