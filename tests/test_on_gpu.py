@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
+from PIL import Image
 from transformers import TrainerCallback
 
 from deitlt_hf import (
@@ -25,7 +27,8 @@ from deitlt_hf import (
     TeacherTrainer,
     TeacherTrainingArguments,
 )
-from deitlt_hf.data.device_augmentation.device_views import BatchView
+from deitlt_hf.data.dataset import ViewedDataset
+from deitlt_hf.data.device_augmentation.device_views import BatchView, device_views
 from deitlt_hf.training.callbacks import LogPrinter
 from deitlt_hf.training.sam import sam_over_sgd
 
@@ -125,6 +128,18 @@ def test_a_students_step_never_waits(tmp_path: Path, view: str) -> None:
             student(), args, teacher=teacher(), class_counts=COUNTS, train_dataset=Levels(), batch_views=views
         )
     )
+
+
+def test_a_step_whose_pixels_are_on_the_device_never_waits(tmp_path: Path) -> None:
+    pictures = [Image.fromarray(levels.permute(1, 2, 0).numpy()) for levels in Levels().levels]
+    rows = Dataset.from_dict({"image": pictures, "label": [number % 10 for number in range(len(pictures))]})
+    of_loader, of_batch = device_views({"pixel_values": True}, 32, True, rows)
+    args = DeiTLTTrainingArguments(str(tmp_path), distillation_type="none", repeated_augmentation=1, **COMMON)
+    images = ViewedDataset(rows, of_loader, "train")
+    trainer = DeiTLTTrainer(student(), args, class_counts=COUNTS, train_dataset=images, batch_views=of_batch)
+    train_without_waiting(trainer)
+    (batch,), _ = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, args.device)
+    assert batch["pixel_values"].device.type == DEVICE
 
 
 @pytest.mark.parametrize("loss", ["ce", "ldam", "paco"])

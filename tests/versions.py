@@ -22,7 +22,8 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "versions.md"
 RESOLUTIONS = {"lowest": "lowest-direct", "newest": "highest"}
 SHOWN = """torch torchvision transformers datasets huggingface_hub accelerate timm evaluate safetensors pyarrow numpy
-pillow scikit-learn matplotlib pytorch_optimizer peft onnx onnxruntime onnxscript gradio""".split()
+pillow scikit-learn matplotlib itables pytorch_optimizer peft onnx onnxruntime onnxscript gradio mkdocs-material
+mkdocstrings""".split()
 # They start many processes, or check types, and take a third of the time.
 SLOW = ["examples", "training/test_two_processes.py", "training/test_killed_runs.py", "test_types.py"]
 HEADER = """# Versions

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
 import yaml
 from datasets import ClassLabel, Dataset
 from PIL import Image
+from torchvision import transforms
 
 from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, DeiTLTError, DeiTLTTrainer, TeacherTrainer
+from deitlt_hf.data import dataset as dataset_module
 from deitlt_hf.data.arguments import Images, TrainingDataArguments
 from deitlt_hf.data.dataset import ViewedDataset
 from deitlt_hf.data.device_augmentation.device_views import BatchView, device_views
@@ -64,6 +67,7 @@ def test_a_student_resumes_with_the_views_it_would_have_had(train_student, accum
 @pytest.mark.parametrize("repeated", [1, 3])
 def test_a_loader_that_only_decodes_gets_no_seeds(train_student, monkeypatch, repeated: int) -> None:
     kinds = set()
+    monkeypatch.setattr(DeiTLTTrainer, "keeps_pixels", False)
     read = ViewedDataset.__getitems__
     monkeypatch.setattr(
         ViewedDataset,
@@ -76,6 +80,74 @@ def test_a_loader_that_only_decodes_gets_no_seeds(train_student, monkeypatch, re
     monkeypatch.setattr(DeiTLTTrainer, "_loader_draws", True)
     torch.testing.assert_close(weights_of(train_student(**settings)), without, rtol=0, atol=0)
     assert kinds == {int, Draw}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"weak": True, "distillation_view": "weak"},
+        {"repeated_augmentation": 3, "mixup": 0.8, "cutmix": 1.0},
+        {"class_balanced_sampling": True, "gradient_accumulation_steps": 2},
+    ],
+)
+def test_pixels_that_are_kept_on_the_device_change_nothing(train_student, monkeypatch, settings: dict) -> None:
+    settings = {"save_strategy": "no", "num_train_epochs": 3} | settings
+    read, decode = [], dataset_module.decode_image
+    monkeypatch.setattr(dataset_module, "decode_image", lambda value: read.append(value) or decode(value))
+    kept = weights_of(train_student(**settings))
+    assert len(read) == 20 + 2  # each once, and the first also for its size and for that of its pixels
+    monkeypatch.setattr(DeiTLTTrainer, "keeps_pixels", False)
+    torch.testing.assert_close(weights_of(train_student(**settings)), kept, rtol=0, atol=0)
+
+
+def test_a_loader_of_kept_pixels_sends_numbers_and_starts_no_process(tiny_student, arguments) -> None:
+    rows = rows_of(12)
+    of_loader, of_batch = device_views({"pixel_values": True}, 8, True, rows)
+    args = arguments(distillation_type="none", dataloader_num_workers=1, dataloader_persistent_workers=True)
+    images = ViewedDataset(rows, of_loader, "train")
+    trainer = DeiTLTTrainer(tiny_student(), args, train_dataset=images, batch_views=of_batch)
+    loader = trainer.get_train_dataloader()
+    assert loader.num_workers == 0
+    batches = iter(loader)
+    (first, second, third), _ = trainer.get_batch_samples(batches, 3, args.device)
+    pixels, labels = (torch.cat([batch[name] for batch in (first, second, third)]) for name in first)
+    assert set(first) == {"pixel_values", "labels"}
+    assert sorted(labels.tolist()) == sorted(rows["label"])
+    by_content = {np.asarray(row["image"]).tobytes(): row["label"] for row in rows}
+    assert [by_content[levels.permute(1, 2, 0).numpy().tobytes()] for levels in pixels] == labels.tolist()
+
+
+@pytest.mark.parametrize("reason", ["a random view of the loader", "other data", "another collator", "no room"])
+def test_pixels_are_kept_only_where_that_changes_nothing(tiny_student, arguments, monkeypatch, reason: str) -> None:
+    rows, options = rows_of(12), {}
+    of_loader, of_batch = device_views({"pixel_values": True}, 8, True, rows)
+    if reason == "a random view of the loader":
+        steps = of_loader["pixel_values"].transforms
+        of_loader = {"pixel_values": transforms.Compose([transforms.RandomVerticalFlip(), *steps])}
+    images = ViewedDataset(rows, of_loader, "train")
+    if reason == "other data":
+        images = torch.utils.data.Subset(images, range(8))
+    if reason == "another collator":
+        options["data_collator"] = lambda examples: dataset_module.collate(examples)
+    if reason == "no room":
+        monkeypatch.setattr(dataset_module, "MOST_KEPT", 12 * 3 * 8 * 8 - 1)
+    args = arguments(distillation_type="none")
+    trainer = DeiTLTTrainer(tiny_student(), args, train_dataset=images, batch_views=of_batch, **options)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert set(batch) == {"pixel_values", "labels"}
+    assert batch["pixel_values"].dtype == torch.uint8
+
+
+def test_an_image_that_cannot_be_read_is_named_before_the_first_step(tiny_student, arguments) -> None:
+    rows = rows_of(12).cast_column("image", datasets.Image(decode=False))
+    rows = rows.map(lambda row, at: row | {"image": {"bytes": b"no image", "path": None}} if at == 9 else row, True)
+    of_loader, of_batch = device_views({"pixel_values": True}, 8, True, rows)
+    images = ViewedDataset(rows, of_loader, "train")
+    trainer = DeiTLTTrainer(
+        tiny_student(), arguments(distillation_type="none"), train_dataset=images, batch_views=of_batch
+    )
+    with pytest.raises(DeiTLTError, match="image 9 of train cannot be read"):
+        trainer.get_train_dataloader()
 
 
 @pytest.mark.parametrize(("size", "draws"), [(8, False), (300, True)])

@@ -201,11 +201,18 @@ class KeptImages:
 
 
 def keep_images(count: int, first: Image.Image | None) -> KeptImages | None:
-    """A place for the images of a split; None if it takes over 1 GiB or a quarter of the machine's free memory."""
+    """A place for the images of a split; None if it takes more than `room_for_pixels`."""
     if first is None or count == 0:
         return None
-    room = min(MOST_KEPT, psutil.virtual_memory().available // 4) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return KeptImages(count, first.size) if count * first.width * first.height * 3 <= room else None
+    fits = count * first.width * first.height * 3 <= room_for_pixels()
+    return KeptImages(count, first.size) if fits else None
+
+
+def room_for_pixels(device: torch.device | None = None) -> int:
+    """Bytes that a process may use for the images of a split: 1 GiB, or a quarter of the device's free memory."""
+    if device is not None and device.type == "cuda":
+        return min(MOST_KEPT, torch.cuda.mem_get_info(device)[0] // 4)
+    return min(MOST_KEPT, psutil.virtual_memory().available // 4) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def _shared(*shape: int) -> np.ndarray:

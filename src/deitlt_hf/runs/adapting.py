@@ -22,11 +22,12 @@ from deitlt_hf.foreign.adapters import ADAPTER_FILE, CLASSES_FILE, WEIGHTS_FILE
 from deitlt_hf.foreign.configurations import find_file
 from deitlt_hf.inference.loading import load_any_config, loading
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification, DeiTLTModel
-from deitlt_hf.runs.features import Features, features_of, pixels_of
+from deitlt_hf.runs.features import Features, features_of
 from deitlt_hf.runs.student_models import StudentArguments, image_size_of, load_start
 from deitlt_hf.teachers.class_means import CLASS_MEANS, class_mean_classifier
 from deitlt_hf.teachers.frozen import FrozenTeacher
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments
+from deitlt_hf.training.kept_pixels import read_pixels
 from deitlt_hf.training.student import DeiTLTTrainer
 
 ADAPTER_DIRECTORY = "adapter"
@@ -202,7 +203,7 @@ def label_features(
     features: Features, teacher: FrozenTeacher, images: ViewedDataset, args: DeiTLTTrainingArguments
 ) -> None:
     """Let the teacher label the images, once and without augmentation, as the features are computed."""
-    batches = pixels_of(images, args, "the teacher's labels")
+    batches = read_pixels(images, args.eval_batch_size, args, "the teacher's labels")
     features.teacher_logits = torch.cat([teacher(pixels).cpu() for pixels in batches])
 
 

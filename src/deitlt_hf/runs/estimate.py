@@ -132,6 +132,7 @@ def time_training(trainer: LongTailTrainer, test_images: int) -> TrainingTime:
     """
     args = copy(trainer.args)
     steps = _FewSteps(args)
+    trainer.keeps_pixels = False  # a few steps are not worth reading all images
     train_for_the_clock(trainer, steps)
     images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     evaluated = evaluations(args, trainer.state) * len(trainer.eval_dataset or ()) + test_images

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +11,15 @@ from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
+from torch.utils.data import Dataset
 
-from deitlt_hf.data.dataset import ViewedDataset, collate, collate_for_workers
+from deitlt_hf.data.dataset import ViewedDataset
 from deitlt_hf.data.duplicates import image_hashes
 from deitlt_hf.errors import notice
 from deitlt_hf.files import whole_file
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTModel
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments
+from deitlt_hf.training.kept_pixels import read_pixels
 
 FEATURES_FILE = "features-{split}.safetensors"
 
@@ -83,18 +82,10 @@ def _read(file: Path, key: str) -> torch.Tensor | None:
         return None
 
 
-def pixels_of(images: ViewedDataset, args: DeiTLTTrainingArguments, desc: str) -> Iterator[torch.Tensor]:
-    """All images in batches `(N, 3, H, W)` on the run's device, with a progress bar."""
-    loader = DataLoader(images, args.eval_batch_size, collate_fn=collate, num_workers=args.dataloader_num_workers)
-    collate_for_workers(loader)
-    for batch in tqdm(loader, desc=desc, disable=args.disable_tqdm or not args.should_log):
-        yield batch["pixel_values"].to(args.device)
-
-
 @torch.no_grad()
 def _compute(body: DeiTLTModel, images: ViewedDataset, args: DeiTLTTrainingArguments) -> torch.Tensor:
     body.to(args.device).eval()
-    batches = pixels_of(images, args, f"features of {images.split}")
+    batches = read_pixels(images, args.eval_batch_size, args, f"features of {images.split}")
     return torch.cat([body(pixels, num_tokens=2).last_hidden_state.float().cpu() for pixels in batches])
 
 

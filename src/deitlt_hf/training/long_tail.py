@@ -29,6 +29,7 @@ from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.batch_views import BatchViews
 from deitlt_hf.training.callbacks import LogPrinter, ProgressBar, SetSamplerEpoch
 from deitlt_hf.training.classifier import start_retraining
+from deitlt_hf.training.kept_pixels import NUMBERS, ImageNumbers, keep_pixels
 from deitlt_hf.training.stages import stage
 
 
@@ -57,6 +58,7 @@ class LongTailTrainer(DurableTrainer):
     args: LongTailTrainingArguments
     arguments_class = LongTailTrainingArguments
     learner = "model"  # the trained model's name in a profile
+    keeps_pixels = True  # on the device where that is possible, see `keep_pixels`
 
     def __init__(
         self,
@@ -76,6 +78,7 @@ class LongTailTrainer(DurableTrainer):
         self.class_groups = class_groups or getattr(model.config, "class_groups", None)
         self._choose_measures()
         self.batch_views = BatchViews(batch_views or {}, self._data_seed, args.process_index)
+        self._kept_pixels: torch.Tensor | None = None
         # Losses here are means over a batch, so the Trainer must divide them by the accumulated batches; and label
         # smoothing is part of the targets.
         self.model_accepts_loss_kwargs = False
@@ -219,7 +222,16 @@ class LongTailTrainer(DurableTrainer):
 
     def get_batch_samples(self, *args, **kwargs):
         with stage("data"):
-            return super().get_batch_samples(*args, **kwargs)
+            batches, items = super().get_batch_samples(*args, **kwargs)
+            return [self._with_pixels(batch) for batch in batches], items
+
+    def _with_pixels(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Put the kept pixels of a batch in the place of its images' numbers."""
+        if NUMBERS not in batch:
+            return batch
+        numbers = batch[NUMBERS].to(self.args.device, non_blocking=True)
+        others = {name: value for name, value in batch.items() if name != NUMBERS}
+        return dict.fromkeys(self.batch_views.views, self._kept_pixels[numbers]) | others
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._parts is not None:
@@ -338,6 +350,22 @@ class LongTailTrainer(DurableTrainer):
         finally:
             self.preprocess_logits_for_metrics = self._class_ids
         return predicted._replace(predictions=predicted.predictions[0])
+
+    def _get_dataloader(self, dataset, *args, is_training: bool = False, **kwargs) -> DataLoader:
+        if not is_training or not self._keep_pixels_of(dataset):
+            return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
+        numbers = ImageNumbers(dataset)
+        dataloader = super()._get_dataloader(numbers, *args, is_training=True, **kwargs)
+        dataloader.base_dataloader.num_workers = 0
+        dataloader.base_dataloader.collate_fn = numbers.collate
+        return dataloader
+
+    def _keep_pixels_of(self, dataset: Any) -> bool:
+        """Whether the pixels of a training set are kept; where they can be, they are read now."""
+        own = isinstance(dataset, ViewedDataset) and self.data_collator is collate
+        if self._kept_pixels is None and own and self.keeps_pixels:
+            self._kept_pixels = keep_pixels(dataset, self.batch_views.views, self.args)
+        return own and self._kept_pixels is not None
 
     def get_train_dataloader(self) -> DataLoader:
         dataloader = super().get_train_dataloader()

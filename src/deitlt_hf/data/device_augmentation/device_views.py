@@ -68,6 +68,13 @@ def device_views(
     return dict.fromkeys(strong, levels), {name: make(is_strong) for name, is_strong in strong.items()}
 
 
+def only_decodes(view: View) -> bool:
+    """Whether a loader's view draws nothing, as that of `device_views` for images that are cropped on the device."""
+    steps = getattr(view, "transforms", ())
+    fixed = (upright_rgb, to_levels)
+    return bool(steps) and all(step in fixed or isinstance(step, transforms.Resize) for step in steps)
+
+
 def small_common_size(dataset: Dataset) -> tuple[int, int] | None:
     """Width and height of the images where all have the same and no side is above 256 pixels; else None.
 
