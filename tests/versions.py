@@ -1,11 +1,12 @@
 """Run the tests with the lowest versions that pyproject.toml allows, together, and with the newest there are.
 
     python -m pip install uv
-    python tests/versions.py 3.11 3.13         # without the slowest tests
-    python tests/versions.py --all 3.11 3.13   # the whole suite
+    python tests/versions.py versions 3.11 3.13         # without the slowest tests
+    python tests/versions.py versions --all 3.11 3.13   # the whole suite
 
-For each Python two environments are made in a temporary folder (about 7 GB each, torch is the CUDA build) and the tests
-run in them, five to eight minutes each on two cores. The result is docs/versions.md.
+For each Python two environments are made in the folder `versions` (about 7 GB each, torch is the CUDA build) and the
+tests run in them, five to eight minutes each on two cores. What ran through without a failure is not run again there,
+until the folder is removed. The result is docs/versions.md.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -26,6 +26,7 @@ pillow scikit-learn matplotlib itables pytorch_optimizer peft onnx onnxruntime o
 mkdocstrings""".split()
 # They start many processes, or check types, and take a third of the time.
 SLOW = ["examples", "training/test_two_processes.py", "training/test_killed_runs.py", "test_types.py"]
+FAILURES = re.compile("failed|error")
 HEADER = """# Versions
 
 The lowest versions that `pyproject.toml` allows, installed together, and the newest that the package index has, on the
@@ -37,12 +38,13 @@ oldest and the newest Python. Made by `python tests/versions.py {arguments}`, {d
 
 def main(arguments: list[str]) -> None:
     """Try each Python with each resolution, and write the page; leave with status 1 if a test failed."""
-    runs, ignored = {}, [] if "--all" in arguments else SLOW
-    pythons = [argument for argument in arguments if argument != "--all"]
-    with tempfile.TemporaryDirectory() as folder:
-        for python in pythons:
-            for name, resolution in RESOLUTIONS.items():
-                runs[f"Python {python}, {name}"] = _try(Path(folder) / f"{python}-{name}", python, resolution, ignored)
+    ignored = [] if "--all" in arguments else SLOW
+    folder, *pythons = [argument for argument in arguments if argument != "--all"]
+    runs = {
+        f"Python {python}, {name}": _result(Path(folder) / f"{python}-{name}", python, resolution, ignored)
+        for python in pythons
+        for name, resolution in RESOLUTIONS.items()
+    }
     rows = [("package", *runs), *((package, *(run["versions"][package] for run in runs.values())) for package in SHOWN)]
     rows.append(("**tests**", *(run["tests"] for run in runs.values())))
     table = ["| " + " | ".join(row) + " |" for row in rows]
@@ -51,14 +53,25 @@ def main(arguments: list[str]) -> None:
     which = f"the tests without {left_out}" if ignored else "the whole test suite"
     header = HEADER.format(arguments=" ".join(arguments), date=time.strftime("%Y-%m-%d"), which=which)
     PAGE.write_text(header + "\n".join(table) + "\n")
-    if any("failed" in run["tests"] for run in runs.values()):
+    if any(FAILURES.search(run["tests"]) for run in runs.values()):
         sys.exit(1)
+
+
+def _result(environment: Path, python: str, resolution: str, ignored: list[str]) -> dict:
+    """The result of an earlier run in this environment if it had no failure, else that of a new one."""
+    kept = environment.with_name(f"{environment.name}.json")
+    if kept.is_file():
+        return json.loads(kept.read_text())
+    result = _try(environment, python, resolution, ignored)
+    if not FAILURES.search(result["tests"]):
+        kept.write_text(json.dumps(result))
+    return result
 
 
 def _try(environment: Path, python: str, resolution: str, ignored: list[str]) -> dict:
     """Make an environment, run the tests in it, and tell its versions and pytest's last line."""
     uv = [sys.executable, "-m", "uv"]
-    subprocess.run([*uv, "venv", "--quiet", "--python", python, environment], check=True)
+    subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", python, environment], check=True)
     executable = environment / "bin" / "python"
     install = ["pip", "install", "--quiet", "--python", executable, "--resolution", resolution, "-e", ".[test]"]
     subprocess.run([*uv, *install], check=True, cwd=ROOT)

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -93,8 +94,11 @@ def answers(commands: list[str]) -> list[tuple[int, list[str], str]]:
 
 
 def test_mistakes_are_answered_in_one_line_before_torch_is_loaded():
+    # What a flag of transformers takes is in the table for one version alone.
+    is_tables = metadata.version("transformers") == json.loads(flags.FLAGS_FILE.read_text())["transformers"]
+    mistakes = [mistake for mistake in MISTAKES if is_tables or "--log_level" not in mistake[0]]
     for (command, message), (status, heavy, error) in zip(
-        MISTAKES, answers([each for each, _ in MISTAKES]), strict=True
+        mistakes, answers([each for each, _ in mistakes]), strict=True
     ):
         assert (command, status, heavy) == (command, 2, [])
         assert message in error

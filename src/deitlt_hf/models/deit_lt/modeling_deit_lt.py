@@ -31,10 +31,18 @@ logger = logging.get_logger(__name__)
 
 # transformers renames old DeiT files (`encoder.layer.0.attention.attention.query`) by class name and leaves other
 # classes out, whose layers would then silently keep their random weights.
-# A backbone's `encoder.layer` is no old name.
+# A backbone's own names stay, although those of DINOv2 in older versions of transformers are like DeiT's old ones.
 _, *_of_parts = get_checkpoint_conversion_mapping("DeiTModel")
 _of_layers = WeightRenaming(r"(?<!backbone\.)encoder\.layer\.", "layers.")
-register_checkpoint_conversion_mapping("DeiTLTModel", [_of_layers, *_of_parts], overwrite=True)
+_IN_A_LAYER = "|".join(
+    rf"(?<=layers\.{number}\.{part})" for number in (r"\d", r"\d\d") for part in ("", r"attention\.")
+)
+_in_layers = [
+    WeightRenaming(f"(?:{_IN_A_LAYER}){source}", target)
+    for part in _of_parts
+    for source, target in zip(part.source_patterns, part.target_patterns, strict=True)
+]
+register_checkpoint_conversion_mapping("DeiTLTModel", [_of_layers, *_in_layers], overwrite=True)
 
 
 @dataclass
