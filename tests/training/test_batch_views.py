@@ -115,6 +115,11 @@ def test_a_loader_of_kept_pixels_sends_numbers_and_starts_no_process(tiny_studen
     assert sorted(labels.tolist()) == sorted(rows["label"])
     by_content = {np.asarray(row["image"]).tobytes(): row["label"] for row in rows}
     assert [by_content[levels.permute(1, 2, 0).numpy().tobytes()] for levels in pixels] == labels.tolist()
+    # Another training set has pixels of its own.
+    trainer.train_dataset = ViewedDataset(rows.select(range(11, -1, -1)), of_loader, "train")
+    (others,), _ = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, args.device)
+    found = [by_content[levels.permute(1, 2, 0).numpy().tobytes()] for levels in others["pixel_values"]]
+    assert found == others["labels"].tolist()
 
 
 @pytest.mark.parametrize("reason", ["a random view of the loader", "other data", "another collator", "no room"])

@@ -78,7 +78,7 @@ class LongTailTrainer(DurableTrainer):
         self.class_groups = class_groups or getattr(model.config, "class_groups", None)
         self._choose_measures()
         self.batch_views = BatchViews(batch_views or {}, self._data_seed, args.process_index)
-        self._kept_pixels: torch.Tensor | None = None
+        self._kept: tuple[ViewedDataset, torch.Tensor] | None = None  # a training set and its pixels on the device
         # Losses here are means over a batch, so the Trainer must divide them by the accumulated batches; and label
         # smoothing is part of the targets.
         self.model_accepts_loss_kwargs = False
@@ -231,7 +231,7 @@ class LongTailTrainer(DurableTrainer):
             return batch
         numbers = batch[NUMBERS].to(self.args.device, non_blocking=True)
         others = {name: value for name, value in batch.items() if name != NUMBERS}
-        return dict.fromkeys(self.batch_views.views, self._kept_pixels[numbers]) | others
+        return dict.fromkeys(self.batch_views.views, self._kept[1][numbers]) | others
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._parts is not None:
@@ -361,11 +361,13 @@ class LongTailTrainer(DurableTrainer):
         return dataloader
 
     def _keep_pixels_of(self, dataset: Any) -> bool:
-        """Whether the pixels of a training set are kept; where they can be, they are read now."""
-        own = isinstance(dataset, ViewedDataset) and self.data_collator is collate
-        if self._kept_pixels is None and own and self.keeps_pixels:
-            self._kept_pixels = keep_pixels(dataset, self.batch_views.views, self.args)
-        return own and self._kept_pixels is not None
+        """Whether the pixels of a training set are kept; where they can be and are not yet, they are read now."""
+        if not self.keeps_pixels or not isinstance(dataset, ViewedDataset) or self.data_collator is not collate:
+            return False
+        if self._kept is None or self._kept[0] is not dataset:
+            pixels = keep_pixels(dataset, self.batch_views.views, self.args)
+            self._kept = None if pixels is None else (dataset, pixels)
+        return self._kept is not None
 
     def get_train_dataloader(self) -> DataLoader:
         dataloader = super().get_train_dataloader()
