@@ -351,26 +351,29 @@ class LongTailTrainer(DurableTrainer):
             self.preprocess_logits_for_metrics = self._class_ids
         return predicted._replace(predictions=predicted.predictions[0])
 
-    def _get_dataloader(self, dataset, *args, is_training: bool = False, **kwargs) -> DataLoader:
-        if not is_training or not self._keep_pixels_of(dataset):
-            return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
-        numbers = ImageNumbers(dataset)
-        dataloader = super()._get_dataloader(numbers, *args, is_training=True, **kwargs)
-        dataloader.base_dataloader.num_workers = 0
-        dataloader.base_dataloader.collate_fn = numbers.collate
-        return dataloader
-
-    def _keep_pixels_of(self, dataset: Any) -> bool:
-        """Whether the pixels of a training set are kept; where they can be and are not yet, they are read now."""
-        if not self.keeps_pixels or not isinstance(dataset, ViewedDataset) or self.data_collator is not collate:
+    def _keep_pixels(self) -> bool:
+        """Whether the pixels of the training set are kept; where they can be and are not yet, they are read now."""
+        images = self.train_dataset
+        if not self.keeps_pixels or not isinstance(images, ViewedDataset) or self.data_collator is not collate:
             return False
-        if self._kept is None or self._kept[0] is not dataset:
-            pixels = keep_pixels(dataset, self.batch_views.views, self.args)
-            self._kept = None if pixels is None else (dataset, pixels)
+        if self._kept is None or self._kept[0] is not images:
+            pixels = keep_pixels(images, self.batch_views.views, self.args)
+            self._kept = None if pixels is None else (images, pixels)
         return self._kept is not None
 
+    def _loader_of_numbers(self) -> DataLoader:
+        """The loader that transformers makes for the training set, but of numbers of images, and without workers."""
+        images, self.train_dataset = self.train_dataset, ImageNumbers(self.train_dataset)
+        try:
+            dataloader = super().get_train_dataloader()
+            dataloader.base_dataloader.num_workers = 0
+            dataloader.base_dataloader.collate_fn = self.train_dataset.collate
+        finally:
+            self.train_dataset = images
+        return dataloader
+
     def get_train_dataloader(self) -> DataLoader:
-        dataloader = super().get_train_dataloader()
+        dataloader = self._loader_of_numbers() if self._keep_pixels() else super().get_train_dataloader()
         if hasattr(dataloader.dataset, "__len__") and len(dataloader) == 0:
             raise DeiTLTError(
                 f"{len(dataloader.dataset)} training images do not fill one batch of {self.args.train_batch_size} per "
