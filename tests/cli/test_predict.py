@@ -183,10 +183,11 @@ def test_the_summary_counts_images_and_doubts():
     ]
 
 
-def test_a_teacher_has_no_columns_of_experts(photos, tmp_path, capsys):
+@pytest.mark.parametrize(("classifier", "scale"), [("linear", 1), ("cosine", 30)])  # 30 is LDAM's scale of cosines
+def test_a_teacher_has_no_columns_of_experts(photos, tmp_path, capsys, classifier, scale):
     torch.manual_seed(0)
     names = {"id2label": dict(enumerate(NAMES)), "label2id": {name: index for index, name in enumerate(NAMES)}}
-    config = CifarResNetConfig(**names)
+    config = CifarResNetConfig(classifier=classifier, **names)
     teacher = CifarResNetForImageClassification(config).eval()
     teacher.save_pretrained(tmp_path / "teacher")
     image_processor(16).save_pretrained(tmp_path / "teacher")
@@ -196,7 +197,7 @@ def test_a_teacher_has_no_columns_of_experts(photos, tmp_path, capsys):
     assert columns == ["file", "class", "probability"]
     with Image.open(photo) as image, torch.inference_mode():
         logits = teacher(image_processor(16)(image, return_tensors="pt").pixel_values).logits
-    probability, index = logits.softmax(-1)[0].max(-1)
+    probability, index = (scale * logits).softmax(-1)[0].max(-1)
     assert (row["class"], float(row["probability"])) == (NAMES[index], pytest.approx(probability.item(), abs=1e-6))
     assert predict(tmp_path / "teacher", photo, "--top", 2, "--output", tmp_path / "ranks.csv") == 0
     assert read_csv(tmp_path / "ranks.csv")[0] == ["file", "rank", "class", "probability"]

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from torch import nn
 
+from deitlt_hf import CifarResNetConfig
 from deitlt_hf.data.arguments import Images
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.evaluate import evaluate_images, logits_by_row, predict_classes, predict_experts
@@ -164,7 +165,7 @@ def test_a_model_with_one_head_has_one_row_and_its_probability():
     assert predict_classes(OneHead(1, 1), loader, logits_by_row).teacher is None
 
 
-def test_an_evaluation_scales_outputs_to_logits():
+def test_an_evaluation_scales_cosines_to_logits():
     """Cosines of 0.1 and 0 are LDAM's logits 3 and 0, and so a probability of 1 / (1 + exp(-3))."""
     images = Images(
         train=None,
@@ -177,7 +178,9 @@ def test_an_evaluation_scales_outputs_to_logits():
     def view(image):
         return torch.tensor([0.1, 0.0]).view(1, 1, 2)
 
-    metrics, found = evaluate_images(OneHead(1, 1), images, view, Accelerator(cpu=True), logit_scale=30)
+    model = OneHead(1, 1)
+    model.config = CifarResNetConfig(classifier="cosine")
+    metrics, found = evaluate_images(model, images, view, Accelerator(cpu=True))
     assert found.confidences == pytest.approx(1 / (1 + np.exp(-3)))
     row = metrics["experts"]["model"]
     assert (row["per_class"], row["taken_for"], row["tail"]) == ([100, 0], [None, 0], 0)

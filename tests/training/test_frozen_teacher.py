@@ -56,6 +56,12 @@ def test_classes_are_matched_by_name(tiny_student, tiny_teacher, names, columns)
     torch.testing.assert_close(logits, model(pixels).logits[:, columns])
 
 
+def test_a_cosine_teacher_gives_ldams_scaled_cosines(tiny_student):
+    config = CifarResNetConfig(depth=20, image_size=8, num_labels=10, classifier="cosine")
+    model, pixels = CifarResNetForImageClassification(config).eval(), torch.randn(4, 3, 8, 8)
+    torch.testing.assert_close(FrozenTeacher(model, tiny_student(), "cpu")(pixels), 30 * model(pixels).logits)
+
+
 def test_a_class_that_the_teacher_lacks_is_named(tiny_student, tiny_teacher):
     student = tiny_student(class_counts=[9, 5, 1], **named(ANIMALS))
     with pytest.raises(DeiTLTError, match=r"^teacher and student have different label sets[^\n]*'lynx'[^\n]*$"):

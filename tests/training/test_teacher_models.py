@@ -21,7 +21,8 @@ from transformers import (
 
 from deitlt_hf.data.views import evaluation_view, image_processor
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.teachers.build import has_cosine_classifier, load_classifier, make_classifier
+from deitlt_hf.losses.ldam import has_cosine_classifier
+from deitlt_hf.teachers.build import load_classifier, make_classifier
 
 
 def label_maps(names="abc"):
@@ -49,7 +50,7 @@ def small_resnet(names="abc"):
 def test_architectures_and_what_they_save(tmp_path, architecture, classifier, kind):
     model = make_classifier(architecture, 40, label_maps(), classifier=classifier, depth=20).eval()
     assert type(model).__name__ == kind
-    assert has_cosine_classifier(model) == (classifier == "cosine")
+    assert has_cosine_classifier(model.config) == (classifier == "cosine")
     model.config.class_counts, model.config.class_groups = [9, 4, 1], {"head": [0], "mid": [1], "tail": [2]}
     model.save_pretrained(tmp_path)
     loaded, report = AutoModelForImageClassification.from_pretrained(tmp_path, output_loading_info=True)
@@ -127,7 +128,7 @@ def test_other_weights_go_on_with_the_classes_at_hand(tmp_path, kind, names):
     model.save_pretrained(tmp_path / "before")
     started = load_classifier(str(tmp_path / "before"), 24, label_maps(names))
     assert type(started) is type(model)
-    assert has_cosine_classifier(started) == kind.startswith("cosine")
+    assert has_cosine_classifier(started.config) == kind.startswith("cosine")
     weights, before = started.state_dict(), model.state_dict()
     new = {name for name in before if weights[name].shape != before[name].shape}
     assert all(torch.equal(weights[name], before[name]) for name in before if name not in new)

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 from deitlt_hf.data.benchmarks import BENCHMARKS
 from deitlt_hf.errors import counted
 from deitlt_hf.losses.by_name import TEACHER_LOSSES
+from deitlt_hf.losses.ldam import has_cosine_classifier
 from deitlt_hf.models import MODEL_TYPES
 
 
@@ -76,7 +77,7 @@ def describe_architecture(config: PreTrainedConfig) -> str:
         name = f"timm's {config.architecture}"
     else:
         name = config.model_type if config.model_type in MODEL_TYPES else f"{config.model_type} of transformers"
-    if config.model_type == "timm_cosine" or getattr(config, "classifier", None) == "cosine":
+    if has_cosine_classifier(config):
         name += " with a cosine classifier"
     size = getattr(config, "image_size", None)
     if size is None:  # timm's wrapper has it in timm's settings

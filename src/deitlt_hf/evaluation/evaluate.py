@@ -19,10 +19,12 @@ from deitlt_hf.evaluation.class_prior import ClassPrior
 from deitlt_hf.evaluation.measures import EXPERTS, FUSED, MODEL, TEACHER, expert_metrics
 from deitlt_hf.evaluation.ranking import class_ranking
 from deitlt_hf.long_tail_accuracy.scores import TOP
+from deitlt_hf.losses.ldam import logit_scale
 from deitlt_hf.models.deit_lt.modeling_deit_lt import fused_logits
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from transformers import PreTrainedConfig
 
     from deitlt_hf.data.arguments import Images
     from deitlt_hf.data.views import Resizing, View
@@ -47,17 +49,15 @@ def evaluate_images(
     num_workers: int = 0,
     confidence_intervals: bool = False,
     teacher: Teacher | None = None,
-    logit_scale: float = 1.0,
     prior: ClassPrior | None = None,
     set_thresholds: np.ndarray | None = None,
     probabilities_of: str | None = None,
 ) -> Evaluation:
     """Evaluate an image classifier and the teacher on the test split, of which `view` makes the model's pixels.
 
-    A model with two heads has a row for their average and for each expert, another one a row `model`. `logit_scale` is
-    the factor that makes logits of the model's outputs, on which only probabilities depend. A `prior` is put on every
-    row, the teacher's too, because the place does not depend on the model. `set_thresholds`
-    and `probabilities_of` are as in `Predictions`.
+    A model with two heads has a row for their average and for each expert, another one a row `model`. A `prior` is put
+    on every row, the teacher's too, because the place does not depend on the model. `set_thresholds` and
+    `probabilities_of` are as in `Predictions`.
     """
     # Here, because they load timm, which prediction does not need.
     from deitlt_hf.data.dataset import ViewedDataset, collate, collate_for_workers
@@ -66,10 +66,8 @@ def evaluate_images(
     dataloader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
     collate_for_workers(dataloader, accelerator.num_processes)
 
-    fusion = getattr(getattr(model, "config", None), "fusion", None)
-
     def read(output: Any) -> dict[str, torch.Tensor]:
-        rows = {row: logit_scale * logits for row, logits in logits_by_row(output, fusion).items()}
+        rows = logits_by_row(output, getattr(model, "config", None))
         return rows if prior is None else {row: prior(logits) for row, logits in rows.items()}
 
     at_the_place = teacher if teacher is None or prior is None else lambda pixel_values: prior(teacher(pixel_values))
@@ -374,14 +372,15 @@ def has_two_heads(output: Any) -> bool:
     return all(getattr(output, name, None) is not None for name in ("cls_logits", "distillation_logits"))
 
 
-def logits_by_row(output: Any, fusion: Mapping[str, Any] | None = None) -> dict[str, torch.Tensor]:
+def logits_by_row(output: Any, config: PreTrainedConfig | None = None) -> dict[str, torch.Tensor]:
     """Float32 logits of the average and of both experts, or of a model with one head as the row `model`.
 
-    With a configuration's `fusion` there is also the row `fused`.
+    With the model's configuration, its `fusion` gives the row `fused` too, and cosines are scaled to logits.
     """
     if not has_two_heads(output):
-        return {MODEL: output.logits.float()}
+        return {MODEL: (1.0 if config is None else logit_scale(config)) * output.logits.float()}
     logits = dict(zip(EXPERTS, expert_logits(output.cls_logits, output.distillation_logits), strict=True))
+    fusion = getattr(config, "fusion", None)
     return logits if fusion is None else logits | {FUSED: fused_logits(fusion, logits["cls"], logits["distillation"])}
 
 

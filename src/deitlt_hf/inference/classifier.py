@@ -237,7 +237,7 @@ class ExpertClassifier:
     ) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor] | None]:
         """Probabilities `(experts, batch, classes)`, those that the rules are about, and attention maps, if any."""
         outputs = self._run(pixel_values)
-        logits = logits_by_row(outputs, self.config.fusion)
+        logits = logits_by_row(outputs, self.config)
         stacked = torch.stack([logits[expert] for expert in self.experts])
         of_rules = None if self.rules is None else logits[FUSED].softmax(-1)  # thresholds were found without a prior
         return self._at_the_place(stacked).softmax(-1), of_rules, outputs.attention

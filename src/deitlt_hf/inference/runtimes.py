@@ -19,6 +19,8 @@ from transformers import PreTrainedModel
 
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.attention import attention_maps, gives_attention, run_with_attention
+from deitlt_hf.evaluation.evaluate import logits_by_row
+from deitlt_hf.evaluation.measures import MODEL
 from deitlt_hf.foreign.configurations import INDEX_FILE, find_file
 from deitlt_hf.inference.loading import load_student, load_student_config
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
@@ -73,7 +75,7 @@ class OneHeadRuntime:
 
     @torch.inference_mode()
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.model(pixel_values.to(self.model.device)).logits.float().cpu()
+        return logits_by_row(self.model(pixel_values.to(self.model.device)), self.config)[MODEL].cpu()
 
 
 class FileRuntime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,23 @@ from torch import nn
 
 from deitlt_hf.errors import DeiTLTError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 LDAM_SCALE = 30.0  # the published factor on cosines
+
+
+def has_cosine_classifier(config: PreTrainedConfig) -> bool:
+    """Whether a model's classifier is the cosine of features and class vectors, as LDAM needs it."""
+    return config.model_type == "timm_cosine" or getattr(config, "classifier", None) == "cosine"
+
+
+def logit_scale(config: PreTrainedConfig) -> float:
+    """The factor that makes logits of what a model gives: LDAM's for a cosine classifier, otherwise 1.
+
+    Cosines lie in [-1, 1], and LDAM's loss learns 30 times them: their own softmax would be almost uniform.
+    """
+    return LDAM_SCALE if has_cosine_classifier(config) else 1.0
 
 
 class LDAMLoss(nn.Module):

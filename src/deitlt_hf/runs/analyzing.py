@@ -29,10 +29,8 @@ from deitlt_hf.evaluation.measures import MODEL
 from deitlt_hf.evaluation.ranking import check_numbers
 from deitlt_hf.files import METRICS_FILE, RUN_FILE, is_hub_id, last_part, read_json
 from deitlt_hf.inference.loading import load_any_classifier, load_image_processor, load_run_settings
-from deitlt_hf.losses.ldam import LDAM_SCALE
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.runs.resizing import load_resizing
-from deitlt_hf.teachers.build import has_cosine_classifier
 from deitlt_hf.teachers.class_means import CLASS_MEANS
 from deitlt_hf.teachers.frozen import FrozenTeacher
 from deitlt_hf.teachers.pixels import OwnPixels, pixels_of, read_own_pixels
@@ -48,10 +46,6 @@ class _SavedModel:
     pixels: OwnPixels  # the normalisation in the view
     settings: Mapping[str, Any]  # of its run
     teacher: Teacher | None
-
-    @property
-    def logit_scale(self) -> float:
-        return LDAM_SCALE if has_cosine_classifier(self.model) else 1.0
 
     @property
     def own(self) -> str:
@@ -106,7 +100,6 @@ def evaluate_saved_model(
         batch_size,
         confidence_intervals=confidence_intervals,
         teacher=saved.teacher,
-        logit_scale=saved.logit_scale,
         prior=prior,
         set_thresholds=set_thresholds,
         probabilities_of=saved.own if keep_probabilities else None,
@@ -164,7 +157,6 @@ def analyze_saved_model(
         dist_is_trained=saved.settings.get("distillation_type") != "none",
         image_mean=saved.pixels.mean,
         image_std=saved.pixels.std,
-        logit_scale=saved.logit_scale,
     )
 
 
@@ -216,7 +208,7 @@ def _teacher_of(
         return None
     scale, shift = (value.to(device) for value in pixels.from_students())
     # A student's own pixels stay as they are.
-    return lambda pixel_values: frozen.logit_scale * frozen((pixel_values - shift) / scale)
+    return lambda pixel_values: frozen((pixel_values - shift) / scale)
 
 
 def _teacher_of_run(

@@ -24,6 +24,7 @@ from deitlt_hf.evaluation.figures.run import report_figure
 from deitlt_hf.evaluation.figures.style import save_figure
 from deitlt_hf.evaluation.measures import MEASURES, MODEL
 from deitlt_hf.files import METRICS_FILE, REPORT_FILE, write_json
+from deitlt_hf.losses.ldam import has_cosine_classifier
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.runs.adapting import Adapted, adapt_student, check_adapting, finish_adapting, label_features
 from deitlt_hf.runs.directory import (
@@ -44,7 +45,6 @@ from deitlt_hf.runs.student_models import StudentArguments, check_shape, load_st
 from deitlt_hf.runs.trackers import open_trackers
 from deitlt_hf.teachers.build import (
     check_architecture,
-    has_cosine_classifier,
     load_classifier,
     make_classifier,
 )
@@ -218,7 +218,7 @@ def _build_teacher(data: TrainingDataArguments, teacher: TeacherArguments, image
     """An image classifier from scratch, or from `init_from`, for the classes at hand."""
     if teacher.init_from is not None:
         model = load_classifier(teacher.init_from, data.image_size, images.label_maps)
-        if teacher.classifier == "cosine" and not has_cosine_classifier(model):
+        if teacher.classifier == "cosine" and not has_cosine_classifier(model.config):
             raise DeiTLTError(
                 f"{teacher.init_from} has a linear classifier; pass --classifier linear, or leave init_from out"
             )

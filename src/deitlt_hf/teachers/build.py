@@ -87,12 +87,6 @@ def load_classifier(source: str, image_size: int, label_maps: Mapping[str, dict]
     return model
 
 
-def has_cosine_classifier(model: PreTrainedModel) -> bool:
-    """Whether the classifier is the cosine of features and class vectors, as LDAM needs it."""
-    config = model.config
-    return config.model_type == TimmCosineConfig.model_type or getattr(config, "classifier", None) == "cosine"
-
-
 def maps_to_classes(layer: nn.Module, num_labels: int) -> bool:
     """Whether the layer has a matrix with a row per class, as linear and cosine classifiers have."""
     weight = getattr(layer, "weight", None)

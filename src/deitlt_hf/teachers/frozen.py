@@ -12,9 +12,8 @@ from transformers import PreTrainedModel
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.foreign.weights import check_finite
 from deitlt_hf.inference.loading import load_any_classifier
-from deitlt_hf.losses.ldam import LDAM_SCALE
+from deitlt_hf.losses.ldam import logit_scale
 from deitlt_hf.ranges import one_of
-from deitlt_hf.teachers.build import has_cosine_classifier
 from deitlt_hf.teachers.pixels import TEACHER_PIXELS, read_own_pixels
 
 
@@ -28,9 +27,6 @@ class FrozenTeacher:
         pixels: what the teacher sees: `"reference"`: the student's own normalised pixels at the teacher's image size,
             as in the reference; `"own"`: the size, mean and standard deviation of the teacher's image processor;
             `"student"`: the student's pixels as they are. Resizing is bicubic without antialiasing.
-
-    Attributes:
-        logit_scale: factor that makes logits of the model's outputs: LDAM's of a cosine classifier, otherwise 1.
     """
 
     def __init__(
@@ -50,8 +46,6 @@ class FrozenTeacher:
         self.model = model.to(device).eval().requires_grad_(False)
         self.model.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest with
         self.image_size = _image_size(model) if pixels == "reference" else None
-        # Cosines lie in [-1, 1], and LDAM's loss learns 30 times them: as logits they would make a flat distribution.
-        self.logit_scale = LDAM_SCALE if has_cosine_classifier(model) else 1.0
         self._scale = self._shift = None
         if pixels == "own":
             own = read_own_pixels(model)
@@ -72,6 +66,7 @@ class FrozenTeacher:
             pixel_values = pixel_values * self._scale + self._shift
         # A teacher may be saved in half precision; its logits go into the loss in full precision.
         logits = self.model(pixel_values=pixel_values.to(self.model.dtype)).logits.float()
+        logits = logit_scale(self.model.config) * logits
         return logits if self._order is None else logits[:, self._order]
 
 

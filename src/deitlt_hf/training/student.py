@@ -154,7 +154,7 @@ class DeiTLTTrainer(LongTailTrainer):
         with self.accelerator.autocast():
             # Where `pixel_values` are features that were computed once, the teacher labelled the images then.
             known = inputs.get("teacher_logits")
-            logits = self.teacher.logit_scale * (self.teacher(pixel_values) if known is None else known)
+            logits = self.teacher(pixel_values) if known is None else known
         return logits if self.teacher_prior is None else logits - self.teacher_prior
 
     def _record(self, parts, outputs, teacher_logits, targets) -> None:

@@ -25,7 +25,7 @@ from deitlt_hf.evaluation.analysis.vit import eager_attention, has_tokens, run_c
 from deitlt_hf.evaluation.analysis.wrong_images import WrongImage
 from deitlt_hf.evaluation.attention import patches_of
 from deitlt_hf.evaluation.evaluate import Teacher, run_over
-from deitlt_hf.evaluation.measures import MODEL, expert_metrics, grouped_accuracy, none_for_nan
+from deitlt_hf.evaluation.measures import expert_metrics, grouped_accuracy, none_for_nan
 
 
 @dataclass
@@ -55,7 +55,6 @@ def analyze_model(
     dist_is_trained: bool = True,
     image_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
     image_std: Sequence[float] = IMAGENET_DEFAULT_STD,
-    logit_scale: float = 1.0,
 ) -> Analysis:
     """Measure what a Vision Transformer's experts are good at, and what its tokens do in each layer.
 
@@ -82,8 +81,6 @@ def analyze_model(
         dist_is_trained: False for a student that was trained without distillation, as the ViT baselines are: it has a
             second head that says nothing, and is analyzed as a model with one. Default True.
         image_mean, image_std: of the pixels' normalisation, to show the images; ImageNet's by default.
-        logit_scale: factor that makes logits of what a classifier without tokens gives, for probabilities: LDAM's 30
-            for a cosine classifier. Default 1.
 
     Returns:
         An `Analysis`.
@@ -122,8 +119,6 @@ def analyze_model(
     def use(pixel_values: torch.Tensor, labels: torch.Tensor) -> None:
         teachers_logits = None if teacher is None else teacher(pixel_values)
         found = run_classifier(model, pixel_values.to(model.dtype), dist_is_trained)
-        if MODEL in found.logits:
-            found = found._replace(logits={MODEL: logit_scale * found.logits[MODEL]})
         stream.add(pixel_values, labels, found, teachers_logits)
 
     with eager_attention(model):

@@ -33,7 +33,7 @@ def run_classifier(model: PreTrainedModel, pixel_values: torch.Tensor, dist_is_t
     """`run_vit` for a model whose tokens can be read; of any other image classifier the logits alone."""
     if has_tokens(model.config):
         return run_vit(model, pixel_values, dist_is_trained)
-    return ViTPass(logits_by_row(model(pixel_values=pixel_values)), {}, ())
+    return ViTPass(logits_by_row(model(pixel_values=pixel_values), model.config), {}, ())
 
 
 def run_vit(model: PreTrainedModel, pixel_values: torch.Tensor, dist_is_trained: bool = True) -> ViTPass:
@@ -55,7 +55,7 @@ def run_vit(model: PreTrainedModel, pixel_values: torch.Tensor, dist_is_trained:
     elif not dist_is_trained:
         logits = {"cls": output.cls_logits.float()}
     else:
-        logits = logits_by_row(output, getattr(model.config, "fusion", None))
+        logits = logits_by_row(output, model.config)
     after_layers = output.hidden_states[1:]  # the first are the embeddings
     tokens = {
         token: torch.stack([states[:, index] for states in after_layers])
