@@ -155,6 +155,12 @@ def test_random_heads_where_asked(backbone, digits, tmp_path):
     assert not (tmp_path / "features-train.safetensors").exists()
 
 
+def test_class_means_that_teach_nothing_need_no_features(runs, digits, tmp_path):
+    args = DeiTLTTrainingArguments(str(tmp_path), **SHORT, distillation_type="none")
+    make_student_trainer(DATA, StudentArguments("class_means", init_from=str(runs["head"])), args, digits)
+    assert not (tmp_path / "features-train.safetensors").exists()
+
+
 @pytest.mark.parametrize("head_start", [None, "random"])
 def test_heads_of_the_same_classes_stay_unless_asked(runs, digits, tmp_path, head_start):
     heads = load_student(str(runs["head"])).cls_classifier.weight

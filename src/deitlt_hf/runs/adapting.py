@@ -90,10 +90,10 @@ def adapt_student(
     """
     start = _start_of_heads(student, model.config.id2label)
     features = None
-    if computes_features(student, model.config.id2label):
+    if computes_features(student, args, model.config.id2label):
         features = features_of(model.deit, train, args)
     teacher: PreTrainedModel | str | None = student.teacher
-    if student.teacher == CLASS_MEANS and args.distillation_type != "none":
+    if class_means_teach(student, args):
         teacher = class_mean_teacher(model, features, CLASS_MEANS if start == "random" else start)
     if start != "random" and not args.retrain_classifier:
         start_heads(model, features, start)
@@ -114,9 +114,14 @@ def heads_alone(
     return Adapted(model, teacher, features, body)
 
 
-def computes_features(student: StudentArguments, names: Mapping[int, str]) -> bool:
+def computes_features(student: StudentArguments, args: DeiTLTTrainingArguments, names: Mapping[int, str]) -> bool:
     """Whether features of all training images are computed before a pretrained student is trained."""
-    return student.adapt == "head" or student.teacher == CLASS_MEANS or _start_of_heads(student, names) != "random"
+    return student.adapt == "head" or class_means_teach(student, args) or _start_of_heads(student, names) != "random"
+
+
+def class_means_teach(student: StudentArguments, args: DeiTLTTrainingArguments) -> bool:
+    """Whether the class means of the pretrained model's features are the teacher."""
+    return student.teacher == CLASS_MEANS and args.distillation_type != "none"
 
 
 def _start_of_heads(student: StudentArguments, names: Mapping[int, str]) -> str:

@@ -16,13 +16,12 @@ from deitlt_hf.data.dataset import ViewedDataset
 from deitlt_hf.data.views import evaluation_view, image_processor
 from deitlt_hf.errors import counted
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
-from deitlt_hf.runs.adapting import computes_features, heads_alone
+from deitlt_hf.runs.adapting import class_means_teach, computes_features, heads_alone
 from deitlt_hf.runs.estimate import EVALUATED, TrainingTime, clock, time_training
 from deitlt_hf.runs.features import Features, features_of
 from deitlt_hf.runs.fitting import CALIBRATION, STUDENT, TEACHER, StudentSettings, TeacherSettings
 from deitlt_hf.runs.student_models import load_start
 from deitlt_hf.runs.training import make_student_trainer, make_teacher_trainer, make_trainer_of_heads
-from deitlt_hf.teachers.class_means import CLASS_MEANS
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments, LongTailTrainingArguments
 
 FEW_IMAGES = 16  # that a pretrained model is timed on
@@ -66,8 +65,8 @@ def _time_pretrained(student: StudentSettings, images: Images, folder: str) -> t
     classes = images.label_maps | {"class_counts": images.class_counts, "class_groups": images.class_groups}
     model = load_start(which, data.image_size, classes)
     forward = _time_forward(model, data, _for_the_clock(args, folder), images)
-    teaches_itself = args.distillation_type != "none" and which.teacher == CLASS_MEANS
-    features = forward * len(images.train) if computes_features(which, model.config.id2label) else 0.0
+    teaches_itself = class_means_teach(which, args)
+    features = forward * len(images.train) if computes_features(which, args, model.config.id2label) else 0.0
     test = forward * len(images.test) * (1 + teaches_itself)
     if which.adapt == "head":
         features += forward * len(images.train) * (args.distillation_type != "none")  # the teacher's labels
