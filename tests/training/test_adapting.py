@@ -155,6 +155,13 @@ def test_random_heads_where_asked(backbone, digits, tmp_path):
     assert not (tmp_path / "features-train.safetensors").exists()
 
 
+def test_fewer_images_than_a_batch_are_refused_before_features_are_computed(backbone, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("deitlt_hf.runs.training.load_start", lambda *args: pytest.fail("a model was loaded"))
+    args = DeiTLTTrainingArguments(str(tmp_path), **SHORT, per_device_train_batch_size=len(digits.train) + 1)
+    with pytest.raises(DeiTLTError, match=f"^{len(digits.train)} training images do not fill one batch of [^\n]*$"):
+        make_student_trainer(DATA, StudentArguments("class_means", init_from=backbone), args, digits)
+
+
 def test_class_means_that_teach_nothing_need_no_features(runs, digits, tmp_path):
     args = DeiTLTTrainingArguments(str(tmp_path), **SHORT, distillation_type="none")
     make_student_trainer(DATA, StudentArguments("class_means", init_from=str(runs["head"])), args, digits)

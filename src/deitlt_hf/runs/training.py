@@ -50,7 +50,7 @@ from deitlt_hf.teachers.build import (
 )
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments, LongTailTrainingArguments, TeacherTrainingArguments
 from deitlt_hf.training.batch_views import training_views
-from deitlt_hf.training.long_tail import LongTailTrainer
+from deitlt_hf.training.long_tail import LongTailTrainer, check_one_batch
 from deitlt_hf.training.student import DeiTLTTrainer
 from deitlt_hf.training.teacher import TeacherTrainer
 
@@ -199,6 +199,7 @@ def make_teacher_trainer(
     data: TrainingDataArguments, teacher: TeacherArguments, args: TeacherTrainingArguments, images: Images
 ) -> TeacherTrainer:
     """A trainer that is ready to train, with a model that `args.seed` determines."""
+    check_one_batch(len(images.train), args)
     set_seed(args.seed)
     model = _build_teacher(data, teacher, images)
     views, batch_views = _teacher_views(data, args, images)
@@ -326,6 +327,7 @@ def make_student_trainer(
     data: TrainingDataArguments, student: StudentArguments, args: DeiTLTTrainingArguments, images: Images
 ) -> DeiTLTTrainer:
     """A trainer that is ready to train, with a model that `args.seed` determines."""
+    check_one_batch(len(images.train), args)
     set_seed(args.seed)
     classes = images.label_maps | {"class_counts": images.class_counts, "class_groups": images.class_groups}
     if student.init_from is None:

@@ -375,10 +375,7 @@ class LongTailTrainer(DurableTrainer):
     def get_train_dataloader(self) -> DataLoader:
         dataloader = self._loader_of_numbers() if self._keep_pixels() else super().get_train_dataloader()
         if hasattr(dataloader.dataset, "__len__") and len(dataloader) == 0:
-            raise DeiTLTError(
-                f"{len(dataloader.dataset)} training images do not fill one batch of {self.args.train_batch_size} per "
-                "device; pass a smaller per_device_train_batch_size"
-            )
+            raise _not_one_batch(len(dataloader.dataset), self.args)
         self._refuse_a_last_image(dataloader)
         return dataloader
 
@@ -394,6 +391,19 @@ class LongTailTrainer(DurableTrainer):
                 f"{len(sampler.sampler)} training images in batches of {size} leave a last batch of one, too few for "
                 "batch normalisation; pass dataloader_drop_last true or another per_device_train_batch_size"
             )
+
+
+def check_one_batch(images: int, args: LongTailTrainingArguments) -> None:
+    """Refuse fewer training images than a batch of all processes, where a last batch that is not full is dropped."""
+    if args.dataloader_drop_last and images < args.train_batch_size * args.world_size:
+        raise _not_one_batch(images, args)
+
+
+def _not_one_batch(images: int, args: LongTailTrainingArguments) -> DeiTLTError:
+    return DeiTLTError(
+        f"{images} training images do not fill one batch of {args.train_batch_size} per device; pass a smaller "
+        "per_device_train_batch_size"
+    )
 
 
 def _labels_of(dataset: Any) -> np.ndarray:
