@@ -313,6 +313,11 @@ def test_learning_rates_fall_by_layer_and_a_resumed_run_is_the_uninterrupted_one
         ({"head_start": "cosine"}, {}, "head_start cosine needs a pretrained model"),
         ({"token_start": "random"}, {}, "token_start random needs a pretrained model"),
         ({"teacher": "class_means"}, {}, "is made of a pretrained model's features; pass init_from too"),
+        (
+            {"init_from": "x", "teacher": "class_means"},
+            {"teacher_pixels": "own"},
+            "^teacher_pixels is own, but teacher class_means is made of init_from and takes the student's",
+        ),
         ({"init_from": "x", "adapt": "head"}, {"mixup": 0.8}, "mixup is 0.8, but adapt head learns from features"),
         ({"init_from": "x", "adapt": "head"}, {"repeated_augmentation": 3}, "pass repeated_augmentation 1"),
         ({"init_from": "x", "adapt": "lora"}, {"ema_decay": 0.9}, "leave it out with adapt lora"),

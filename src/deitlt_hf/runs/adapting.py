@@ -44,6 +44,11 @@ def check_adapting(student: StudentArguments, args: DeiTLTTrainingArguments) -> 
                 raise DeiTLTError(f"{name} {value} needs a pretrained model; pass init_from, or leave {name} out")
         if student.teacher == CLASS_MEANS:
             raise DeiTLTError(f"teacher {CLASS_MEANS} is made of a pretrained model's features; pass init_from too")
+    if class_means_teach(student, args) and args.teacher_pixels == "own":
+        raise DeiTLTError(
+            f"teacher_pixels is own, but teacher {CLASS_MEANS} is made of init_from and takes the student's pixels; "
+            "leave teacher_pixels out"
+        )
     if student.adapt == "full":
         return
     name = f"adapt {student.adapt}"
