@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
-from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher, DeiTImageProcessor
+from transformers import (
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    DeiTImageProcessor,
+    ViTConfig,
+    ViTModel,
+)
 
 from deitlt_hf import DeiTLTError
 from deitlt_hf.data.suggestion import STUDENT_SIZES
-from deitlt_hf.runs.student_models import StudentArguments, check_shape, load_start, student_config
+from deitlt_hf.runs.student_models import StudentArguments, check_shape, image_size_of, load_start, student_config
 
 CLASSES = {"id2label": {0: "cat", 1: "lynx"}, "label2id": {"cat": 0, "lynx": 1}}
 
@@ -43,6 +52,41 @@ def test_positions_are_interpolated_as_transformers_does(deit, size):
 def test_a_size_that_the_patches_do_not_divide_is_refused(deit):
     with pytest.raises(DeiTLTError, match=r"^image_size 20 is not divisible by the model's patch_size 8; pass"):
         load_start(StudentArguments(init_from=deit[1]), 20, CLASSES)
+
+
+def _with_sides(source, directory, **sides):
+    shutil.copytree(source, directory)
+    content = json.loads((directory / "config.json").read_text()) | sides
+    (directory / "config.json").write_text(json.dumps(content))
+    return StudentArguments(init_from=str(directory))
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    directory = tmp_path_factory.mktemp("vit")
+    ViTModel(ViTConfig(image_size=32, patch_size=8, **shape)).save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.mark.parametrize("kind", ["deit", "vit"])
+@pytest.mark.parametrize("size", [32, 48])
+def test_square_sides_may_be_lists(deit, vit, tmp_path, kind, size):
+    source = {"deit": deit[1], "vit": vit}[kind]
+    listed = _with_sides(source, tmp_path / "listed", patch_size=[8, 8], image_size=[32, 32])
+    students = [load_start(of, size, CLASSES) for of in (StudentArguments(init_from=source), listed)]
+    of_number, of_list = ({k: v for k, v in of.state_dict().items() if "classifier" not in k} for of in students)
+    torch.testing.assert_close(of_list, of_number, atol=0, rtol=0)
+    assert (students[1].config.image_size, students[1].config.patch_size) == (size, 8)
+    assert image_size_of(listed.init_from) == 32
+
+
+@pytest.mark.parametrize("kind", ["deit", "vit"])
+def test_sides_that_are_not_square_are_refused(deit, vit, tmp_path, kind):
+    uneven = _with_sides({"deit": deit[1], "vit": vit}[kind], tmp_path / "uneven", patch_size=[8, 4])
+    with pytest.raises(DeiTLTError, match=r"uneven has patch_size \[8, 4\], which is not square; pass a model[^\n]*$"):
+        load_start(uneven, 48, CLASSES)
 
 
 def test_an_interpolated_student_saves_and_loads(deit, tmp_path):

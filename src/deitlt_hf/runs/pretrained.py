@@ -67,6 +67,16 @@ def backbone_image_size(config: PreTrainedConfig) -> int:
     return config.image_size if isinstance(config.image_size, int) else config.image_size[0]
 
 
+def take_square_sides(source: str, config: PreTrainedConfig) -> None:
+    """Put the number in place of a list such as [8, 8] as a configuration's sides; refuse what is not square."""
+    for name in ("patch_size", "image_size"):
+        size = getattr(config, name, None)
+        if isinstance(size, tuple | list):
+            if [*size] not in ([size[0]], [size[0]] * 2):
+                raise DeiTLTError(f"{source} has {name} {[*size]}, which is not square; pass a model for square ones")
+            setattr(config, name, size[0])
+
+
 def student_of_backbone(
     source: str, config: PreTrainedConfig, image_size: int, expert: str, classes: Mapping[str, Any]
 ) -> DeiTLTForImageClassification:
@@ -88,6 +98,7 @@ def student_of_backbone(
             image size that its patches do not divide.
     """
     of_backbone = _backbone_config(config)
+    take_square_sides(source, of_backbone)
     backbone = _load(source, of_backbone)
     channels, patch_size, trained_at = _sides(source, backbone)
     if channels != 3:

@@ -23,6 +23,7 @@ from deitlt_hf.runs.pretrained import (
     is_backbone,
     pixels_of_files,
     student_of_backbone,
+    take_square_sides,
     take_students_pixels,
 )
 from deitlt_hf.teachers.class_means import KINDS
@@ -145,6 +146,7 @@ def load_start(student: StudentArguments, image_size: int, classes: Mapping[str,
     settings = {"drop_path_rate": student.drop_path_rate, "expert": student.expert, "fusion": None}
     with loading(source):
         config = DeiTLTConfig.from_pretrained(source, **settings, **classes)
+    take_square_sides(source, config)
     if config.num_channels != 3:
         raise DeiTLTError(f"{source} takes images of {config.num_channels} channels; pass a model for RGB images")
     model, _ = load_model(DeiTLTForImageClassification, config, source)
@@ -164,6 +166,7 @@ def image_size_of(source: str) -> int:
     config = load_any_config(source)
     if is_backbone(config):
         return backbone_image_size(config)
+    take_square_sides(source, config)
     size = getattr(config, "image_size", None)
     if not isinstance(size, int):
         raise DeiTLTError(f"{source} is a {config.model_type} model; pass {FAMILIES}")
