@@ -17,6 +17,7 @@ from deitlt_hf import (
     DeiTLTForImageClassification,
     DeiTLTTrainer,
     DeiTLTTrainingArguments,
+    Resizing,
     ViewTransform,
     class_counts,
     class_groups,
@@ -27,6 +28,7 @@ from deitlt_hf import (
     predict_experts,
     weak_view,
 )
+from deitlt_hf.runs.resizing import load_resizing
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--student", default="demo-output/student", help="directory or hub id of a student")
@@ -47,9 +49,10 @@ classes |= {"class_counts": counts, "class_groups": class_groups(counts)}
 
 # For another number of classes the heads are new and random; transformers prints a warning.
 student = DeiTLTForImageClassification.from_pretrained(options.student, **classes)
-size = student.config.image_size
-train = data["train"].with_transform(ViewTransform({"pixel_values": weak_view(size, horizontal_flip=False)}))
-test = data["test"].with_transform(ViewTransform({"pixel_values": evaluation_view(size)}))
+size, resizing = student.config.image_size, load_resizing(options.student)  # None stands for the reference's resizing
+weak = weak_view(size, horizontal_flip=False, interpolation=(resizing or Resizing()).interpolation)
+train = data["train"].with_transform(ViewTransform({"pixel_values": weak}))
+test = data["test"].with_transform(ViewTransform({"pixel_values": evaluation_view(size, resizing)}))
 
 attention = ["q_proj", "k_proj", "v_proj", "o_proj"]
 heads = ["cls_classifier", "distillation_classifier"]  # trained in full, and saved with the adapters
