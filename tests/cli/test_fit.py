@@ -14,8 +14,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import ViTConfig, ViTModel
+from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
+from deitlt_hf import DeiTLTTrainingArguments, Resizing, StudentArguments, TrainingDataArguments, evaluation_view
 from deitlt_hf.cli.fit_settings import format_settings, parse_stages
 from deitlt_hf.cli.main import main
 from deitlt_hf.cli.resuming import same_command
@@ -88,6 +89,22 @@ def test_it_does_what_the_single_commands_do(fitted, place, tmp_path):
     assert main(["train", *data, *STUDENT, "--teacher", str(teacher), "--output_dir", str(student)]) == 0
     for stage in ("teacher", "student"):
         assert_same_weights(directory / stage, tmp_path / stage)
+
+
+def test_a_pretrained_model_is_timed_with_its_own_resizing(place, tmp_path, monkeypatch):
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTModel(ViTConfig(image_size=16, patch_size=8, **shape)).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 16, "width": 16}, resample=2).save_pretrained(tmp_path)  # 2 is bilinear
+    seen = []
+    monkeypatch.setattr(stage_times, "features_of", lambda body, few, args: seen.append(few[0]["pixel_values"]))
+    monkeypatch.setattr(stage_times, "time_training", lambda *args: TrainingTime(1, 1.0, 1, 1))
+    monkeypatch.setattr(stage_times, "make_student_trainer", lambda *args: None)
+    data = TrainingDataArguments("pics", image_size=16)
+    args = DeiTLTTrainingArguments(str(tmp_path / "run"), distillation_type="none", use_cpu=True, report_to="none")
+    images = load_images(data)
+    stage_times.time_stages(None, (data, StudentArguments(init_from=str(tmp_path)), args), images, False)
+    expected = evaluation_view(16, Resizing("bilinear", 1.0, keeps_shape=False))(images.train[0]["image"])
+    torch.testing.assert_close(seen[0], expected, atol=0, rtol=0)
 
 
 def test_a_pretrained_model_teaches_itself(place, tmp_path, said):

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from transformers.trainer_utils import IntervalStrategy
 
-from deitlt_hf.data.arguments import Images, TrainingDataArguments
+from deitlt_hf.data.arguments import Images
 from deitlt_hf.data.columns import labels_of
 from deitlt_hf.data.dataset import ViewedDataset
-from deitlt_hf.data.views import evaluation_view, image_processor
+from deitlt_hf.data.views import View, evaluation_view, image_processor
 from deitlt_hf.errors import counted
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
 from deitlt_hf.runs.adapting import class_means_teach, computes_features, heads_alone
 from deitlt_hf.runs.estimate import EVALUATED, TrainingTime, clock, time_training
 from deitlt_hf.runs.features import Features, features_of
 from deitlt_hf.runs.fitting import CALIBRATION, STUDENT, TEACHER, StudentSettings, TeacherSettings
+from deitlt_hf.runs.resizing import load_resizing
 from deitlt_hf.runs.student_models import load_start
 from deitlt_hf.runs.training import make_student_trainer, make_teacher_trainer, make_trainer_of_heads
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments, LongTailTrainingArguments
@@ -64,7 +65,8 @@ def _time_pretrained(student: StudentSettings, images: Images, folder: str) -> t
     data, which, args = student
     classes = images.label_maps | {"class_counts": images.class_counts, "class_groups": images.class_groups}
     model = load_start(which, data.image_size, classes)
-    forward = _time_forward(model, data, _for_the_clock(args, folder), images)
+    view = evaluation_view(data.image_size, load_resizing(which.init_from))
+    forward = _time_forward(model, view, _for_the_clock(args, folder), images)
     teaches_itself = class_means_teach(which, args)
     features = forward * len(images.train) if computes_features(which, args, model.config.id2label) else 0.0
     test = forward * len(images.test) * (1 + teaches_itself)
@@ -83,13 +85,12 @@ def _time_pretrained(student: StudentSettings, images: Images, folder: str) -> t
 
 
 def _time_forward(
-    model: DeiTLTForImageClassification, data: TrainingDataArguments, args: DeiTLTTrainingArguments, images: Images
+    model: DeiTLTForImageClassification, view: View, args: DeiTLTTrainingArguments, images: Images
 ) -> float:
     """Seconds in which a model predicts an image, reading it included."""
     args.dataloader_num_workers, args.disable_tqdm = 0, True
-    view = {"pixel_values": evaluation_view(data.image_size)}
     for number in (2, min(FEW_IMAGES, len(images.train))):  # the first are the warm-up
-        some = ViewedDataset(images.train.select(range(number)), view, f"first {number}")
+        some = ViewedDataset(images.train.select(range(number)), {"pixel_values": view}, f"first {number}")
         started = clock(args.device)
         features_of(model.deit, some, args)
     return (clock(args.device) - started) / number
