@@ -13,9 +13,10 @@ from deitlt_hf.cli.flags import check_flags
 from deitlt_hf.errors import DeiTLTError, check_model_is_there, counted
 
 if TYPE_CHECKING:
+    from deitlt_hf.data.arguments import DataArguments
     from deitlt_hf.evaluation.answer_rules import AnswerRules
     from deitlt_hf.evaluation.evaluate import Evaluation
-    from deitlt_hf.runs.images import MeasuredImages
+    from deitlt_hf.runs.images import DataChoice, MeasuredImages
 
 
 @dataclass
@@ -62,42 +63,20 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def run(argv: Sequence[str]) -> None:
-    check_model_is_there(
-        check_flags(
-            "evaluate",
-            "MODEL [options]",
-            "Accuracy of a student's experts, of a teacher, or of any other image classifier. "
-            "The data are those of the run unless flags say otherwise.",
-            ["DataArguments", "EvaluateArguments"],
-            argv,
-            _add_model,
-            of_run=True,
-        ).model
-    )
+    check_model_is_there(_checked_flags(argv).model)
 
     import torch
     from accelerate import Accelerator
 
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.next_steps import after_measuring, say_next
-    from deitlt_hf.cli.parsing import DataclassParser, parse_with_data_of_run
-    from deitlt_hf.data.arguments import DataArguments
     from deitlt_hf.evaluation.class_prior import class_prior
-    from deitlt_hf.files import check_is_free, check_is_new
     from deitlt_hf.inference.loading import load_any_config
     from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
     from deitlt_hf.runs.analyzing import evaluate_saved_model
     from deitlt_hf.runs.images import load_images_to_measure, of_occurring_classes
 
-    parser = DataclassParser("evaluate", [DataArguments, EvaluateArguments])
-    _add_model(parser)
-    choice, data, options, of_model = parse_with_data_of_run(parser, argv, lambda known: known.model)
-    for flag, file in (("--output", options.output), ("--errors", options.errors)):
-        if file is not None:
-            check_is_new(Path(file), flag)
-    if options.mistakes is not None:
-        check_is_free(options.mistakes)
-
+    choice, data, options, of_model = _parse(argv)
     quiet_libraries()
     source = of_model.model
     config = load_any_config(source, of_model.revision)
@@ -126,6 +105,37 @@ def run(argv: Sequence[str]) -> None:
         if options.mistakes is not None:
             _write_mistakes(source, evaluation, own, measured, prior and prior.description, options.mistakes)
         say_next(*after_measuring(source, config.model_type == DeiTLTConfig.model_type, argv))
+
+
+def _checked_flags(argv: Sequence[str]) -> argparse.Namespace:
+    """The flags as they are typed, checked without a heavy import."""
+    return check_flags(
+        "evaluate",
+        "MODEL [options]",
+        "Accuracy of a student's experts, of a teacher, or of any other image classifier. "
+        "The data are those of the run unless flags say otherwise.",
+        ["DataArguments", "EvaluateArguments"],
+        argv,
+        _add_model,
+        of_run=True,
+    )
+
+
+def _parse(argv: Sequence[str]) -> tuple[DataChoice, DataArguments, EvaluateArguments, argparse.Namespace]:
+    """The settings, with the data of the model's run; refuses files that would be written and are there."""
+    from deitlt_hf.cli.parsing import DataclassParser, parse_with_data_of_run
+    from deitlt_hf.data.arguments import DataArguments
+    from deitlt_hf.files import check_is_free, check_is_new
+
+    parser = DataclassParser("evaluate", [DataArguments, EvaluateArguments])
+    _add_model(parser)
+    choice, data, options, of_model = parse_with_data_of_run(parser, argv, lambda known: known.model)
+    for flag, file in (("--output", options.output), ("--errors", options.errors)):
+        if file is not None:
+            check_is_new(Path(file), flag)
+    if options.mistakes is not None:
+        check_is_free(options.mistakes)
+    return choice, data, options, of_model
 
 
 def _rules(options: EvaluateArguments, prior, source: str, config, revision: str | None) -> AnswerRules | None:
