@@ -177,11 +177,31 @@ def test_a_run_has_its_directory_for_itself_until_its_end(tmp_path):
 
     with pytest.raises(DeiTLTError, match="boom"):
         train()
-    assert names(tmp_path / "run") == ["recipe.yaml"]
+    assert names(tmp_path / "run") == []
     (tmp_path / "run" / "run.lock").write_text('{"host": "elsewhere", "pid": 12}')
     for settings in ({"resume": True}, {"overwrite": True}):
         with pytest.raises(DeiTLTError, match="is in use by process 12 on host elsewhere"):
             check_output_directory(arguments(tmp_path / "run", **settings))
+
+
+@pytest.mark.parametrize(
+    ("steps", "other", "left"),
+    [(0, None, []), (1, None, ["recipe.yaml"]), (0, "runs", ["recipe.yaml", "runs"])],
+    ids=["before its first step", "after it", "with a tracker's files"],
+)
+def test_a_run_that_fails_keeps_its_settings_where_they_are_of_use(tmp_path, steps, other, left):
+    run = Run(arguments(tmp_path / "run"))
+
+    def train():
+        with claimed_directory(run, [run.args], None):
+            run.state.global_step = steps
+            if other is not None:
+                (tmp_path / "run" / other).mkdir()
+            raise DeiTLTError("boom")
+
+    with pytest.raises(DeiTLTError, match="boom"):
+        train()
+    assert names(tmp_path / "run") == left
 
 
 def test_settings_that_a_run_is_resumed_with_take_the_old_ones_place_and_those_are_kept(tmp_path):

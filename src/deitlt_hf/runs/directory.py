@@ -29,7 +29,7 @@ from deitlt_hf.data.arguments import Images
 from deitlt_hf.data.groups import groups_of
 from deitlt_hf.data.holdout import HeldOut
 from deitlt_hf.data.loading import class_counts
-from deitlt_hf.data.record import DataRecord, read_data_record
+from deitlt_hf.data.record import DATA_FILE, DataRecord, read_data_record
 from deitlt_hf.durable.checkpoints import REMOVING, SAVING, newest_complete, remove, tidy
 from deitlt_hf.durable.signals import Stopped
 from deitlt_hf.errors import DeiTLTError
@@ -52,6 +52,7 @@ from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.long_tail import LongTailTrainer
 
 FEATURES = FEATURES_FILE.format(split="*")
+_SETTINGS = (RECIPE_FILE, DATA_FILE)
 RESUMED_FILE = "resumed.json"  # which settings changed when the run was resumed, and at which step
 
 
@@ -97,7 +98,8 @@ def claimed_directory(
 ) -> Iterator[None]:
     """Lock the run's directory for the trainer; an exception that stops it gets a `Remains` as attribute `remains`.
 
-    The files of a replaced run stay until the new run has made a step, or has to write.
+    The files of a replaced run stay until the new run has made a step, or has to write. A run that is refused before
+    its first step, as by a tracker without a login, leaves no settings, so that the next one needs no `overwrite`.
     """
     args, directory = trainer.args, Path(trainer.args.output_dir)
     PartialState().wait_for_everyone()  # other processes must not find what the main one writes now
@@ -107,6 +109,12 @@ def claimed_directory(
         if args.should_save:
             _write_settings(trainer, settings, checkpoint, record, is_replaced)
         yield
+    except DeiTLTError:
+        is_new = checkpoint is None and not is_replaced and not trainer.state.global_step
+        if args.should_save and is_new and not _is_occupied(directory, but=_SETTINGS):
+            for name in _SETTINGS:
+                (directory / name).unlink(missing_ok=True)
+        raise
     except (Stopped, KeyboardInterrupt, OSError) as error:
         if trainer.state.global_step or not is_replaced:  # otherwise the files are the older run's
             is_trained = trainer.state.global_step > 0 and (directory / "config.json").is_file()
@@ -239,10 +247,11 @@ def refuse_within(directory: str, replaced: bool, **sources: str | None) -> None
             )
 
 
-def _is_occupied(directory: Path) -> bool:
+def _is_occupied(directory: Path, but: Sequence[str] = ()) -> bool:
     # A profile leaves its trace, a killed run its lock, and features are there before a run begins.
     return directory.is_dir() and any(
-        path.name not in (TRACE_FILE, LOCK_FILE) and not fnmatch(path.name, FEATURES) for path in directory.iterdir()
+        path.name not in (TRACE_FILE, LOCK_FILE, *but) and not fnmatch(path.name, FEATURES)
+        for path in directory.iterdir()
     )
 
 
