@@ -93,9 +93,9 @@ def adapt_student(
         args: of the run.
         train: the training images without augmentation.
     """
-    start = _start_of_heads(student, model.config.id2label)
+    start = start_of_heads(student, model.config.id2label)
     features = None
-    if computes_features(student, args, model.config.id2label):
+    if computes_features(student, args, start):
         features = features_of(model.deit, train, args)
     teacher: PreTrainedModel | str | None = student.teacher
     if class_means_teach(student, args):
@@ -119,9 +119,12 @@ def heads_alone(
     return Adapted(model, teacher, features, body)
 
 
-def computes_features(student: StudentArguments, args: DeiTLTTrainingArguments, names: Mapping[int, str]) -> bool:
-    """Whether features of all training images are computed before a pretrained student is trained."""
-    return student.adapt == "head" or class_means_teach(student, args) or _start_of_heads(student, names) != "random"
+def computes_features(student: StudentArguments, args: DeiTLTTrainingArguments, start: str) -> bool:
+    """Whether features of all training images are computed before a pretrained student is trained.
+
+    `start` is what `start_of_heads` says.
+    """
+    return student.adapt == "head" or class_means_teach(student, args) or start != "random"
 
 
 def class_means_teach(student: StudentArguments, args: DeiTLTTrainingArguments) -> bool:
@@ -129,7 +132,8 @@ def class_means_teach(student: StudentArguments, args: DeiTLTTrainingArguments) 
     return student.teacher == CLASS_MEANS and args.distillation_type != "none"
 
 
-def _start_of_heads(student: StudentArguments, names: Mapping[int, str]) -> str:
+def start_of_heads(student: StudentArguments, names: Mapping[int, str]) -> str:
+    """What the heads begin with, for classes of these names; `random` where those of `init_from` stay, too."""
     return student.head_start or (CLASS_MEANS if new_heads(student, names) else "random")
 
 

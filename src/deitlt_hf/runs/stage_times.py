@@ -16,7 +16,7 @@ from deitlt_hf.data.dataset import ViewedDataset
 from deitlt_hf.data.views import View, evaluation_view, image_processor
 from deitlt_hf.errors import counted
 from deitlt_hf.models.deit_lt.modeling_deit_lt import DeiTLTForImageClassification
-from deitlt_hf.runs.adapting import class_means_teach, computes_features, heads_alone
+from deitlt_hf.runs.adapting import class_means_teach, computes_features, heads_alone, start_of_heads
 from deitlt_hf.runs.estimate import EVALUATED, TrainingTime, clock, time_training
 from deitlt_hf.runs.features import Features, features_of
 from deitlt_hf.runs.fitting import CALIBRATION, STUDENT, TEACHER, StudentSettings, TeacherSettings
@@ -68,7 +68,8 @@ def _time_pretrained(student: StudentSettings, images: Images, folder: str) -> t
     view = evaluation_view(data.image_size, load_resizing(which.init_from))
     forward = _time_forward(model, view, _for_the_clock(args, folder), images)
     teaches_itself = class_means_teach(which, args)
-    features = forward * len(images.train) if computes_features(which, args, model.config.id2label) else 0.0
+    start = start_of_heads(which, model.config.id2label)
+    features = forward * len(images.train) if computes_features(which, args, start) else 0.0
     test = forward * len(images.test) * (1 + teaches_itself)
     if which.adapt == "head":
         features += forward * len(images.train) * (args.distillation_type != "none")  # the teacher's labels
