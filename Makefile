@@ -15,7 +15,7 @@ lint: .venv/.installed
 
 docs: .venv/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@echo "open site/index.html, or: $(BIN)/mkdocs serve"
+	@echo "open site/index.html; for the search: $(BIN)/mkdocs serve"
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -18,11 +18,19 @@ import sys
 
 from deitlt_hf.cli.main import main
 
+
+def epochs(text: str) -> str:
+    """What is wrong ends the script before the teacher is trained, for the student's epochs too."""
+    if not 0 < float(text) <= 1e6:
+        raise ValueError(text)
+    return text
+
+
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data", help="an image data set of the hub, owner/name")
 parser.add_argument("model", help="where the student is pushed, owner/name")
-parser.add_argument("--epochs", help="of the student; left out, as many as suit the data")
-parser.add_argument("--teacher-epochs", help="of the teacher")
+parser.add_argument("--epochs", type=epochs, help="of the student; left out, as many as suit the data")
+parser.add_argument("--teacher-epochs", type=epochs, help="of the teacher")
 parser.add_argument("--private", action="store_true", help="only you see the models")
 parser.add_argument("--output-dir", default="runs", help="directory of both runs on the machine that trains")
 options = parser.parse_args()

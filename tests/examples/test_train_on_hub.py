@@ -85,6 +85,12 @@ def test_what_the_hub_refuses_is_one_line(hub, tmp_path, monkeypatch, capsys, to
     assert says in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+@pytest.mark.parametrize("epochs", ["five", "0", "-1", "nan"])
+def test_wrong_epochs_of_the_student_are_refused_before_its_teacher_is_trained(monkeypatch, capsys, epochs):
+    assert run_script(monkeypatch, "me/insects", "me/student", f"--epochs={epochs}") == 2
+    assert capsys.readouterr().err.endswith(f"error: argument --epochs: invalid epochs value: '{epochs}'\n")
+
+
 def test_its_header_names_this_package_as_pyproject_does():
     """PEP 723: comment lines between `# /// script` and `# ///`, which are TOML without their `# `."""
     lines = SCRIPT.read_text().splitlines()

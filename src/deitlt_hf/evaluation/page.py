@@ -66,7 +66,7 @@ SECTIONS = (
         "class_frequency",
         "Accuracy by class frequency",
         "On rare classes the DIST expert should lead (above 0 in the right panel) and on frequent ones the CLS expert, "
-        "which is what DeiT-LT trains for (Rangwani et al. 2024); vertical mark: below this class size DIST is better. "
+        "which is what DeiT-LT trains for (Rangwani et al. 2024); vertical mark: where the fitted line crosses 0. "
         "With the mouse over it, the figure names the nearest class and its numbers.",
         class_frequency_figure,
     ),
