@@ -14,8 +14,8 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 
 docs: .venv/.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@echo "open site/index.html; for the search: $(BIN)/mkdocs serve"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open site/index.html; for the search: $(BIN)/python -m mkdocs serve"
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
