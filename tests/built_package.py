@@ -1,7 +1,7 @@
 """Build the wheel and the source distribution, and use both as somebody who has nothing else of this package.
 
     python -m pip install uv
-    python tests/packaging.py          # two minutes; downloads torch where uv's cache does not have it
+    python tests/built_package.py          # two minutes; downloads torch where uv's cache does not have it
 
 Each is checked by twine, installed alone in an environment of its own, and tried. Then mypy and pyright must know the
 type of every exported name. Tools come by `uv tool run` and are not installed anywhere else.
