@@ -60,8 +60,8 @@ def test_the_table_says_what_matters_first(animals, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split(maxsplit=1) == ["classes", "3, from 24 images (cat) down to 2 (рысь)"]
     assert lines[1].split(maxsplit=2)[2] == "12; Gini coefficient 0.43"  # half of (16 + 22 + 6) 2 / 9 over 34 / 3
-    assert lines[-2] == "warning: test has 6 images: one of them is 16.7 points of accuracy"
-    assert lines[-1] == f"next: deitlt teacher --data {animals}"
+    assert lines[-3] == "warning: test has 6 images: one of them is 16.7 points of accuracy"
+    assert lines[-2:] == [f"next: deitlt fit {animals}", f"      deitlt teacher --data {animals}"]
 
 
 def test_json_alone_goes_to_stdout(animals, capsys):
@@ -243,5 +243,6 @@ def test_a_held_out_validation_split_is_a_column(tmp_path, capsys):
     assert sum(split["images"] for split in splits.values()) == 60
     run([str(tmp_path / "pics"), "--validation_fraction", "0.3"])
     printed = capsys.readouterr().out
-    assert f"next: deitlt teacher --data {tmp_path / 'pics'} --validation_fraction 0.3\n" in printed
+    assert f"next: deitlt fit {tmp_path / 'pics'} --validation_fraction 0.3\n" in printed
+    assert f"      deitlt teacher --data {tmp_path / 'pics'} --validation_fraction 0.3\n" in printed
     assert ["train", "test", "validation"] in [line.split() for line in printed.splitlines()]

@@ -83,7 +83,8 @@ def run(argv: Sequence[str]) -> None:
             files = {"page": PAGE_FILE, "picture": PICTURE_FILE, "numbers": NUMBERS_FILE}
             print("", *(f"{what:7}  {directory / file}" for what, file in files.items()), sep="\n")
     if not options.json:
-        say_next(["teacher", "--data", named.source, *data_flags(argv)])
+        flags = data_flags(argv)
+        say_next(["fit", named.source, *flags], ["teacher", "--data", named.source, *flags])
 
 
 def _write(directory: Path, source: str, inspection: Inspection, splits: DatasetDict) -> None:
