@@ -24,6 +24,7 @@ def demo(tmp_path_factory) -> tuple[Path, str]:
     directory = tmp_path_factory.mktemp("demo") / "output"
     with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(io.StringIO()) as printed:
         monkeypatch.setattr(parsing, "load_recipe", _shortened)
+        monkeypatch.setattr(demo_command, "_LONGER", [])
         assert main(["demo", "--output_dir", str(directory)]) == 0
     return directory, printed.getvalue()
 
