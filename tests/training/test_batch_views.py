@@ -17,7 +17,7 @@ from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, DeiT
 from deitlt_hf.data import dataset as dataset_module
 from deitlt_hf.data.arguments import Images, TrainingDataArguments
 from deitlt_hf.data.dataset import ViewedDataset
-from deitlt_hf.data.device_augmentation.device_views import BatchView, device_views
+from deitlt_hf.data.device_augmentation.device_views import BatchView, device_views, to_levels
 from deitlt_hf.data.device_augmentation.random_numbers import Draws
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.data.sampling import Draw
@@ -51,6 +51,13 @@ def train_student(tiny_student, tiny_teacher, arguments):
         return trainer
 
     return run
+
+
+class Decoding(list):
+    """A view that cannot be hashed."""
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        return to_levels(image)
 
 
 def weights_of(trainer) -> dict[str, torch.Tensor]:
@@ -122,13 +129,17 @@ def test_a_loader_of_kept_pixels_sends_numbers_and_starts_no_process(tiny_studen
     assert found == others["labels"].tolist()
 
 
-@pytest.mark.parametrize("reason", ["a random view of the loader", "other data", "another collator", "no room"])
+@pytest.mark.parametrize(
+    "reason", ["a random view of the loader", "a view of the user", "other data", "another collator", "no room"]
+)
 def test_pixels_are_kept_only_where_that_changes_nothing(tiny_student, arguments, monkeypatch, reason: str) -> None:
     rows, options = rows_of(12), {}
     of_loader, of_batch = device_views({"pixel_values": True}, 8, True, rows)
     if reason == "a random view of the loader":
         steps = of_loader["pixel_values"].transforms
         of_loader = {"pixel_values": transforms.Compose([transforms.RandomVerticalFlip(), *steps])}
+    if reason == "a view of the user":
+        of_loader = {"pixel_values": Decoding()}
     images = ViewedDataset(rows, of_loader, "train")
     if reason == "other data":
         images = torch.utils.data.Subset(images, range(8))

@@ -44,8 +44,10 @@ def keep_pixels(images: ViewedDataset, views: Mapping[str, BatchView], args: Tra
     They are kept if the loader has no part in the views (`only_decodes`), and if they take no more than
     `room_for_pixels`. An image that cannot be read is an error before the first step.
     """
-    of_loader = set(images.views.values())
-    if set(images.views) != set(views) or len(of_loader) != 1 or not only_decodes(*of_loader) or not len(images):
+    if not views or images.views.keys() != views.keys() or not len(images):
+        return None
+    of_loader, *others = images.views.values()
+    if not only_decodes(of_loader) or any(other is not of_loader for other in others):
         return None
     first = next(iter(images[0].values()))
     if len(images) * first.nbytes > room_for_pixels(args.device):
