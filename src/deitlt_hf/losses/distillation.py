@@ -68,7 +68,9 @@ class DistillationLoss(nn.Module):
             raise DeiTLTError(f"distillation temperature is {temperature}; pass a number above 0")
         if distillation_type == "ltkd" and not class_groups:
             raise DeiTLTError("ltkd distillation needs the class ids of head, mid and tail; pass class_groups")
-        self.class_groups = class_groups
+        # Buffers, so that they lie where the logits are: sending indices would make the host wait in every step.
+        for place, class_ids in enumerate((class_groups or {}).values()):
+            self.register_buffer(f"group_{place}", torch.tensor(class_ids, dtype=torch.long), persistent=False)
         self.distillation_type = distillation_type
         self.alpha = alpha
         self.temperature = temperature
@@ -109,7 +111,7 @@ class DistillationLoss(nn.Module):
     def _soft(self, logits: torch.Tensor, teacher_logits: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         """Mean divergence of the batch, in which `weights` weigh a sample by the teacher's class."""
         if self.distillation_type == "ltkd":
-            groups = list(self.class_groups.values())
+            groups = list(self.buffers(recurse=False))
             divergence = rebalanced_divergence(logits, teacher_logits, groups, self.temperature)
         else:
             student = F.log_softmax(logits / self.temperature, dim=-1)

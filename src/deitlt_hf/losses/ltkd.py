@@ -9,7 +9,10 @@ import torch
 
 
 def rebalanced_divergence(
-    logits: torch.Tensor, teacher_logits: torch.Tensor, groups: Sequence[Sequence[int]], temperature: float = 1.0
+    logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    groups: Sequence[Sequence[int] | torch.Tensor],
+    temperature: float = 1.0,
 ) -> torch.Tensor:
     """LTKD's divergence between the teacher's and the student's prediction for each image (Kim, CVPR 2026).
 
@@ -26,7 +29,8 @@ def rebalanced_divergence(
 
     Args:
         logits, teacher_logits: float tensors `(N, C)`.
-        groups: the class ids of each group, together all classes; empty groups are left out.
+        groups: the class ids of each group, together all classes; empty groups are left out. Tensors on the logits'
+            device spare the host from waiting for it.
         temperature: both distributions are softened by it, and the result is multiplied by its square.
 
     Returns:
@@ -39,7 +43,7 @@ def rebalanced_divergence(
         >>> rebalanced_divergence(torch.zeros(2, 2), biased, [[0], [1]])  # rebalanced, it says the same as the student
         tensor([0., 0.])
     """
-    groups = [list(group) for group in groups if len(group)]
+    groups = [group if isinstance(group, torch.Tensor) else list(group) for group in groups if len(group)]
     student, teacher = (_by_groups(of / temperature, groups) for of in (logits, teacher_logits))
     # Equal sums of the groups over the batch; a factor that all groups share falls out by normalising.
     balanced = (teacher.between - torch.logsumexp(teacher.between, dim=0)).log_softmax(-1)
@@ -55,7 +59,7 @@ class _ByGroups(NamedTuple):
     within: list[torch.Tensor]
 
 
-def _by_groups(logits: torch.Tensor, groups: list[list[int]]) -> _ByGroups:
+def _by_groups(logits: torch.Tensor, groups: list[list[int] | torch.Tensor]) -> _ByGroups:
     of_groups = [logits[:, group] for group in groups]
     between = torch.stack([of_group.logsumexp(-1) for of_group in of_groups], dim=-1).log_softmax(-1)
     return _ByGroups(between, [of_group.log_softmax(-1) for of_group in of_groups])

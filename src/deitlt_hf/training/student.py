@@ -106,7 +106,7 @@ class DeiTLTTrainer(LongTailTrainer):
             args.distillation_temperature,
             cls_loss=self.named_loss(args.cls_loss),
             class_groups=self.class_groups,
-        )
+        ).to(args.device)
         self.teacher_prior: torch.Tensor | None = None
         if args.teacher_prior_tau:
             prior = class_prior(self._needed_class_counts()).to(args.device)
