@@ -52,6 +52,8 @@ MISTAKES = [
     ),
     ("train --validation_fraction 1", "validation_fraction is 1.0; pass a number in (0, 1)"),
     ("train --recipe cifar10-lt-smal", "unknown recipe 'cifar10-lt-smal'; did you mean cifar10-lt-small"),
+    ("train --recipe digits-lt-teacher", "recipe digits-lt-teacher is for deitlt teacher"),
+    ("teacher --recipe digits-lt", "recipe digits-lt is for deitlt train"),
     ("train --teacher no/such/teacher", "no/such/teacher: there is no such directory"),
     ("train --data digits-lt", "hard distillation needs a teacher; pass one, which `deitlt teacher --data digits-lt`"),
     (

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from deitlt_hf.cli.flag_parser import Help
 from deitlt_hf.cli.flags import check_data_is_there, check_flags
 from deitlt_hf.errors import DeiTLTError, check_is_there
-from deitlt_hf.recipes import load_recipe
+from deitlt_hf.recipes import load_recipe, recipe_names
 
 _DATA = (
     "data data_dir image_size horizontal_flip image_column label_column group_column drop_duplicates test_fraction "
@@ -98,6 +98,9 @@ def check_training(
         check_is_there(getattr(given, name, None))
     if "recipe" in given:
         load_recipe(given.recipe)
+        its_command = "teacher" if "-teacher" in given.recipe else "train"
+        if given.recipe in recipe_names() and command != its_command:
+            raise DeiTLTError(f"recipe {given.recipe} is for deitlt {its_command}")
     if command == "fit":
         _check_fit(given)
     if "data" in given:
