@@ -133,7 +133,7 @@ def test_weights_are_counted_once(tiny_student, arguments, images, monkeypatch) 
 def test_batches_are_sent_without_waiting_where_they_lie_in_pinned_memory(arguments, monkeypatch) -> None:
     assert not arguments().accelerator_config.non_blocking  # without a GPU nothing is pinned
     args = arguments()
-    args.accelerator_config, args.dataloader_pin_memory = None, True
+    args.accelerator_config, args.dataloader_pin_memory, args.use_cpu = None, True, False
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     args.__post_init__()
     assert args.accelerator_config.non_blocking

@@ -163,7 +163,7 @@ class LongTailTrainingArguments(DurableTrainingArguments):
         # Without it, several processes on CPUs would each train alone, into the same directory.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self._choose_precision()
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+        self.dataloader_pin_memory = self.dataloader_pin_memory and not self.use_cpu
         if self.accelerator_config is None:  # otherwise each copy to the device would wait for all its queued work
             self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
         # torch refuses persistent workers without workers.
