@@ -15,7 +15,13 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, DeiTLTError, DeiTLTTrainer
+from deitlt_hf import (
+    CifarResNetConfig,
+    CifarResNetForImageClassification,
+    DeiTLTError,
+    DeiTLTTrainer,
+    TeacherTrainer,
+)
 from deitlt_hf.data.views import image_processor
 from deitlt_hf.teachers.frozen import FrozenTeacher
 
@@ -56,10 +62,19 @@ def test_classes_are_matched_by_name(tiny_student, tiny_teacher, names, columns)
     torch.testing.assert_close(logits, model(pixels).logits[:, columns])
 
 
-def test_a_cosine_teacher_gives_ldams_scaled_cosines(tiny_student):
+@pytest.mark.parametrize(
+    ("training", "scale"),
+    [(None, 30), ({"loss": "ldam"}, 30), ({"loss": "ldam", "ldam_scale": 20.0}, 20), ({"loss": "ce"}, 1)],
+)
+def test_a_cosine_teacher_gives_cosines_scaled_as_in_its_training(
+    tmp_path, tiny_student, teacher_arguments, training, scale
+):
     config = CifarResNetConfig(depth=20, image_size=8, num_labels=10, classifier="cosine")
     model, pixels = CifarResNetForImageClassification(config).eval(), torch.randn(4, 3, 8, 8)
-    torch.testing.assert_close(FrozenTeacher(model, tiny_student(), "cpu")(pixels), 30 * model(pixels).logits)
+    if training is not None:
+        TeacherTrainer(model, teacher_arguments(**training), class_counts=[1] * 10)
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(FrozenTeacher(tmp_path, tiny_student(), "cpu")(pixels), scale * model(pixels).logits)
 
 
 def test_a_class_that_the_teacher_lacks_is_named(tiny_student, tiny_teacher):

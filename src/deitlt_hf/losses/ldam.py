@@ -26,8 +26,9 @@ def logit_scale(config: PreTrainedConfig) -> float:
     """The factor that makes logits of what a model gives: LDAM's for a cosine classifier, otherwise 1.
 
     Cosines lie in [-1, 1], and LDAM's loss learns 30 times them: their own softmax would be almost uniform.
+    `TeacherTrainer` writes the factor that it trained with into the configuration, as `logit_scale`.
     """
-    return LDAM_SCALE if has_cosine_classifier(config) else 1.0
+    return getattr(config, "logit_scale", LDAM_SCALE) if has_cosine_classifier(config) else 1.0
 
 
 class LDAMLoss(nn.Module):

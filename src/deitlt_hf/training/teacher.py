@@ -14,6 +14,7 @@ from transformers import EvalPrediction, PreTrainedModel
 from deitlt_hf.data.device_augmentation.device_views import BatchView
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.measures import mean_accuracies
+from deitlt_hf.losses.ldam import has_cosine_classifier
 from deitlt_hf.training.arguments import TeacherTrainingArguments
 from deitlt_hf.training.long_tail import LongTailTrainer, TrainerOptions, first_output, predicted_class_ids
 from deitlt_hf.training.paco import PACO_FILE, MomentumContrast, UpdateMomentumContrast
@@ -80,6 +81,8 @@ class TeacherTrainer(LongTailTrainer):
     def _follow_arguments(self) -> None:
         super()._follow_arguments()
         self.loss_function = self.named_loss(self.args.loss)
+        if has_cosine_classifier(self.model.config):
+            self.model.config.logit_scale = self.args.ldam_scale if self.args.loss == "ldam" else 1.0
 
     @property
     def ldam(self) -> nn.Module | None:
