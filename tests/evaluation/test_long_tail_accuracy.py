@@ -28,8 +28,8 @@ from deitlt_hf import (
 from deitlt_hf.data.views import image_processor
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.long_tail_accuracy import intervals as intervals_module
-from deitlt_hf.long_tail_accuracy.intervals import Resampler, bootstrap_intervals
-from deitlt_hf.long_tail_accuracy.scores import groups_by_count, tally
+from deitlt_hf.long_tail_accuracy.intervals import Bootstrap, Resampler
+from deitlt_hf.long_tail_accuracy.scores import Counter, groups_by_count, tally
 
 DIRECTORY = Path(long_tail_accuracy.__file__).parent
 CLASS_COUNTS = [500, 200, 120, 80, 60, 40, 15, 9, 5]
@@ -192,7 +192,8 @@ def intervals_of(images, correct, members, **options) -> dict[str, list[float]]:
     labels = np.repeat(np.arange(len(images)), images)
     first = np.cumsum(images) - images
     is_right = np.arange(len(labels)) - first[labels] < np.asarray(correct)[labels]
-    return bootstrap_intervals(np.where(is_right, labels, -1), labels, members, len(images), **options)
+    counter = Counter(np.where(is_right, labels, -1), labels, len(images))
+    return Bootstrap({"": counter}, labels, members, **options).intervals("")
 
 
 def wilson(right: float, images: float) -> list[float]:

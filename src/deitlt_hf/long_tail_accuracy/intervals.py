@@ -174,19 +174,6 @@ class Bootstrap:
         return found
 
 
-def bootstrap_intervals(
-    predictions: np.ndarray,
-    labels: np.ndarray,
-    members: Mapping[str, np.ndarray],
-    num_classes: int,
-    num_resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, list[float]]:
-    """95 % intervals of the measures of predicted class ids `(N,)`, `[low, high]` by key; nan without images."""
-    counter = Counter(predictions, labels, num_classes)
-    return Bootstrap({"": counter}, labels, members, num_resamples, seed).intervals("")
-
-
 def _images_behind(measure: Measure, images: np.ndarray, members: Mapping[str, np.ndarray]) -> float:
     """How many images, as many of each class, would say as much as a measure's images do."""
     of_classes = images if measure.group is None else images[np.asarray(members[measure.group], dtype=np.int64)]
