@@ -34,7 +34,7 @@ from deitlt_hf.cli.console import quiet_libraries
 from deitlt_hf.data.arguments import DataArguments, Images, load_images
 from deitlt_hf.data.views import View, evaluation_view, strong_view
 from deitlt_hf.files import METRICS_FILE, write_json
-from deitlt_hf.long_tail_accuracy.scores import percent, tally
+from deitlt_hf.long_tail_accuracy.scores import Counter, percent
 from deitlt_hf.recipes import load_recipe
 
 RECIPE = "cifar10-lt-small-teacher"
@@ -102,8 +102,8 @@ def measure(directory: Path, images: Images, views: dict[str, Batches], bar: tqd
     for name, batches in views.items():
         classes, labels = _class_ids(model, batches), torch.cat([batch["labels"] for batch in batches])
         accuracy[name] = grouped_accuracy(classes, labels, images.class_groups)
-        tested, correct = tally(classes, labels, len(images.class_counts))
-        per_class[name] = percent(correct, tested).tolist()
+        tally = Counter(classes.numpy(), labels.numpy(), len(images.class_counts)).count()
+        per_class[name] = percent(tally.correct, tally.images).tolist()
         bar.update()
     check_same(directory, accuracy["test"])
     loss = scaled_cross_entropy if getattr(model.config, "classifier", "linear") == "cosine" else F.cross_entropy

@@ -29,7 +29,7 @@ from deitlt_hf.data.views import image_processor
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.long_tail_accuracy import intervals as intervals_module
 from deitlt_hf.long_tail_accuracy.intervals import Bootstrap, Resampler
-from deitlt_hf.long_tail_accuracy.scores import Counter, groups_by_count, tally
+from deitlt_hf.long_tail_accuracy.scores import Counter, groups_by_count
 
 DIRECTORY = Path(long_tail_accuracy.__file__).parent
 CLASS_COUNTS = [500, 200, 120, 80, 60, 40, 15, 9, 5]
@@ -325,8 +325,8 @@ def test_intervals_of_few_images_cover_the_true_accuracies():
 
 
 def test_a_prediction_that_is_no_class_is_wrong():
-    images, correct = tally([0, 7, -1], [0, 0, 1], num_classes=2)
-    assert (images.tolist(), correct.tolist()) == ([2, 1], [1, 0])
+    tally = Counter(np.array([0, 7, -1]), np.array([0, 0, 1]), num_classes=2).count()
+    assert (tally.images.tolist(), tally.correct.tolist()) == ([2, 1], [1, 0])
 
 
 def test_the_metric_cards_evaluator_gives_the_models_own_accuracies(monkeypatch, tmp_path):

@@ -79,25 +79,13 @@ def group_members(groups: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
     return members
 
 
-def tally(predictions: Any, labels: Any, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Test images of each class, and how many of them are predicted right: two int64 arrays `(num_classes,)`.
-
-    `predictions` are class ids `(N,)` or logits `(N, C)`; an id that is no class counts as wrong. `labels` are true
-    class ids `(N,)`, below `num_classes`. Both are numpy arrays, torch tensors or lists.
-    """
-    predictions, labels = _as_class_ids(predictions, labels)
-    if labels.max() >= num_classes:
-        raise ValueError(f"label {labels.max()} is outside 0 .. {num_classes - 1}: pass num_classes above every label")
-    images = np.bincount(labels, minlength=num_classes)
-    return images, np.bincount(labels[predictions == labels], minlength=num_classes)
-
-
 def grouped_class_ids(
     predictions: Any, labels: Any, groups: Mapping[str, Sequence[int]]
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], int]:
     """Predictions and labels as int64 class ids `(N,)`, the groups as int64 arrays, and the number of their classes.
 
-    They are as in `tally`; the groups must hold every label.
+    Predictions are class ids `(N,)` or logits `(N, C)`; an id that is no class counts as wrong. Labels are true class
+    ids `(N,)`, which the groups must hold. Both are numpy arrays, torch tensors or lists.
     """
     predictions, labels = _as_class_ids(predictions, labels)
     members = group_members(groups)
