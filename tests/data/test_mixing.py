@@ -59,15 +59,13 @@ def test_smoothed_targets_are_mixed(pixel_values: torch.Tensor) -> None:
     torch.testing.assert_close(targets[0, 1:3], torch.tensor([0.025, 0.025]))
 
 
-def test_switch_prob_chooses_between_mixup_and_cutmix(pixel_values: torch.Tensor) -> None:
-    def kept_pixels(switch_prob: float) -> bool:
-        mixed, _ = BatchMixing(4, switch_prob=switch_prob)(pixel_values, LABELS)
+def test_batches_are_mixed_in_either_way(pixel_values: torch.Tensor) -> None:
+    def is_cutmix() -> bool:
+        mixed, _ = BatchMixing(4)(pixel_values, LABELS)
         return bool(((mixed == pixel_values) | (mixed == pixel_values.flip(0))).all())
 
     np.random.seed(0)
-    assert [kept_pixels(1.0) for _ in range(5)] == [True] * 5
-    assert [kept_pixels(0.0) for _ in range(5)] == [False] * 5
-    assert {kept_pixels(0.5) for _ in range(20)} == {True, False}
+    assert 5 < sum(is_cutmix() for _ in range(20)) < 15  # half of them
 
 
 def test_without_mixing_only_labels_change(pixel_values: torch.Tensor) -> None:

@@ -13,8 +13,8 @@ class BatchMixing:
 
     A batch gets either mixup (Zhang et al. 2018: a weighted sum) or cutmix (Yun et al. 2019: a pasted rectangle), one
     weight for the whole batch, drawn from numpy's global generator: `mixup` and `cutmix` are the parameters of its Beta
-    distribution, 0 is off, and `switch_prob` is the probability of cutmix where both are on. The soft targets are mixed
-    by the same weight; for cutmix it is the share of pixels that really stay. The defaults are the paper's.
+    distribution, and 0 is off; where both are on, each has half of the batches. The soft targets are mixed by the same
+    weight; for cutmix it is the share of pixels that really stay. The defaults are the paper's.
 
     Calling it takes `pixel_values` `(N, 3, H, W)` and `labels` `(N,)` int64, N even, and returns new mixed pixel values
     of the same shape and dtype, and soft targets `(N, C)` float32. With `mixup=0` and `cutmix=0` the pixel values come
@@ -26,7 +26,6 @@ class BatchMixing:
         num_classes: int,
         mixup: float = 0.8,
         cutmix: float = 1.0,
-        switch_prob: float = 0.5,
         label_smoothing: float = 0.1,
     ) -> None:
         self.num_classes = num_classes
@@ -36,7 +35,6 @@ class BatchMixing:
             self._mix = Mixup(
                 mixup_alpha=mixup,
                 cutmix_alpha=cutmix,
-                switch_prob=switch_prob,
                 label_smoothing=label_smoothing,
                 num_classes=num_classes,
             )
