@@ -17,7 +17,8 @@ from accelerate import Accelerator
 
 from deitlt_hf import DeiTLTConfig, DeiTLTForImageClassification
 from deitlt_hf.data.arguments import DataArguments, load_images
-from deitlt_hf.evaluation.evaluate import evaluate_student
+from deitlt_hf.data.views import evaluation_view
+from deitlt_hf.evaluation.evaluate import evaluate_images
 from deitlt_hf.recipes import load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -269,7 +270,7 @@ def test_a_run_is_analysed_as_it_was_evaluated(module, tmp_path):
     shape = {"image_size": 16, "patch_size": 8, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = DeiTLTForImageClassification(DeiTLTConfig(**shape, intermediate_size=48, **images.label_maps)).eval()
     model.save_pretrained(tmp_path)
-    metrics = evaluate_student(model, images, 16, Accelerator(), batch_size=8)
+    metrics = evaluate_images(model, images, evaluation_view(16), Accelerator(), batch_size=8).metrics
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     record = study.analyse(tmp_path, images)
     assert record["num_images"] == 40

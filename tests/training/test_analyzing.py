@@ -22,7 +22,7 @@ from deitlt_hf import (
 )
 from deitlt_hf.data.arguments import DataArguments, images_for_model, load_images
 from deitlt_hf.data.views import evaluation_view, image_processor
-from deitlt_hf.evaluation.evaluate import evaluate_student
+from deitlt_hf.evaluation.evaluate import evaluate_images
 from deitlt_hf.hub.pushing import push_model
 from deitlt_hf.inference.loading import load_run_settings
 from deitlt_hf.runs.analyzing import analyze_saved_model
@@ -105,7 +105,7 @@ def test_a_student_is_measured_as_by_its_evaluation(student, images):
     analysis = analyze_saved_model(student, images, DATA, batch_size=16)
     model = DeiTLTForImageClassification.from_pretrained(student)
     own = images_for_model(images, DATA, model.config, student)
-    metrics = evaluate_student(model, own, 16, Accelerator(cpu=True), batch_size=7)
+    metrics = evaluate_images(model, own, evaluation_view(16), Accelerator(cpu=True), batch_size=7).metrics
     assert {name: analysis.record[name] for name in metrics} == metrics
     assert analysis.record["model"]["source"] == Path(student).name  # a page to send around names no place
 
@@ -116,7 +116,8 @@ def test_the_teachers_row_is_that_of_the_evaluation(student, teacher, images):
     model = DeiTLTForImageClassification.from_pretrained(student)
     own = images_for_model(images, DATA, model.config, student)
     frozen = FrozenTeacher(teacher, model, "cpu")
-    metrics = evaluate_student(model, own, 16, Accelerator(cpu=True), batch_size=7, teacher=frozen)
+    view = evaluation_view(16)
+    metrics = evaluate_images(model, own, view, Accelerator(cpu=True), batch_size=7, teacher=frozen).metrics
     assert {name: record[name] for name in metrics} == metrics
     right = metrics["teacher"]["overall"] * 50 / 100  # of 50 images
     assert right == pytest.approx(round(right))

@@ -78,7 +78,7 @@ def test_a_student(averaged, classifiers, tmp_path, monkeypatch) -> None:
     directories = {".": result.metrics["experts"]} | ({"ema": result.metrics["averaged_weights"]} if averaged else {})
     for directory, experts in directories.items():
         model = AutoModelForImageClassification.from_pretrained(tmp_path / directory)
-        again = evaluate.evaluate_student(model, load_images(DATA), 8, Accelerator(cpu=True))
+        again = evaluate.evaluate_images(model, load_images(DATA), evaluation_view(8), Accelerator(cpu=True)).metrics
         assert again["experts"] == experts
     assert torch.equal(torch.cat(logits, dim=1), reported)
 

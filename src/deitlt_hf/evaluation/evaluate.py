@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from deitlt_hf.data.arguments import Images
-    from deitlt_hf.data.views import Resizing, View
+    from deitlt_hf.data.views import View
 
 MOST_PROBABILITIES = 25_000_000  # of images x classes x rows: 100 MB
 Teacher = Callable[[torch.Tensor], torch.Tensor]  # takes the model's pixel values and gives logits `(batch, classes)`
@@ -88,20 +88,6 @@ def evaluate_images(
     if prior is not None:
         metrics["class_prior"] = prior.shares.tolist()
     return Evaluation(metrics, predictions)
-
-
-def evaluate_student(
-    model: torch.nn.Module,
-    images: Images,
-    image_size: int,
-    accelerator: Accelerator,
-    resizing: Resizing | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """The metrics of `evaluate_images` on the pixels of `evaluation_view`; `options` are those of that function."""
-    from deitlt_hf.data.views import evaluation_view
-
-    return evaluate_images(model, images, evaluation_view(image_size, resizing), accelerator, **options).metrics
 
 
 def predict_experts(

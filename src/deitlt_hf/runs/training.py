@@ -19,7 +19,7 @@ from deitlt_hf.data.dataset import ViewedDataset
 from deitlt_hf.data.device_augmentation.device_views import BatchView
 from deitlt_hf.data.views import Resizing, View, evaluation_view, image_processor, paco_key_view, paco_query_view
 from deitlt_hf.errors import DeiTLTError, check_is_there
-from deitlt_hf.evaluation.evaluate import evaluate_images, evaluate_student
+from deitlt_hf.evaluation.evaluate import evaluate_images
 from deitlt_hf.evaluation.figures.run import report_figure
 from deitlt_hf.evaluation.figures.style import save_figure
 from deitlt_hf.evaluation.measures import MEASURES, MODEL
@@ -286,11 +286,10 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
     trainer = make_student_trainer(data, student, args, images)
     taught = None if trainer.teacher is None else teacher_record(student.teacher, trainer.teacher.model.config)
     evaluate = partial(
-        evaluate_student,
+        evaluate_images,
         images=images,
-        image_size=data.image_size,
+        view=evaluation_view(data.image_size, resizing_of(trainer.processing_class, args.output_dir)),
         accelerator=trainer.accelerator,
-        resizing=resizing_of(trainer.processing_class, args.output_dir),
         batch_size=args.eval_batch_size,
         num_workers=args.dataloader_num_workers,
         teacher=trainer.teacher,
@@ -302,10 +301,10 @@ def train_student(data: TrainingDataArguments, student: StudentArguments, args: 
         save_model(trainer)
         # What a run reports is what `deitlt evaluate` finds in its files.
         with trainer.in_float32():
-            metrics = {"split": "test"} | evaluate(trainer.model)
+            metrics = {"split": "test"} | evaluate(trainer.model).metrics
             if args.evaluate_ema:
                 with trainer.averaged_weights():
-                    metrics["averaged_weights"] = evaluate(trainer.model)["experts"]
+                    metrics["averaged_weights"] = evaluate(trainer.model).metrics["experts"]
         result = RunResult(metrics, trainer.state.log_history)
         if args.should_save:
             save_result(result, args.output_dir)
