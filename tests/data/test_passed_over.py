@@ -10,7 +10,7 @@ from PIL import Image
 
 from deitlt_hf.data.loading import read_splits
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.inference.classifier import find_images
+from deitlt_hf.inference.classifier import named_images
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_prediction_looks_where_training_does(pictures: Path, tmp_path: Path, sa
     (pictures / "link").symlink_to(tmp_path / "elsewhere")
     (pictures / "cat" / "circle").symlink_to(pictures)
     write(pictures, "cat/._0.png", "@eaDir/thumb.png", "runs/a/recipe.yaml", "runs/a/report.png", "owl/x.heic")
-    found = [str(path.relative_to(pictures)) for path in find_images([pictures])]
+    found = [str(path.relative_to(pictures)) for path in named_images([pictures])]
     assert found == ["cat/0.png", "cat/1.png", "link/linked.png", "owl/0.png", "owl/1.png"]
     (line,) = said()
     assert "1 .heic" in line

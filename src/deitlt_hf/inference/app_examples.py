@@ -14,7 +14,7 @@ from deitlt_hf.data.columns import labels_of
 from deitlt_hf.data.images import decode_image
 from deitlt_hf.data.readable import undecoded
 from deitlt_hf.evaluation.class_prior import ClassPrior
-from deitlt_hf.inference.classifier import decode_picture, find_images
+from deitlt_hf.inference.classifier import decode_picture, named_images
 from deitlt_hf.inference.loading import load_run_settings
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 
@@ -58,7 +58,7 @@ def both_ends(config: DeiTLTConfig, class_ids: Iterable[int], prior: ClassPrior 
 
 def examples_in_folder(folder: Path, config: DeiTLTConfig, prior: ClassPrior | None = None) -> list[ExamplePicture]:
     """A picture for each class at both ends, from folders named as classes; without such folders the first pictures."""
-    files = find_images([folder])
+    files = list(named_images([folder]))
     ids = {name: class_id for class_id, name in config.id2label.items()}
     first_of_class = {ids[file.parent.name]: file for file in reversed(files) if file.parent.name in ids}
     if not first_of_class:

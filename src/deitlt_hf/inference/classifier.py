@@ -384,15 +384,10 @@ def decode_picture(picture: Picture, name: Path | str) -> Image.Image:
         ) from error
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The files in `paths`, and the images in the folders in `paths`, sorted by name, each once."""
-    return list(named_images(paths))
-
-
 def named_images(paths: Sequence[Path]) -> dict[Path, Path]:
-    """The files of `find_images`, each with its path below the folder that was given.
+    """The files in `paths`, and the images in the folders in `paths`, sorted by name, each once.
 
-    Where several folders were given, the path begins with the name of its folder.
+    Each has its path below the folder that was given, which begins with the folder's name where several were given.
     """
     many = sum(path.is_dir() for path in paths) > 1
     files: dict[Path, Path] = {}
