@@ -254,6 +254,11 @@ def paired_differences(
     return Bootstrap(counters, labels, members, num_resamples, seed).differences("first", "second")
 
 
+def measured_rows(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What was measured of each expert, and then of the teacher where there was one, by the row's name."""
+    return metrics["experts"] | ({TEACHER: metrics[TEACHER]} if TEACHER in metrics else {})
+
+
 def shown_tables(rows: Iterable[Mapping[str, Any]]) -> list[list[Measure]]:
     """The measures of each table that these rows of results fill; results of earlier versions lack some."""
     rows = list(rows)
@@ -284,8 +289,7 @@ def format_table(metrics: Mapping[str, Any], own: str | None = None) -> str:
         DIST expert     100.0   100.0
         head: 1 class with 90 training images, mid: no classes, tail: 1 class with 3 training images
     """
-    teacher = {TEACHER: metrics[TEACHER]} if TEACHER in metrics else {}
-    rows = metrics["experts"] | teacher
+    rows = measured_rows(metrics)
     accuracies, *others = shown_tables(rows.values())
     lines = _table_lines(rows, accuracies)
     own = own or next(iter(metrics["experts"]))
@@ -346,8 +350,7 @@ def class_rows(
 
 def accuracies_by_class(metrics: Mapping[str, Any]) -> dict[str, Sequence[float | None]]:
     """The accuracies of every class by the label of each row of the metrics, the teacher last."""
-    rows = metrics["experts"] | ({TEACHER: metrics[TEACHER]} if TEACHER in metrics else {})
-    return {EXPERT_LABELS.get(row, row): measured["per_class"] for row, measured in rows.items()}
+    return {EXPERT_LABELS.get(row, row): measured["per_class"] for row, measured in measured_rows(metrics).items()}
 
 
 def format_class_table(

@@ -35,11 +35,11 @@ from deitlt_hf.evaluation.measures import (
     EXPERT_LABELS,
     GROUPS,
     MARK_READING,
-    TEACHER,
     accuracies_by_class,
     class_rows,
     describe_group,
     describe_intervals,
+    measured_rows,
     shown_tables,
 )
 from deitlt_hf.evaluation.templates import render
@@ -203,7 +203,7 @@ def _page(
 
 def _single_tables(record: Mapping[str, Any]) -> list[ComparedTable]:
     """The tables of one model's rows, and how far each of them is from the teacher."""
-    rows, against = _rows(record), record.get("against_teacher", {})
+    rows, against = measured_rows(record), record.get("against_teacher", {})
     return [
         ComparedTable(
             [measure.label for measure in measures],
@@ -252,11 +252,6 @@ def _gallery(analysis: Analysis, models: int) -> list[dict[str, Any]]:
             }
         )
     return shown
-
-
-def _rows(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The measures of each of a model's experts, then those of its teacher if it was analyzed with one."""
-    return record["experts"] | ({TEACHER: record[TEACHER]} if TEACHER in record else {})
 
 
 def _class_table(records: Records) -> tuple[list[str], list[list[Any]]] | None:

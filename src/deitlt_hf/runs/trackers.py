@@ -18,7 +18,7 @@ from transformers.integrations.integration_utils import (
 )
 
 from deitlt_hf.errors import DeiTLTError, first_line, notice
-from deitlt_hf.evaluation.measures import MEASURES, MODEL, TEACHER
+from deitlt_hf.evaluation.measures import MEASURES, MODEL, measured_rows
 from deitlt_hf.training.long_tail import LongTailTrainer
 
 
@@ -111,10 +111,9 @@ def _noticed(tracker: OpenTracker) -> Iterator[None]:
 
 def _values(metrics: Mapping[str, Any]) -> dict[str, float]:
     """What was measured on the test images, as the Trainer names what it evaluates: `test_average_tail`, ..."""
-    rows = dict(metrics["experts"]) | ({TEACHER: metrics[TEACHER]} if TEACHER in metrics else {})
     return {
         f"test_{'' if row == MODEL else f'{row}_'}{measure.key}": values[measure.key]
-        for row, values in rows.items()
+        for row, values in measured_rows(metrics).items()
         for measure in MEASURES
         if values.get(measure.key) is not None
     }
