@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -46,7 +45,7 @@ from deitlt_hf.files import (
 from deitlt_hf.hub.benchmark_tasks import benchmark_tasks
 from deitlt_hf.runs.features import FEATURES_FILE
 from deitlt_hf.runs.lock import LOCK_FILE, check_lock, release_lock, take_lock
-from deitlt_hf.runs.profiling import TRACE_FILE
+from deitlt_hf.runs.profiling import TRACE_FILE, device_name, images_of_a_step
 from deitlt_hf.runs.settings import changed_by_resuming, recipe_of
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.long_tail import LongTailTrainer
@@ -337,14 +336,12 @@ def _number_of_groups(images: Images) -> dict[str, int]:
 
 def _what_it_took(trainer: LongTailTrainer, seconds: float, checkpoint: str | None) -> dict[str, Any]:
     args, steps = trainer.args, trainer.state.global_step
-    global_batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    is_cuda = args.device.type == "cuda"
     return {
         "epochs": round(trainer.state.epoch or 0, 2),
         "steps": steps,
-        "images_seen": steps * global_batch,
+        "images_seen": steps * images_of_a_step(args),
         "processes": args.world_size,
-        "device": torch.cuda.get_device_name(args.device) if is_cuda else args.device.type,
+        "device": device_name(args.device),
         "hours": round(seconds / 3600, 4),
         "resumed": _public_changes(Path(args.output_dir)),
         "hours_of": "the whole run" if checkpoint is None else "the part after it was resumed",

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import psutil
 import torch
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from deitlt_hf.errors import counted
-from deitlt_hf.runs.profiling import batches_ahead, train_for_the_clock, warm_up_steps
+from deitlt_hf.runs.profiling import batches_ahead, images_of_a_step, train_for_the_clock, warm_up_steps
 from deitlt_hf.training.long_tail import LongTailTrainer
 
 TIMED_STEPS = 10  # at least, and for so many seconds, unless the training is shorter
@@ -60,8 +60,8 @@ class TimeEstimate(TrainerCallback):
 
     def _say(self, step: float, steps_left: int, optimizer: torch.optim.Optimizer) -> None:
         trainer, args = self._trainer, self._trainer.args
-        images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        evaluated = evaluations(args, trainer.state) * len(trainer.eval_dataset or ()) + self._test_images
+        images = images_of_a_step(args)
+        evaluated = _evaluated_in_training(trainer, args) + self._test_images
         evaluation = evaluated * EVALUATED * step / images
         whole = step * steps_left + evaluation
         if whole < SHORT or not trainer.is_world_process_zero():
@@ -130,13 +130,12 @@ def time_training(trainer: LongTailTrainer, test_images: int) -> TrainingTime:
         trainer: whose output directory nothing is written into.
         test_images: that will be evaluated after the training.
     """
-    args = copy(trainer.args)
+    args = copy(trainer.args)  # for the clock, nothing is evaluated
     steps = _FewSteps(args)
     trainer.keeps_pixels = False  # a few steps are not worth reading all images
     train_for_the_clock(trainer, steps)
-    images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    evaluated = evaluations(args, trainer.state) * len(trainer.eval_dataset or ()) + test_images
-    return TrainingTime(trainer.state.max_steps, steps.seconds, images, evaluated)
+    evaluated = _evaluated_in_training(trainer, args) + test_images
+    return TrainingTime(trainer.state.max_steps, steps.seconds, images_of_a_step(args), evaluated)
 
 
 class _FewSteps(TrainerCallback):
@@ -162,13 +161,14 @@ class _FewSteps(TrainerCallback):
         control.should_training_stop |= long_enough or timed >= FEW_STEPS
 
 
-def evaluations(args: TrainingArguments, state: TrainerState) -> int:
-    """How often the validation images, or the test images, are evaluated during the rest of a training."""
+def _evaluated_in_training(trainer: LongTailTrainer, args: TrainingArguments) -> int:
+    """How many images are evaluated during the rest of a training with these arguments, the same ones each time."""
+    state, evaluations = trainer.state, 0
     if args.eval_strategy == IntervalStrategy.EPOCH:
-        return round(state.num_train_epochs - (state.epoch or 0))
-    if args.eval_strategy == IntervalStrategy.STEPS and state.eval_steps:
-        return (state.max_steps - state.global_step) // state.eval_steps
-    return 0
+        evaluations = round(state.num_train_epochs - (state.epoch or 0))
+    elif args.eval_strategy == IntervalStrategy.STEPS and state.eval_steps:
+        evaluations = (state.max_steps - state.global_step) // state.eval_steps
+    return evaluations * len(trainer.eval_dataset or ())
 
 
 def clock(device: torch.device) -> float:

@@ -84,8 +84,8 @@ def profile_training(trainer: LongTailTrainer, steps: int = 20, checkpoint: str 
     return StepProfile(
         milliseconds={name: 1000 * seconds / steps for name, seconds in profiler.timeline.seconds().items()},
         steps=steps,
-        images=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        device=torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type,
+        images=images_of_a_step(args),
+        device=device_name(args.device),
         busy=profiler.busy,
         trace=_write_trace(profiler.trace, Path(args.output_dir)) if args.should_save else None,
     )
@@ -113,6 +113,16 @@ def warm_up_steps(args: TrainingArguments) -> int:
     that the workers are slower than the model.
     """
     return WARM_UP_STEPS + math.ceil(batches_ahead(args) / args.gradient_accumulation_steps)
+
+
+def images_of_a_step(args: TrainingArguments) -> int:
+    """Training images of a step, over all processes."""
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+def device_name(device: torch.device) -> str:
+    """What a record calls a device: a GPU's own name, or its kind, such as `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def batches_ahead(args: TrainingArguments) -> int:
