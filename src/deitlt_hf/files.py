@@ -183,3 +183,8 @@ def is_hub_id(source: str) -> bool:
 def last_part(path: str) -> str:
     """The name of a file or directory without its folders, for a path of any operating system."""
     return PureWindowsPath(path).name or PureWindowsPath(os.path.abspath(path)).name or path
+
+
+def public_name(source: str) -> str:
+    """What a file that may be sent around calls a source: its hub id, or its name without a place of this machine."""
+    return source if is_hub_id(source) else last_part(source)

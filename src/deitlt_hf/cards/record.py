@@ -31,6 +31,7 @@ from deitlt_hf.files import (
     RUN_FILE,
     is_hub_id,
     last_part,
+    public_name,
     read_json,
     read_settings,
 )
@@ -331,7 +332,7 @@ def teacher_record(source: str, config: PreTrainedConfig) -> dict[str, Any]:
     metrics = read_json(directory / METRICS_FILE) or {}
     measured = metrics.get("accuracy") or (metrics.get("experts") or {}).get("average")
     return {
-        "name": source if is_hub_id(source) else last_part(source),
+        "name": public_name(source),
         "model_type": config.model_type,
         "architecture": describe_architecture(config),
         "accuracy": measured and {one.key: measured[one.key] for one in MEASURES if one.key in measured},

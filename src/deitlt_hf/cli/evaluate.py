@@ -187,11 +187,10 @@ def _write_mistakes(
 ) -> None:
     """Write the page of mistakes, and say where it is and what it shows."""
     from deitlt_hf.evaluation.mistakes_page import PAGE_FILE, write_mistakes
-    from deitlt_hf.files import is_hub_id, last_part
+    from deitlt_hf.files import public_name
 
-    name = source if is_hub_id(source) else last_part(source)  # a page to send around names no place of a machine
     test, metrics, found = measured.images.test, evaluation.metrics, evaluation.predictions
-    chosen = write_mistakes(directory, name, test, metrics, found, own, measured.rows, prior)
+    chosen = write_mistakes(directory, public_name(source), test, metrics, found, own, measured.rows, prior)
     print(
         f"mistakes: {Path(directory) / PAGE_FILE} has {counted(chosen.num_wrong, 'wrong image')}, "
         f"{chosen.num_suspected} of them with a suspected label"

@@ -27,7 +27,7 @@ from deitlt_hf.evaluation.class_prior import ClassPrior
 from deitlt_hf.evaluation.evaluate import Evaluation, Teacher, evaluate_images
 from deitlt_hf.evaluation.measures import MODEL
 from deitlt_hf.evaluation.ranking import check_numbers
-from deitlt_hf.files import METRICS_FILE, RUN_FILE, is_hub_id, last_part, read_json
+from deitlt_hf.files import METRICS_FILE, RUN_FILE, public_name, read_json
 from deitlt_hf.inference.loading import load_any_classifier, load_image_processor, load_run_settings
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.runs.resizing import load_resizing
@@ -151,7 +151,7 @@ def analyze_saved_model(
         class_names=saved.images.class_names,
         class_counts=saved.images.class_counts,
         groups=saved.images.class_groups,
-        source=source if is_hub_id(source) else last_part(source),  # a page to send around names no place of a machine
+        source=public_name(source),
         teacher=saved.teacher,
         device=device,
         dist_is_trained=saved.settings.get("distillation_type") != "none",

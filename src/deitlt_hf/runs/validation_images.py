@@ -13,7 +13,7 @@ from deitlt_hf.data.duplicates import image_hashes
 from deitlt_hf.data.loading import read_splits
 from deitlt_hf.data.record import differing_classes
 from deitlt_hf.errors import DeiTLTError, counted, notice, some
-from deitlt_hf.files import is_hub_id, last_part
+from deitlt_hf.files import public_name
 from deitlt_hf.inference.loading import load_run_settings, load_student_config
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
 from deitlt_hf.runs.images import DataChoice, load_images_to_measure, with_classes
@@ -29,7 +29,7 @@ def load_validation(data: DataArguments, choice: DataChoice, source: str) -> tup
                 f"there is no validation split to calibrate {source} on, and it is never fitted to test images; train "
                 "with --validation_fraction 0.1, or pass images that it was neither trained nor tested on with --data"
             )
-        return images.validation, images, f"the validation split of {_name(data)}"
+        return images.validation, images, f"the validation split of {public_name(data.data)}"
     splits = read_splits(data.data, needs_train=False, **reading_arguments(data))
     if "validation" not in splits and "test" in splits:
         raise DeiTLTError(
@@ -37,14 +37,9 @@ def load_validation(data: DataArguments, choice: DataChoice, source: str) -> tup
             "data with a validation split, or without splits"
         )
     split = "validation" if "validation" in splits else "train"
-    taken = f"{'the validation split' if split == 'validation' else 'all images'} of {_name(data)}"
+    taken = f"{'the validation split' if split == 'validation' else 'all images'} of {public_name(data.data)}"
     validation = with_classes(splits[split], names_of(config), source, data.data)
     return validation, _images_of_run(config, source), taken
-
-
-def _name(data: DataArguments) -> str:
-    """What the data are called in a file that may be pushed: no places of this machine."""
-    return data.data if is_hub_id(data.data) else last_part(data.data)
 
 
 def _images_of_run(config: DeiTLTConfig, source: str) -> Images | None:
