@@ -42,12 +42,13 @@ def run(argv: Sequence[str]) -> None:
         raise DeiTLTError("`deitlt fit` runs in one process; launch `deitlt teacher`, and then `deitlt train`")
 
     from deitlt_hf.cli.fit_settings import FromData, flags_to_compare, parse_stages
+    from deitlt_hf.cli.parsing import usual_directory
     from deitlt_hf.runs.estimate import duration
     from deitlt_hf.runs.fitting import begin, check_data, earlier_plan, is_trained, locked
 
     quiet_libraries()
     overwrite = given.get("overwrite", False)
-    directory = Path(given.pop("output_dir", None) or _usual_place(given["data"]))
+    directory = Path(given.pop("output_dir", None) or usual_directory(given["data"]))
     sources = {name: given.get(name) for name in ("data", "data_dir", "teacher", "init_from")}
     plan = earlier_plan(directory, flags_to_compare(given), overwrite, sources)
     if plan is not None:
@@ -68,11 +69,6 @@ def run(argv: Sequence[str]) -> None:
         _run_stages(plan, directory, *stages)
     took = f"{duration(time.perf_counter() - started)}; the plan said about {duration(expected)}"
     _show_result(directory, *stages, took)
-
-
-def _usual_place(data: str) -> str:
-    path = Path(data).resolve()
-    return f"runs/{path.stem if path.is_file() else path.name}"
 
 
 def _show_plan(chosen: FromData, directory: Path, teacher: TeacherSettings | None, student: StudentSettings) -> float:

@@ -102,9 +102,7 @@ def parse_with_recipe(
     given = _given_settings(parser, argv)
     recipe = given.pop("recipe", None)
     if recipe is None and "data" in given:
-        data = Path(given["data"]).resolve()
-        name = data.stem if data.is_file() else data.name
-        parser.set_defaults(output_dir=f"runs/{name}{'-teacher' * (command == 'teacher')}")
+        parser.set_defaults(output_dir=f"{usual_directory(given['data'])}{'-teacher' * (command == 'teacher')}")
     output_dir = given.get("output_dir", parser.get_default("output_dir"))
     resumed = recipe is None and (given.get("resume") or given.get("resume_from_checkpoint"))
     if resumed and output_dir is not None and (Path(output_dir) / RECIPE_FILE).is_file():
@@ -117,6 +115,12 @@ def parse_with_recipe(
         parser.set_defaults(**suggest(instances, given))
     *instances, _recipe = parser.parse_into(argv)
     return instances
+
+
+def usual_directory(data: str) -> str:
+    """Where a run on these data goes without `--output_dir`."""
+    path = Path(data).resolve()
+    return f"runs/{path.stem if path.is_file() else path.name}"
 
 
 def _recipe_settings(
