@@ -20,7 +20,7 @@ from deitlt_hf.cards.markdown import code_block, escape, listed_labels
 from deitlt_hf.cards.record import ONLY_ROW, RunRecord, files_of_a_run, read_record, read_shapes
 from deitlt_hf.data.suggestion import format_setting
 from deitlt_hf.errors import DeiTLTError
-from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, MEASURES, TEACHER, shown_tables
+from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, MEASURES, TEACHER, number_or_dash, shown_tables
 from deitlt_hf.files import (
     RECIPE_FILE,
     REPORT_FILE,
@@ -97,7 +97,7 @@ def card_of(record: RunRecord) -> ModelCard:
         "architecture": describe_architecture,
         "teacher_training": describe_teacher_training,
         "setting": format_setting,
-        "percent": lambda value: "-" if value is None else f"{value:.1f}",
+        "percent": number_or_dash,
     }
     return _filled("model.md.jinja", _header(record), values)
 

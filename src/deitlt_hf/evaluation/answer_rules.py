@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from deitlt_hf.evaluation.evaluate import Predictions
-from deitlt_hf.evaluation.measures import FUSED, aligned
+from deitlt_hf.evaluation.measures import FUSED, aligned, number_or_dash
 from deitlt_hf.evaluation.selective import (
     Thresholds,
     Validation,
@@ -100,10 +100,6 @@ def format_rules(measured: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _number(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
 def _right(of: Mapping[str, Any]) -> str:
     if of["precision"] is None:
         return "-"
@@ -116,7 +112,7 @@ _TABLES = {
         "Answers for a precision of {:g}; a group's images are of its classes, a group's answers name one of them:",
         {
             "images": lambda of: str(of["images"]),
-            "answered, %": lambda of: _number(of["share"]),
+            "answered, %": lambda of: number_or_dash(of["share"]),
             "answers": lambda of: str(of["answers"]),
             "right, %": _right,
         },
@@ -125,9 +121,9 @@ _TABLES = {
         "Sets of classes for a coverage of {:g}:",
         {
             "images": lambda of: str(of["images"]),
-            "set holds the class, %": lambda of: _number(of["coverage"]),
-            "classes in a set": lambda of: _number(of["size"], 2),
-            "sets of one class, %": lambda of: _number(of["single"]),
+            "set holds the class, %": lambda of: number_or_dash(of["coverage"]),
+            "classes in a set": lambda of: number_or_dash(of["size"], 2),
+            "sets of one class, %": lambda of: number_or_dash(of["single"]),
         },
     ),
 }

@@ -339,7 +339,7 @@ def class_rows(
         row = [printable(names[class_id]), group_of[class_id], str(counts[class_id])]
         if test_counts is not None:
             row.append(f"{test_counts[class_id]}{' ~' if _are_few(test_counts[class_id]) else ''}")
-        row += ["-" if of[class_id] is None else f"{of[class_id]:.1f}" for of in columns.values()]
+        row += [number_or_dash(of[class_id]) for of in columns.values()]
         if taken_for is not None:
             other = taken_for[class_id]
             row.append("-" if other is None else f"{printable(names[other])} ({images[class_id]})")
@@ -409,6 +409,11 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list
         ).rstrip()
         for row in rows
     ]
+
+
+def number_or_dash(value: float | None, digits: int = 1) -> str:
+    """A number in a table, and "-" for None."""
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _are_few(test_images: int) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from deitlt_hf.errors import DeiTLTError, printable
-from deitlt_hf.evaluation.measures import aligned, describe_group, none_for_nan
+from deitlt_hf.evaluation.measures import aligned, describe_group, none_for_nan, number_or_dash
 from deitlt_hf.long_tail_accuracy.intervals import Resampler
 from deitlt_hf.long_tail_accuracy.scores import AT, GROUPS, RANKED, mean_of_classes
 
@@ -172,14 +172,14 @@ def format_ranking(metrics: Mapping[str, Any], found: Mapping[str, Any], most: i
     heading = ["", "average precision", f"recall at {at} precision", f"precision at {at} recall"]
     rows = []
     for name in ("all", *GROUPS):
-        cells = [_text(found["means"][measure][name]) for measure in MEASURES]
+        cells = [number_or_dash(found["means"][measure][name]) for measure in MEASURES]
         interval = found.get("intervals", {}).get(name)
         cells[0] += "" if interval is None else " [{:.1f}, {:.1f}]".format(*interval)
         rows.append([name, *cells])
     names, counts = metrics["class_names"], metrics["class_counts"]
     if most is None or len(names) <= most:
         for label in sorted(range(len(names)), key=lambda label: (-counts[label], label)):
-            rows.append([printable(names[label]), *(_text(found["classes"][of][label]) for of in MEASURES)])
+            rows.append([printable(names[label]), *(number_or_dash(found["classes"][of][label]) for of in MEASURES)])
     groups = ", ".join(f"{name}: {describe_group(metrics, name)}" for name in GROUPS)
     return "\n".join(
         [
@@ -187,7 +187,3 @@ def format_ranking(metrics: Mapping[str, Any], found: Mapping[str, Any], most: i
             f"each class against the rest; all, head, mid and tail are means over classes; {groups}",
         ]
     )
-
-
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
