@@ -19,6 +19,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 import deitlt_hf
 from deitlt_hf.cards.descriptions import DataDescription, describe_architecture, describe_data, kind_of_data
+from deitlt_hf.data.arguments import names_of
 from deitlt_hf.data.long_tail import class_groups
 from deitlt_hf.data.record import read_data_record
 from deitlt_hf.errors import DeiTLTError, loading_reason
@@ -105,7 +106,7 @@ class RunRecord:
 
     @property
     def class_names(self) -> list[str]:
-        return [str(name) for _, name in sorted(self.config.id2label.items())]
+        return names_of(self.config)
 
     def counts_of(self, group: str) -> list[int]:
         """Training images of each class of a group."""

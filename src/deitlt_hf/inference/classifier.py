@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor
 
+from deitlt_hf.data.arguments import names_of
 from deitlt_hf.data.folders import PassedOver, files_in
 from deitlt_hf.data.images import IMAGE_SUFFIXES, BadImage, decode_image
 from deitlt_hf.errors import DeiTLTError
@@ -108,7 +109,7 @@ class ExpertClassifier:
         self.runtime = runtime.name
         self.has_attention = runtime.has_attention
         self.config: DeiTLTConfig = runtime.config
-        self.class_names: list[str] = [self.config.id2label[index] for index in range(self.config.num_labels)]
+        self.class_names = names_of(self.config)
         self.experts = self._rows()
 
     @classmethod
