@@ -81,6 +81,13 @@ def test_no_strength_and_no_gamma_are_the_plain_losses():
     torch.testing.assert_close(BalancedBCELoss(COUNTS, tau=0)(LOGITS, LABELS), expected)
 
 
+@pytest.mark.parametrize(("label", "slope"), [(0, 0.0), (1, 1.0)])
+def test_focal_loss_of_a_model_that_is_sure_has_a_gradient(label, slope):
+    logits = torch.tensor([[200.0, 0.0]], requires_grad=True)  # probabilities 1 and 0, as float32 has them
+    FocalLoss(gamma=0.5)(logits, torch.tensor([label])).backward()
+    assert logits.grad.tolist() == [[slope, -slope]]
+
+
 def test_the_student_takes_it_for_its_class_token_alone():
     teacher, plain = torch.eye(3)[LABELS], DistillationLoss()
     adjusted = DistillationLoss(cls_loss=BalancedSoftmaxLoss(COUNTS))

@@ -72,7 +72,9 @@ class FocalLoss(nn.Module):
         log_probabilities = logits.log_softmax(-1)
         targets = as_probabilities(targets, logits)
         weighted = targets if class_weights is None else targets * class_weights
-        terms = weighted * (1 - log_probabilities.exp()) ** self.gamma * log_probabilities
+        # A root, gamma below 1, has no finite slope at 0, where the model is sure of a class.
+        others = (1 - log_probabilities.exp()).clamp(min=torch.finfo(logits.dtype).tiny)
+        terms = weighted * others**self.gamma * log_probabilities
         return -terms.sum() / weighted.sum()
 
 
