@@ -157,6 +157,7 @@ def test_hyper_parameters_are_searched(kind, make, tiny_student, tiny_teacher):
         ({"args": "plain"}, "the args are of type TrainingArguments; pass"),
         ({"args": None}, "the args are none; pass"),
         ({"model": None}, "pass either model or model_init"),
+        ({"class_counts": [5, 3]}, "class_counts has 2 entries for 10 labels; pass one per label"),
     ],
 )
 def test_what_would_be_ignored_is_refused(kind, option, said, tiny_student, arguments, teacher_arguments, tmp_path):

@@ -89,6 +89,11 @@ class LongTailTrainer(DurableTrainer):
             self.add_callback(LogPrinter)
         self.add_callback(SetSamplerEpoch)
         self.class_counts = getattr(model.config, "class_counts", None) if class_counts is None else class_counts
+        if self.class_counts is not None and len(self.class_counts) != model.config.num_labels:
+            raise DeiTLTError(
+                f"class_counts has {len(self.class_counts)} entries for {model.config.num_labels} labels; pass one per "
+                "label, in label order"
+            )
         if self.class_counts is None and args.drw_start_epoch is not None:
             self._needed_class_counts()
         self.class_weights: torch.Tensor | None = None

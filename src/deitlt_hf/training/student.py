@@ -53,8 +53,8 @@ class DeiTLTTrainer(LongTailTrainer):
             measured on head, mid and tail classes, and no logits are kept.
 
     Raises:
-        DeiTLTError: a teacher is missing or knows other classes, class counts are missing for DRW, arguments of another
-            class, `compute_loss_func`, which this loss would ignore, or a loss that is not finite.
+        DeiTLTError: a teacher is missing or knows other classes, class counts are missing for DRW or not one per label,
+            arguments of another class, `compute_loss_func`, which this loss would ignore, or a loss that is not finite.
 
     Example:
         >>> from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification

@@ -37,8 +37,9 @@ class TeacherTrainer(LongTailTrainer):
             `compute_metrics` gets the logits `(N, classes)`; without one, head, mid and tail are measured.
 
     Raises:
-        DeiTLTError: class counts or the second view are missing where they are needed, the classifier's features cannot
-            be found for PaCo, arguments of another class, a `compute_loss_func`, or a loss that is not finite.
+        DeiTLTError: class counts or the second view are missing where they are needed, class counts are not one per
+            label, the classifier's features cannot be found for PaCo, arguments of another class, a
+            `compute_loss_func`, or a loss that is not finite.
 
     Example:
         >>> from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, TeacherTrainingArguments
