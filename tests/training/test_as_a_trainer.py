@@ -148,6 +148,15 @@ def test_hyper_parameters_are_searched(kind, make, tiny_student, tiny_teacher):
             np.testing.assert_allclose(weights, 10 * inverse / inverse.sum(), rtol=1e-5)
 
 
+def test_a_search_over_drw_needs_class_counts_too(make, tiny_student):
+    pytest.importorskip("optuna")
+    trainer = make("student", model_init=lambda: tiny_student(class_counts=None), class_counts=None)
+    with pytest.raises(DeiTLTError, match="needs class_counts"):
+        trainer.hyperparameter_search(
+            lambda trial: {"drw_start_epoch": trial.suggest_categorical("drw_start_epoch", [1])}, n_trials=1
+        )
+
+
 @KINDS
 @pytest.mark.parametrize(
     ("option", "said"),

@@ -94,8 +94,6 @@ class LongTailTrainer(DurableTrainer):
                 f"class_counts has {len(self.class_counts)} entries for {model.config.num_labels} labels; pass one per "
                 "label, in label order"
             )
-        if self.class_counts is None and args.drw_start_epoch is not None:
-            self._needed_class_counts()
         self.class_weights: torch.Tensor | None = None
         self._follow_arguments()
         self.current_gradient_accumulation_steps = 1
@@ -145,8 +143,8 @@ class LongTailTrainer(DurableTrainer):
 
     def _follow_arguments(self) -> None:
         """Compute what depends on the arguments; again for each trial of a hyper-parameter search."""
-        if self.class_counts is not None:
-            weights = class_balanced_weights(self.class_counts, self.args.class_balanced_beta)
+        if self.class_counts is not None or self.args.drw_start_epoch is not None:
+            weights = class_balanced_weights(self._needed_class_counts(), self.args.class_balanced_beta)
             self.class_weights = weights.to(self.args.device)
 
     def named_loss(self, name: str) -> nn.Module:
