@@ -120,11 +120,12 @@ def test_hyper_parameters_are_searched(kind, make, tiny_student, tiny_teacher):
     seen = []
 
     def space(trial):
-        return {name: trial.suggest_categorical(name, [0.25, 0.75])}
+        value = trial.suggest_categorical(name, [0.25, 0.75])
+        return {name: value, "ema_decay": value} if kind == "student" else {name: value}
 
     trainer = make(
         kind,
-        {"num_train_epochs": 1, "eval_strategy": "epoch"},
+        {"num_train_epochs": 1, "eval_strategy": "epoch", **({"ema_decay": 0.5} if kind == "student" else {})},
         model_init=lambda: tiny_student() if kind == "student" else tiny_teacher(),
         class_groups=GROUPS,
     )
@@ -132,17 +133,16 @@ def test_hyper_parameters_are_searched(kind, make, tiny_student, tiny_teacher):
 
     def watched():
         follow()
-        seen.append(
-            (getattr(trainer.args, name), trainer.class_weights.tolist(), getattr(trainer, "distillation_loss", 0))
-        )
+        of_student = (trainer.distillation_loss.alpha, trainer.ema.decay) if kind == "student" else ()
+        seen.append((getattr(trainer.args, name), trainer.class_weights.tolist(), of_student))
 
     trainer._follow_arguments = watched
     best = trainer.hyperparameter_search(space, n_trials=3, direction="minimize")
     assert len(seen) == 3
     assert best.hyperparameters[name] in (0.25, 0.75)
-    for value, weights, loss in seen:
+    for value, weights, of_student in seen:
         if kind == "student":
-            assert loss.alpha == value
+            assert of_student == (value, value)
         else:  # effective numbers (1 - beta^n) / (1 - beta), Cui et al., equation 2
             inverse = (1 - value) / (1 - value ** np.array(COUNTS, float))
             np.testing.assert_allclose(weights, 10 * inverse / inverse.sum(), rtol=1e-5)

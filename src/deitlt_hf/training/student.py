@@ -82,6 +82,7 @@ class DeiTLTTrainer(LongTailTrainer):
         batch_views: Mapping[str, BatchView] | None = None,
         **kwargs: Unpack[TrainerOptions],
     ):
+        self.ema: AveragedWeights | None = None
         super().__init__(model, args, class_counts, class_groups, batch_views, **kwargs)
         if teacher is None and args.distillation_type != "none":
             raise DeiTLTError(
@@ -92,7 +93,6 @@ class DeiTLTTrainer(LongTailTrainer):
             self.teacher = FrozenTeacher(teacher, self.model, args.device, args.teacher_pixels)
             if args.torch_compile:  # the Trainer compiles the student only
                 self.teacher.model.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
-        self.ema = None
         if args.ema_decay is not None:
             self.ema = AveragedWeights(self.model, args.ema_decay)
             self.add_callback(UpdateAverage(self.ema))
@@ -114,6 +114,8 @@ class DeiTLTTrainer(LongTailTrainer):
         self.mixing = BatchMixing(
             self.model.config.num_labels, args.mixup, args.cutmix, label_smoothing=args.label_smoothing_factor
         )
+        if self.ema is not None:
+            self.ema.decay = args.ema_decay
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         """The loss of one batch: hard labels `(N,)`, or soft ones `(N, C)` for pixels that are mixed already."""
