@@ -302,3 +302,9 @@ def test_an_undecoded_column_goes_through_a_transform() -> None:
     torch.testing.assert_close(transform(rows)["pixel_values"][0], decoded["pixel_values"][0])
     with pytest.raises(DeiTLTError, match="an image cannot be read: it is empty"):
         transform({"image": [{"bytes": b"", "path": None}]})
+
+
+@pytest.mark.parametrize("labels", [[0.25, 0.75], torch.tensor([0.25, 0.75]), 1.5, "cat", None])
+def test_only_class_ids_are_collated(labels):
+    with pytest.raises(DeiTLTError, match=r"labels are of type \w+; give a class id, an int"):
+        collate([{"pixel_values": torch.zeros(3, 2, 2), "labels": labels}])

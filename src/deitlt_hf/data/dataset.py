@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import operator
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -150,7 +151,7 @@ def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         `(N, 3, H, W)` tensors under the same names, and `labels` `(N,)` int64.
 
     Raises:
-        DeiTLTError: examples that are no tensors, such as images.
+        DeiTLTError: examples that are no tensors, such as images, and labels that are no ints.
 
     Example:
         >>> collate([{"pixel_values": torch.zeros(3, 8, 8), "labels": 1}])["labels"]
@@ -165,8 +166,18 @@ def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     # Not by torch's default_collate: in a worker it takes shared memory, which `collate_for_workers` avoids.
     batch = {name: torch.stack([example[name] for example in examples]) for name in examples[0] if name != "labels"}
     if "labels" in examples[0]:
-        batch["labels"] = torch.tensor([example["labels"] for example in examples], dtype=torch.int64)
+        batch["labels"] = torch.tensor([_class_id(example["labels"]) for example in examples], dtype=torch.int64)
     return batch
+
+
+def _class_id(label: Any) -> int:
+    try:
+        return operator.index(label)
+    except TypeError as error:
+        raise DeiTLTError(
+            f"an example's labels are of type {type(label).__name__}; give a class id, an int, or for probabilities of "
+            "classes pass a data_collator of your own"
+        ) from error
 
 
 class KeptImages:
