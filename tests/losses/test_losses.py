@@ -211,6 +211,16 @@ def test_ltkd_of_a_teacher_whose_groups_are_balanced_is_the_plain_divergence():
     torch.testing.assert_close(divergence, temperature**2 * expected)
 
 
-def test_ltkd_without_groups_is_refused():
-    with pytest.raises(DeiTLTError, match="class_groups"):
-        DistillationLoss("ltkd")
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        (None, "pass class_groups"),
+        ({"head": [0], "mid": [1], "tail": [1, 2]}, "class_groups name a class twice or leave one out"),
+        ({"head": [0], "mid": [], "tail": [2, 3]}, "class_groups name a class twice or leave one out"),
+        ({"head": [0], "mid": [1], "tail": [2]}, "the groups hold 3 of 4 classes; pass each class in one group"),
+    ],
+)
+def test_ltkd_without_each_class_in_a_group_is_refused(groups, said):
+    logits = torch.zeros(1, 4)
+    with pytest.raises(DeiTLTError, match=said):
+        DistillationLoss("ltkd", class_groups=groups)(logits, logits, torch.tensor([0]), logits)

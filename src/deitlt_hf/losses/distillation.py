@@ -38,7 +38,8 @@ class DistillationLoss(nn.Module):
         class_groups: `{"head": [...], "mid": [...], "tail": [...]}`, for LTKD.
 
     Raises:
-        DeiTLTError: an unknown distillation type, alpha or temperature out of range, or LTKD without groups.
+        DeiTLTError: an unknown distillation type, alpha or temperature out of range, or LTKD without groups that hold
+            each class once.
 
     Example:
         >>> import torch
@@ -68,6 +69,9 @@ class DistillationLoss(nn.Module):
             raise DeiTLTError(f"distillation temperature is {temperature}; pass a number above 0")
         if distillation_type == "ltkd" and not class_groups:
             raise DeiTLTError("ltkd distillation needs the class ids of head, mid and tail; pass class_groups")
+        grouped = sorted(class_id for class_ids in (class_groups or {}).values() for class_id in class_ids)
+        if distillation_type == "ltkd" and grouped != list(range(len(grouped))):
+            raise DeiTLTError("class_groups name a class twice or leave one out; pass each class in one group")
         # Buffers, so that they lie where the logits are: sending indices would make the host wait in every step.
         for place, class_ids in enumerate((class_groups or {}).values()):
             self.register_buffer(f"group_{place}", torch.tensor(class_ids, dtype=torch.long), persistent=False)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from deitlt_hf.errors import DeiTLTError
+
 
 def rebalanced_divergence(
     logits: torch.Tensor,
@@ -36,6 +38,9 @@ def rebalanced_divergence(
     Returns:
         `(N,)`, at least 0.
 
+    Raises:
+        DeiTLTError: the groups do not hold as many class ids as there are classes.
+
     Example:
         >>> import torch
         >>> from deitlt_hf import rebalanced_divergence
@@ -44,6 +49,9 @@ def rebalanced_divergence(
         tensor([0., 0.])
     """
     groups = [group if isinstance(group, torch.Tensor) else list(group) for group in groups if len(group)]
+    grouped = sum(len(group) for group in groups)
+    if grouped != logits.shape[-1]:
+        raise DeiTLTError(f"the groups hold {grouped} of {logits.shape[-1]} classes; pass each class in one group")
     student, teacher = (_by_groups(of / temperature, groups) for of in (logits, teacher_logits))
     # Equal sums of the groups over the batch; a factor that all groups share falls out by normalising.
     balanced = (teacher.between - torch.logsumexp(teacher.between, dim=0)).log_softmax(-1)
