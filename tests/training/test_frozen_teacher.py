@@ -138,6 +138,13 @@ def test_a_directory_without_a_teacher_is_refused(tiny_student, tmp_path):
         FrozenTeacher(tmp_path, tiny_student(), "cpu")
 
 
+def test_a_module_that_is_no_model_of_transformers_is_refused(tiny_student):
+    with pytest.raises(
+        DeiTLTError, match=r"^the teacher is a Linear; pass a model of transformers, such as Timm[^\n]*$"
+    ):
+        FrozenTeacher(torch.nn.Linear(3, 10), tiny_student(), "cpu")
+
+
 def test_a_teacher_in_half_precision_gives_logits_in_full(tiny_student, tiny_teacher):
     model, pixels = tiny_teacher(), torch.randn(2, 3, 8, 8)
     expected = model(pixels).logits

@@ -7,6 +7,7 @@ from collections import Counter
 import torch
 import torch.nn.functional as F
 from accelerate.utils import patch_environment
+from torch import nn
 from transformers import PreTrainedModel
 
 from deitlt_hf.errors import DeiTLTError
@@ -39,6 +40,11 @@ class FrozenTeacher:
         one_of("teacher_pixels", pixels, TEACHER_PIXELS)
         if isinstance(model, PreTrainedModel):
             check_finite(model, "the teacher")
+        elif isinstance(model, nn.Module):
+            raise DeiTLTError(
+                f"the teacher is a {type(model).__name__}; pass a model of transformers, such as "
+                "TimmWrapperForImageClassification for timm's, or a directory or hub id of one"
+            )
         else:
             # With this setting of FSDP on, all processes but the first would wait for weights that nobody sends.
             with patch_environment(FSDP_CPU_RAM_EFFICIENT_LOADING="false"):

@@ -41,7 +41,8 @@ class DeiTLTTrainer(LongTailTrainer):
     Args:
         model: a `DeiTLTForImageClassification`, the student; or one with adapters, wrapped by peft's `get_peft_model`.
         args: a `DeiTLTTrainingArguments`.
-        teacher: an image classifier, or a directory or hub id of one; needed unless `distillation_type` is `"none"`.
+        teacher: an image classifier of transformers, or a directory or hub id of one; needed unless `distillation_type`
+            is `"none"`.
         class_counts: training images per class in label order; by default those in the student's configuration.
         class_groups: `{"head": [...], "mid": [...], "tail": [...]}` for evaluation; by default the configuration's.
         batch_views: for training images that come as uint8: the views that are made of them on the device, by output.
