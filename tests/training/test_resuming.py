@@ -25,7 +25,7 @@ BATCHES, MIDDLE = 5, 8  # batches of an epoch; batches before the checkpoint, wh
 def train(tiny_student, tiny_teacher, images, arguments, spy):
     """Runs three epochs, DRW in the last, from the start or from a checkpoint; gives the trainer and its batches."""
 
-    def run(checkpoint=None, **settings):
+    def run(checkpoint=None, own_rates=None, **settings):
         accumulation = settings.get("gradient_accumulation_steps", 1)
         args = arguments(
             num_train_epochs=3,
@@ -34,7 +34,13 @@ def train(tiny_student, tiny_teacher, images, arguments, spy):
             save_steps=-(-MIDDLE // accumulation),
             **{"learning_rate": 0.01, "drw_start_epoch": 2} | settings,
         )
-        trainer = DeiTLTTrainer(tiny_student(), args, teacher=tiny_teacher(), train_dataset=images(4 * BATCHES))
+        student, options = tiny_student(), {}
+        if own_rates:
+            heads = [*student.cls_classifier.parameters(), *student.distillation_classifier.parameters()]
+            parts = zip((student.deit.parameters(), heads), own_rates, strict=True)
+            own = torch.optim.SGD([{"params": [*part], "lr": rate} for part, rate in parts], momentum=0.9)
+            options["optimizers"] = (own, None)
+        trainer = DeiTLTTrainer(student, args, teacher=tiny_teacher(), train_dataset=images(4 * BATCHES), **options)
         batches = spy(trainer)
         trainer.train(resume_from_checkpoint=checkpoint and f"{args.output_dir}/{checkpoint}")
         return trainer, batches
@@ -51,6 +57,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(train, workers, repeats, mixup):
 def test_so_is_one_with_accumulated_batches(train):
     # Three steps an epoch, the last of one batch; step 4 is the first of the second epoch.
     compare(train, 7, "checkpoint-4", {"gradient_accumulation_steps": 2})
+
+
+def test_so_is_one_whose_optimizer_has_rates_of_its_own(train):
+    compare(train, MIDDLE, f"checkpoint-{MIDDLE}", {"own_rates": (0.02, 0.1)})
 
 
 def test_another_learning_rate_holds_from_the_checkpoint_on(train):

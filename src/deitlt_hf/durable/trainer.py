@@ -52,7 +52,6 @@ from deitlt_hf.hub.repository import check_hub, commit_folder, make_repository
 
 logger = logging.getLogger(__name__)
 
-RATE_OF_GROUP = "rate_of_group"  # in a group of the optimiser: its share of the learning rate
 RATE_FACTOR = 0.5  # on the learning rate, at each rewind
 REWINDS_FILE = "rewinds.json"  # in checkpoints, so that a resumed run keeps its rate and its count
 _STAGING = ".pushing-"
@@ -380,6 +379,8 @@ class DurableTrainer(Trainer):
                 f"{checkpoint} was written {how}; resume it in the same way, or train anew from its weights"
             )
         self.load_extra_state(checkpoint)
+        # Of each group, for an optimiser of the user's may have its own; no rewind has lowered them.
+        asked = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
         super()._load_optimizer_and_scheduler(checkpoint)
         file = Path(checkpoint) / REWINDS_FILE
         saved = json.loads(file.read_text())["rewinds"] if file.is_file() else 0
@@ -388,13 +389,12 @@ class DurableTrainer(Trainer):
             for group in self.optimizer.param_groups:
                 group["lr"] *= RATE_FACTOR ** (self._rewinds - saved)
             return
-        peak = self.peak_learning_rate() * RATE_FACTOR**self._rewinds
         groups, factors = self.optimizer.param_groups, self.lr_scheduler.lr_lambdas
-        peaks = [peak * group.get(RATE_OF_GROUP, 1.0) for group in groups]
+        peaks = [rate * RATE_FACTOR**self._rewinds for rate in asked]
         step = self.lr_scheduler.last_epoch
         rates = [of_group * factor(step) for of_group, factor in zip(peaks, factors, strict=True)]
         self.lr_scheduler.base_lrs, self.lr_scheduler._last_lr = peaks, rates
-        for group, of_group, rate in zip(groups, peaks, rates, strict=True):
+        for group, of_group, rate in zip(groups, asked, rates, strict=True):
             group["initial_lr"], group["lr"] = of_group, rate
 
     # A loss that is not finite.

@@ -7,8 +7,6 @@ import re
 import torch
 from torch import nn
 
-from deitlt_hf.durable.trainer import RATE_OF_GROUP
-
 # Of DeiT, ViT, DINOv2 and CLIP; of DINOv3; of timm.
 _LAYER = re.compile(r"\.(?:layers?|blocks)\.(\d+)\.")
 # Above the layers: both heads, the last normalisation, and a distillation token that is new in a backbone.
@@ -46,6 +44,6 @@ def decay_by_layer(optimizer: torch.optim.Optimizer, model: nn.Module, decay: fl
     for group in optimizer.param_groups:
         for rate in {rates[weight] for weight in group["params"]}:
             of_rate = [weight for weight in group["params"] if rates[weight] == rate]
-            groups.append({**group, "params": of_rate, "lr": rate * group["lr"], RATE_OF_GROUP: rate})
+            groups.append({**group, "params": of_rate, "lr": rate * group["lr"]})
     # The first group's rate is what the log shows.
-    optimizer.param_groups[:] = sorted(groups, key=lambda group: -group[RATE_OF_GROUP])
+    optimizer.param_groups[:] = sorted(groups, key=lambda group: -group["lr"])
