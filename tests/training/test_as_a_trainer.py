@@ -182,6 +182,20 @@ def test_what_would_be_ignored_is_refused(kind, option, said, tiny_student, argu
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("args", "option", "said"),
+    [
+        ({}, {"optimizer_cls_and_kwargs": (torch.optim.AdamW, {"lr": 0.01})}, "does nothing: teachers learn by SGD"),
+        ({"sam_rho": 0.1}, {}, "optimizers holds a SGD, but SAM needs the trainer's own"),
+        ({"loss": "paco"}, {}, "optimizers holds a SGD, but PaCo needs the trainer's own"),
+    ],
+)
+def test_an_optimizer_that_a_teacher_cannot_use_is_refused(args, option, said, make):
+    own = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    with pytest.raises(DeiTLTError, match=said):
+        make("teacher", args, **(option or {"optimizers": (own, None)}))
+
+
 def test_paco_and_model_init_are_refused(make, tiny_teacher):
     with pytest.raises(DeiTLTError, match="pass model in place of model_init"):
         make("teacher", {"loss": "paco", "per_device_train_batch_size": 4}, model_init=lambda: tiny_teacher())

@@ -39,7 +39,8 @@ class TeacherTrainer(LongTailTrainer):
     Raises:
         DeiTLTError: class counts or the second view are missing where they are needed, class counts are not one per
             label, the classifier's features cannot be found for PaCo, arguments of another class, a
-            `compute_loss_func`, or a loss that is not finite.
+            `compute_loss_func`, an optimiser that would be ignored or that PaCo or SAM cannot use, or a loss that is
+            not finite.
 
     Example:
         >>> from deitlt_hf import CifarResNetConfig, CifarResNetForImageClassification, TeacherTrainingArguments
@@ -75,6 +76,18 @@ class TeacherTrainer(LongTailTrainer):
             self._prepare_contrast()
         self._accumulated: list[dict] = []
         self._weights_are_perturbed = False
+
+    def _check_what_is_passed(self, model: nn.Module | None, args: object, options: Mapping[str, object]) -> None:
+        super()._check_what_is_passed(model, args, options)
+        if options.get("optimizer_cls_and_kwargs") is not None:
+            raise DeiTLTError("optimizer_cls_and_kwargs does nothing: teachers learn by SGD; pass optimizers instead")
+        optimizer = (options.get("optimizers") or (None,))[0]
+        if optimizer is not None and (args.loss == "paco" or (args.uses_sam and not hasattr(optimizer, "first_step"))):
+            # It would not train PaCo's projection, and SAM takes two steps.
+            raise DeiTLTError(
+                f"optimizers holds a {type(optimizer).__name__}, but {'PaCo' if args.loss == 'paco' else 'SAM'} needs "
+                "the trainer's own optimiser; leave it out"
+            )
 
     def call_model_init(self, trial=None) -> PreTrainedModel:
         return _faster_layout(super().call_model_init(trial))
