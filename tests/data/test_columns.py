@@ -8,7 +8,14 @@ import PIL.Image
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
-from deitlt_hf.data.columns import class_names, find_columns, referenced_images, say_similar, with_image_and_label
+from deitlt_hf.data.columns import (
+    ColumnNames,
+    class_names,
+    find_columns,
+    referenced_images,
+    say_similar,
+    with_image_and_label,
+)
 from deitlt_hf.errors import DeiTLTError
 
 TEXT, NUMBER, CLASS = Value("string"), Value("int64"), ClassLabel(names=["cat", "owl"])
@@ -25,7 +32,7 @@ TEXT, NUMBER, CLASS = Value("string"), Value("int64"), ClassLabel(names=["cat", 
     ],
 )
 def test_columns_are_found_by_type_and_then_by_name(features: dict, expected: tuple) -> None:
-    assert find_columns(Features(features)) == expected
+    assert find_columns(Features(features)) == (*expected, None)
 
 
 @pytest.mark.parametrize(
@@ -40,18 +47,18 @@ def test_columns_are_found_by_type_and_then_by_name(features: dict, expected: tu
         ({"image": TEXT, "path": TEXT, "label": TEXT}, {}, "the columns image, path could each be the image"),
         ({"scan": TEXT, "label": TEXT}, {}, "no image column, only scan, label: pass image_column, or rename one"),
         ({"image": Image(), "y": NUMBER}, {}, "no label column, only image, y"),
-        ({"image": Image()}, {"label_column": "y"}, "label_column is 'y', but the columns are image: pass one of"),
-        ({"a": TEXT}, {"image_column": "a", "label_column": "a"}, "column 'a' cannot be the image and the label"),
+        ({"image": Image()}, {"label": "y"}, "label_column is 'y', but the columns are image: pass one of"),
+        ({"a": TEXT}, {"image": "a", "label": "a"}, "column 'a' cannot be the image and the label"),
     ],
 )
 def test_columns_that_cannot_be_told_are_refused(features: dict, given: dict, message: str) -> None:
     with pytest.raises(DeiTLTError, match=message):
-        find_columns(Features(features), **given)
+        find_columns(Features(features), ColumnNames(**given))
 
 
 def test_given_columns_win() -> None:
     features = Features({"front": Image(), "back": Image(), "a": CLASS, "b": TEXT})
-    assert find_columns(features, "back", "b") == ("back", "b")
+    assert find_columns(features, ColumnNames("back", "b")) == ("back", "b", None)
 
 
 def test_ids_below_zero_are_no_classes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import datasets
 import numpy as np
@@ -20,26 +21,27 @@ GROUP = "group"  # the column of groups (sites, patients) that reading with a `g
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target", "species")
 
 
-def with_image_and_label(
-    splits: DatasetDict,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    needs_train: bool = True,
-    group_column: str | None = None,
-) -> DatasetDict:
+class ColumnNames(NamedTuple):
+    """What the columns of images, labels and groups are called; None where that is to be found, or no group counts."""
+
+    image: str | None = None
+    label: str | None = None
+    group: str | None = None
+
+
+NONE_GIVEN = ColumnNames()
+
+
+def with_image_and_label(splits: DatasetDict, given: ColumnNames = NONE_GIVEN, needs_train: bool = True) -> DatasetDict:
     """Give the splits of `known_splits` only the columns `image` (`datasets.Image`) and `label` (`ClassLabel`).
 
-    With a `group_column`, its values become the texts of a column `group`. For the other columns see `find_columns`. No
-    image is decoded. Labels that are names become classes in the order of the sorted names; labels that are numbers are
-    the class ids.
+    For the columns see `find_columns`; the values of one of groups become the texts of a column `group`. No image is
+    decoded. Labels that are names become classes in the order of the sorted names; labels that are numbers are the
+    class ids.
     """
-    splits = DatasetDict(
-        known_splits(splits, needs_train, lambda split: _has_labels(split, image_column, label_column))
-    )
-    image, label = find_columns(splits["train"].features, image_column, label_column)
-    columns = {image: "image", label: "label"}
-    if group_column is not None:
-        columns[find_group(splits["train"].features, group_column, image, label)] = GROUP
+    splits = DatasetDict(known_splits(splits, needs_train, lambda split: _has_labels(split, given)))
+    image, label, group = find_columns(splits["train"].features, given)
+    columns = {image: "image", label: "label"} | ({} if group is None else {group: GROUP})
     for name, split in splits.items():
         missing = [column for column in columns if column not in split.column_names]
         if missing:
@@ -49,8 +51,8 @@ def with_image_and_label(
             )
     renamed = {column: name for column, name in columns.items() if column != name}
     splits = splits.select_columns(list(columns)).rename_columns(renamed)
-    if group_column is not None:
-        splits = DatasetDict({name: _with_groups(split, name, group_column) for name, split in splits.items()})
+    if group is not None:
+        splits = DatasetDict({name: _with_groups(split, name, group) for name, split in splits.items()})
     splits = DatasetDict({name: _with_bytes(split) for name, split in splits.items()})
     try:
         splits = splits.cast_column("image", datasets.Image())
@@ -100,29 +102,24 @@ def selected(dataset: Dataset, stored: pa.Array | pa.ChunkedArray) -> pa.Array |
     return stored if dataset._indices is None else stored.take(dataset._indices.column(0))
 
 
-def find_columns(
-    features: Features, image_column: str | None = None, label_column: str | None = None
-) -> tuple[str, str]:
-    """Names of the image and of the label column, unless they are given.
+def find_columns(features: Features, given: ColumnNames = NONE_GIVEN) -> ColumnNames:
+    """Names of the image and of the label column, unless they are given, and of the group column, if it is given.
 
     A column is the only one of the right type (images; `ClassLabel`). If several have that type, or none, it is the one
     with a usual name.
     """
     images = [name for name, feature in features.items() if _holds_images(feature)]
     classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-    image = _column("image", image_column, features, images, IMAGE_COLUMNS)
-    label = _column("label", label_column, features, classes, LABEL_COLUMNS)
+    image = _column("image", given.image, features, images, IMAGE_COLUMNS)
+    label = _column("label", given.label, features, classes, LABEL_COLUMNS)
     if image == label:
         raise DeiTLTError(f"column {image!r} cannot be the image and the label: pass image_column and label_column")
-    return image, label
-
-
-def find_group(features: Features, group_column: str, image: str, label: str) -> str:
-    """The name of the group column; it must be there, and be another than those of images and labels."""
-    group = _column(GROUP, group_column, features, [], ())
+    if given.group is None:
+        return ColumnNames(image, label)
+    group = _column(GROUP, given.group, features, [], ())
     if group in (image, label):
         raise DeiTLTError(f"column {group!r} cannot be the {'image' if group == image else 'label'} and the group")
-    return group
+    return ColumnNames(image, label, group)
 
 
 def class_names(labels: Sequence[str] | Sequence[int]) -> list[str]:
@@ -284,10 +281,10 @@ def _rows_without_label(split: Dataset, label: str) -> np.ndarray:
     return np.flatnonzero(pc.fill_null(absent, True).to_numpy())
 
 
-def _has_labels(split: Dataset, image_column: str | None, label_column: str | None) -> bool:
+def _has_labels(split: Dataset, given: ColumnNames) -> bool:
     """Whether an image of a split has a label; a published test split may have -1 for all."""
     try:
-        _, label = find_columns(split.features, image_column, label_column)
+        label = find_columns(split.features, given._replace(group=None)).label
     except DeiTLTError:
         return True  # another error, whose message names the columns
     return split.num_rows == 0 or _rows_without_label(split, label).size < split.num_rows

@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from deitlt_hf.data.benchmarks import BENCHMARKS
-from deitlt_hf.data.columns import labels_of, say_similar, with_image_and_label
+from deitlt_hf.data.columns import ColumnNames, labels_of, say_similar, with_image_and_label
 from deitlt_hf.data.duplicates import Dropped, without_duplicates
 from deitlt_hf.data.groups import hold_out_groups, say_shared_groups
 from deitlt_hf.data.holdout import HeldOut, check_fraction, hold_out
@@ -209,7 +209,7 @@ def read_splits(
     """The splits as they are in the source, see `load_long_tailed_dataset`; for `needs_train` see `known_splits`."""
     if on_bad_image not in ("error", "skip", "keep"):
         raise DeiTLTError(f"on_bad_image is {on_bad_image!r}: pass 'error', 'skip' or 'keep'")
-    columns = {"image_column": image_column, "label_column": label_column, "group_column": group_column}
+    columns = ColumnNames(image_column, label_column, group_column)
     named = is_named(source)
     on_hub = not named and isinstance(source, str) and is_hub_id(source)
     if data_dir is not None and not named:
@@ -219,14 +219,14 @@ def read_splits(
     if data_config is not None and not on_hub:
         raise DeiTLTError(f"data_config {data_config!r} goes with a data set of the hub, owner/name: leave it out")
     if isinstance(source, (str, Path)) and not (on_hub or named):
-        splits = read_path(Path(source).expanduser(), BENCHMARKS, needs_train=needs_train, **columns)
+        splits = read_path(Path(source).expanduser(), BENCHMARKS, columns, needs_train)
     else:
         if named:
             splits = BENCHMARKS[source].read(data_dir)
         elif on_hub:
             splits = load_from_hub(source, data_config)
         elif isinstance(source, (IterableDataset, IterableDatasetDict)):
-            splits = read_streams(source, allow_remote_images=allow_remote_images, **columns)
+            splits = read_streams(source, columns, allow_remote_images)
         elif isinstance(source, (Dataset, DatasetDict)):
             splits = DatasetDict(train=source) if isinstance(source, Dataset) else source
         else:
@@ -234,7 +234,7 @@ def read_splits(
                 f"source has type {type(source).__name__}: pass a name, a file, a directory, a data set of the hub, or "
                 "one that datasets has loaded"
             )
-        splits = with_image_and_label(splits, needs_train=needs_train, **columns)
+        splits = with_image_and_label(splits, columns, needs_train)
     if not named:
         say_similar(next(iter(splits.values())).features["label"].names)
     if allow_remote_images:

@@ -11,7 +11,7 @@ import datasets
 import PIL.Image
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
 
-from deitlt_hf.data.columns import find_columns, find_group, with_image_and_label
+from deitlt_hf.data.columns import NONE_GIVEN, ColumnNames, find_columns, with_image_and_label
 from deitlt_hf.data.folders import (
     LEVELS,
     class_folders_certain,
@@ -35,34 +35,21 @@ from deitlt_hf.errors import DeiTLTError, counted, notice, some, unknown_source
 Source = str | Path | Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
 
-def read_path(
-    path: Path,
-    names: Iterable[str],
-    image_column: str | None,
-    label_column: str | None,
-    needs_train: bool,
-    group_column: str | None = None,
-) -> DatasetDict:
+def read_path(path: Path, names: Iterable[str], given: ColumnNames, needs_train: bool) -> DatasetDict:
     """Read a table or a directory; `names` are what the user could have meant, for the message about neither."""
     if path.is_dir():
-        return read_directory(path, image_column, label_column, needs_train, group_column)
+        return read_directory(path, given, needs_train)
     if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
         if holds_predictions(path):
             raise DeiTLTError(f"{str(path)!r} holds predictions, no labels: pass the images with their classes")
         with reading(path):
-            return read_tables({"train": [path]}, image_column, label_column, needs_train, group_column)
+            return read_tables({"train": [path]}, given, needs_train)
     if path.exists():
         raise DeiTLTError(f"{str(path)!r} is no list of images: pass a file with one of {', '.join(TABLE_SUFFIXES)}")
     raise unknown_source(path, names)
 
 
-def read_directory(
-    directory: str | Path,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    needs_train: bool = True,
-    group_column: str | None = None,
-) -> DatasetDict:
+def read_directory(directory: str | Path, given: ColumnNames = NONE_GIVEN, needs_train: bool = True) -> DatasetDict:
     """Read what `save_to_disk` wrote, else tables of images, else class folders.
 
     Tables beside class folders are read only if they are called `metadata`; a notice says which was taken.
@@ -74,9 +61,9 @@ def read_directory(
         if any((directory / name).is_file() for name in ("dataset_dict.json", "state.json")):
             saved = datasets.load_from_disk(str(directory))
             saved = saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)
-            return with_image_and_label(saved, image_column, label_column, needs_train, group_column)
+            return with_image_and_label(saved, given, needs_train)
         if tables := _tables_that_count(directory):
-            return read_tables(by_split(tables, directory), image_column, label_column, needs_train, group_column)
+            return read_tables(by_split(tables, directory), given, needs_train)
         if not any(full_folders(directory)):
             images = sum(path.name.lower().endswith(IMAGE_SUFFIXES) for path in directory.iterdir())
             what = f"holds {counted(images, 'image')} but no class folders" if images else "holds no data"
@@ -84,18 +71,18 @@ def read_directory(
                 f"data directory {str(directory)!r} {what}: pass one with a folder of images per class, with Parquet "
                 "files such as train-00000-of-00001.parquet, or with lists such as train.csv"
             )
-        for name, column in {"image_column": image_column, "label_column": label_column}.items():
+        for name, column in {"image_column": given.image, "label_column": given.label}.items():
             if column is not None:
                 raise DeiTLTError(
                     f"{name} {column!r} is of a table, and {str(directory)!r} has class folders: leave it out, or "
                     "pass a list of images"
                 )
-        if group_column not in (None, *LEVELS):
+        if given.group not in (None, *LEVELS):
             raise DeiTLTError(
-                f"group_column {group_column!r} is of a table, and {str(directory)!r} has class folders: pass "
+                f"group_column {given.group!r} is of a table, and {str(directory)!r} has class folders: pass "
                 "class/group where each class folder holds a folder per group, or group/class"
             )
-        return read_image_folder(directory, needs_train, group_column)
+        return read_image_folder(directory, needs_train, given.group)
 
 
 def _tables_that_count(directory: Path) -> list[Path]:
@@ -136,11 +123,7 @@ def _hub_reason(error: Exception) -> str:
 
 
 def read_streams(
-    source: IterableDataset | IterableDatasetDict,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    allow_remote_images: bool = False,
-    group_column: str | None = None,
+    source: IterableDataset | IterableDatasetDict, given: ColumnNames, allow_remote_images: bool = False
 ) -> DatasetDict:
     """Read streams once into the local cache: epochs and class counts need random access, memory stays as it is.
 
@@ -156,8 +139,8 @@ def read_streams(
             if first is None:
                 raise DeiTLTError(f"the stream of {split} has no rows: pass one with images")
             features = Dataset.from_list([first]).features
-        image, label = find_columns(features, image_column, label_column)
-        others = [label] if group_column is None else [label, find_group(features, group_column, image, label)]
+        image, label, group = find_columns(features, given)
+        others = [label] if group is None else [label, group]
         rows = stream.select_columns([image, *others])
         if rows.features is not None and isinstance(features[image], datasets.Image):
             # Not decoded: bytes are stored unchanged, and an unreadable image raises no error yet.

@@ -22,9 +22,9 @@ from datasets.table import CastError
 
 from deitlt_hf.data.columns import (
     GROUP,
+    ColumnNames,
     class_names,
     find_columns,
-    find_group,
     referenced_images,
     with_image_and_label,
 )
@@ -125,16 +125,10 @@ def by_split(tables: Sequence[Path], directory: Path) -> dict[str, list[Path]]:
     return found
 
 
-def read_tables(
-    files: Mapping[str, Sequence[Path]],
-    image_column: str | None = None,
-    label_column: str | None = None,
-    needs_train: bool = True,
-    group_column: str | None = None,
-) -> DatasetDict:
+def read_tables(files: Mapping[str, Sequence[Path]], given: ColumnNames, needs_train: bool = True) -> DatasetDict:
     """Read the files of each split into the splits of `known_splits`, with columns `image` and `label`.
 
-    With a `group_column`, its values become the texts of a column `group`.
+    The values of a given column of groups become the texts of a column `group`.
 
     Paths of images are absolute, relative to the file that names them, or addresses. If all files are `train`, a column
     `split` says which split a row belongs to.
@@ -144,13 +138,13 @@ def read_tables(
         for path in paths:
             _check_unpacked_size(path)
         features = Features.from_arrow_schema(pq.read_schema(paths[0]))
-        image, _ = find_columns(features, image_column, label_column)
+        image = find_columns(features, given._replace(group=None)).image
         if features[image] not in (Value("string"), Value("large_string")):  # the images themselves
             names = {split: list(map(str, of_split)) for split, of_split in files.items()}
             embedded = datasets.load_dataset("parquet", data_files=names)
-            return with_image_and_label(embedded, image_column, label_column, needs_train, group_column)
+            return with_image_and_label(embedded, given, needs_train)
     rows = pd.concat(
-        _read_table(path, split, image_column, label_column, group_column, may_have_splits=len(files) == 1)
+        _read_table(path, split, given, may_have_splits=len(files) == 1)
         for split, of_split in files.items()
         for path in of_split
     )
@@ -168,21 +162,14 @@ def read_tables(
                 list(of.image),
                 [index[str(classes[label])] for label in of.label],
                 names,
-                None if group_column is None else list(of.group),
+                None if given.group is None else list(of.group),
             )
             for split, of in splits.items()
         }
     )
 
 
-def _read_table(
-    path: Path,
-    split: str,
-    image_column: str | None,
-    label_column: str | None,
-    group_column: str | None,
-    may_have_splits: bool,
-) -> pd.DataFrame:
+def _read_table(path: Path, split: str, given: ColumnNames, may_have_splits: bool) -> pd.DataFrame:
     """The `split`, `image` (a path, an address, or bytes) and `label` of each row of a file; its `group` if asked."""
     readers = {".parquet": _read_parquet, ".csv": _read_separated, ".tsv": _read_separated}
     with reading(path):
@@ -191,8 +178,7 @@ def _read_table(
         raise DeiTLTError(f"{path} has no rows: pass a file with a row for each image")
     features = Features(dict.fromkeys(columns, Value("string")))
     try:
-        image, label = find_columns(features, image_column, label_column)
-        group = None if group_column is None else find_group(features, group_column, image, label)
+        image, label, group = find_columns(features, given)
     except DeiTLTError as error:
         raise DeiTLTError(f"{path}: {error}") from error
     splits = [split] * len(columns[label])
