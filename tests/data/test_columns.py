@@ -139,7 +139,7 @@ def test_images_may_be_lists_of_their_bytes(caplog: pytest.LogCaptureFixture) ->
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (splits(["a", None, "b", ""]), r"train split has images without a label .*, 2 of 4, the first in row 1"),
+        (splits(["a", None, "b", " \t"]), r"train split has images without a label .*, 2 of 4, the first in row 1"),
         (splits([0, 1], [1, -1]), r"test split has images without a label \(-1 or empty\), 1 of 2, the first in row 1"),
         (splits([0.5, 1.0]), "the label column holds 0.5: pass class names, or class ids"),
         (splits([float("inf"), 1.0]), "the label column holds inf: pass"),

@@ -76,6 +76,12 @@ def test_labels_with_commas_in_quotes_stay_whole(images: Path) -> None:
         ("a.csv", [",".join(f"c{index}" for index in range(100_000))], "has 100000 columns, more than 1000"),
         ("a.csv", [""], "no rows"),
         ("a.json", ['{"images": [], "annotations": [], "categories": []}'], "is a COCO file"),
+        (
+            "a.csv",
+            ["file_name,label", "img/0.png,  ", "img/1.png,owl"],
+            "1 of 2 rows have no 'label', the first is row 1",
+        ),
+        ("a.jsonl", ['{"file_name": "img/0.png", "label": NaN}'], "1 of 1 rows have no 'label'"),
         ("a.json", ["[" * 5000], "cannot read the data"),
         ("a.jsonl", ['{"file_name": "img/0.png", "label": "a"}', "{"], "line 2"),
     ],

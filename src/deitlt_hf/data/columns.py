@@ -271,11 +271,11 @@ def _kind(feature: object) -> str | None:
 
 
 def _rows_without_label(split: Dataset, label: str) -> np.ndarray:
-    """Rows whose label is missing, an empty text, or the -1 that data sets of the hub write."""
+    """Rows whose label is missing, a text of nothing but spaces, or the -1 that data sets of the hub write."""
     column, kind = selected(split, split.data.column(label)), _kind(split.features[label])
     absent = column.is_null()
     if kind == "name":
-        absent = pc.or_kleene(absent, pc.equal(column, ""))
+        absent = pc.or_kleene(absent, pc.equal(pc.utf8_trim_whitespace(column), ""))
     elif kind == "id":
         absent = pc.or_kleene(absent, pc.less(column, 0))
     return np.flatnonzero(pc.fill_null(absent, True).to_numpy())

@@ -55,7 +55,7 @@ BEST_CLASS = "best_class"
 SET_COLUMN = "set"
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
-_NO_LABEL = (None, "", -1, "-1")
+_NO_LABEL = (-1, "-1")
 
 MAX_COLUMNS = 1000  # a list of images has a handful
 MAX_UNPACKED = 2**30  # bytes
@@ -203,11 +203,16 @@ def _read_table(path: Path, split: str, given: ColumnNames, may_have_splits: boo
 
 
 def _all_missing(labels: Iterable) -> bool:
-    return all(label in _NO_LABEL for label in labels)
+    return all(_is_missing(label) or label in _NO_LABEL for label in labels)
+
+
+def _is_missing(value: object) -> bool:
+    """Whether a field is null, not a number, or a text of nothing but spaces."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def _check_column(path: Path, column: str, values: Collection, types: tuple[type, ...]) -> None:
-    rows = [row for row, value in enumerate(values, 1) if value is None or value == ""]
+    rows = [row for row, value in enumerate(values, 1) if _is_missing(value)]
     if rows:
         raise DeiTLTError(
             f"{path}: {len(rows)} of {len(values)} rows have no {column!r}, the first is row {rows[0]}: fill them in "
