@@ -71,6 +71,18 @@ def test_labels_with_commas_in_quotes_stay_whole(images: Path) -> None:
         ),
         ("a.tsv", ["file_name\tlabel", "img/0.png\towl\tbarn"], "line 2: 3 fields where the header has 2"),
         ("a.csv", ["file_name;label", "img/0.png;owl"], "separates its columns by semicolons"),
+        ("a.csv", ["file_name\tlabel", "img/0.png\towl"], "separates its columns by tabs: save it as .csv"),
+        ("a.tsv", ["file_name,label", "img/0.png,owl"], "by commas: save it as .csv with commas, or as .tsv with tabs"),
+        (
+            "a.csv",
+            ["file_name,label", 'img/0.png,"owl', "img/1.png,lynx"],
+            "line 2: unexpected end of data: close each",
+        ),
+        (
+            "a.csv",
+            ["file_name,label", 'img/0.png,"owl', 'img/1.png,"lynx"'],
+            r"line 2: .* expected after .*: close each",
+        ),
         ("a.csv", ["img/0.png,owl", "img/1.png,lynx"], "has no header, for its first line holds 'img/0.png'"),
         ("a.csv", ["label,file_name,label", "a,img/0.png,b"], "two columns called 'label'"),
         ("a.csv", [",".join(f"c{index}" for index in range(100_000))], "has 100000 columns, more than 1000"),

@@ -269,11 +269,12 @@ def _read_separated(path: Path) -> Columns:
     before = csv.field_size_limit(MAX_TEXT)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file, delimiter="\t" if _suffix(path) == ".tsv" else ",")
+            # Not strict, it would take all lines from a quote that is not closed up to the next one as one text.
+            lines = csv.reader(file, delimiter="\t" if _suffix(path) == ".tsv" else ",", strict=True)
             header = _without_empty_end(next(lines, []), 0)
             _check_header(path, header)
             rows = []
-            for row in filter(None, lines):
+            for row in filter(None, _lines(path, lines)):
                 fields = _without_empty_end(row, len(header))
                 if len(fields) != len(header):  # a label with a comma must not be cut at it
                     advice = 'put texts with a comma in quotes, as in "owl, barn"'
@@ -287,6 +288,22 @@ def _read_separated(path: Path) -> Columns:
     return {name: [row[index] for row in rows] for index, name in enumerate(header)}
 
 
+def _lines(path: Path, lines: Any) -> Iterator[list[str]]:
+    """The fields of each line of a csv.reader; an error of the quotes names the line in which the text begins."""
+    while True:
+        first = lines.line_num + 1
+        try:
+            row = next(lines)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DeiTLTError(
+                f"{path}, line {first}: {error}: close each quote at the end of its text, and write a quote within a "
+                "text in quotes twice"
+            ) from error
+        yield row
+
+
 def _check_header(path: Path, header: list[str]) -> None:
     if len(header) > MAX_COLUMNS:
         raise DeiTLTError(
@@ -298,8 +315,10 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise DeiTLTError(
             f"{path} has no header, for its first line holds {data!r}: add a first line such as file_name,label"
         )
-    if len(header) == 1 and ";" in header[0]:
-        raise DeiTLTError(f"{path} separates its columns by semicolons: save it with commas, or with tabs as .tsv")
+    separators = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
+    other = next((name for letter, name in separators.items() if len(header) == 1 and letter in header[0]), None)
+    if other is not None:
+        raise DeiTLTError(f"{path} separates its columns by {other}: save it as .csv with commas, or as .tsv with tabs")
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise DeiTLTError(f"{path} has two columns called {twice!r}: rename one of them")
