@@ -178,15 +178,41 @@ def test_parquet_files_with_other_columns_are_named(tmp_path: Path) -> None:
         read_splits(tmp_path)
 
 
-def test_a_split_column(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["csv", "parquet", "saved", "stream"])
+def test_a_split_column(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
     rows = write_tree(tmp_path, {"cat": 3, "owl": 2})
-    splits = ["train", "Test", "validation", "train", "test"]
-    write_csv(
-        tmp_path / "all.csv", "image,label,Split", [(*row[:2], split) for row, split in zip(rows, splits, strict=True)]
-    )
-    assert seen(read_splits(tmp_path / "all.csv")) == expected(
-        train=[rows[0], rows[3]], test=[rows[1], rows[4]], validation=[rows[2]]
-    )
+    splits = ["train", "holdout", "validation", "train", "Test"]
+    source = tmp_path / f"all.{kind}"
+    if kind == "csv":
+        listed = [(*row[:2], split) for row, split in zip(rows, splits, strict=True)]
+        write_csv(source, "image,label,Split", listed)
+    else:
+        images = [{"bytes": Path(path).read_bytes(), "path": None} for path, *_ in rows]
+        labels = [name for _, name, _ in rows]
+        embedded = Dataset.from_dict({"image": images, "label": labels, "Split": splits})
+        embedded = embedded.cast_column("image", datasets.Image())
+        if kind == "parquet":
+            embedded.to_parquet(source)
+        elif kind == "saved":
+            embedded.class_encode_column("Split").save_to_disk(source)
+        source = embedded.to_iterable_dataset() if kind == "stream" else source
+    found = expected(train=[rows[0], rows[3]], test=[rows[1], rows[4]], validation=[rows[2]])
+    assert seen(read_splits(source)) == found
+    assert "column 'Split': 'train' as train, 'holdout' as test, " in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_column_of_splits_with_another_name_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    rows = write_tree(tmp_path, {"cat": 1, "owl": 1})
+    if kind == "csv":
+        write_csv(tmp_path / "all.csv", "path,label,fold", [(*rows[0][:2], "train"), (*rows[1][:2], "val")])
+    else:
+        columns = {"image": [png(0), png(1)], "label": ["cat", "owl"], "fold": ["train", "val"]}
+        Dataset.from_dict(columns).to_parquet(tmp_path / "all.parquet")
+    assert list(read_splits(tmp_path / f"all.{kind}")) == ["train"]
+    assert "column 'fold' holds 'train', 'val' but is not used: call it 'split'" in caplog.text
 
 
 def test_a_directory_of_lists_beside_images(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from deitlt_hf.data.splits import known_splits
+from deitlt_hf.data.splits import SPLITS, known_splits, split_named, splits_of_rows
 from deitlt_hf.errors import DeiTLTError, notice
 
 # Usual names of the columns, in lower case.
@@ -36,9 +36,10 @@ def with_image_and_label(splits: DatasetDict, given: ColumnNames = NONE_GIVEN, n
     """Give the splits of `known_splits` only the columns `image` (`datasets.Image`) and `label` (`ClassLabel`).
 
     For the columns see `find_columns`; the values of one of groups become the texts of a column `group`. No image is
-    decoded. Labels that are names become classes in the order of the sorted names; labels that are numbers are the
-    class ids.
+    decoded. A single split is taken apart by its column `split`. Labels that are names become classes in the order of
+    the sorted names; labels that are numbers are the class ids.
     """
+    splits = _by_column(splits, given)
     splits = DatasetDict(known_splits(splits, needs_train, lambda split: _has_labels(split, given)))
     image, label, group = find_columns(splits["train"].features, given)
     columns = {image: "image", label: "label"} | ({} if group is None else {group: GROUP})
@@ -69,6 +70,27 @@ def with_image_and_label(splits: DatasetDict, given: ColumnNames = NONE_GIVEN, n
         if split.features["label"] != class_label:
             splits[name] = split.cast_column("label", class_label)
     return splits
+
+
+def _by_column(splits: DatasetDict, given: ColumnNames) -> DatasetDict:
+    """A single split taken apart by its column `split`; any others, and one without that column, as they are."""
+    if len(splits) != 1:
+        return splits
+    (rows,) = splits.values()
+    texts = {}
+    for name, feature in rows.features.items():
+        if name in given or _kind(feature) is None or not rows.num_rows:
+            continue
+        names = dict(enumerate(feature.names)) if isinstance(feature, ClassLabel) else {}
+        column = selected(rows, rows.data.column(name))
+        first = column[0].as_py()
+        if name.lower() == "split" or split_named(str(names.get(first, first))):
+            texts[name] = [names.get(value, value) for value in column.to_pylist()]
+    of_rows = splits_of_rows(texts)
+    if of_rows is None:
+        return splits
+    of_rows = np.array(of_rows)
+    return DatasetDict({name: rows.select(np.flatnonzero(of_rows == name)) for name in SPLITS if name in of_rows})
 
 
 def referenced_images(
@@ -109,7 +131,9 @@ def find_columns(features: Features, given: ColumnNames = NONE_GIVEN) -> ColumnN
     with a usual name.
     """
     images = [name for name, feature in features.items() if _holds_images(feature)]
-    classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+    classes = [
+        name for name, feature in features.items() if isinstance(feature, ClassLabel) and name.lower() != "split"
+    ]
     image = _column("image", given.image, features, images, IMAGE_COLUMNS)
     label = _column("label", given.label, features, classes, LABEL_COLUMNS)
     if image == label:

@@ -127,8 +127,8 @@ def read_streams(
 ) -> DatasetDict:
     """Read streams once into the local cache: epochs and class counts need random access, memory stays as it is.
 
-    The image, the label and the group column are kept. Images at addresses outside the hub are read only with
-    `allow_remote_images`.
+    The image, the label and the group column are kept, and the column `split` of a single stream. Images at addresses
+    outside the hub are read only with `allow_remote_images`.
     """
     streams = {"train": source} if isinstance(source, IterableDataset) else source
     read = DatasetDict()
@@ -141,6 +141,8 @@ def read_streams(
             features = Dataset.from_list([first]).features
         image, label, group = find_columns(features, given)
         others = [label] if group is None else [label, group]
+        if len(streams) == 1:
+            others += [name for name in features if name.lower() == "split" and name not in (image, *others)]
         rows = stream.select_columns([image, *others])
         if rows.features is not None and isinstance(features[image], datasets.Image):
             # Not decoded: bytes are stored unchanged, and an unreadable image raises no error yet.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
@@ -40,6 +40,33 @@ def split_named(name: str) -> str | None:
     words = [word.lower() for word in re.findall(r"[^\W\d_]+", spaced)]
     named = {_SPLIT_OF_WORD.get(word) or _SPLIT_OF_WORD.get(_ENDING.sub("", word)) for word in words} - {None}
     return named.pop() if len(named) == 1 else None
+
+
+def splits_of_rows(columns: Mapping[str, Sequence[object]]) -> list[str] | None:
+    """Which of `SPLITS` each row belongs to, as the column `split` says; None where there is no such column.
+
+    Notices say what words other than these were taken for, and which column of another name holds splits.
+    """
+    for column, values in columns.items():
+        if column.lower() == "split":
+            return _splits_of(column, list(map(str, values)))
+    for column, values in columns.items():
+        if len(values) and split_named(str(values[0])):
+            found = sorted(set(map(str, values)))
+            meant = set(map(split_named, found))
+            if len(meant) > 1 and None not in meant:
+                notice(f"column {column!r} holds {some(found)} but is not used: call it 'split' if it tells the splits")
+    return None
+
+
+def _splits_of(column: str, values: list[str]) -> list[str]:
+    splits = {value: split_named(value) for value in dict.fromkeys(values)}
+    for value, split in splits.items():
+        if split is None:
+            raise DeiTLTError(f"the column {column!r} holds {value!r}: pass one of {', '.join(SPLITS)}")
+    if any(value.lower() != split for value, split in splits.items()):
+        notice(f"column {column!r}: {', '.join(f'{value!r} as {split}' for value, split in splits.items())}")
+    return [splits[value] for value in values]
 
 
 def take_splits(names: Iterable[str], passed_over: Iterable[str] = ()) -> dict[str, str]:

@@ -30,7 +30,7 @@ from deitlt_hf.data.columns import (
 )
 from deitlt_hf.data.folders import files_in
 from deitlt_hf.data.images import IMAGE_SUFFIXES, from_base64
-from deitlt_hf.data.splits import SPLITS, known_splits, split_named
+from deitlt_hf.data.splits import SPLITS, known_splits, split_named, splits_of_rows
 from deitlt_hf.errors import DeiTLTError, first_line, notice, some
 
 Columns = dict[str, list]
@@ -181,13 +181,14 @@ def _read_table(path: Path, split: str, given: ColumnNames, may_have_splits: boo
         image, label, group = find_columns(features, given)
     except DeiTLTError as error:
         raise DeiTLTError(f"{path}: {error}") from error
-    splits = [split] * len(columns[label])
-    split_column = next((name for name in columns if name.lower() == "split"), None)
-    if split_column is not None and may_have_splits and split_column not in (image, label):
-        splits = [split_named(str(value)) for value in columns[split_column]]
-        if None in splits:
-            value = columns[split_column][splits.index(None)]
-            raise DeiTLTError(f"{path}: the column {split_column!r} holds {value!r}: pass one of {', '.join(SPLITS)}")
+    splits = None
+    if may_have_splits:
+        others = {name: values for name, values in columns.items() if name not in (image, label, group)}
+        try:
+            splits = splits_of_rows(others)
+        except DeiTLTError as error:
+            raise DeiTLTError(f"{path}: {error}") from error
+    splits = splits or [split] * len(columns[label])
     rows = pd.DataFrame({"split": splits, "image": columns[image], "label": columns[label]}, dtype=object)
     # A published test split may have no labels: `known_splits` leaves it out.
     unlabelled = {name for name, of in rows.groupby("split") if name != "train" and _all_missing(of["label"])}
