@@ -131,6 +131,9 @@ def test_three_folders_of_splits(tmp_path: Path) -> None:
         ),
         (["bus", "car", "train/day", "train/night"], {"train": 4}, "'train' beside 'bus', 'car' is taken as a class"),
         (["beaker", "test_tube"], {"train": 2}, "'test_tube' beside 'beaker' is taken as a class"),
+        # Folders in class folders.
+        (["bird/owl", "mammal/fox", "mammal/wolf"], {"train": 3}, "2 images in folders within the class folders"),
+        (["cat", "cat/masks", "owl"], {"train": 3}, "such as 'cat/masks', belongs to the outer one, 'cat' here"),
         # The same folders in each.
         (["images/cat", "images/owl", "masks/cat", "masks/owl"], {"train": 4}, "hold the same folders ('cat', 'owl')"),
     ],

@@ -173,8 +173,8 @@ def read_image_folder(directory: Path, needs_train: bool = True, levels: str | N
         raise DeiTLTError(
             f"{str(folders['train'])!r} holds {what}: pass the directory whose folders are the classes, at least two"
         )
-    if levels is None:
-        _check_same_folders(folders["train"], found["train"])
+    if levels is None and not _check_same_folders(folders["train"], found["train"]):
+        _say_inner_folders(folders["train"], found["train"])
     splits = DatasetDict()
     for split, classes in found.items():
         alone = [name for name in classes if name not in found["train"]]
@@ -240,15 +240,18 @@ def _check_beside_classes(folders: dict[str, Path], divided: list[str], others: 
             )
 
 
-def _check_same_folders(directory: Path, classes: Classes) -> None:
-    """Refuse, or mention in a notice, classes that hold the same folders: they may be splits, or images and masks."""
+def _check_same_folders(directory: Path, classes: Classes) -> bool:
+    """Refuse, or mention in a notice, classes that hold the same folders: they may be splits, or images and masks.
+
+    It returns whether there was a notice.
+    """
     inner = {name: Counter(_first_part(path, directory / name) for path in images) for name, images in classes.items()}
     if any("" in parts for parts in inner.values()):
-        return  # a folder with images directly in it is a class
+        return False  # a folder with images directly in it is a class
     counts = Counter(part for parts in inner.values() for part in parts)
     same = sorted(part for part, count in counts.items() if count > max(1, len(inner) / 2))
     if not same or max(map(len, inner.values())) < 2:
-        return
+        return False
     what = f"the folders {some(inner)} in {str(directory)!r} hold the same folders ({some(same)})"
     if len({split_named(part) for part in same} - {None}) > 1:
         raise DeiTLTError(f"{what}: put the splits outside and the classes inside, as {same[0]}/{next(iter(inner))}")
@@ -261,6 +264,23 @@ def _check_same_folders(directory: Path, classes: Classes) -> None:
         f"{what}, but are taken as the classes themselves: if they are splits, call them train and test; if only one "
         "of them holds the data, pass that one"
     )
+    return True
+
+
+def _say_inner_folders(directory: Path, classes: Classes) -> None:
+    """Give a notice of class folders with several folders within, which may be the classes themselves."""
+    inner = []
+    for name, images in classes.items():
+        parts = [_first_part(path, directory / name) for path in images]
+        if len(set(parts)) > 1:
+            inner += [path for path, part in zip(images, parts, strict=True) if part]
+    if inner:
+        first = Path(inner[0]).relative_to(directory.absolute())
+        notice(
+            f"in {str(directory)!r}, {counted(len(inner), 'image')} in folders within the class folders, such as "
+            f"{str(first.parent)!r}, {'belongs' if len(inner) == 1 else 'belong'} to the outer one, {first.parts[0]!r} "
+            "here: if the inner ones are the classes, move them up"
+        )
 
 
 def _first_part(path: str, folder: Path) -> str:
