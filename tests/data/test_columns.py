@@ -56,6 +56,15 @@ def test_columns_that_cannot_be_told_are_refused(features: dict, given: dict, me
         find_columns(Features(features), ColumnNames(**given))
 
 
+def test_a_type_that_wins_over_a_usual_name_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    rows = Dataset.from_dict({"image": ["a"] * 2, "site": [0, 1], "label": ["cat", "owl"]}).cast_column("site", CLASS)
+    assert with_image_and_label(DatasetDict(train=rows))["train"].features["label"] == CLASS
+    (record,) = caplog.records
+    assert "the label is column 'site', by its type, and not 'label': pass label_column" in record.getMessage()
+    with_image_and_label(DatasetDict(train=rows), ColumnNames(label="site"))
+    assert len(caplog.records) == 1
+
+
 def test_given_columns_win() -> None:
     features = Features({"front": Image(), "back": Image(), "a": CLASS, "b": TEXT})
     assert find_columns(features, ColumnNames("back", "b")) == ("back", "b", None)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from deitlt_hf.data.splits import SPLITS, known_splits, split_named, splits_of_rows
-from deitlt_hf.errors import DeiTLTError, notice
+from deitlt_hf.errors import DeiTLTError, notice, some
 
 # Usual names of the columns, in lower case.
 IMAGE_COLUMNS = ("image", "img", "picture", "file_name", "path", "file", "filename", "image_id")
@@ -42,6 +42,10 @@ def with_image_and_label(splits: DatasetDict, given: ColumnNames = NONE_GIVEN, n
     splits = _by_column(splits, given)
     splits = DatasetDict(known_splits(splits, needs_train, lambda split: _has_labels(split, given)))
     image, label, group = find_columns(splits["train"].features, given)
+    if given.image is None:
+        _say_type_wins("image", image, splits["train"].features, IMAGE_COLUMNS)
+    if given.label is None:
+        _say_type_wins("label", label, splits["train"].features, LABEL_COLUMNS)
     columns = {image: "image", label: "label"} | ({} if group is None else {group: GROUP})
     for name, split in splits.items():
         missing = [column for column in columns if column not in split.column_names]
@@ -199,6 +203,13 @@ def _column(kind: str, given: str | None, features: Features, of_type: list[str]
         raise DeiTLTError(f"the columns {', '.join(fitting)} could each be the {kind}: pass {kind}_column")
     others = f"only {', '.join(features)}" if features else "nor any other"
     raise DeiTLTError(f"the data have no {kind} column, {others}: pass {kind}_column, or rename one to {kind!r}")
+
+
+def _say_type_wins(kind: str, taken: str, features: Features, usual_names: tuple[str, ...]) -> None:
+    """Give a notice of a column that was taken for its type, beside one with a usual name."""
+    usual = [name for name in features if name.lower() in usual_names]
+    if usual and taken not in usual:
+        notice(f"the {kind} is column {taken!r}, by its type, and not {some(usual)}: pass {kind}_column for another")
 
 
 def _with_groups(split: Dataset, name: str, group_column: str) -> Dataset:
