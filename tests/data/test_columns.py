@@ -126,9 +126,9 @@ def test_other_numbers_are_names_of_classes(
 
 
 def test_classes_that_may_be_one_are_named(caplog: pytest.LogCaptureFixture) -> None:
-    say_similar(["owl", "Owl", "owl ", "caf\u00e9", "cafe\u0301", "lynx"])
+    say_similar(["owl", "Owl", "owl ", "caf\u00e9", "cafe\u0301", "lynx", "10", "010.0", "1", "100"])
     (record,) = caplog.records
-    assert "('owl', 'Owl', 'owl '; 'caf\u00e9', 'cafe\u0301')" in record.getMessage()
+    assert "('owl', 'Owl', 'owl '; 'caf\u00e9', 'cafe\u0301'; '10', '010.0')" in record.getMessage()
     say_similar(["owl", "lynx"])
     assert len(caplog.records) == 1
 

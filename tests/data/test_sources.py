@@ -112,6 +112,10 @@ def test_without_a_test_folder_a_part_of_each_class_is_held_out(tmp_path: Path) 
     ("classes", "message"),
     [
         ({"train/cat": 1, "train/owl": 1, "test/eel": 1}, "class folder 'eel' is in .*test' but not in .*train'"),
+        (
+            {"train/caf\u00e9": 1, "train/owl": 1, "test/cafe\u0301": 1},
+            "'caf\u00e9' there differs only by case, spaces, zeros or encoding; give both one name",
+        ),
         ({"cat": 1, "owl": 1, "bat": 0, "eel": 0}, r"class folder 'bat' in .* holds no images \(and 1 more\): add"),
         ({"cat": 1}, "holds one class folder, 'cat': pass the directory whose folders are the classes"),
         ({"cat": 0}, "holds no data: pass one with a folder of images per class"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -177,15 +178,23 @@ def _are_ids(names: Sequence[str]) -> bool:
     return list(names) == list(map(str, range(len(names))))
 
 
+def similar_form(name: str) -> str:
+    """What names have in common that differ only in case, spaces, Unicode form, or a number's zeros (1, 01, 1.0)."""
+    form = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return re.sub(r"^0+(?=\d)|\.0*$", "", form) if re.fullmatch(r"\d+(\.0*)?", form) else form
+
+
 def say_similar(names: Sequence[str]) -> None:
-    """Give a notice of classes that may be one: their names differ only in case, spaces or Unicode form."""
+    """Give a notice of classes that may be one, see `similar_form`."""
     alike: dict[str, list[str]] = {}
     for name in names:
-        alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+        alike.setdefault(similar_form(name), []).append(name)
     groups = [group for group in alike.values() if len(group) > 1]
     if groups:
         shown = "; ".join(", ".join(map(repr, group)) for group in groups[:3]) + ("; ..." if len(groups) > 3 else "")
-        notice(f"classes that differ only by case, spaces or encoding ({shown}): give them one name if they are one")
+        notice(
+            f"classes that differ only by case, spaces, zeros or encoding ({shown}): give them one name if they are one"
+        )
 
 
 def _column(kind: str, given: str | None, features: Features, of_type: list[str], usual_names: tuple[str, ...]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datasets import DatasetDict
 
-from deitlt_hf.data.columns import referenced_images
+from deitlt_hf.data.columns import referenced_images, similar_form
 from deitlt_hf.data.images import IMAGE_SUFFIXES
 from deitlt_hf.data.splits import known_splits, split_named, take_splits
 from deitlt_hf.errors import DeiTLTError, counted, notice, some
@@ -179,9 +179,15 @@ def read_image_folder(directory: Path, needs_train: bool = True, levels: str | N
     for split, classes in found.items():
         alone = [name for name in classes if name not in found["train"]]
         if alone:
+            similar = [name for name in found["train"] if similar_form(name) == similar_form(alone[0])]
             raise DeiTLTError(
                 f"the class folder {alone[0]!r} is in {str(folders[split])!r} but not in {str(folders['train'])!r}"
-                f"{_and_more(alone)}: every class needs training images"
+                f"{_and_more(alone)}: "
+                + (
+                    f"{similar[0]!r} there differs only by case, spaces, zeros or encoding; give both one name"
+                    if similar
+                    else "every class needs training images"
+                )
             )
         paths = [path for images in classes.values() for path in images]
         labels = [label for label, name in enumerate(names) for _ in classes.get(name, ())]
