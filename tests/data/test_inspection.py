@@ -259,6 +259,16 @@ def test_twelve_bits_in_sixteen_are_dark_and_named():
     ]
 
 
+@pytest.mark.parametrize("file_format", ["GIF", "TIFF", "WEBP"])
+def test_images_of_several_pages_are_counted(file_format):
+    stored = io.BytesIO()
+    pages = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    pages[0].save(stored, file_format, save_all=True, append_images=pages[1:])
+    found = look(train=[(stored.getvalue(), 0), (encoded(9, 9), 1)])
+    assert found.splits["train"].formats == {f"{file_format} of several pages": 1, "PNG": 1}
+    assert "1 image is of several pages or frames, of which only the first is looked at" in found.warnings()
+
+
 @pytest.mark.parametrize("of_type", [str, Path])
 def test_a_source_is_loaded(tmp_path, of_type):
     for name, images in {"cat": 6, "lynx": 2}.items():

@@ -33,6 +33,7 @@ SMALL_TEST_SPLIT = 200  # images; a change of one is then half a point of accura
 QUANTILES = {"min": 0, "lower_quartile": 25, "median": 50, "upper_quartile": 75, "max": 100}
 MAX_NAMES_LENGTH = 40
 _TWELVE_BITS = "of 12 bits or fewer"
+_SEVERAL = "of several pages"
 
 
 @dataclass
@@ -217,6 +218,8 @@ def _look_at(value: Mapping[str, Any] | None) -> tuple[bytes, tuple[int, int], s
         decoded = decode_image(value)
         with Image.open(io.BytesIO(value["bytes"])) as image:
             mode, file_format = image.mode, image.format
+            if getattr(image, "is_animated", False) and file_format != "MPO":  # a camera's, with previews
+                file_format = f"{file_format} {_SEVERAL}"
     except BadImage as error:
         return error
     except OSError as error:
@@ -238,6 +241,10 @@ def _file_warnings(inspection: Inspection) -> Iterator[str]:
     dark = sum(images for mode, images in modes if _TWELVE_BITS in mode)
     if dark:
         yield f"{counted(dark, 'image')} of 16 bits {_is(dark)} {_TWELVE_BITS}, and dark: multiply the levels by 16"
+    formats = [format_and_images for split in inspection.splits.values() for format_and_images in split.formats.items()]
+    several = sum(images for file_format, images in formats if _SEVERAL in file_format)
+    if several:
+        yield f"{counted(several, 'image')} {_is(several)} {_SEVERAL} or frames, of which only the first is looked at"
     duplicates = inspection.duplicates
     for split, images in duplicates.in_train.items():
         if images:
