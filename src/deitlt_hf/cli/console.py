@@ -41,7 +41,7 @@ class OneLineParser(argparse.ArgumentParser):
 def add_class_prior(parser: argparse.ArgumentParser) -> None:
     """Add which classes can occur where the images are from, and how often."""
     for name, text in PRIOR_HELP.items():
-        parser.add_argument(f"--{name}", metavar="FILE", help=text[0].lower() + text[1:].rstrip("."))
+        parser.add_argument(f"--{name}", metavar="FILE", help=text.replace("File", "file").rstrip("."))
 
 
 def add_answer_rules(parser: argparse.ArgumentParser) -> None:
