@@ -206,6 +206,16 @@ def test_a_test_split_without_labels_is_passed_over(kind: str, tmp_path: Path, s
     assert any("no image of the test split has a label" in line for line in said())
 
 
+def test_a_list_without_labels_beside_another_is_refused(tmp_path: Path) -> None:
+    """As Kaggle publishes its test images."""
+    write_list(tmp_path / "train.csv", ["cat", "owl"])
+    (tmp_path / "test.csv").write_text("file\nx.png\n")
+    with pytest.raises(
+        DeiTLTError, match=r"test\.csv: the data have no label column, .*; or pass the right list itself"
+    ):
+        read(tmp_path)
+
+
 def test_a_test_split_with_some_labels_missing_is_refused(tmp_path: Path) -> None:
     write_list(tmp_path / "train.csv", ["cat", "owl"])
     write_list(tmp_path / "test.csv", ["cat", ""])

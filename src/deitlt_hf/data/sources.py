@@ -95,7 +95,7 @@ def _tables_that_count(directory: Path) -> list[Path]:
     metadata = [path for path in tables if path.parent in places and "metadata" in path.stem.lower()]
     shown = some(path.relative_to(directory) for path in metadata or tables)
     if metadata:
-        notice(f"{str(directory)!r}: {shown} is read and gives the classes, not the folders")
+        notice(f"{str(directory)!r}: {shown} is read and gives the classes, not the folders; rename it to read these")
     else:
         notice(f"{str(directory)!r}: the class folders are read, not {shown}; pass a list itself to read that")
     return metadata

@@ -143,8 +143,9 @@ def read_tables(files: Mapping[str, Sequence[Path]], given: ColumnNames, needs_t
             names = {split: list(map(str, of_split)) for split, of_split in files.items()}
             embedded = datasets.load_dataset("parquet", data_files=names)
             return with_image_and_label(embedded, given, needs_train)
+    advice = "; or pass the right list itself" if len(paths) > 1 else ""
     rows = pd.concat(
-        _read_table(path, split, given, may_have_splits=len(files) == 1)
+        _read_table(path, split, given, may_have_splits=len(files) == 1, advice=advice)
         for split, of_split in files.items()
         for path in of_split
     )
@@ -169,7 +170,7 @@ def read_tables(files: Mapping[str, Sequence[Path]], given: ColumnNames, needs_t
     )
 
 
-def _read_table(path: Path, split: str, given: ColumnNames, may_have_splits: bool) -> pd.DataFrame:
+def _read_table(path: Path, split: str, given: ColumnNames, may_have_splits: bool, advice: str) -> pd.DataFrame:
     """The `split`, `image` (a path, an address, or bytes) and `label` of each row of a file; its `group` if asked."""
     readers = {".parquet": _read_parquet, ".csv": _read_separated, ".tsv": _read_separated}
     with reading(path):
@@ -180,7 +181,7 @@ def _read_table(path: Path, split: str, given: ColumnNames, may_have_splits: boo
     try:
         image, label, group = find_columns(features, given)
     except DeiTLTError as error:
-        raise DeiTLTError(f"{path}: {error}") from error
+        raise DeiTLTError(f"{path}: {error}{advice}") from error
     splits = None
     if may_have_splits:
         others = {name: values for name, values in columns.items() if name not in (image, label, group)}
