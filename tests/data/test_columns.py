@@ -129,8 +129,10 @@ def test_classes_that_may_be_one_are_named(caplog: pytest.LogCaptureFixture) -> 
     say_similar(["owl", "Owl", "owl ", "caf\u00e9", "cafe\u0301", "lynx", "10", "010.0", "1", "100"])
     (record,) = caplog.records
     assert "('owl', 'Owl', 'owl '; 'caf\u00e9', 'cafe\u0301'; '10', '010.0')" in record.getMessage()
-    say_similar(["owl", "lynx"])
+    say_similar(["owl", "lynx", "none"])
     assert len(caplog.records) == 1
+    say_similar(["owl", "NaN"])
+    assert "'NaN' is taken as the name of a class: remove these images if" in caplog.records[1].getMessage()
 
 
 def test_images_may_be_lists_of_their_bytes(caplog: pytest.LogCaptureFixture) -> None:

@@ -19,6 +19,7 @@ from deitlt_hf.errors import DeiTLTError, notice, some
 # Usual names of the columns, in lower case.
 IMAGE_COLUMNS = ("image", "img", "picture", "file_name", "path", "file", "filename", "image_id")
 GROUP = "group"  # the column of groups (sites, patients) that reading with a `group_column` adds to image and label
+_MAY_BE_EMPTY = ("nan", "na", "n/a", "#n/a", "<na>", "null")  # as other programs write a missing label, in lower case
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target", "species")
 
 
@@ -185,7 +186,10 @@ def similar_form(name: str) -> str:
 
 
 def say_similar(names: Sequence[str]) -> None:
-    """Give a notice of classes that may be one, see `similar_form`."""
+    """Give a notice of classes that may be one, see `similar_form`, and of names that may mean no label."""
+    empty = [name for name in names if name.strip().casefold() in _MAY_BE_EMPTY]
+    if empty:
+        notice(f"{some(empty)} is taken as the name of a class: remove these images if it means that there is no label")
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(similar_form(name), []).append(name)
