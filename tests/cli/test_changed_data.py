@@ -241,12 +241,20 @@ def test_so_they_are_by_the_other_commands(work: Path, said, command: list[str])
 
 
 @pytest.mark.parametrize(
-    ("label", "unknown"), [(lambda path: "dog", "'dog'"), (lambda path: "abc".index(path.parent.name), "'0', '1', '2'")]
+    ("label", "unknown", "hint"),
+    [
+        (lambda path: "dog", "'dog'", ""),
+        (lambda path: "abc".index(path.parent.name), "'0', '1', '2'", ""),
+        (lambda path: "A", "'A'", "; except for case, spaces, zeros or encoding 'A' is 'a' there"),
+    ],
 )
-def test_classes_that_the_model_does_not_know_are_refused_by_name(work: Path, said, label, unknown: str) -> None:
+def test_classes_that_the_model_does_not_know_are_refused_by_name(
+    work: Path, said, label, unknown: str, hint: str
+) -> None:
     (work / "new.csv").write_text(list_of(sorted((work / "pics").rglob("*.png")), label))
     line = said("evaluate", "runs/pics", "--data", "new.csv", status=2)
     assert f"new.csv has images of {unknown}, which runs/pics does not know, only 'a', 'b', 'c'" in line
+    assert line.rstrip().endswith(f"or leave these images out{hint}")
 
 
 @pytest.mark.parametrize("data", ["pics", "./pics/", "{work}/pics", "link"])

@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset
 from transformers import PreTrainedConfig
 
 from deitlt_hf.data.arguments import DataArguments, Images, group_classes, load_images, names_of, reading_arguments
-from deitlt_hf.data.columns import labels_of
+from deitlt_hf.data.columns import labels_of, similar_form
 from deitlt_hf.data.duplicates import count_in_train, image_hashes, one_of_each_class
 from deitlt_hf.data.loading import class_counts, read_splits
 from deitlt_hf.data.record import (
@@ -319,9 +319,12 @@ def with_classes(dataset: Dataset, names: Sequence[str], source: str, data: str)
     known = {name: label for label, name in enumerate(names)}
     unknown = [found[label] for label in np.unique(labels) if found[label] not in known]
     if unknown:
+        similar = {similar_form(name): name for name in names}
+        pairs = [f"{name!r} is {similar[form]!r} there" for name in unknown if (form := similar_form(name)) in similar]
         raise DeiTLTError(
             f"{data} has images of {some(unknown, 5)}, which {source} does not know, only {some(names, 5)}: name the "
             "classes as it does, or leave these images out"
+            + (f"; except for case, spaces, zeros or encoding {', '.join(pairs[:3])}" if pairs else "")
         )
     ids = np.array([known.get(name, -1) for name in found])[labels]
     relabelled = dataset.add_column("of the model", ids).remove_columns("label").rename_column("of the model", "label")
