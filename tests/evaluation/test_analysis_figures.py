@@ -231,6 +231,7 @@ def test_a_network_without_tokens_beside_others_and_alone(several):
 
 def test_examples_show_the_picture_its_classes_and_the_maps():
     analysis = made_up_analysis()
+    analysis.examples[0].predicted["fused"] = 1  # of a student after `deitlt calibrate`
     figure = examples_figure(analysis)
     rows = np.reshape(figure.axes, (3, 6))
     assert [axes.get_title() for axes in rows[0, 2:]] == [
@@ -240,7 +241,13 @@ def test_examples_show_the_picture_its_classes_and_the_maps():
         "DIST rollout",
     ]
     said = rows[0, 0].texts[0].get_text().splitlines()
-    assert said == ["true: airplane", "average: airplane ✓", "CLS: automobile ✗", "DIST: airplane ✓"]
+    assert said == [
+        "true: airplane",
+        "average: airplane ✓",
+        "CLS: automobile ✗",
+        "DIST: airplane ✓",
+        "fused: automobile ✗",
+    ]
     example = analysis.examples[1]
     picture = rows[1, 1].images[0].get_array()
     assert np.array_equal(picture[::7, ::7], example.image)  # 32 pixels, each drawn as 7 x 7

@@ -9,11 +9,12 @@ from PIL import Image
 
 from deitlt_hf.evaluation.attention import draw_attention
 from deitlt_hf.evaluation.figures.style import FONT_SIZE, WIDTH, shortened
+from deitlt_hf.evaluation.measures import EXPERT_LABELS
 
 if TYPE_CHECKING:
     from deitlt_hf.evaluation.analysis.analyze import Analysis
 
-_SHORT_LABELS = {"average": "average", "cls": "CLS", "distillation": "DIST"}
+_SHORT_LABELS = {expert: label.removesuffix(" expert") for expert, label in EXPERT_LABELS.items()}
 
 
 def examples_figure(analysis: Analysis) -> Figure | None:
