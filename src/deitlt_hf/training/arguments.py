@@ -344,7 +344,9 @@ class DeiTLTTrainingArguments(LongTailTrainingArguments):
             "help": "Keep mixing in the DRW phase (the paper: off on CIFAR, on for ImageNet-LT and iNaturalist)."
         },
     )
-    label_smoothing_factor: float = field(default=0.1, metadata={"help": "Label smoothing while images are mixed."})
+    label_smoothing_factor: float = field(
+        default=0.1, metadata={"help": "Label smoothing; none in the DRW phase without mixup_in_drw."}
+    )
     repeated_augmentation: int = field(
         default=3,
         metadata={
