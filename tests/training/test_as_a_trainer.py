@@ -9,6 +9,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from deitlt_hf import DeiTLTError, DeiTLTForImageClassification, DeiTLTTrainer, TeacherTrainer
+from documentation import python_blocks
 
 COUNTS = [9, 8, 7, 6, 5, 4, 3, 2, 1, 1]
 GROUPS = {"head": [0, 1, 2], "mid": [3, 4, 5], "tail": [6, 7, 8, 9]}
@@ -252,3 +253,19 @@ def test_a_plain_trainer_keeps_every_weight(how, tiny_student, images, tmp_path)
     assert saved.keys() == loaded.keys()
     for name, weight in saved.items():
         torch.testing.assert_close(loaded[name], weight, rtol=0, atol=0)
+
+
+def test_the_loss_for_a_plain_trainer_is_the_same_over_accumulated_batches(tiny_student, images, tmp_path):
+    page, weights = {}, []
+    exec(next(block for block in python_blocks("from-a-plain-trainer.md") if "num_items_in_batch" in block), page)
+    data = [{"pixel_values": pixels, "labels": row % 3} for row, pixels in enumerate(images(8).pixel_values)]
+    for batch, accumulated in ((8, 1), (2, 4)):
+        args = TrainingArguments(
+            str(tmp_path), max_steps=1, optim="sgd", learning_rate=0.1, max_grad_norm=0.0, use_cpu=True, report_to=[],
+            disable_tqdm=True, save_strategy="no", per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulated,
+        )  # fmt: skip
+        student = tiny_student(id2label=dict(enumerate("abc")), class_counts=None)
+        Trainer(student, args, train_dataset=data, compute_loss_func=page["long_tailed_loss"]).train()
+        weights.append(dict(student.state_dict()))
+    torch.testing.assert_close(*weights)
