@@ -408,6 +408,23 @@ def test_auto_classes_load_both_models(tmp_path: Path) -> None:
     assert torch.equal(bare(make_images()).last_hidden_state, model.deit(make_images()).last_hidden_state)
 
 
+class WithOneMoreHead(DeiTLTForImageClassification):
+    def __init__(self, config):
+        super().__init__(config)
+        self.count = torch.nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+
+def test_a_subclass_may_begin_with_a_student(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    student = randomised(make_model())
+    student.save_pretrained(tmp_path)
+    started = WithOneMoreHead.from_pretrained(tmp_path).state_dict()
+    assert started.pop("count.weight").std() > 0
+    assert not started.pop("count.bias").any()
+    torch.testing.assert_close(started, student.state_dict())
+    assert f"{tmp_path} lacks count.bias, count.weight, which were initialised anew" in caplog.text
+
+
 def test_heads_that_a_file_lacks_are_initialised_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bare = randomised(make_model(hidden_size=96, num_labels=100).deit)
     bare.save_pretrained(tmp_path)
