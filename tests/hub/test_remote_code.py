@@ -98,7 +98,10 @@ def test_the_package_s_own_classes_win_where_it_is_imported(tmp_path: Path) -> N
         assert type(model) is DeiTLTForImageClassification
 
 
-def test_a_subclass_in_a_file_of_its_own_brings_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("from_student", [False, True])
+def test_a_subclass_in_a_file_of_its_own_brings_that_file(
+    from_student: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "my_student.py").write_text(
         "from deitlt_hf import DeiTLTForImageClassification\n\n\n"
         "class MyStudent(DeiTLTForImageClassification):\n    pass\n"
@@ -106,7 +109,13 @@ def test_a_subclass_in_a_file_of_its_own_brings_that_file(tmp_path: Path, monkey
     monkeypatch.syspath_prepend(tmp_path)
     import my_student
 
-    my_student.MyStudent(_model("deit_lt").config).save_pretrained(tmp_path / "saved")
+    student = _model("deit_lt")
+    if from_student:
+        student.save_pretrained(tmp_path / "student")
+        mine = my_student.MyStudent.from_pretrained(tmp_path / "student")
+    else:
+        mine = my_student.MyStudent(student.config)
+    mine.save_pretrained(tmp_path / "saved")
     auto_map = _config(tmp_path / "saved")["auto_map"]
     assert auto_map["AutoModelForImageClassification"] == "my_student.MyStudent"
     assert "AutoModel" not in auto_map

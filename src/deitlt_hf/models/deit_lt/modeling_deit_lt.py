@@ -181,13 +181,17 @@ class DeiTLTPreTrainedModel(DeiTPreTrainedModel):
         which its Trainer does not know when it resumes or loads the best model: the layers would silently be random.
         """
         kwargs.setdefault("save_original_format", False)
-        if type(self).__module__ == __name__:  # a subclass brings a file of its own
-            module = __name__.rsplit(".", 1)[-1]
-            self.config.auto_map = {
-                **(getattr(self.config, "auto_map", None) or {}),
+        module = __name__.rsplit(".", 1)[-1]
+        auto_map = getattr(self.config, "auto_map", None) or {}
+        if type(self).__module__ == __name__:
+            auto_map = {
+                **auto_map,
                 "AutoModel": f"{module}.DeiTLTModel",
                 "AutoModelForImageClassification": f"{module}.DeiTLTForImageClassification",
             }
+        else:  # a subclass brings a file of its own, and not this one, which the student that it began with names
+            auto_map = {name: of for name, of in auto_map.items() if not of.startswith(f"{module}.")}
+        self.config.auto_map = auto_map
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
