@@ -13,6 +13,7 @@ import pytest
 from datasets import Dataset, DatasetDict, IterableDatasetDict
 from PIL import Image
 
+from deitlt_hf.data.columns import with_image_and_label
 from deitlt_hf.data.loading import class_counts, load_long_tailed_dataset, read_splits
 from deitlt_hf.errors import DeiTLTError
 
@@ -203,6 +204,12 @@ def test_a_split_column(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: 
     found = expected(train=[rows[0], rows[3]], test=[rows[1], rows[4]], validation=[rows[2]])
     assert seen(read_splits(source)) == found
     assert "column 'Split': 'train' as train, 'holdout' as test, " in caplog.text
+
+
+def test_a_split_column_of_other_words_beside_embedded_images(caplog: pytest.LogCaptureFixture) -> None:
+    rows = Dataset.from_dict({"image": [b"", b""], "label": ["cat", "owl"], "split": ["north", "south"]})
+    assert with_image_and_label(DatasetDict(train=rows))["train"].num_rows == 2
+    assert "column 'split' holds 'north', 'south': not splits, so not used" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

@@ -119,4 +119,5 @@ def _say_paths_that_leave(source: str, splits: DatasetDict) -> None:
         if not os.path.realpath(path).startswith(inside + os.sep)
     ]
     if outside:
-        notice(f"{len(outside)} image paths lead out of {inside}, the first to {outside[0]}")
+        lead = "image path leads" if len(outside) == 1 else "image paths lead"
+        notice(f"{len(outside)} {lead} out of {inside}, the first to {outside[0]}")
