@@ -129,7 +129,7 @@ def test_what_is_different_between_classes_is_named(now: list[str], said: str | 
     ],
 )
 def test_what_is_different_between_counts_is_named(train: list[int], test: list[int], said: str | None) -> None:
-    assert differing_counts(["owl", "lynx"], [9, 3], [2, 1], train, test) == said
+    assert differing_counts(["owl", "lynx"], {"training": ([9, 3], train), "test": ([2, 1], test)}) == said
 
 
 @pytest.mark.parametrize(

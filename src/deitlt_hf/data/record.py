@@ -125,25 +125,13 @@ def differing_classes(then: Sequence[str], now: Sequence[str]) -> str | None:
     return ", ".join(parts) or None
 
 
-def differing_counts(
-    names: Sequence[str],
-    train_then: Sequence[int],
-    test_then: Sequence[int],
-    train_now: Sequence[int],
-    test_now: Sequence[int],
-    validation_then: Sequence[int] = (),
-    validation_now: Sequence[int] = (),
-) -> str | None:
+def differing_counts(names: Sequence[str], counts: Mapping[str, tuple[Sequence[int], Sequence[int]]]) -> str | None:
     """How the images per class have changed, in words; None for no change.
 
-    All counts are in the order of `names`; unknown ones are empty lists.
+    `counts` has those of then and of now, in the order of `names`, by what the images are; unknown ones are empty.
     """
     parts = []
-    for what, then, now in (
-        ("training", train_then, train_now),
-        ("validation", validation_then, validation_now),
-        ("test", test_then, test_now),
-    ):
+    for what, (then, now) in counts.items():
         changed = [
             f"{name!r} {new} in place of {old}" for name, old, new in zip(names, then, now, strict=False) if old != new
         ]

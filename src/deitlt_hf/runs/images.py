@@ -274,12 +274,9 @@ def _changed_images(images: Images, kept: Sequence[str], record: DataRecord) -> 
     now = [images.class_counts, _validation_counts(images) if draw else []]
     if record.validation_fraction != (draw and draw.fraction):  # another run of the same images
         then, now = ([_sums(*counts), []] for counts in (then, now))
-    (train_then, validation_then), (train_now, validation_now) = then, now
-    test_now = class_counts(images.test)
-    changed = differing_counts(
-        names, train_then, record.test_counts, train_now, test_now, validation_then, validation_now
-    )
-    return changed or moved_classes(names, record.kept, kept)
+    train, validation = zip(then, now, strict=True)
+    counts = {"training": train, "validation": validation, "test": (record.test_counts, class_counts(images.test))}
+    return differing_counts(names, counts) or moved_classes(names, record.kept, kept)
 
 
 def _sums(train: Sequence[int], validation: Sequence[int]) -> list[int]:
