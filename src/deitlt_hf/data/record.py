@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,24 @@ class DataRecord:
         write_json(Path(directory) / DATA_FILE, dataclasses.asdict(self))
 
 
+def _is_list(value: object, of: type) -> bool:
+    return isinstance(value, list) and all(type(member) is of for member in value)
+
+
+_are_texts, _are_numbers = partial(_is_list, of=str), partial(_is_list, of=int)
+_IS_SOUND: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("class_names", "kept", "kept_in_train", "tested", "validated"), _are_texts),
+    **dict.fromkeys(("train_groups", "test_groups", "validation_groups"), _are_texts),
+    **dict.fromkeys(("train_counts", "test_counts", "validation_counts"), _are_numbers),
+    **dict.fromkeys(("test_fraction", "validation_fraction"), lambda value: isinstance(value, float | None)),
+    "split_seed": lambda value: isinstance(value, int | None),
+    "group_column": lambda value: isinstance(value, str | None),
+    "drop_duplicates": lambda value: isinstance(value, bool),
+    "places": lambda value: isinstance(value, dict) and _are_texts([*value.values()]),
+}
+_ALWAYS_WRITTEN = ("class_names", "train_counts", "test_counts", "kept", "places")  # by earlier versions too
+
+
 def read_data_record(source: str | os.PathLike[str]) -> DataRecord | None:
     """The record of the run that a model, a checkpoint or averaged weights belong to; None where there is none."""
     files = [directory / DATA_FILE for directory in (Path(source), Path(source).parent)]
@@ -56,31 +75,11 @@ def read_data_record(source: str | os.PathLike[str]) -> DataRecord | None:
     if file is None:
         return None
     content = read_json(file)
-    lists = {"class_names": str, "train_counts": int, "test_counts": int, "kept": str}
-    is_sound = {name: _is_list(content.get(name), of) for name, of in lists.items()} | {
-        "validation_counts": _is_list(content.get("validation_counts", []), int),
-        "train_groups": _is_list(content.get("train_groups", []), str),
-        "test_groups": _is_list(content.get("test_groups", []), str),
-        "validation_groups": _is_list(content.get("validation_groups", []), str),
-        "kept_in_train": _is_list(content.get("kept_in_train", []), str),
-        "tested": _is_list(content.get("tested", []), str),
-        "validated": _is_list(content.get("validated", []), str),
-        "validation_fraction": isinstance(content.get("validation_fraction"), float | None),
-        "group_column": isinstance(content.get("group_column"), str | None),
-        "drop_duplicates": isinstance(content.get("drop_duplicates", False), bool),
-        "places": isinstance(content.get("places"), dict) and _is_list([*content["places"].values()], str),
-        "test_fraction": isinstance(content.get("test_fraction"), float | None),
-        "split_seed": isinstance(content.get("split_seed"), int | None),
-    }
-    for name, sound in is_sound.items():
-        if not sound:
+    for name, is_sound in _IS_SOUND.items():
+        if not (is_sound(content[name]) if name in content else name not in _ALWAYS_WRITTEN):
             raise DeiTLTError(f"{file} holds no {name} as this package writes it; mend it or remove it")
     known = {part.name for part in dataclasses.fields(DataRecord)}
     return DataRecord(**{name: value for name, value in content.items() if name in known})
-
-
-def _is_list(value: object, of: type) -> bool:
-    return isinstance(value, list) and all(type(member) is of for member in value)
 
 
 def places_of(settings: Mapping[str, Any]) -> dict[str, str]:
