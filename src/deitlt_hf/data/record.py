@@ -76,7 +76,8 @@ def read_data_record(source: str | os.PathLike[str]) -> DataRecord | None:
         return None
     content = read_json(file)
     for name, is_sound in _IS_SOUND.items():
-        if not (is_sound(content[name]) if name in content else name not in _ALWAYS_WRITTEN):
+        is_missing = name not in content
+        if (is_missing and name in _ALWAYS_WRITTEN) or not (is_missing or is_sound(content[name])):
             raise DeiTLTError(f"{file} holds no {name} as this package writes it; mend it or remove it")
     known = {part.name for part in dataclasses.fields(DataRecord)}
     return DataRecord(**{name: value for name, value in content.items() if name in known})
