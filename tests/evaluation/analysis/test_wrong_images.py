@@ -18,7 +18,7 @@ def stream(probabilities, labels, size, most):
             return np.full((2, 3, 3), start + index, dtype=np.uint8)
 
         errors.add(logits[start : start + size], torch.tensor(labels[start : start + size]), picture)
-    return errors.sorted(), made
+    return errors.kept, made
 
 
 def test_the_most_confident_errors_over_batches():
@@ -33,4 +33,4 @@ def test_the_most_confident_errors_over_batches():
 def test_pictures_are_made_small():
     errors = MostConfidentErrors()
     errors.add(torch.eye(2)[:1], torch.tensor([1]), lambda index: np.zeros((2 * THUMBNAIL, THUMBNAIL, 3), np.uint8))
-    assert errors.sorted()[0].image.shape == (THUMBNAIL, THUMBNAIL // 2, 3)
+    assert errors.kept[0].image.shape == (THUMBNAIL, THUMBNAIL // 2, 3)

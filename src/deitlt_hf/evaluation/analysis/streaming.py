@@ -148,4 +148,4 @@ class Stream:
 
     def errors(self) -> list[WrongImage]:
         """The most confident errors, the most confident first."""
-        return self._errors.sorted()
+        return self._errors.kept

@@ -27,11 +27,15 @@ class WrongImage:
 
 
 class MostConfidentErrors:
-    """Of a stream of images, the `most` wrong predictions with the largest probability; of equals the first."""
+    """Of a stream of images, the `most` wrong predictions with the largest probability; of equals the first.
+
+    Attributes:
+        kept: the most confident first.
+    """
 
     def __init__(self, most: int = MOST_SHOWN) -> None:
         self._most = most
-        self._kept: list[WrongImage] = []
+        self.kept: list[WrongImage] = []
         self._seen = 0
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor, picture: Callable[[int], np.ndarray]) -> None:
@@ -39,15 +43,11 @@ class MostConfidentErrors:
         probabilities, predicted = logits.float().softmax(-1).max(-1)
         # One copy from the device for a batch; ids and probabilities are exact in float64.
         rows = torch.stack([column.cpu().double() for column in (probabilities, predicted, labels)]).T.tolist()
-        lowest = self._kept[-1].probability if len(self._kept) == self._most else -1.0
+        lowest = self.kept[-1].probability if len(self.kept) == self._most else -1.0
         for index, (probability, predicted_id, label) in enumerate(rows):
             if predicted_id != label and probability > lowest:
                 small = np.asarray(shrink(Image.fromarray(picture(index)), THUMBNAIL))
                 found = WrongImage(self._seen + index, int(label), int(predicted_id), probability, small)
-                self._kept.append(found)
-        self._kept = sorted(self._kept, key=lambda found: (-found.probability, found.row))[: self._most]
+                self.kept.append(found)
+        self.kept = sorted(self.kept, key=lambda found: (-found.probability, found.row))[: self._most]
         self._seen += len(rows)
-
-    def sorted(self) -> list[WrongImage]:
-        """The most confident first."""
-        return list(self._kept)
