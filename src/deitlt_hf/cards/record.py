@@ -155,26 +155,13 @@ def read_record(directory: str | os.PathLike[str], repo_id: str | None = None, b
     if not path.is_dir():
         raise DeiTLTError(f"{given} is no directory; pass one with config.json and weights")
     config = _read_config(path)
-    run_path, averaged = path.absolute(), False
-    if run_path.name == "ema" and not (run_path / RECIPE_FILE).is_file():
-        run_path, averaged = run_path.parent, True
-    checkpoint, step = run_path, None
-    if (match := _CHECKPOINT.fullmatch(run_path.name)) and not (run_path / RECIPE_FILE).is_file():
-        run_path, step = run_path.parent, int(match[1])
-
+    run_path, checkpoint, step, averaged = _place_in_run(path.absolute())
     run = read_json(run_path / RUN_FILE) or {}
     hub_ids = {name: str(id) for name, id in (run.get("hub_ids") or {}).items() if _HUB_ID.fullmatch(str(id))}
     metrics = read_json(run_path / METRICS_FILE) or {}
     settings = read_settings(run_path / RECIPE_FILE)
-    results, results_step, difference = {}, None, None
-    if step is None:
-        results = metrics.get("averaged_weights" if averaged else "experts") or {}
-        if not averaged and metrics.get("accuracy"):
-            results = {ONLY_ROW: metrics["accuracy"]}
-    if results and not averaged and TEACHER in metrics and config.model_type == _STUDENT:
-        results = results | {TEACHER: metrics[TEACHER]}
-        expert = config.expert if config.expert in (metrics.get("against_teacher") or {}) else None
-        difference = expert and format_difference(metrics, expert)
+    results, results_step = _measured_results(config, metrics, averaged) if step is None else {}, None
+    has_difference = TEACHER in results and config.expert in (metrics.get("against_teacher") or {})
     if not results and (step is not None or not averaged):
         state = read_json(checkpoint / "trainer_state.json") or {}
         results = _logged_results(state, EXPERTS if config.model_type == _STUDENT else (), "ema_" * averaged)
@@ -208,7 +195,7 @@ def read_record(directory: str | os.PathLike[str], repo_id: str | None = None, b
         test_counts=test_counts if len(test_counts) == config.num_labels else None,
         calibration=read_json(path / CALIBRATION_FILE) or {},
         results=results,
-        difference=difference,
+        difference=format_difference(metrics, config.expert) if has_difference else None,
         averaged_results=None if averaged or step is not None else metrics.get("averaged_weights"),
         results_step=results_step,
         measured_split="validation" if results_step is not None and _has_validation(run, run_path) else "test",
@@ -244,6 +231,31 @@ def _read_config(path: Path) -> PreTrainedConfig:
             f"{path / 'config.json'} is of no model that transformers or this package knows: "
             f"{loading_reason(str(path), error)}"
         ) from error
+
+
+def _place_in_run(path: Path) -> tuple[Path, Path, int | None, bool]:
+    """The run that a model belongs to, the directory of its checkpoint in it and its step, and whether it is averaged.
+
+    Of a finished run, the run's directory stands for the checkpoint, without a step.
+    """
+    checkpoint, averaged = path, False
+    if path.name == "ema" and not (path / RECIPE_FILE).is_file():
+        checkpoint, averaged = path.parent, True
+    match = _CHECKPOINT.fullmatch(checkpoint.name)
+    if match and not (checkpoint / RECIPE_FILE).is_file():
+        return checkpoint.parent, checkpoint, int(match[1]), averaged
+    return checkpoint, checkpoint, None, averaged
+
+
+def _measured_results(
+    config: PreTrainedConfig, metrics: Mapping[str, Any], averaged: bool
+) -> dict[str, Mapping[str, Any]]:
+    """The rows of a finished run's metrics that are about its weights or its averaged ones."""
+    if averaged:
+        return metrics.get("averaged_weights") or {}
+    results = {ONLY_ROW: metrics["accuracy"]} if metrics.get("accuracy") else metrics.get("experts") or {}
+    has_teacher = results and TEACHER in metrics and config.model_type == _STUDENT
+    return results | {TEACHER: metrics[TEACHER]} if has_teacher else results
 
 
 def _data(settings: Mapping[str, Any] | None, of_run: Mapping[str, Any], hub_id: str | None) -> DataDescription | None:
