@@ -1,4 +1,7 @@
-"""A run that is resumed in the middle of an epoch goes on as if it had not been cut, where its views are not random."""
+"""A run that is resumed in the middle of an epoch goes on as if it had not been cut, where its views are not random.
+
+With random views, repeated augmentation, mixing and accumulated batches: see `test_exact_resuming.py`.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,11 @@ def train(tiny_student, tiny_teacher, images, arguments, spy):
     """Runs three epochs, DRW in the last, from the start or from a checkpoint; gives the trainer and its batches."""
 
     def run(checkpoint=None, own_rates=None, **settings):
-        accumulation = settings.get("gradient_accumulation_steps", 1)
         args = arguments(
             num_train_epochs=3,
             ema_decay=0.9,
             save_strategy="steps",
-            save_steps=-(-MIDDLE // accumulation),
+            save_steps=MIDDLE,
             **{"learning_rate": 0.01, "drw_start_epoch": 2} | settings,
         )
         student, options = tiny_student(), {}
@@ -48,19 +50,19 @@ def train(tiny_student, tiny_teacher, images, arguments, spy):
     return run
 
 
-@pytest.mark.parametrize(("workers", "repeats", "mixup"), [(0, 1, 0), (0, 3, 0), (2, 1, 0), (2, 3, 0), (0, 1, 0.8)])
-def test_a_resumed_run_is_the_uninterrupted_one(train, workers, repeats, mixup):
-    settings = {"dataloader_num_workers": workers, "repeated_augmentation": repeats, "mixup": mixup}
-    compare(train, MIDDLE, f"checkpoint-{MIDDLE}", settings)
-
-
-def test_so_is_one_with_accumulated_batches(train):
-    # Three steps an epoch, the last of one batch; step 4 is the first of the second epoch.
-    compare(train, 7, "checkpoint-4", {"gradient_accumulation_steps": 2})
-
-
-def test_so_is_one_whose_optimizer_has_rates_of_its_own(train):
-    compare(train, MIDDLE, f"checkpoint-{MIDDLE}", {"own_rates": (0.02, 0.1)})
+@pytest.mark.parametrize("settings", [{}, {"dataloader_num_workers": 2}, {"own_rates": (0.02, 0.1)}])
+def test_a_resumed_run_is_the_uninterrupted_one(train, settings):
+    whole, batches = train(**settings)
+    resumed, rest = train(f"checkpoint-{MIDDLE}", **settings)
+    seen = [batch["images"] for batch in batches]
+    # Each epoch has an order of its own, so that a wrong one would be noticed.
+    assert seen[:BATCHES] != seen[BATCHES : 2 * BATCHES] != seen[2 * BATCHES : 3 * BATCHES]
+    for what in ("images", "rate", "drw"):
+        assert [batch[what] for batch in rest] == [batch[what] for batch in batches[MIDDLE:]]
+    assert_same(resumed.model, whole.model)
+    torch.testing.assert_close(resumed.ema.weights, whole.ema.weights, rtol=0, atol=0)
+    logged = [[entry["loss"] for entry in trainer.state.log_history if "loss" in entry] for trainer in (resumed, whole)]
+    assert logged[0] == pytest.approx(logged[1])
 
 
 def test_another_learning_rate_holds_from_the_checkpoint_on(train):
@@ -87,21 +89,6 @@ def test_so_is_another_number_of_processes(train, tmp_path):
     (checkpoint / "trainer_state.json").write_text(json.dumps(state | {"epoch": 3.2}))  # of half as many steps
     with pytest.raises(DeiTLTError, match=r"epoch 3\.20, where .* be at 1\.60; resume with 2 processes, and not 1$"):
         train("checkpoint-8")
-
-
-def compare(train, seen_before, checkpoint, settings):
-    whole, batches = train(**settings)
-    resumed, rest = train(checkpoint, **settings)
-    seen = [batch["images"] for batch in batches]
-    if not settings.get("mixup"):  # each epoch has an order of its own, so that a wrong one would be noticed
-        assert seen[:BATCHES] != seen[BATCHES : 2 * BATCHES] != seen[2 * BATCHES : 3 * BATCHES]
-    assert [batch["images"] for batch in rest] == seen[seen_before:]
-    assert [batch["rate"] for batch in rest] == [batch["rate"] for batch in batches[seen_before:]]
-    assert [batch["drw"] for batch in rest] == [batch["drw"] for batch in batches[seen_before:]]
-    assert_same(resumed.model, whole.model)
-    torch.testing.assert_close(resumed.ema.weights, whole.ema.weights, rtol=0, atol=0)
-    logged = [[entry["loss"] for entry in trainer.state.log_history if "loss" in entry] for trainer in (resumed, whole)]
-    assert logged[0] == pytest.approx(logged[1])
 
 
 def assert_same(model, expected):
