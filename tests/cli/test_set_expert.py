@@ -41,11 +41,10 @@ def set_expert(*argv: str | Path) -> int:
     return main(["set-expert", *map(str, argv)])
 
 
-@pytest.mark.parametrize("word", ["distillation", "dist", "tail"])
-def test_the_model_and_its_card_say_the_same(student, capsys, word):
+def test_the_model_and_its_card_say_the_same(student, capsys):
     pixels = torch.rand(2, 3, 16, 16)
     before = {path.name: path.read_bytes() for path in student.iterdir()}
-    assert set_expert(student, word) == 0
+    assert set_expert(student, "tail") == 0
     first, *_, last = capsys.readouterr().out.splitlines()
     assert first == f"{student} now answers with the DIST expert; changed: config.json and README.md"
     assert last.split() == ["deitlt", "app", str(student)]
