@@ -48,8 +48,7 @@ def run(argv: Sequence[str]) -> None:
 
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.next_steps import say_next
-    from deitlt_hf.cli.parsing import DataclassParser, check_analysis, parse_with_data_of_run
-    from deitlt_hf.data.arguments import DataArguments
+    from deitlt_hf.cli.parsing import check_analysis, parse_with_data_of_run
     from deitlt_hf.evaluation.analysis.vit import has_tokens
     from deitlt_hf.evaluation.measures import format_table
     from deitlt_hf.evaluation.page import ANALYSIS_FILE, PAGE_FILE, write_analysis
@@ -59,9 +58,7 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.runs.analyzing import analyze_saved_model
     from deitlt_hf.runs.images import load_images_to_measure
 
-    parser = DataclassParser("analyze", [DataArguments, AnalyzeArguments])
-    _add_model(parser)
-    choice, data, options, of_model = parse_with_data_of_run(parser, argv, lambda known: known.model)
+    choice, data, options, of_model = parse_with_data_of_run("analyze", AnalyzeArguments, argv, _add_model)
     state = PartialState(cpu=not torch.accelerator.is_available())
     check_analysis(options.out, state.num_processes)
 

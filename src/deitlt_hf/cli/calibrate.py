@@ -42,15 +42,12 @@ def run(argv: Sequence[str]) -> None:
 
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.next_steps import after_measuring, say_next
-    from deitlt_hf.cli.parsing import DataclassParser, parse_with_data_of_run
-    from deitlt_hf.data.arguments import DataArguments
+    from deitlt_hf.cli.parsing import parse_with_data_of_run
     from deitlt_hf.inference.default_expert import student_to_change
     from deitlt_hf.runs.calibrating import calibrate, undo_calibration
     from deitlt_hf.runs.validation_images import load_validation
 
-    parser = DataclassParser("calibrate", [DataArguments, CalibrateArguments])
-    _add_model(parser)
-    choice, data, options, of_model = parse_with_data_of_run(parser, argv, lambda known: known.model)
+    choice, data, options, of_model = parse_with_data_of_run("calibrate", CalibrateArguments, argv, _add_model)
     quiet_libraries()
     source = of_model.model
     if options.undo:

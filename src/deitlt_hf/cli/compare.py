@@ -51,8 +51,8 @@ def run(argv: Sequence[str]) -> None:
 
     from deitlt_hf.cli.console import quiet_libraries
     from deitlt_hf.cli.next_steps import after_measuring, say_next
-    from deitlt_hf.cli.parsing import DataclassParser, check_analysis, parse_with_data_of_run
-    from deitlt_hf.data.arguments import DataArguments, images_for_model
+    from deitlt_hf.cli.parsing import check_analysis, parse_with_data_of_run
+    from deitlt_hf.data.arguments import images_for_model
     from deitlt_hf.evaluation.compare import check_same_classes, compare_models, format_comparison
     from deitlt_hf.evaluation.page import ANALYSIS_FILE, PAGE_FILE, write_analysis
     from deitlt_hf.inference.loading import load_any_config
@@ -60,9 +60,8 @@ def run(argv: Sequence[str]) -> None:
     from deitlt_hf.runs.analyzing import analyze_saved_model
     from deitlt_hf.runs.images import load_images_to_measure
 
-    parser = DataclassParser("compare", [DataArguments, CompareArguments])
-    _add_models(parser)
-    choice, data, options, _ = parse_with_data_of_run(parser, argv, lambda known: next(iter(sources.values())))
+    first = next(iter(sources.values()))
+    choice, data, options, _ = parse_with_data_of_run("compare", CompareArguments, argv, _add_models, lambda _: first)
     state = PartialState(cpu=not torch.accelerator.is_available())
     check_analysis(options.out, state.num_processes)
 

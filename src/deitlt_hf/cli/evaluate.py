@@ -123,13 +123,10 @@ def _checked_flags(argv: Sequence[str]) -> argparse.Namespace:
 
 def _parse(argv: Sequence[str]) -> tuple[DataChoice, DataArguments, EvaluateArguments, argparse.Namespace]:
     """The settings, with the data of the model's run; refuses files that would be written and are there."""
-    from deitlt_hf.cli.parsing import DataclassParser, parse_with_data_of_run
-    from deitlt_hf.data.arguments import DataArguments
+    from deitlt_hf.cli.parsing import parse_with_data_of_run
     from deitlt_hf.files import check_is_free, check_is_new
 
-    parser = DataclassParser("evaluate", [DataArguments, EvaluateArguments])
-    _add_model(parser)
-    choice, data, options, of_model = parse_with_data_of_run(parser, argv, lambda known: known.model)
+    choice, data, options, of_model = parse_with_data_of_run("evaluate", EvaluateArguments, argv, _add_model)
     for flag, file in (("--output", options.output), ("--errors", options.errors)):
         if file is not None:
             check_is_new(Path(file), flag)

@@ -48,17 +48,30 @@ class DataclassParser(OneLineParser, HfArgumentParser):
 
 
 def parse_with_data_of_run(
-    parser: DataclassParser, argv: Sequence[str], model_of: Callable[[argparse.Namespace], str]
+    command: str,
+    dataclass_type: type,
+    argv: Sequence[str],
+    add_model: Callable[[argparse.ArgumentParser], None],
+    model_of: Callable[[argparse.Namespace], str] = lambda known: known.model,
 ) -> tuple[DataChoice, DataArguments, Any, argparse.Namespace]:
-    """Parse a command whose data are by default those of a model's run; `model_of` says which model that is.
+    """Parse a command whose data are by default those of a model's run.
 
-    The parser has `DataArguments` and the command's own dataclass. Returns how the data were chosen, an instance of
-    each of these two, and the other arguments.
+    Args:
+        command: the word after `deitlt`.
+        dataclass_type: the command's own settings, beside `DataArguments`.
+        argv: what is parsed.
+        add_model: adds the arguments that name the model.
+        model_of: says by these which model that is.
+
+    Returns:
+        How the data were chosen, an instance of `DataArguments`, one of the command's dataclass, and what is left.
     """
     from deitlt_hf.data.arguments import DataArguments
     from deitlt_hf.inference.loading import load_run_settings
     from deitlt_hf.runs.images import DataChoice
 
+    parser = DataclassParser(command, [DataArguments, dataclass_type])
+    add_model(parser)
     of_data = {part.name for part in dataclasses.fields(DataArguments)}
     known = parser.parse_known_args(argv)[0]
     given = {name: value for name, value in _given_settings(parser, argv).items() if name in of_data}
