@@ -80,7 +80,7 @@ def test_95_percent_intervals_hold_the_true_difference_about_95_times_in_100():
     for seed in range(sets):
         generator = np.random.default_rng(1000 + seed)
         first, second, labels = draw_predictions(generator, 400, first_accuracy, second_accuracy, 0.5)
-        differences = paired_differences(first, second, labels, THREE_GROUPS, 500, seed)
+        differences = paired_differences(first, second, labels, THREE_GROUPS, 300, seed)
         for name in truth:
             low, high = differences[name]["interval"]
             held[name] += low <= truth[name] <= high

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from itertools import pairwise
 
@@ -298,11 +296,3 @@ def test_a_failed_save_keeps_the_old_file(tmp_path, axes, monkeypatch):
 def test_save_figure_refuses_unknown_suffixes(tmp_path, axes, name):
     with pytest.raises(DeiTLTError, match=r"pass a name that ends in \.png"):
         save_figure(axes.figure, tmp_path / name)
-
-
-def test_drawing_never_loads_pyplot():
-    code = (
-        "import sys; from matplotlib.figure import Figure; from deitlt_hf.evaluation.figures.run import draw_losses;"
-        "draw_losses(Figure().add_subplot(), []); sys.exit('matplotlib.pyplot' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
