@@ -137,7 +137,7 @@ def start_of_heads(student: StudentArguments, names: Mapping[int, str]) -> str:
     return student.head_start or (CLASS_MEANS if new_heads(student, names) else "random")
 
 
-def start_heads(model: DeiTLTForImageClassification, features: Features, kind: str = CLASS_MEANS) -> None:
+def start_heads(model: DeiTLTForImageClassification, features: Features, kind: str) -> None:
     """Make both heads nearest-class-mean classifiers of their token's features.
 
     Args:
@@ -161,7 +161,7 @@ def _draw_heads(model: DeiTLTForImageClassification) -> None:
 
 
 def class_mean_teacher(
-    model: DeiTLTForImageClassification, features: Features, kind: str = CLASS_MEANS
+    model: DeiTLTForImageClassification, features: Features, kind: str
 ) -> DeiTLTForImageClassification:
     """A copy of the pretrained student that classifies by the class means of its class token's features."""
     teacher = copy.deepcopy(model)
