@@ -82,10 +82,11 @@ class Devices(TorchDispatchMode):
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         on_gpu = any(isinstance(tensor, OnGpu) for tensor in tensors)
         lenient = self.mixes_inside or (self.backward_on_gpu and torch._C._current_graph_task_id() != -1)
+        kwargs.pop("pin_memory", None)
         target = kwargs.get("device")
         if target is not None:
             target = torch.device(target)
-            kwargs |= {"device": CPU} | ({"pin_memory": False} if kwargs.get("pin_memory") else {})
+            kwargs["device"] = CPU if target.type == "cuda" else target
         if not lenient:
             self._check(packet, args, tensors)
             self._count(packet, args, kwargs, on_gpu, target)
