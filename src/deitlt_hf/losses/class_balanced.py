@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.losses.counts import checked_counts
 
 
 def class_balanced_weights(class_counts: Sequence[int], beta: float = 0.9999) -> torch.Tensor:
@@ -29,10 +30,7 @@ def class_balanced_weights(class_counts: Sequence[int], beta: float = 0.9999) ->
     """
     if not 0 <= beta < 1:
         raise DeiTLTError(f"class-balanced beta is {beta}; pass a number from 0 up to, not including, 1")
-    counts = torch.as_tensor(class_counts, dtype=torch.float64)
-    empty = torch.nonzero(counts < 1).flatten().tolist()
-    if empty:
-        raise DeiTLTError(f"class {empty[0]} has no training images; leave it out of the data or add images of it")
+    counts = checked_counts(class_counts)
     # expm1 and log1p keep the digits that 1 - beta**n loses where beta is near 1.
     effective_number = torch.expm1(counts * torch.log1p(counts.new_tensor(-(1 - beta)))) / -(1 - beta)
     weights = 1 / effective_number

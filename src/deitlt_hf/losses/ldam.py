@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.losses.counts import checked_counts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -54,12 +54,7 @@ class LDAMLoss(nn.Module):
 
     def __init__(self, class_counts: Sequence[int], max_margin: float = 0.5, scale: float = LDAM_SCALE):
         super().__init__()
-        if min(class_counts) < 1:
-            raise DeiTLTError(
-                f"class {list(class_counts).index(min(class_counts))} has no training images; "
-                "leave it out of the data or add images of it"
-            )
-        margins = torch.as_tensor(class_counts, dtype=torch.float64) ** -0.25
+        margins = checked_counts(class_counts) ** -0.25
         self.register_buffer("margins", (margins * (max_margin / margins.max())).float())
         self.scale = scale
 

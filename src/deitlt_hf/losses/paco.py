@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.losses.counts import checked_counts
 
 
 class PaCoLoss(nn.Module):
@@ -49,17 +50,12 @@ class PaCoLoss(nn.Module):
         temperature: float = 0.2,
     ):
         super().__init__()
-        if min(class_counts) < 1:
-            raise DeiTLTError(
-                f"class {list(class_counts).index(min(class_counts))} has no training images; "
-                "leave it out of the data or add images of it"
-            )
+        counts = checked_counts(class_counts)
         if alpha < 0:
             raise DeiTLTError(f"PaCo's alpha is {alpha}; pass 0 or more")
         for name, value in {"beta": beta, "gamma": gamma, "temperature": temperature}.items():
             if value <= 0:
                 raise DeiTLTError(f"PaCo's {name} is {value}; pass a number above 0")
-        counts = torch.as_tensor(class_counts, dtype=torch.float64)
         self.register_buffer("log_prior", (counts / counts.sum()).log().float())
         self.alpha = alpha
         self.beta = beta

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deitlt_hf.errors import DeiTLTError
+from deitlt_hf.losses.counts import checked_counts
 from deitlt_hf.losses.cross_entropy import CrossEntropyLoss, as_probabilities
 
 
@@ -116,9 +117,5 @@ def _checked(tau: float) -> float:
 
 def class_prior(class_counts: Sequence[int]) -> torch.Tensor:
     """The share of each class in the training images, float32 `(C,)`."""
-    counts = torch.as_tensor(class_counts, dtype=torch.float64)
-    if counts.min() < 1:
-        raise DeiTLTError(
-            f"class {int(counts.argmin())} has no training images; leave it out of the data or add images of it"
-        )
+    counts = checked_counts(class_counts)
     return (counts / counts.sum()).float()
