@@ -94,6 +94,14 @@ def test_evaluation_and_errors_of_a_classifier(name, models, images, tmp_path, c
     assert "class  group  training images  test images  model  most often taken for (images)\n0 " in printed
     assert "app" not in printed  # it is for students
 
+    images.test[0]["image"].save(tmp_path / "digit.png")
+    assert main(["predict", str(models / name), str(tmp_path / "digit.png"), "--output", str(tmp_path / "p.csv")]) == 0
+    with (tmp_path / "p.csv").open(newline="") as text:
+        (row,) = csv.DictReader(text)
+    assert (row["class"], float(row["probability"])) == (
+        str(logits[0].argmax().item()), pytest.approx(probabilities[0].item(), abs=1e-3)
+    )  # fmt: skip
+
 
 def test_analysis_of_a_classifier_leaves_out_what_needs_tokens(models, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(analysis_page, "save_figure", lambda figure, path: _stand_in(path))  # takes seconds

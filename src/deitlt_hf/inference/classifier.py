@@ -314,7 +314,9 @@ class ExpertClassifier:
                     on_error(file, error)
                     continue
                 decoded.append(picture)
-                results.append(ImageResult(file, [], region=seen_region(self._processor, *picture.size)))
+                # Only with attention: timm's processor does not say what it crops.
+                region = seen_region(self._processor, *picture.size) if self.has_attention else None
+                results.append(ImageResult(file, [], region=region))
             if decoded:
                 parts.append(self._processor(images=decoded, return_tensors="pt").pixel_values)
         return results, torch.cat(parts) if parts else None
