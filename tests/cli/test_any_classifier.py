@@ -12,6 +12,8 @@ import torch
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
     ResNetConfig,
     ResNetForImageClassification,
     ResNetModel,
@@ -38,12 +40,17 @@ def images():
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
-    """A ResNet of transformers with its own pixels, a model of timm, and a teacher's run, none of them trained."""
+    """transformers' ResNet and DeiT with two heads, a model of timm, and a teacher's run, none of them trained."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     ResNetForImageClassification(RESNET).save_pretrained(folder / "resnet")
     size = {"height": 20, "width": 20}
-    ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(folder / "resnet")
+    deit = DeiTConfig(
+        image_size=20, patch_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, **LABEL_MAPS
+    )
+    DeiTForImageClassificationWithTeacher(deit).save_pretrained(folder / "deit")
+    for name in ("resnet", "deit"):
+        ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(folder / name)
     make_classifier("test_resnet", 24, LABEL_MAPS).save_pretrained(folder / "timm")
     teacher = make_classifier("cifar_resnet", 16, LABEL_MAPS, classifier="cosine", depth=20)
     teacher.config.class_counts, teacher.config.class_groups = list(range(100, 0, -10)), {"head": [0]}
@@ -67,7 +74,7 @@ def logits_by_hand(directory: Path, images) -> torch.Tensor:
     return model(pixels).logits
 
 
-@pytest.mark.parametrize("name", ["resnet", "timm", "teacher"])
+@pytest.mark.parametrize("name", ["resnet", "deit", "timm", "teacher"])
 def test_evaluation_and_errors_of_a_classifier(name, models, images, tmp_path, capsys):
     out, errors = tmp_path / "metrics.json", tmp_path / "errors.csv"
     data = DATA if name != "teacher" else []
@@ -77,9 +84,10 @@ def test_evaluation_and_errors_of_a_classifier(name, models, images, tmp_path, c
     logits = logits_by_hand(models / name, images) * (30 if name == "teacher" else 1)  # LDAM's scale of cosines
     labels = torch.tensor(images.test["label"])
     metrics = json.loads(out.read_text())
-    assert list(metrics["experts"]) == ["model"]
+    own, *others = metrics["experts"]
+    assert (own, others) == (("average", ["cls", "distillation"]) if name == "deit" else ("model", []))
     right = logits.argmax(-1) == labels
-    assert metrics["experts"]["model"]["overall"] == pytest.approx(100 * right.double().mean().item())
+    assert metrics["experts"][own]["overall"] == pytest.approx(100 * right.double().mean().item())
     assert metrics["groups"]["mid"] == ([1, 2] if name == "teacher" else [3, 4, 5, 6])
     with errors.open(newline="") as text:
         rows = list(csv.DictReader(text))
@@ -91,7 +99,8 @@ def test_evaluation_and_errors_of_a_classifier(name, models, images, tmp_path, c
     assert rows[0]["true_class"] == str(labels[int(rows[0]["row"])].item())
     assert printed.startswith("Accuracy in percent on 400 test images: the test split of digits-lt\n\n")
     assert f"errors: {errors} has {len(rows)} of 400 test images, the most confident first\n" in printed
-    assert "class  group  training images  test images  model  most often taken for (images)\n0 " in printed
+    columns = "average  CLS expert  DIST expert" if others else "model"
+    assert f"class  group  training images  test images  {columns}  most often taken for (images)\n0 " in printed
     assert "app" not in printed  # it is for students
 
     images.test[0]["image"].save(tmp_path / "digit.png")

@@ -20,7 +20,6 @@ from transformers import PreTrainedModel
 from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.evaluation.attention import attention_maps, gives_attention, run_with_attention
 from deitlt_hf.evaluation.evaluate import logits_by_row
-from deitlt_hf.evaluation.measures import MODEL
 from deitlt_hf.foreign.configurations import INDEX_FILE, find_file
 from deitlt_hf.inference.loading import load_student, load_student_config
 from deitlt_hf.models.deit_lt.configuration_deit_lt import DeiTLTConfig
@@ -75,7 +74,8 @@ class OneHeadRuntime:
 
     @torch.inference_mode()
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return logits_by_row(self.model(pixel_values.to(self.model.device)), self.config)[MODEL].cpu()
+        rows = logits_by_row(self.model(pixel_values.to(self.model.device)), self.config)
+        return next(iter(rows.values())).cpu()  # of transformers' DeiT with two heads their mean
 
 
 class FileRuntime:

@@ -50,7 +50,10 @@ class _SavedModel:
     @property
     def own(self) -> str:
         """The row of the model's own logits."""
-        return self.model.config.expert if self.model.config.model_type == DeiTLTConfig.model_type else MODEL
+        if self.model.config.model_type == DeiTLTConfig.model_type:
+            return self.model.config.expert
+        # transformers' `DeiTForImageClassificationWithTeacher` gives the mean of its two heads.
+        return "average" if hasattr(self.model, "distillation_classifier") else MODEL
 
 
 def _load(
