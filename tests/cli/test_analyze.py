@@ -68,6 +68,15 @@ def test_writes_numbers_figures_and_a_page(student, tmp_path, capsys, monkeypatc
     assert capsys.readouterr().out.splitlines()[:5] == printed.splitlines()[:5]
 
 
+def test_the_models_own_prediction_is_compared_with_its_teacher(student, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(analysis_page, "write_analysis", lambda analyses, directory: None)
+    run = shutil.copytree(student, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"expert": "distillation"}))
+    assert main(["analyze", str(run), "--teacher", student, "--out", str(tmp_path / "out")]) == 0
+    assert "\nDIST expert - teacher: overall " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -77,7 +77,7 @@ def run(argv: Sequence[str]) -> None:
     )
     write_analysis({last_part(source): analysis}, options.out)
     print(f"Accuracy in percent on {measured}\n")
-    print(format_table(analysis.record))
+    print(format_table(analysis.record, analysis.record["model"]["prediction"]))
     if "teacher" not in analysis.record["agreement"] and has_tokens(config):  # a CNN is rather a teacher itself
         print("no teacher was found to compare with; --teacher DIR names one")
     print(f"numbers: {Path(options.out) / ANALYSIS_FILE}\npage: {Path(options.out) / PAGE_FILE}")
