@@ -96,11 +96,12 @@ def test_mistakes_are_one_line(student, tmp_path, capsys, options, said):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
 
 
-def test_a_student_of_the_vit_recipe_has_one_expert(student, tmp_path):
-    vit = shutil.copytree(student, tmp_path / "vit")
-    (vit / "recipe.yaml").write_text("expert: cls\ndistillation_type: none\n")
+@pytest.mark.parametrize(("alpha", "experts"), [(0.0, ("cls",)), (0.5, ("average", "cls", "distillation"))])
+def test_a_student_without_a_teacher_has_the_experts_that_learned(student, tmp_path, alpha, experts):
+    run = shutil.copytree(student, tmp_path / "run")  # that of the ViT recipes has alpha 0
+    (run / "recipe.yaml").write_text(f"distillation_type: none\ndistillation_alpha: {alpha}\n")
     data = DataArguments("digits-lt", imbalance_factor=20, group_boundaries=[3, 7])
-    assert analyze_saved_model(str(vit), load_images(data), data).experts == ("cls",)
+    assert analyze_saved_model(str(run), load_images(data), data).experts == experts
 
 
 def test_a_model_that_is_not_there_is_one_line(tmp_path, capsys):

@@ -151,7 +151,7 @@ def test_a_student_on_the_hub_is_analyzed_as_its_run_made_it(student, images, tm
         hub.connect(monkeypatch)
         recipe.write_text(yaml.safe_dump(settings))
         push_model(student, "me/vit")
-        recipe.write_text(yaml.safe_dump(settings | {"expert": "cls", "distillation_type": "none"}))
+        recipe.write_text(yaml.safe_dump(settings | {"expert": "cls", "distillation_alpha": 0.0}))
         push_model(student, "me/vit", branch="alone")
         assert analyze_saved_model("me/vit", images, DATA).experts == ("average", "cls", "distillation")
         assert analyze_saved_model("me/vit", images, DATA, revision="alone").experts == ("cls",)

@@ -157,7 +157,7 @@ def analyze_saved_model(
         source=public_name(source),
         teacher=saved.teacher,
         device=device,
-        dist_is_trained=saved.settings.get("distillation_type") != "none",
+        dist_is_trained=saved.settings.get("distillation_alpha") != 0,  # without a teacher it may learn the labels
         image_mean=saved.pixels.mean,
         image_std=saved.pixels.std,
     )

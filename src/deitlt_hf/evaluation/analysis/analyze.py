@@ -78,8 +78,8 @@ def analyze_model(
         device: where to run, the model is moved there; by default where the model is.
         num_examples: images to keep with maps of attention and rollout: the first of each of so many classes, evenly
             spaced from the most frequent to the rarest. Default 6.
-        dist_is_trained: False for a student that was trained without distillation, as the ViT baselines are: it has a
-            second head that says nothing, and is analyzed as a model with one. Default True.
+        dist_is_trained: False for a student whose second head was not trained, as that of the ViT baselines: it says
+            nothing, and the student is analyzed as a model with one. Default True.
         image_mean, image_std: of the pixels' normalisation, to show the images; ImageNet's by default.
 
     Returns:
