@@ -145,10 +145,13 @@ def test_many_classes_are_means_over_neighbours(one):
     record["groups"] = {"head": list(range(30)), "mid": list(range(30, 60)), "tail": list(range(60, 100))}
     for scores in record["experts"].values():
         scores["per_class"] = [100.0 * (label % 5 == 0) for label in range(100)]
-    accuracy, _ = class_frequency_figure({"DeiT-LT": record}).axes
+    figure = class_frequency_figure({"DeiT-LT": record})
+    accuracy, difference = figure.axes
     assert shown(accuracy)["average"][10:20] == pytest.approx([20.0] * 10)  # of five neighbours one is right
     assert accuracy.lines[0].get_xdata()[10:12] == pytest.approx([90, 89])
     assert "mean over 5 neighbours" in accuracy.get_title()
+    figure.draw_without_rendering()
+    assert difference.title.get_window_extent().x1 < figure.bbox.x1  # nothing of it is cut off
 
 
 def test_agreement_bars_are_the_records(one, several):

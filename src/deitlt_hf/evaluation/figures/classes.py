@@ -79,7 +79,7 @@ def class_frequency_figure(records: Records) -> Figure:
     if with_experts:
         _say_classes(panels[1], first, differences, "{:+.1f} points")
         panels[1].axhline(0, color="0.5", linewidth=1, zorder=0)
-        title = "DIST minus CLS expert, and a fitted line"
+        title = "DIST minus CLS, and a fitted line"
         finish(panels[1], title + over, "training images of the class", "difference (points)")
     legend_below(figure)
     return figure
