@@ -25,7 +25,7 @@ from deitlt_hf.evaluation.figures.layers import (
     feature_rank_figure,
     token_similarity_figure,
 )
-from deitlt_hf.evaluation.figures.style import model_styles
+from deitlt_hf.evaluation.figures.style import EXPERT_STYLES, model_styles
 from deitlt_hf.evaluation.page import SECTIONS
 
 
@@ -113,6 +113,7 @@ def test_class_accuracy_and_difference_stand_over_training_images(one):
     assert list(accuracy.lines[0].get_xdata()) == COUNTS
     assert accuracy.get_xscale() == "log"
     line, fitted, stroke = difference.lines[:3]
+    assert line.get_color() not in {style["color"] for style in EXPERT_STYLES.values()}  # the legend is of both panels
     assert line.get_ydata() == pytest.approx(
         np.subtract(experts["distillation"]["per_class"], experts["cls"]["per_class"])
     )

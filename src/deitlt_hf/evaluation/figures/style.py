@@ -34,7 +34,7 @@ EXPERT_STYLES = {
     "average": {"color": "#000000", "linestyle": "-", "marker": "o"},
     "cls": {"color": "#0072B2", "linestyle": "--", "marker": "s"},
     "distillation": {"color": "#D55E00", "linestyle": ":", "marker": "^"},
-    FUSED: {"color": "#009E73", "linestyle": "-.", "marker": "D"},
+    FUSED: {"color": "#CC79A7", "linestyle": "-.", "marker": "v"},
     MODEL: {"color": "#000000", "linestyle": "-", "marker": "o"},
 }
 # With seven markers and five line styles no two of the first 35 models look the same in grey.
