@@ -104,6 +104,19 @@ def test_a_model_and_itself_differ_by_nothing():
         assert of == {"value": 0.0, "interval": interval, "excludes_zero": False}
 
 
+def test_where_other_models_agree_on_a_few_images_they_may_differ_on_others():
+    first, labels = np.array([0] * 18 + [1] * 18), np.array([0] * 18 + [1] * 18)
+    second = np.where(np.arange(36) < 20, first, 0)
+    found = paired_differences(first, second, labels, {"head": [0], "mid": [], "tail": [1]})
+    low, high = found["head"]["interval"]
+    assert (found["head"]["value"], low, high) == (
+        0.0,
+        -10.0,
+        10.0,
+    )  # both of the added images count for one model: 2 of 18 + 2
+    assert found["tail"]["excludes_zero"]
+
+
 def test_groups_without_images_have_no_difference():
     found = paired_differences(
         np.array([0, 1]), np.array([0, 0]), np.array([0, 0]), {"head": [0], "mid": [1], "tail": []}

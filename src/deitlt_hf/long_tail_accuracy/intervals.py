@@ -151,18 +151,22 @@ class Bootstrap:
         An image that is hard for one model is mostly hard for the other, so their accuracies rise and fall together
         over resamples, and the difference is known better than either of them. Where few images differ, resamples of
         them vary too little: two images are added, one on which only the first model is right and one on which only the
-        second is (Bonett and Price, 2012), and drawn with the others.
+        second is (Bonett and Price, 2012), and drawn with the others. Not where the two models do the same throughout.
         """
         found = {}
         values, others = self.values[first], self.values[second]
+        resampled, of_second = self._resampled[first], self._resampled[second]
+        differ = any(
+            np.nanmax(np.abs(of_second[key] - resampled[key]), initial=0.0) > SAME
+            for key in resampled.keys() & of_second
+        )
         for measure in MEASURES:
             if measure.key not in values or measure.key not in others:
                 continue
             value, ends = others[measure.key] - values[measure.key], None
             if measure in self._measures and not np.isnan(value):
-                change = self._resampled[second][measure.key] - self._resampled[first][measure.key]
-                change = _centred(measure, value, change)
-                if np.abs(change).max() > SAME:
+                change = _centred(measure, value, of_second[measure.key] - resampled[measure.key])
+                if differ:
                     images = self._images[measure.key]
                     change = (images * change + 200 * self._pairs[: len(change)]) / (images + 2)
                 ends = _within(_percentiles(change), -100)
