@@ -25,7 +25,7 @@ from deitlt_hf.evaluation.figures.layers import (
     feature_rank_figure,
     token_similarity_figure,
 )
-from deitlt_hf.evaluation.figures.style import EXPERT_STYLES, model_styles
+from deitlt_hf.evaluation.figures.style import EXPERT_STYLES, model_styles, shortened_names
 from deitlt_hf.evaluation.page import SECTIONS
 
 
@@ -213,6 +213,15 @@ def test_the_confusion_matrix_shows_percentages_and_the_other_classes(several):
     figure = class_confusion_figure(several)
     assert titles(figure) == list(several)
     assert [len(axes.get_xticklabels()) for axes in figure.axes[:3]] == [10] * 3  # all classes, so no others
+
+
+def test_long_names_of_classes_that_differ_in_the_middle_stay_apart():
+    names = [f"class number {number:03} of three hundred" for number in (7, 12, 250)]
+    apart = [f"…{number} of t…ee hundred" for number in ("007", "012", "250")]
+    assert shortened_names([*names, "owl"], 20) == [*apart, "owl"]
+    assert shortened_names(["a" * 30, "b" * 30], 20) == ["a" * 9 + "…" + "a" * 10, "b" * 9 + "…" + "b" * 10]
+    together = [f"{'m' * 12}{letter}{'n' * 12}" for letter in "xy"]  # one word
+    assert shortened_names(together, 9) == ["…xnn…nnnn", "…ynn…nnnn"]
 
 
 def test_a_network_without_tokens_beside_others_and_alone(several):

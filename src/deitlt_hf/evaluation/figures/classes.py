@@ -32,6 +32,7 @@ from deitlt_hf.evaluation.figures.style import (
     plot,
     running_mean,
     shortened,
+    shortened_names,
 )
 from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, MODEL
 
@@ -170,7 +171,7 @@ def class_confusion_figure(records: Records) -> Figure:
         figure.set_figwidth(WIDTH)
     for axes, (name, record) in zip(panels, records.items(), strict=True):
         confusion = record["class_confusion"]
-        names = [shortened(record["class_names"][label], 20) for label in confusion["labels"]]
+        names = shortened_names((record["class_names"][label] for label in confusion["labels"]), 20)
         shares, predicted = floats(confusion["percent"]), names
         if confusion["others"] is not None:
             shares, predicted = np.column_stack([shares, floats(confusion["others"])]), [*names, "other classes"]

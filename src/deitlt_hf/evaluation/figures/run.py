@@ -23,7 +23,7 @@ from deitlt_hf.evaluation.figures.style import (
     label_logarithmic,
     over_neighbours,
     running_mean,
-    shortened,
+    shortened_names,
 )
 from deitlt_hf.evaluation.measures import EXPERT_LABELS, GROUPS, TEACHER
 
@@ -134,7 +134,7 @@ def _label_classes(axes: Axes, metrics: Mapping[str, Any], order: np.ndarray) ->
         axes.set_xticks([])
         axes.set_xlabel(f"{len(order)} classes, most frequent first", fontsize=FONT_SIZE)
         return
-    names = [shortened(metrics["class_names"][class_id], length=20, end=8) for class_id in order]
+    names = shortened_names((metrics["class_names"][class_id] for class_id in order), length=20, end=8)
     # About sixty letters fit side by side under half of a 12 inch figure.
     rotation = 0 if len(names) * (max(map(len, names)) + 1) <= 60 else 45 if len(names) <= 12 else 90
     alignment = {"ha": "right", "rotation_mode": "anchor"} if rotation == 45 else {}

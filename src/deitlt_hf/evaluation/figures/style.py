@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from string import ascii_letters, digits
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -165,6 +166,25 @@ def shortened(name: str, length: int = LONGEST_NAME, end: int | None = None) -> 
     name = printable(name)
     end = length - length // 2 if end is None else end
     return name if len(name) <= length else f"{name[: length - end - 1]}…{name[-end:]}"
+
+
+def shortened_names(names: Iterable[str], length: int = LONGEST_NAME, end: int | None = None) -> list[str]:
+    """`shortened` names of classes; those that would look the same lose the words that all of them begin with.
+
+    Example:
+        >>> shortened_names(["scratch on the left side", "scratch on the right side"], 12)
+        ['…left side', '…right side']
+    """
+    names = [printable(name) for name in names]
+    texts = [shortened(name, length, end) for name in names]
+    for text in {text for text in texts if texts.count(text) > 1}:
+        places = [place for place, of in enumerate(texts) if of == text]
+        first, last = (of(names[place] for place in places) for of in (min, max))
+        common = next((place for place, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), 0)
+        start = len(first[:common].rstrip(ascii_letters + digits)) or common
+        for place in places:
+            texts[place] = f"…{shortened(names[place][start:], length - 1, end)}"
+    return texts
 
 
 def head_to_tail(metrics: Mapping[str, Any]) -> np.ndarray:
