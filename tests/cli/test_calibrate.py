@@ -27,6 +27,7 @@ from deitlt_hf import (
     export_model,
     write_model_card,
 )
+from deitlt_hf.cards.model_card import model_card
 from deitlt_hf.cli.main import main
 from deitlt_hf.data.views import evaluation_view, image_processor
 from deitlt_hf.evaluation.fusion import Fit, Fold
@@ -122,7 +123,8 @@ def test_the_student_answers_with_the_fused_prediction_and_undo_takes_it_back(st
     sets, answers = measured["coverage"], measured["precision"].get("overall")
     assert [sets[part]["images"] for part in ("overall", "head", "mid", "tail")] == [60, 20, 20, 20]
     assert 60 < sets["overall"]["coverage"] <= 100
-    assert "deitlt predict student photo.jpg --precision 0.95 --coverage 0.9" in card
+    asks = "--coverage 0.9" if answers is None else "--precision 0.95 --coverage 0.9"  # never what is not reached
+    assert f"deitlt predict student photo.jpg {asks}\n" in card
     share = "-" if answers is None else f"{answers['share']:.1f}"
     assert f"| overall | {share} |" in card
     assert f" {sets['tail']['coverage']:.1f} | {sets['tail']['size']:.2f} |" in card
@@ -136,6 +138,24 @@ def test_the_student_answers_with_the_fused_prediction_and_undo_takes_it_back(st
     assert json.loads(after.pop("config.json")) == json.loads(before.pop("config.json")) | {"fusion": None}
     assert json.loads(after.pop("metrics.json")) == json.loads(before.pop("metrics.json"))
     assert after == before
+
+
+@pytest.mark.parametrize(
+    ("weights", "answers", "command"),
+    [
+        ("model.safetensors", True, "deitlt predict me/x --revision v1 photo.jpg --precision 0.95 --coverage 0.9\n"),
+        ("model.pt2", False, "hf download me/x --revision v1 --local-dir model\ndeitlt predict model photo.jpg --cov"),
+    ],
+)
+def test_a_card_on_the_hub_has_a_command_that_works(calibrated, tmp_path, weights, answers, command):
+    for file in (calibrated / "config.json", calibrated / "calibration.json"):
+        shutil.copy(file, tmp_path)
+    shutil.copy(calibrated / "model.safetensors", tmp_path / weights)
+    record = json.loads((tmp_path / "calibration.json").read_text())
+    measured = {"overall": {"share": 50.0, "precision": 96.0, "interval": [90.0, 99.0]}} if answers else {}
+    record["test"]["precision"] = {"asked": 0.95} | measured
+    (tmp_path / "calibration.json").write_text(json.dumps(record))
+    assert f"```sh\n{command}" in str(model_card(tmp_path, "me/x", "v1"))
 
 
 def test_calibrating_again_keeps_the_expert_of_before(student):
