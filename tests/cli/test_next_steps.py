@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from deitlt_hf.cli.next_steps import (
+    after_measuring,
     after_training_a_student,
     after_training_a_teacher,
     data_flags,
@@ -42,6 +43,22 @@ def test_a_student_with_a_validation_split_is_calibrated_next(tmp_path, validate
     DataRecord(["a", "b"], [9, 3], [2, 1], validation_counts=validated).write(tmp_path)
     commands = [words[0] for words in after_training_a_student(str(tmp_path))]
     assert commands == ["calibrate"] * bool(validated) + ["analyze", "app"]
+
+
+@pytest.mark.parametrize(
+    ("model", "argv", "analyze", "app"),
+    [
+        ("runs/owls/", "--data owls", "runs/owls/ --data owls --out runs/owls-analysis", "runs/owls/"),
+        # A folder `me` would make a path of the id.
+        ("me/owls", "--revision v1", "me/owls --revision v1 --out owls-analysis", "me/owls --revision v1"),
+    ],
+)
+def test_after_measuring_comes_the_same_model(tmp_path, monkeypatch, model, argv, analyze, app):
+    monkeypatch.chdir(tmp_path)
+    if model.startswith("runs"):
+        (tmp_path / model).mkdir(parents=True)
+    commands = [shlex.join(words) for words in after_measuring(model, argv=argv.split())]
+    assert commands == [f"analyze {analyze}", f"app {app}"]
 
 
 def test_words_are_quoted_for_a_shell_and_safe_to_print(capsys):

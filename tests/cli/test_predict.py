@@ -87,10 +87,11 @@ def test_a_broken_file_alone_is_one_line(student, photos, capsys):
 def test_json_and_csv_hold_what_the_classifier_says(student, photos, tmp_path, capsys):
     (photos / "broken.png").unlink()
     for name in ("out.json", "out.csv"):
-        assert predict(student, photos, "--top", 2, "--output", tmp_path / name) == 0
-        *summary, last, maps, _ = capsys.readouterr().out.splitlines()
+        assert predict(student, photos, "--top", 2, "--output", tmp_path / name, "--revision", "v1") == 0
+        *summary, last, maps, app = capsys.readouterr().out.splitlines()
         assert last == f"predictions: {tmp_path / name}"
-        assert maps == f"next: deitlt predict {student} {photos} --attention maps"
+        assert maps == f"next: deitlt predict {student} --revision v1 {photos} --attention maps"
+        assert app == f"      deitlt app {student} --revision v1"
         assert summary[0].startswith("3 images in ")
     files = sorted(path for path in photos.rglob("*") if path.is_file())
     expected = [

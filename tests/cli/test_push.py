@@ -40,7 +40,11 @@ def test_the_address_is_printed_and_the_flags_arrive(
     )
     # The same files, but for the card, which says where it is.
     assert hub.messages("me/teacher", "early") == ["initial commit", "Push the model", "Two words"]
-    assert main(["push", directory, "me/other", "--message", "Two words"]) == 0
+    assert main(["push", directory, "other", "--message", "Two words"]) == 0  # the token's owner is added
+    assert capsys.readouterr().out.endswith("next: deitlt predict me/other photo.jpg\n")
+    Path(directory, "model.safetensors").rename(Path(directory, "model.pt2"))  # a program, never loaded from the hub
+    assert main(["push", directory, "me/program"]) == 0
+    assert capsys.readouterr().out == f"pushed to {hub.endpoint}/me/program\n"
     assert hub.messages("me/other") == ["initial commit", "Two words"]
 
 

@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> None:
     from accelerate import PartialState
 
     from deitlt_hf.cli.console import quiet_libraries
-    from deitlt_hf.cli.next_steps import say_next
+    from deitlt_hf.cli.next_steps import of_revision, say_next
     from deitlt_hf.cli.parsing import check_analysis, parse_with_data_of_run
     from deitlt_hf.evaluation.analysis.vit import has_tokens
     from deitlt_hf.evaluation.measures import format_table
@@ -82,4 +82,4 @@ def run(argv: Sequence[str]) -> None:
         print("no teacher was found to compare with; --teacher DIR names one")
     print(f"numbers: {Path(options.out) / ANALYSIS_FILE}\npage: {Path(options.out) / PAGE_FILE}")
     if config.model_type == DeiTLTConfig.model_type:
-        say_next(["app", source], ["export", source])
+        say_next(*([command, source, *of_revision(argv)] for command in ("app", "export")))

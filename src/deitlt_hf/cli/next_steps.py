@@ -48,8 +48,19 @@ def after_training_a_student(directory: str) -> list[list[str]]:
 
 def after_measuring(model: str, is_student: bool = True, argv: Sequence[str] = ()) -> list[list[str]]:
     """A page with figures, on the data that `argv` names, and a student on pictures of one's own."""
-    page = ["analyze", model, *data_flags(argv), "--out", f"{model.rstrip('/')}-analysis"]
-    return [page, ["app", model]] if is_student else [page]
+    from deitlt_hf.files import is_hub_id, last_part
+
+    # Not `owner/name-analysis` for a hub id: beside a folder `owner`, the id would be taken for a path.
+    place = last_part(model) if is_hub_id(model) else model.rstrip("/")
+    model_words = [model, *of_revision(argv)]
+    page = ["analyze", *model_words, *data_flags(argv), "--out", f"{place}-analysis"]
+    return [page, ["app", *model_words]] if is_student else [page]
+
+
+def of_revision(argv: Sequence[str]) -> list[str]:
+    """The flag that chose a branch, tag or commit of the model, as the next command needs it too."""
+    revision = flag_value(argv, "revision")
+    return [] if revision is None else ["--revision", revision]
 
 
 def data_flags(argv: Sequence[str]) -> list[str]:
@@ -86,7 +97,7 @@ def _data_names() -> set[str]:
 
 def flag_value(argv: Sequence[str], name: str) -> str | None:
     """What follows a flag in a command's words, None where the flag is not there."""
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for word, following in zip(argv, [*argv[1:], None], strict=False):
         if word.startswith("--") and _name(word) == name:
             return word.partition("=")[2] or following
     return None

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from deitlt_hf.cli.console import OneLineParser, add_answer_rules, add_class_prior, quiet_libraries
-from deitlt_hf.cli.next_steps import say_next
+from deitlt_hf.cli.next_steps import of_revision, say_next
 from deitlt_hf.errors import DeiTLTError, check_model_is_there, printable
 
 _TOP = 3  # classes to show of an image
@@ -55,7 +55,8 @@ def run(argv: Sequence[str]) -> None:
     if options.attention is not None:
         print(f"attention maps: {options.attention}")
     if options.attention is None and decisions.has_experts and classifier.has_attention:
-        say_next(["predict", options.model, *options.images, "--attention", "maps"], ["app", options.model])
+        model = [options.model, *of_revision(argv)]
+        say_next(["predict", *model, *options.images, "--attention", "maps"], ["app", *model])
     if unreadable:
         raise DeiTLTError(
             f"{unreadable} of {len(panels)} files could not be read as images, see above; the others are done"

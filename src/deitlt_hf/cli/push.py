@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from deitlt_hf.cli.console import OneLineParser
 from deitlt_hf.cli.next_steps import say_next
@@ -30,6 +31,10 @@ def run(argv: Sequence[str]) -> None:
 
     from deitlt_hf.hub.pushing import push_model
 
-    print("pushed to", push_model(options.directory, options.repo, options.private, options.branch, options.message))
+    address = push_model(options.directory, options.repo, options.private, options.branch, options.message)
+    print("pushed to", address)
+    if not any(any(Path(options.directory).glob(name)) for name in ("model*.safetensors", "model.onnx")):
+        return  # a program of torch.export or an adapter, which predict does not take from the hub
+    repo = "/".join(address.partition("/tree/")[0].split("/")[-2:])  # with its owner, where none was passed
     revision = [] if options.branch is None else ["--revision", options.branch]
-    say_next(["predict", options.repo, "photo.jpg", *revision])
+    say_next(["predict", repo, "photo.jpg", *revision])
