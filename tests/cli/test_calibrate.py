@@ -158,7 +158,7 @@ def test_a_card_on_the_hub_has_a_command_that_works(calibrated, tmp_path, weight
     assert f"```sh\n{command}" in str(model_card(tmp_path, "me/x", "v1"))
 
 
-def test_calibrating_again_keeps_the_expert_of_before(student):
+def test_calibrating_again_keeps_the_expert_of_before(student, capsys):
     assert main(["set-expert", str(student), "dist"]) == 0
     assert calibrate(student) == 0
     first = json.loads((student / "config.json").read_text())["fusion"]
@@ -166,7 +166,9 @@ def test_calibrating_again_keeps_the_expert_of_before(student):
     assert json.loads((student / "config.json").read_text())["fusion"] == first
     assert json.loads((student / "calibration.json").read_text())["expert_before"] == "distillation"
     assert main(["set-expert", str(student), "average"]) == 0
+    capsys.readouterr()
     assert main(["set-expert", str(student), "fused"]) == 0
+    assert " now answers with the fused prediction; changed: " in capsys.readouterr().out
 
 
 def test_without_its_file_a_calibration_is_taken_back_to_the_average(student):

@@ -15,12 +15,15 @@ def run(argv: Sequence[str]) -> None:
         description="Change which expert a saved student answers with by default, in its config.json and its card.",
     )
     parser.add_argument("directory", help="of a student: a run's, or one that was saved or downloaded")
-    parser.add_argument("expert", help="average, cls (or head) or distillation (or dist, tail)")
+    parser.add_argument(
+        "expert", help="average, cls (or head), distillation (or dist, tail), or fused after deitlt calibrate"
+    )
     options = parser.parse_args(argv)
 
-    from deitlt_hf.evaluation.measures import EXPERT_LABELS, expert_named
+    from deitlt_hf.evaluation.measures import EXPERT_LABELS, FUSED, expert_named
 
-    label = EXPERT_LABELS[expert_named(options.expert)]  # a typo answers before torch is imported
+    expert = expert_named(options.expert)  # a typo answers before torch is imported
+    label = "fused prediction" if expert == FUSED else EXPERT_LABELS[expert]
 
     from deitlt_hf.cards.model_card import has_own_card
     from deitlt_hf.inference.default_expert import set_expert
