@@ -191,6 +191,10 @@ def test_a_model_that_was_not_calibrated_is_refused(student, photos, ready, tmp_
     (without / "config.json").write_text(json.dumps(config | {"fusion": None, "expert": "average"}))
     with pytest.raises(DeiTLTError, match=r"has no calibration\.json that fits it"):
         load_classifier(str(without), coverage=0.9)
+    (without / "calibration.json").unlink()
+    (without / "config.json").write_text(json.dumps(config | {"exported_precision": "int8"}))
+    with pytest.raises(DeiTLTError, match="is in 8 bits, which changes the probabilities that they were found on"):
+        load_classifier(str(without), coverage=0.9)
     (ready_copy := tmp_path / "other").mkdir()
     shutil.copytree(ready, ready_copy, dirs_exist_ok=True)
     (ready_copy / "calibration.json").write_text('{"split": "x"}')

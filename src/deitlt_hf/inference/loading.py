@@ -149,6 +149,11 @@ def load_answer_rules(
         return None
     file = find_file(source, CALIBRATION_FILE, revision)
     content = None if file is None or getattr(config, "fusion", None) is None else read_json(file)
+    if not content and getattr(config, "exported_precision", None) == "int8":
+        raise DeiTLTError(
+            f"a precision and a coverage need thresholds of validation images, and {source} is in 8 bits, which "
+            "changes the probabilities that they were found on; pass the student, or an export of it without int8"
+        )
     if not content:
         raise DeiTLTError(
             f"a precision and a coverage need thresholds of validation images, and {source} has no {CALIBRATION_FILE} "
