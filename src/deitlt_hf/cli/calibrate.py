@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -59,7 +60,7 @@ def run(argv: Sequence[str]) -> None:
     say_fit(found)
     _print_table(found)
     print(f"\n{printable(source)} now answers with the fused prediction; changed: {', '.join(found.changed)}")
-    print(f"to take it back: deitlt calibrate {printable(source)} --undo")
+    print(f"to take it back: {printable(shlex.join(['deitlt', 'calibrate', source, '--undo']))}")
     say_next(*after_measuring(source))
 
 
