@@ -153,6 +153,7 @@ PNG = encoded(Image.fromarray(np.random.RandomState(0).randint(0, 256, (9, 9, 3)
         ({"bytes": b"hello", "path": None}, "no image that Pillow knows"),
         ({"bytes": PNG[:-40], "path": None}, "truncated"),
         ({"bytes": PNG[:60] + b"\xff" + PNG[61:], "path": None}, "broken|error|truncated"),
+        ({"bytes": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "path": None}, "PostScript"),
         ({"bytes": None, "path": "gone.png"}, "there is no such file"),
         ({"bytes": None, "path": "."}, "it is a directory"),
     ],

@@ -45,13 +45,16 @@ class BadImage(DeiTLTError):  # noqa: N818 - it is the image that is bad, as in 
 def decode_image(value: Mapping[str, Any] | Image.Image | None) -> Image.Image:
     """An upright RGB image of `{"bytes": ..., "path": ...}`, where bytes win over a path, or of a PIL image.
 
-    `BadImage` is raised for no image, a missing or empty file, a directory, bytes that are no image or are cut off, and
-    more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, Pillow's guard against decompression bombs.
+    `BadImage` is raised for no image, a missing or empty file, a directory, bytes that are no image or are cut off,
+    PostScript, which is a program, and more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, Pillow's guard against
+    decompression bombs.
     """
     with _one_reason():
         if isinstance(value, Image.Image):
             return upright_rgb(value)
         with Image.open(_source(value)) as image:
+            if image.format == "EPS":  # whatever the file is called; a stranger may have written the program
+                raise BadImage("it is PostScript, a program that Pillow would let Ghostscript run")
             # Pillow itself only warns up to twice this many pixels.
             pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
             if limit is not None and pixels > limit:
