@@ -101,6 +101,8 @@ def test_where_a_later_checkpoint_is_left_the_one_to_go_on_from_is_named(tmp_pat
         checkpoint.mkdir()
         (checkpoint / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
         save_file({"weight": torch.ones(1)}, checkpoint / "model.safetensors")
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            torch.save({}, checkpoint / name)
     arguments = ["train", "--output_dir", str(tmp_path), "--resume_from_checkpoint", f"{tmp_path}/checkpoint-2"]
     command = f"deitlt train --output_dir {tmp_path} --resume"
     assert resume_command(arguments, f"{tmp_path}/checkpoint-6") == command

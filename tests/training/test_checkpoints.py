@@ -21,7 +21,8 @@ from deitlt_hf.durable.checkpoints import finish, is_complete, newest_complete, 
 def write(checkpoint: Path) -> Path:
     checkpoint.mkdir(parents=True)
     save_file({"weight": torch.ones(100)}, checkpoint / "model.safetensors")
-    torch.save({"state": torch.ones(100)}, checkpoint / "optimizer.pt")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"state": torch.ones(100)}, checkpoint / name)
     (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": 1}))
     return checkpoint
 
@@ -44,6 +45,9 @@ def names(directory: Path) -> list[str]:
         lambda checkpoint: (checkpoint / "model.safetensors").write_bytes(b""),
         lambda checkpoint: cut(checkpoint / "optimizer.pt"),
         lambda checkpoint: (checkpoint / "optimizer.pt").write_bytes(b""),
+        lambda checkpoint: (checkpoint / "optimizer.pt").unlink(),
+        lambda checkpoint: (checkpoint / "scheduler.pt").unlink(),
+        lambda checkpoint: (checkpoint / "rng_state.pth").unlink(),
         lambda checkpoint: (checkpoint / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b"}}'),
         lambda checkpoint: (checkpoint / "0_0.distcp").write_bytes(b"a shard without what lists it"),
     ],

@@ -153,6 +153,8 @@ def test_resuming_takes_the_last_checkpoint_or_the_named_one(tmp_path):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
         save_file({"weight": torch.ones(1)}, tmp_path / f"checkpoint-{step}" / "model.safetensors")
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            torch.save({}, tmp_path / f"checkpoint-{step}" / name)
     (tmp_path / "checkpoint-20" / "trainer_state.json").write_text("")  # of a process that was killed
     last = check_output_directory(arguments(tmp_path, resume=True))
     assert last == str(tmp_path / "checkpoint-10")

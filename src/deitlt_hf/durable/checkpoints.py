@@ -24,6 +24,7 @@ SAVING = "saving"  # where the trained model is written before it is put into th
 REMOVING = ".removing-"  # prefix of what is being removed
 _SAVING, _REPLACED = ".saving-", ".replaced-"
 _SAVED_BY_TORCH = (".pt", ".pth", ".bin")
+_BESIDE_WEIGHTS = ("optimizer*", "scheduler.pt", "rng_state*.pth")  # without them transformers resumes with new ones
 
 
 def unfinished(checkpoint: Path) -> Path:
@@ -106,14 +107,16 @@ def newest_complete(directory: str | Path) -> str | None:
 
 
 def is_complete(checkpoint: str | Path) -> bool:
-    """Whether a directory holds a whole checkpoint: its state, its weights, and no file that was cut off."""
+    """Whether a run can go on from a directory: no file is missing or cut off, as after `save_only_model` or a copy."""
     checkpoint = Path(checkpoint)
     try:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text())["global_step"]
         files = [path for path in checkpoint.rglob("*") if path.is_file()]
-        has_weights = any(path.suffix in (".safetensors", ".distcp") or path.name == "latest" for path in files)
+        by_deepspeed = any(path.name == "latest" for path in files)  # which has directories of its own
+        has_weights = by_deepspeed or any(path.suffix in (".safetensors", ".distcp") for path in files)
         return (
             (has_weights or any(path.name.startswith("pytorch_model") for path in files))
+            and (by_deepspeed or all(any(checkpoint.glob(name)) for name in _BESIDE_WEIGHTS))
             and all(_is_whole(path) for path in files)
             # Shards of several processes are listed in a file that is written after them.
             and all((path.parent / ".metadata").is_file() for path in files if path.suffix == ".distcp")
