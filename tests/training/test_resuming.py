@@ -131,23 +131,30 @@ def test_the_sampler_of_several_processes_learns_its_epoch_too():
     assert torch.cat(list(resumed)).tolist() == list(expected)[8:]
 
 
-def test_the_best_checkpoint_is_loaded_whole(tiny_student, images, arguments):
+def test_the_best_checkpoint_is_loaded_whole(tiny_student, images, arguments, tmp_path):
     groups = {"head": [0, 1, 2], "mid": [3, 4, 5, 6], "tail": [7, 8, 9]}
-    args = arguments(
-        distillation_type="none",
-        num_train_epochs=3,
-        save_strategy="epoch",
-        eval_strategy="epoch",
-        load_best_model_at_end=True,
-        metric_for_best_model="loss",
-        greater_is_better=True,  # so that the best is not the last
-        learning_rate=0.01,
-    )
-    trainer = DeiTLTTrainer(tiny_student(), args, class_groups=groups, train_dataset=images(), eval_dataset=images())
-    trainer.train()
-    best = f"{args.output_dir}/checkpoint-4"
-    assert trainer.state.best_model_checkpoint == best
-    assert_same(trainer.model, DeiTLTForImageClassification.from_pretrained(best))
+
+    def train(checkpoint: str | None = None) -> str:
+        args = arguments(
+            distillation_type="none",
+            num_train_epochs=3,
+            save_strategy="epoch",
+            eval_strategy="epoch",
+            load_best_model_at_end=True,
+            metric_for_best_model="loss",
+            greater_is_better=True,  # so that the best is not the last
+            learning_rate=0.01,
+        )
+        options = {"class_groups": groups, "train_dataset": images(), "eval_dataset": images()}
+        trainer = DeiTLTTrainer(tiny_student(), args, **options)
+        trainer.train(checkpoint)
+        best = f"{Path(checkpoint).parent if checkpoint else args.output_dir}/checkpoint-4"
+        assert trainer.state.best_model_checkpoint == best
+        assert_same(trainer.model, DeiTLTForImageClassification.from_pretrained(best))
+        return args.output_dir
+
+    shutil.move(train(), tmp_path / "moved")
+    train(str(tmp_path / "moved" / "checkpoint-12"))  # its state names the old directory
 
 
 def test_checkpoints_at_a_share_of_all_steps(tiny_student, images, arguments):

@@ -184,16 +184,23 @@ class DurableTrainer(Trainer):
         return result
 
     def _init_training_state(self, max_steps, *args, **kwargs) -> tuple[int, int]:
-        # transformers compares a share of all steps with the number of steps that a checkpoint holds, and warns.
+        # transformers compares a share of all steps with the number of steps that a checkpoint holds, and warns. It
+        # forgets the best checkpoint of a run whose directory was moved.
         shares = {name: getattr(self.args, name) for name in ("logging_steps", "eval_steps", "save_steps")}
         shares = {name: share for name, share in shares.items() if share is not None and share < 1}
         for name, share in shares.items():
             setattr(self.args, name, math.ceil(max_steps * share))
         try:
-            return super()._init_training_state(max_steps, *args, **kwargs)
+            begin = super()._init_training_state(max_steps, *args, **kwargs)
         finally:
             for name, share in shares.items():
                 setattr(self.args, name, share)
+        if self.last_checkpoint and self.state.best_global_step and self.state.best_model_checkpoint is None:
+            best = Path(self.last_checkpoint).with_name(f"checkpoint-{self.state.best_global_step}")
+            if best.is_dir():
+                self.state.best_model_checkpoint = str(best)
+                logger.warning(f"{best} is taken for the best checkpoint: it lies beside the one that is resumed")
+        return begin
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         # transformers has no hook between counting the steps and preparing the optimiser.
