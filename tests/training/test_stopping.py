@@ -45,9 +45,9 @@ def make_trainer(tiny_student, images, arguments):
     return make
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(make_trainer, signum, status):
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     whole = make_trainer()
     whole.train()
     trainer = make_trainer(SendSignal(signum, step=6))
@@ -55,7 +55,7 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(make_trainer, si
         trainer.train()
     assert (stopped.value.code, stopped.value.step) == (status, 6)
     assert stopped.value.checkpoint == f"{trainer.args.output_dir}/checkpoint-6"
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
 
     resumed = make_trainer()
     resumed.train(resume_from_checkpoint=True)
@@ -127,6 +127,7 @@ def test_loader_workers_stay_for_the_step(make_trainer):
                 for worker in train_dataloader.base_dataloader._iterator._workers:
                     os.kill(worker.pid, signal.SIGTERM)
                     os.kill(worker.pid, signal.SIGINT)
+                    os.kill(worker.pid, signal.SIGHUP)
             super().on_step_begin(args, state, control, **kwargs)
 
     trainer = make_trainer(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 
 # A terminal sends Ctrl-C to all processes of a launch, and the launcher passes it on once more.
 _SAME_SIGNAL = 1.0  # seconds
+_HANGUP = getattr(signal, "SIGHUP", None)  # a closed terminal or connection; Windows has none
 
 
 class Stopped(SystemExit):
@@ -46,6 +48,8 @@ class StopRequest:
         now = time.monotonic()
         if not self.signum:
             self.signum, self._since = signum, now
+            if signum == _HANGUP:
+                _leave_closed_terminal()
             if os.environ.get("RANK", "0") == "0":  # printing is not safe here, writing is
                 os.write(2, b"\nstopping: finishing the step and saving; a second signal leaves at once\n")
         elif now - self._since > _SAME_SIGNAL:
@@ -57,7 +61,7 @@ _enabled = False
 
 @contextmanager
 def signals_end_runs() -> Iterator[None]:
-    """Inside this context, SIGTERM and Ctrl-C let a training save a checkpoint and raise `Stopped`.
+    """Inside this context, SIGTERM, Ctrl-C and SIGHUP let a training save a checkpoint and raise `Stopped`.
 
     Other work ends at once, and a training at a second signal. Afterwards the earlier handlers are back.
     """
@@ -85,7 +89,8 @@ def signals_noted() -> Iterator[StopRequest | None]:
         yield None
         return
     request = StopRequest()
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    signals = [signum for signum in (signal.SIGINT, signal.SIGTERM, _HANGUP) if signum is not None]
+    before = {signum: signal.getsignal(signum) for signum in signals}
     for signum, handler in before.items():
         if handler is not signal.SIG_IGN:  # nohup and the like
             signal.signal(signum, request.note)
@@ -96,9 +101,19 @@ def signals_noted() -> Iterator[StopRequest | None]:
             signal.signal(signum, handler)
 
 
+def _leave_closed_terminal() -> None:
+    """Send output that went to a terminal that is gone nowhere, or the next line of the log would be an error."""
+    for stream in (1, 2):
+        if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), stream)
+
+
 def leave_signals_to_the_training(worker: int) -> None:
     """For a loader's worker: ignore signals to the whole process group while the training still needs images."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for signum in (signal.SIGINT, _HANGUP):
+        if signum is not None:
+            signal.signal(signum, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # macOS and Windows lack it
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Thread(target=_end_when_the_training_says_so, daemon=True).start()
