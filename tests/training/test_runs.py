@@ -43,7 +43,7 @@ COMMON = {
 def teacher(tmp_path_factory):
     """The directory of a teacher's run, and the accuracies that it returned."""
     directory = tmp_path_factory.mktemp("runs") / "teacher"
-    args = TeacherTrainingArguments(output_dir=str(directory), sam_rho=0.05, **COMMON)
+    args = TeacherTrainingArguments(output_dir=str(directory), sam_rho=0.05, gradient_accumulation_steps=2, **COMMON)
     return directory, train_teacher(TrainingDataArguments(**DATA), TeacherArguments(depth=20), args)
 
 
@@ -94,6 +94,8 @@ def test_a_teachers_run_leaves_a_model_and_its_accuracy(teacher):
     assert yaml.safe_load((directory / "recipe.yaml").read_text())["depth"] == 20
     config = AutoModelForImageClassification.from_pretrained(directory).config
     assert (config.class_counts, config.class_groups) == (COUNTS, GROUPS)
+    took = json.loads((directory / "run.json").read_text())["training"]
+    assert (took["steps"], took["images_seen"]) == (4, 7 * 64)  # 453 images: the last step has one batch and not two
 
 
 def run_teacher(directory, data=None, settings=None, **args):

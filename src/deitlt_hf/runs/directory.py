@@ -45,7 +45,7 @@ from deitlt_hf.files import (
 from deitlt_hf.hub.benchmark_tasks import benchmark_tasks
 from deitlt_hf.runs.features import FEATURES_FILE
 from deitlt_hf.runs.lock import LOCK_FILE, check_lock, release_lock, take_lock
-from deitlt_hf.runs.profiling import TRACE_FILE, device_name, images_of_a_step
+from deitlt_hf.runs.profiling import TRACE_FILE, device_name
 from deitlt_hf.runs.settings import changed_by_resuming, recipe_of
 from deitlt_hf.training.arguments import LongTailTrainingArguments
 from deitlt_hf.training.long_tail import LongTailTrainer
@@ -336,10 +336,12 @@ def _number_of_groups(images: Images) -> dict[str, int]:
 
 def _what_it_took(trainer: LongTailTrainer, seconds: float, checkpoint: str | None) -> dict[str, Any]:
     args, steps = trainer.args, trainer.state.global_step
+    # Not by the steps: the last of an epoch may have fewer accumulated batches than the others.
+    batches = round((trainer.state.epoch or 0) * len(trainer.callback_handler.train_dataloader))
     return {
         "epochs": round(trainer.state.epoch or 0, 2),
         "steps": steps,
-        "images_seen": steps * images_of_a_step(args),
+        "images_seen": batches * args.train_batch_size * args.world_size,
         "processes": args.world_size,
         "device": device_name(args.device),
         "hours": round(seconds / 3600, 4),
