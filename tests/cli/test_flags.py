@@ -6,6 +6,7 @@ import pytest
 
 from deitlt_hf.cli.parsing import parse_with_recipe, scaled_to_epochs
 from deitlt_hf.data.arguments import TrainingDataArguments
+from deitlt_hf.errors import DeiTLTError
 from deitlt_hf.runs.student_models import StudentArguments
 from deitlt_hf.runs.training import TeacherArguments
 from deitlt_hf.training.arguments import DeiTLTTrainingArguments, TeacherTrainingArguments
@@ -86,3 +87,20 @@ def test_a_resumed_runs_drw_stays_and_that_is_said(caplog, tmp_path):
     caplog.clear()
     parse(["--resume", "--output_dir", str(tmp_path)])
     assert notices(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("image_size: 16.5", "image_size is 16.5; pass a whole number"),
+        ("image_size: true", "image_size is true; pass a whole number"),
+        ("mixup: true", "mixup is true; pass a number"),
+        ("group_boundaries: [3, 7.5]", "group_boundaries is 7.5; pass a whole number"),
+        ("save_strategy: no", "save_strategy is false; pass a text, in quotes"),
+        ("bf16: 1", "bf16 is 1; pass true or false"),
+    ],
+)
+def test_a_recipes_value_of_another_type_is_refused(line, message, tmp_path):
+    (tmp_path / "mine.yaml").write_text(f"{line}\n")
+    with pytest.raises(DeiTLTError, match=f"mine.yaml: {message}$"):
+        parse(["--recipe", str(tmp_path / "mine.yaml")])

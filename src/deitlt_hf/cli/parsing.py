@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 
@@ -24,6 +24,15 @@ from deitlt_hf.recipes import load_recipe
 if TYPE_CHECKING:
     from deitlt_hf.data.arguments import DataArguments
     from deitlt_hf.runs.images import DataChoice
+
+
+_NAMES_OF_TYPES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text, in quotes",
+    dict: "a mapping",
+}
 
 
 class DataclassParser(OneLineParser, HfArgumentParser):
@@ -149,6 +158,7 @@ def _recipe_settings(
             near = near_names(name, known)
             hint = f"did you mean {' or '.join(near)}?" if near else "see --help for what it knows"
             raise DeiTLTError(f"recipe {recipe} has an unknown setting {name!r}; {hint}")
+    _check_types(recipe, settings, dataclass_types)
     if not resumed:
         return {"output_dir": f"runs/{Path(recipe).stem}"} | settings | scaled_to_epochs(settings, given)
     if settings.get("drw_start_epoch") is not None and _other_epochs(settings, given):
@@ -158,6 +168,25 @@ def _recipe_settings(
             "follows the schedule of the new number; --drw_start_epoch changes the first"
         )
     return settings
+
+
+def _check_types(recipe: str, settings: Mapping[str, Any], dataclass_types: Sequence[type]) -> None:
+    """Refuse values of another type than the setting's; argparse checks texts alone."""
+    hints = {name: hint for dataclass_type in dataclass_types for name, hint in get_type_hints(dataclass_type).items()}
+    for name, value in settings.items():
+        types = _types_in(hints[name])
+        known = types & _NAMES_OF_TYPES.keys()
+        accepted = known | ({int} if float in known else set())
+        values = value if isinstance(value, list) and list in types else [value]
+        wrong = next((one for one in values if not isinstance(one, str | None) and type(one) not in accepted), None)
+        if known and wrong is not None:
+            kinds = " or ".join(shown for kind, shown in _NAMES_OF_TYPES.items() if kind in known)
+            raise DeiTLTError(f"recipe {recipe}: {name} is {format_setting(wrong)}; pass {kinds}")
+
+
+def _types_in(hint: Any) -> set[Any]:
+    """The types that a type hint is made of."""
+    return {hint, get_origin(hint)}.union(*map(_types_in, get_args(hint)))
 
 
 def _other_epochs(settings: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
