@@ -212,11 +212,20 @@ def test_settings_that_a_run_is_resumed_with_take_the_old_ones_place_and_those_a
         pass
     before = (tmp_path / "recipe.yaml").read_text()
 
+    def checkpoint_of(step):
+        checkpoint = tmp_path.with_name(f"{tmp_path.name}-{step}")
+        checkpoint.mkdir(exist_ok=True)
+        (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        return str(checkpoint)
+
+    def resumes():
+        return json.loads((tmp_path / "resumed.json").read_text())["resumed"]
+
     def go_on(step, **settings):
         args = arguments(tmp_path, resume=True, **settings)
         run = Run(args)
         run.state.global_step = step
-        with claimed_directory(run, [args], "checkpoint"):
+        with claimed_directory(run, [args], checkpoint_of(step)):
             unchanged = (tmp_path / "recipe.yaml").read_text()
             run.step()
             run.step()
@@ -229,11 +238,17 @@ def test_settings_that_a_run_is_resumed_with_take_the_old_ones_place_and_those_a
     assert settings["num_train_epochs"] == 6
     assert "learning_rate" not in settings
     assert go_on(20, num_train_epochs=9) != before
-    resumed = json.loads((tmp_path / "resumed.json").read_text())["resumed"]
-    assert resumed == [
-        {"step": 8, "changed": {"num_train_epochs": [2, 6], "learning_rate": [0.002, 5e-4]}},
-        {"step": 20, "changed": {"num_train_epochs": [6, 9]}},
-    ]
+    first_resume = {"step": 8, "changed": {"num_train_epochs": [2, 6], "learning_rate": [0.002, 5e-4]}}
+    assert resumes() == [first_resume, {"step": 20, "changed": {"num_train_epochs": [6, 9]}}]
+
+    # From older checkpoints: what the steps after them had changed is no part of the run any more.
+    go_on(20, num_train_epochs=7)
+    assert resumes() == [first_resume, {"step": 20, "changed": {"num_train_epochs": [6, 7]}}]
+    go_on(4, num_train_epochs=7)
+    assert resumes() == [{"step": 4, "changed": {"num_train_epochs": [2, 7], "learning_rate": [0.002, 5e-4]}}]
+    go_on(2, num_train_epochs=2, learning_rate=0.002)
+    assert resumes() == []
+    assert (tmp_path / "recipe.yaml").read_text() == before
 
 
 def test_what_killed_saves_left_is_removed_when_a_run_goes_on(tmp_path):

@@ -19,6 +19,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from safetensors import SafetensorError
 from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
 from deitlt_hf.cards.descriptions import kind_of_data
 from deitlt_hf.cards.eval_results import write_eval_results
@@ -159,12 +160,19 @@ def _write_settings(
     if before is None:
         _write_recipe(directory, recipe)
     else:
+        # Resumed from an older checkpoint, the run leaves out later steps, and the settings that they changed.
+        step = (read_json(Path(checkpoint) / TRAINER_STATE_NAME) or {}).get("global_step", 0)
+        resumes = (read_json(directory / RESUMED_FILE) or {}).get("resumed", [])
+        kept = [resume for resume in resumes if resume["step"] < step]
+        for left_out in reversed(resumes[len(kept) :]):
+            before |= {name: old for name, (old, _) in left_out["changed"].items()}
         # The same data under another path are not a changed setting.
         same = {name for name, path in recipe.items() if _is_same_place(before.get(name), path, places)}
         recipe |= {name: before[name] for name in same}
         changes = changed_by_resuming(before, recipe, settings)
-        if changes:
-            trainer.add_callback(_OtherSettings(directory, recipe, changes))
+        if changes or kept != resumes:
+            now = [{"step": step, "changed": changes}] if changes else []
+            trainer.add_callback(_OtherSettings(directory, recipe, [*kept, *now]))
     if record is not None:
         # recipe.yaml may still have the paths that the run began with.
         dataclasses.replace(record, places=places | record.places).write(directory)
@@ -180,19 +188,18 @@ def _is_same_place(before: Any, now: Any, places: Mapping[str, str]) -> bool:
 
 
 class _OtherSettings(TrainerCallback):
-    """Writes the new settings of a resumed run after its first step with them."""
+    """Writes the new settings of a resumed run after its first step with them, and which of them changed when."""
 
-    def __init__(self, directory: Path, recipe: dict[str, Any], changes: dict[str, list[Any]]):
-        self._directory, self._recipe, self._changes = directory, recipe, changes
+    def __init__(self, directory: Path, recipe: dict[str, Any], resumes: list[dict[str, Any]]):
+        self._directory, self._recipe, self._resumes = directory, recipe, resumes
+        self._is_written = False
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self._changes:
+        if not self._is_written:
             # The old values first: recipe.yaml then holds the new ones only.
-            file = self._directory / RESUMED_FILE
-            earlier = (read_json(file) or {}).get("resumed", [])
-            write_json(file, {"resumed": [*earlier, {"step": state.global_step - 1, "changed": self._changes}]})
+            write_json(self._directory / RESUMED_FILE, {"resumed": self._resumes})
             _write_recipe(self._directory, self._recipe)
-            self._changes = {}
+            self._is_written = True
 
 
 class _Replacement(TrainerCallback):
