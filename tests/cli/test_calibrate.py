@@ -155,7 +155,9 @@ def test_a_card_on_the_hub_has_a_command_that_works(calibrated, tmp_path, weight
     measured = {"overall": {"share": 50.0, "precision": 96.0, "interval": [90.0, 99.0]}} if answers else {}
     record["test"]["precision"] = {"asked": 0.95} | measured
     (tmp_path / "calibration.json").write_text(json.dumps(record))
-    assert f"```sh\n{command}" in str(model_card(tmp_path, "me/x", "v1"))
+    card = str(model_card(tmp_path, "me/x", "v1"))
+    assert f"```sh\n{command}" in card
+    assert "print(f\"fused {row.probability['fused']:.3f}  CLS {cls:.3f}  DIST {dist:.3f}  {row.name}\")" in card
 
 
 def test_calibrating_again_keeps_the_expert_of_before(student, capsys):
