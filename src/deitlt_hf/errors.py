@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import pickle
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -136,6 +137,8 @@ def loading_reason(source: str, error: Exception) -> str:
     """Why a model could not be loaded, in one line."""
     if _is_missing_path(source):  # transformers would call it a bad hub id
         return _NOT_THERE
+    if isinstance(error, pickle.UnpicklingError):  # whose text advises to let the file run what it likes
+        return "its weights are a damaged pickle, or one of more than tensors, of which nothing was run"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     # The line after one that ends in a colon is the hub's own reason, such as a token that it refuses.
     reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1]).rstrip(".")

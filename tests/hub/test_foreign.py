@@ -190,6 +190,13 @@ def test_a_broken_file_of_weights_is_refused(student, change_file):
         assert str(student) in refused(load, str(student))
 
 
+def test_a_pickle_that_runs_something_is_refused_without_advice_to_run_it(student):
+    (student / "model.safetensors").unlink()
+    torch.save({"weights": Path.cwd}, student / "pytorch_model.bin")
+    with pytest.raises(DeiTLTError, match="or one of more than tensors, of which nothing was run; pass a directory"):
+        load_any_classifier(str(student))
+
+
 @pytest.mark.parametrize(
     "fields",
     [
