@@ -136,13 +136,13 @@ def test_a_launch_of_several_processes_is_started_as_one_again(monkeypatch):
     assert resume_command(["train", "--recipe", "digits-lt"], "a b/checkpoint-3") == expected
 
 
+@pytest.mark.parametrize("saves", [False, True])
 @pytest.mark.parametrize(
-    ("saves", "error", "status", "said"),
+    ("error", "status", "said"),
     [
-        (False, OSError(errno.ENOSPC, "No space left on device"), 2, "No space left on device"),
-        (True, Stopped(signal.SIGTERM), 143, "stopped by SIGTERM"),
-        (False, KeyboardInterrupt(), 130, "interrupted"),
-        (True, KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "No space left on device"),
+        (Stopped(signal.SIGTERM), 143, "stopped by SIGTERM"),
+        (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
 def test_what_ends_a_run_after_its_last_step_says_what_there_is(

@@ -65,7 +65,7 @@ def test_batches_are_mixed_in_either_way(pixel_values: torch.Tensor) -> None:
         return bool(((mixed == pixel_values) | (mixed == pixel_values.flip(0))).all())
 
     np.random.seed(0)
-    assert 5 < sum(is_cutmix() for _ in range(20)) < 15  # half of them
+    assert 5 < sum(is_cutmix() for _ in range(20)) < 15  # each with probability 1/2
 
 
 def test_without_mixing_only_labels_change(pixel_values: torch.Tensor) -> None:

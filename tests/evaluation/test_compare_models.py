@@ -80,7 +80,7 @@ def test_95_percent_intervals_hold_the_true_difference_about_95_times_in_100():
     for seed in range(sets):
         generator = np.random.default_rng(1000 + seed)
         first, second, labels = draw_predictions(generator, 400, first_accuracy, second_accuracy, 0.5)
-        differences = paired_differences(first, second, labels, THREE_GROUPS, 300, seed)
+        differences = paired_differences(first, second, labels, THREE_GROUPS, 500, seed)
         for name in truth:
             low, high = differences[name]["interval"]
             held[name] += low <= truth[name] <= high
@@ -109,11 +109,8 @@ def test_where_other_models_agree_on_a_few_images_they_may_differ_on_others():
     second = np.where(np.arange(36) < 20, first, 0)
     found = paired_differences(first, second, labels, {"head": [0], "mid": [], "tail": [1]})
     low, high = found["head"]["interval"]
-    assert (found["head"]["value"], low, high) == (
-        0.0,
-        -10.0,
-        10.0,
-    )  # both of the added images count for one model: 2 of 18 + 2
+    # Both of the added images count for one model: 2 of 18 + 2.
+    assert (found["head"]["value"], low, high) == (0.0, -10.0, 10.0)
     assert found["tail"]["excludes_zero"]
 
 

@@ -91,9 +91,11 @@ def _by_column(splits: DatasetDict, given: ColumnNames) -> DatasetDict:
         column = selected(rows, rows.data.column(name))
         first = column[0].as_py()
         if name.lower() == "split" or split_named(str(names.get(first, first))):
-            texts[name] = [names.get(value, value) for value in column.to_pylist()]
-            if not any(split_named(str(word)) for word in set(texts[name])):  # a list can be changed, these data cannot
-                notice(f"column {name!r} holds {some(sorted(set(map(str, texts.pop(name)))))}: not splits, so not used")
+            words = [str(names.get(value, value)) for value in column.to_pylist()]
+            if any(map(split_named, set(words))):
+                texts[name] = words
+            else:  # not refused as in a list, for at the command line these data cannot be changed
+                notice(f"column {name!r} holds {some(sorted(set(words)))}: not splits, so not used")
     of_rows = splits_of_rows(texts)
     if of_rows is None:
         return splits

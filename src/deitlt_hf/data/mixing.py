@@ -13,8 +13,8 @@ class BatchMixing:
 
     A batch gets either mixup (Zhang et al. 2018: a weighted sum) or cutmix (Yun et al. 2019: a pasted rectangle), one
     weight for the whole batch, drawn from numpy's global generator: `mixup` and `cutmix` are the parameters of its Beta
-    distribution, and 0 is off; where both are on, each has half of the batches. The soft targets are mixed by the same
-    weight; for cutmix it is the share of pixels that really stay. The defaults are the paper's.
+    distribution, and 0 is off; where both are on, each comes with probability 1/2. The soft targets are mixed by the
+    same weight; for cutmix it is the share of pixels that really stay. The defaults are the paper's.
 
     Calling it takes `pixel_values` `(N, 3, H, W)` and `labels` `(N,)` int64, N even, and returns new mixed pixel values
     of the same shape and dtype, and soft targets `(N, C)` float32. With `mixup=0` and `cutmix=0` the pixel values come
